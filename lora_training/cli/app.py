@@ -1,0 +1,40 @@
+"""The root command. Groups are imported when they are called, so that `lora --help` is instant."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+import lora_training
+
+# name -> (module, what `lora --help` says of it); the module holds a Click command of the same name
+_COMMANDS = {
+    "train": ("lora_training.cli.train", "Train a LoRA from one TOML file."),
+    "upstream": ("lora_training.cli.upstream", "The pinned source trees: status, sync, bump."),
+    "patch": ("lora_training.cli.patch", "The changes we carry: apply, revert, verify and more."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands by name and help, and imports one only to run it."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), cmd_name)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(lora_training.__version__, prog_name="lora")
+def lora() -> None:
+    """Train LoRAs with pinned, provably patched kohya-ss/sd-scripts, from one checked TOML file."""

@@ -1,0 +1,1 @@
+"""One TOML file: load it, check it, turn it into upstream's flags."""

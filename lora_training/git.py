@@ -1,0 +1,61 @@
+"""git, as plain functions: an explicit folder each time, and none of the caller's GIT_* variables."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from lora_training import proc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+# A hook or `git rebase --exec` exports GIT_DIR and friends, which would point every call at the wrong repository.
+# What says how to reach a server stays: a user's ssh command, certificates, and configuration by environment.
+_KEPT = frozenset(
+    {
+        "GIT_ASKPASS",
+        "GIT_CONFIG_COUNT",
+        "GIT_CONFIG_GLOBAL",
+        "GIT_CONFIG_NOSYSTEM",
+        "GIT_CONFIG_PARAMETERS",
+        "GIT_CONFIG_SYSTEM",
+        "GIT_EXEC_PATH",
+        "GIT_SSH",
+        "GIT_SSH_COMMAND",
+        "GIT_SSL_CAINFO",
+        "GIT_SSL_NO_VERIFY",
+    }
+)
+_KEPT_PREFIXES = ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_", "GIT_HTTP_", "GIT_TRACE")
+
+
+def environment() -> dict[str, str]:
+    """The environment for a git child: ours without the variables that redirect a repository, never prompting."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or _keep(k)}
+    return env | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+
+
+def _keep(name: str) -> bool:
+    return name in _KEPT or name.startswith(_KEPT_PREFIXES)
+
+
+def git(*args: str, cwd: Path, allowed: Sequence[int] = (0,), stdin: str | bytes | None = None) -> str:
+    """Run `git args` in `cwd` and return its stdout, unstripped. Raises proc.ProcError on any other code."""
+    return proc.run(["git", *args], cwd=cwd, env=environment(), allowed=allowed, stdin=stdin).stdout
+
+
+def succeeds(*args: str, cwd: Path) -> bool:
+    """Whether `git args` in `cwd` ends with code 0."""
+    try:
+        git(*args, cwd=cwd)
+    except proc.ProcError:
+        return False
+    return True
+
+
+def config_values(key: str, *, cwd: Path) -> tuple[str, ...]:
+    """All values of a git setting, in git's order; none when it is not set."""
+    out = git("config", "--get-all", key, cwd=cwd, allowed=(0, 1))
+    return tuple(line for line in out.splitlines() if line)

@@ -1,0 +1,1 @@
+"""Pure: a configuration becomes the command, environment and folder of a child."""

@@ -1,0 +1,1 @@
+"""Our own small stand-in for sd-scripts."""

@@ -1,0 +1,1 @@
+"""Patches: parse, plan (pure, in memory), journal, write."""

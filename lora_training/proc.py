@@ -1,0 +1,69 @@
+"""The one door to short child processes. Training, which lives for hours, goes through `supervise`."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_training.errors import LoraError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+_TAIL_LINES = 12
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A finished child: what was run, how it ended and what it said (both streams as text)."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class ProcError(LoraError):
+    """A child ended with a code nobody allowed, or could not be started. Carries all it said."""
+
+    def __init__(self, completed: Completed) -> None:
+        self.completed = completed
+        super().__init__(
+            f"`{shlex.join(completed.argv)}` ended with code {completed.returncode}",
+            hint=_tail(completed.stderr or completed.stdout) or None,
+        )
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    stdin: str | bytes | None = None,
+    allowed: Sequence[int] = (0,),
+) -> Completed:
+    """Run `argv` in `cwd` to its end and return what it said.
+
+    Raises ProcError when the code is not in `allowed` or the program does not exist (code 127).
+    """
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    try:
+        # no input is an empty input: a child must never wait for our terminal
+        done = subprocess.run(list(argv), cwd=cwd, env=env, capture_output=True, check=False, input=data or b"")
+    except FileNotFoundError as exc:
+        raise ProcError(Completed(tuple(argv), 127, "", f"{exc.filename}: not found")) from exc
+    completed = Completed(tuple(argv), done.returncode, _text(done.stdout), _text(done.stderr))
+    if completed.returncode not in allowed:
+        raise ProcError(completed)
+    return completed
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])

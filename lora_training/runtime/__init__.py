@@ -1,0 +1,1 @@
+"""What runs inside the training process. Imports nothing heavy before upstream does."""

@@ -1,0 +1,1 @@
+"""Pins, and bringing the pinned trees here."""

@@ -1,0 +1,102 @@
+"""Where things are: the checkout, its upstreams and pins, and the folders that we write to."""
+
+from __future__ import annotations
+
+import configparser
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_training.errors import LoraError, UpstreamError
+
+HOME_VARIABLE = "LORA_HOME"
+CACHE_VARIABLE = "LORA_CACHE"
+_MARKERS = (".gitmodules", "patches")
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A third-party source tree that we pin.
+
+    `path` is absolute; `url` is the address in `.gitmodules`, before any `url.<base>.insteadOf` of the user's.
+    """
+
+    name: str
+    path: Path
+    url: str
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A checkout of this project."""
+
+    root: Path
+
+    @property
+    def patches(self) -> Path:
+        """The folder of patch files, one folder an upstream, and of `patches.lock`."""
+        return self.root / "patches"
+
+    @property
+    def state(self) -> Path:
+        """What we remember about this checkout; safe to delete when no command runs."""
+        return self.root / ".lora"
+
+    @property
+    def cache(self) -> Path:
+        """What can be made again: smoke models and images, schemas. `LORA_CACHE` moves it."""
+        moved = os.environ.get(CACHE_VARIABLE)
+        return Path(moved).expanduser().absolute() if moved else self.state / "cache"
+
+    @property
+    def upstreams(self) -> dict[str, Upstream]:
+        """Every upstream that `.gitmodules` names, by the last part of its path, in the file's order."""
+        parser = configparser.ConfigParser()
+        parser.read_string(self._gitmodules())
+        found = (self._upstream(parser[section]) for section in parser.sections())
+        return {upstream.name: upstream for upstream in found}
+
+    def upstream(self, name: str) -> Upstream:
+        """The upstream of that name. Raises UpstreamError, naming those there are."""
+        try:
+            return self.upstreams[name]
+        except KeyError:
+            known = ", ".join(self.upstreams)
+            raise UpstreamError(f"there is no upstream named {name!r}", hint=f"known upstreams: {known}") from None
+
+    def _gitmodules(self) -> str:
+        # git indents with tabs, which configparser would read as continuation lines
+        lines = (self.root / ".gitmodules").read_text(encoding="utf-8").splitlines()
+        return "\n".join(line.strip() for line in lines)
+
+    def _upstream(self, section: configparser.SectionProxy) -> Upstream:
+        path = section["path"]
+        return Upstream(name=Path(path).name, path=self.root / path, url=section["url"])
+
+
+def find(start: Path | None = None) -> Workspace:
+    """The checkout to work on: `LORA_HOME`, else the nearest one at or above `start` (the current folder),
+    else the one that this package lies in.
+
+    Raises LoraError when there is none.
+    """
+    named = os.environ.get(HOME_VARIABLE)
+    if named:
+        return _named(Path(named).expanduser())
+    here = (start or Path.cwd()).absolute()
+    package = Path(__file__).resolve().parent
+    for folder in (here, *here.parents, *package.parents):
+        if _is_checkout(folder):
+            return Workspace(folder)
+    raise LoraError("no checkout of lora-training found here or above", hint=f"set {HOME_VARIABLE} to its folder")
+
+
+def _named(folder: Path) -> Workspace:
+    if not _is_checkout(folder):
+        missing = " and ".join(_MARKERS)
+        raise LoraError(f"{HOME_VARIABLE}={folder} is not a checkout", hint=f"it has no {missing}")
+    return Workspace(folder.absolute())
+
+
+def _is_checkout(folder: Path) -> bool:
+    return all((folder / marker).exists() for marker in _MARKERS) and (folder / "lora_training").is_dir()

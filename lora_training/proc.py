@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import subprocess
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from lora_training.errors import LoraError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 _TAIL_LINES = 12
@@ -59,6 +61,46 @@ def run(
     if completed.returncode not in allowed:
         raise ProcError(completed)
     return completed
+
+
+def stream(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None],
+) -> None:
+    """Run `argv` in `cwd`, handing each line of both its streams to `on_line` as it comes.
+
+    A carriage return ends a line too, so that progress meters come through. The child is killed when anything,
+    a Ctrl-C included, ends the wait early. Raises ProcError, with the last lines, on any code but 0.
+    """
+    said: deque[str] = deque(maxlen=_TAIL_LINES)
+    try:
+        child = subprocess.Popen(
+            list(argv), cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    except FileNotFoundError as exc:
+        raise ProcError(Completed(tuple(argv), 127, "", f"{exc.filename}: not found")) from exc
+    with child:
+        try:
+            for line in _lines(child.stdout):
+                said.append(line)
+                on_line(line)
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode:
+        raise ProcError(Completed(tuple(argv), child.returncode, "", "\n".join(said)))
+
+
+def _lines(pipe: IO[bytes] | None) -> Iterator[str]:
+    if pipe is None:
+        return
+    # newline=None takes \r, \n and \r\n alike as the end of a line
+    for line in io.TextIOWrapper(pipe, encoding="utf-8", errors="replace", newline=None):
+        if line.strip():
+            yield line.strip()
 
 
 def _text(data: bytes) -> str:

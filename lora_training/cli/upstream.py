@@ -1,0 +1,77 @@
+"""`lora upstream`: the pinned source trees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_training import workspace
+from lora_training.cli.output import ProgressLine, json_option, print_json
+from lora_training.upstream import status as upstream_status
+
+if TYPE_CHECKING:
+    from lora_training.workspace import Workspace
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def upstream() -> None:
+    """The pinned source trees below third_party."""
+
+
+@upstream.command()
+@json_option
+def status(*, as_json: bool) -> None:
+    """Each tree: its pin, where it came from, at its pin or not, clean, patched or drifted."""
+    here = workspace.find()
+    rows = [_row(upstream_status.read(here, name)) for name in here.upstreams]
+    if as_json:
+        print_json({"upstreams": rows})
+        return
+    for row in rows:
+        click.echo(_line(row))
+
+
+@upstream.command()
+@click.argument("names", nargs=-1)
+@click.option("--discard-edits", is_flag=True, help="Replace a tree that is not at its pin even if it has changes.")
+def sync(names: tuple[str, ...], *, discard_edits: bool) -> None:
+    """Bring each tree (or those NAMES) to its pin; one that is there is left alone."""
+    here = workspace.find()
+    for name in names or tuple(here.upstreams):
+        _sync_one(here, name, discard_edits=discard_edits)
+
+
+def _sync_one(here: Workspace, name: str, *, discard_edits: bool) -> None:
+    from lora_training.upstream.pins import pin
+    from lora_training.upstream.sync import sync as bring
+
+    progress = ProgressLine()
+    try:
+        outcome = bring(here, name, progress, discard_edits=discard_edits)
+    finally:
+        progress.close()
+    how = {"kept": "already there", "git": "brought by git", "sdist": "brought from its source archive"}[outcome]
+    click.echo(f"{name}: at {pin(here, name)[:12]}, {how}")
+
+
+def _row(read: upstream_status.Status) -> dict[str, Any]:
+    return {
+        "name": read.name,
+        "path": str(read.path),
+        "url": read.url,
+        "pin": read.pin,
+        "commit": read.commit,
+        "at_pin": read.at_pin,
+        "origin": read.origin,
+        "source": read.source,
+        "state": read.state(()),
+        "changed": list(read.changed),
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["state"] == "missing":
+        return f"{row['name']}: missing (pin {row['pin'][:12]}); `lora upstream sync` brings it"
+    place = "at its pin" if row["at_pin"] else f"NOT at its pin {row['pin'][:12]}"
+    return f"{row['name']}: {row['commit'][:12]}, {place}, {row['state']}, from {row['source']}"

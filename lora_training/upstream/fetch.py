@@ -1,0 +1,113 @@
+"""The two ways to a tree: plain git, as little of it as will do, and a release's source archive."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_training import git, proc
+from lora_training.errors import UpstreamError
+from lora_training.upstream import pins, status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lora_training.workspace import Upstream, Workspace
+
+# What of each tree we need, as sparse-checkout patterns (git's own syntax); all of it where a name is missing.
+_NEEDED = {
+    "sd-scripts": ("/*", "!/images/"),
+    "transformers": ("/src/", "/setup.py", "/pyproject.toml", "/README.md", "/LICENSE"),
+}
+# A user's git setting: patterns that a checkout leaves out, for mirrors that lack a file or slow lines.
+EXCLUDE_SETTING = "lora.exclude"
+# A connection that brings under 1 kB/s for half a minute is a dead one.
+_PATIENCE = ("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30", "-c", "advice.detachedHead=false")
+
+
+def from_git(
+    workspace: Workspace, upstream: Upstream, commit: str, tree: Path, progress: Callable[[str], None]
+) -> None:
+    """Check `commit` out into the empty folder `tree`: one commit deep, blobs filtered, sparse.
+
+    Runs plain git on the address in `.gitmodules`, so `url.<base>.insteadOf`, proxies and credentials work.
+    Raises proc.ProcError with git's own words.
+    """
+    git.git("init", "--quiet", cwd=tree)
+    git.git("remote", "add", "origin", upstream.url, cwd=tree)
+    # what `clone --filter` would write: blobs come when a checkout asks for them
+    git.git("config", "remote.origin.promisor", "true", cwd=tree)
+    git.git("config", "remote.origin.partialCloneFilter", "blob:none", cwd=tree)
+    _set_sparse(tree, _patterns(workspace, upstream))
+    progress(f"{upstream.name}: fetching {commit[:12]} from {upstream.url}")
+    _git(tree, progress, "fetch", "--progress", "--depth=1", "--filter=blob:none", "--no-tags", "origin", commit)
+    progress(f"{upstream.name}: checking out {commit[:12]}")
+    _git(tree, progress, "checkout", "--progress", "--detach", commit)
+
+
+def _patterns(workspace: Workspace, upstream: Upstream) -> list[str]:
+    excluded = git.config_values(EXCLUDE_SETTING, cwd=workspace.root)
+    return [*_NEEDED.get(upstream.name, ("/*",)), *(f"!/{pattern.lstrip('/')}" for pattern in excluded)]
+
+
+def _set_sparse(tree: Path, patterns: Sequence[str]) -> None:
+    # `git sparse-checkout set` would want a commit first; these two are all that it writes
+    git.git("config", "core.sparseCheckout", "true", cwd=tree)
+    info = tree / ".git" / "info"
+    info.mkdir(exist_ok=True)
+    (info / "sparse-checkout").write_text("\n".join(patterns) + "\n", encoding="utf-8")
+
+
+def _git(tree: Path, progress: Callable[[str], None], *args: str) -> None:
+    proc.stream(["git", *_PATIENCE, *args], cwd=tree, env=git.environment(), on_line=progress)
+
+
+def from_sdist(upstream: Upstream, release: pins.Sdist, tree: Path) -> None:
+    """Unpack what we need of a release's source archive into the empty folder `tree`, with a marker that says so.
+
+    pip brings it from the package index that the user's own settings name, and checks its sha256.
+    Raises UpstreamError when it cannot be had or is not the one we pin.
+    """
+    with tempfile.TemporaryDirectory(dir=tree.parent) as scratch:
+        archive = _download(upstream, release, Path(scratch))
+        top = _unpack(archive, Path(scratch) / "unpacked")
+        for pattern in _NEEDED[upstream.name]:
+            name = pattern.strip("/")
+            shutil.move(top / name, tree / name)
+    marker = {
+        "commit": release.commit,
+        "archive": archive.name,
+        "sha256": release.sha256,
+        "files": status.manifest(tree),
+    }
+    (tree / pins.MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+
+
+def _download(upstream: Upstream, release: pins.Sdist, folder: Path) -> Path:
+    wanted = folder / "requirement.txt"
+    wanted.write_text(f"{release.requirement} --hash=sha256:{release.sha256}\n", encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    # pip runs the archive's own setup.py for its name and version, with the setuptools that we have
+    flags = ["--no-deps", "--no-binary=:all:", "--no-build-isolation", "--require-hashes", "-r", str(wanted)]
+    try:
+        proc.run([*pip, *flags, "-d", str(folder)], cwd=folder)
+    except proc.ProcError as failure:
+        raise UpstreamError(
+            f"neither {upstream.url} nor the package index gives {upstream.name}; pip says:\n{failure.hint}",
+            hint="see that the package index can be reached (PIP_INDEX_URL names another one)",
+        ) from failure
+    return next(folder.glob("*.tar.gz"))
+
+
+def _unpack(archive: Path, folder: Path) -> Path:
+    """Unpack, refusing links and names that leave `folder`; the archive's one top folder."""
+    with tarfile.open(archive) as tar:
+        # as an attribute, since Pythons before 3.10.12 do not know the argument; the content is pinned by its sha256
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(folder)  # noqa: S202
+    return next(folder.iterdir())

@@ -1,0 +1,127 @@
+"""What each upstream should be (its pin) and what the tree on disk is (its head)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_training.errors import UpstreamError
+from lora_training.git import git
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_training.workspace import Upstream, Workspace
+
+# Lies in a tree that came from a source archive, where a repository would have `.git`.
+MARKER = ".lora-upstream.json"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a tree on disk is.
+
+    `commit` is a full SHA-1, or None when the folder is missing, empty or of unknown origin.
+    `origin` is "git", "sdist" or "none".
+    """
+
+    commit: str | None
+    origin: str
+
+
+@dataclass(frozen=True)
+class Sdist:
+    """The source archive of a release on the package index: the same content as `commit`, file for file.
+
+    `requirement` is pip's, such as `transformers==4.57.6`; `sha256` is the archive's.
+    """
+
+    commit: str
+    requirement: str
+    sha256: str
+
+
+def pin(workspace: Workspace, name: str) -> str:
+    """The commit that upstream `name` is pinned to: the submodule's gitlink.
+
+    Where there is no repository around us, as in a container image, `patches.lock` says it.
+    Raises UpstreamError when neither knows.
+    """
+    upstream = workspace.upstream(name)
+    found = _gitlink(workspace, upstream) if (workspace.root / ".git").exists() else _locked(workspace, name)
+    if found is None:
+        raise UpstreamError(
+            f"{name} has no pin", hint=f"neither a gitlink at {upstream.path} nor patches.lock names one"
+        )
+    return found
+
+
+def _gitlink(workspace: Workspace, upstream: Upstream) -> str | None:
+    relative = upstream.path.relative_to(workspace.root).as_posix()
+    fields = git("ls-files", "--stage", "--", relative, cwd=workspace.root).split()
+    return fields[1] if fields and fields[0] == "160000" else None
+
+
+def _locked(workspace: Workspace, name: str) -> str | None:
+    try:
+        document = tomllib.loads((workspace.patches / "patches.lock").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    commit = document.get("upstreams", {}).get(name, {}).get("commit")
+    return str(commit) if commit else None
+
+
+def sdist(workspace: Workspace, name: str) -> Sdist | None:
+    """The source archive that may stand in for upstream `name` at its pin, if `third_party/sdists.toml` has one."""
+    path = workspace.root / "third_party" / "sdists.toml"
+    if not path.exists():
+        return None
+    entry = tomllib.loads(path.read_text(encoding="utf-8")).get(name)
+    return Sdist(**entry) if entry else None
+
+
+def head(upstream: Upstream) -> Head:
+    """What the tree on disk is, read from its files alone: no git process is started."""
+    folder = _git_folder(upstream.path)
+    if folder is not None:
+        return Head(_resolve(folder, "HEAD"), "git")
+    try:
+        marker = json.loads((upstream.path / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return Head(None, "none")
+    return Head(marker["commit"], "sdist")
+
+
+def _git_folder(tree: Path) -> Path | None:
+    """The repository's folder: `.git` itself, or what the file `.git` of a submodule points to."""
+    dot_git = tree / ".git"
+    if dot_git.is_dir():
+        return dot_git
+    try:
+        text = dot_git.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return (tree / text.removeprefix("gitdir:").strip()).resolve()
+
+
+def _resolve(folder: Path, ref: str) -> str | None:
+    try:
+        text = (folder / ref).read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return _packed(folder, ref)
+    return _resolve(folder, text.removeprefix("ref:").strip()) if text.startswith("ref:") else text
+
+
+def _packed(folder: Path, ref: str) -> str | None:
+    try:
+        lines = (folder / "packed-refs").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    return next((line.split(" ", 1)[0] for line in lines if line.endswith(" " + ref)), None)

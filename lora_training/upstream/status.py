@@ -1,0 +1,105 @@
+"""How each tree on disk compares with its pin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lora_training.git import git
+from lora_training.upstream import pins
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from lora_training.workspace import Upstream, Workspace
+
+State = Literal["missing", "clean", "patched", "drifted"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """One upstream as it is on disk.
+
+    `source` is the address that a git tree came from, as git resolves it (a mirror shows), or an archive's name.
+    `changed` holds the paths, relative to the tree, whose content is not the pinned one; untracked files count.
+    """
+
+    name: str
+    path: Path
+    url: str
+    pin: str
+    commit: str | None
+    origin: str
+    source: str | None
+    changed: tuple[str, ...]
+
+    @property
+    def at_pin(self) -> bool:
+        """Whether the tree is at the commit that we pin."""
+        return self.commit == self.pin
+
+    def state(self, patched: Collection[str]) -> State:
+        """In one word, given the paths that our patches have changed here as they should."""
+        if self.commit is None:
+            return "missing"
+        if not self.changed:
+            return "clean"
+        return "patched" if set(self.changed) <= set(patched) else "drifted"
+
+
+def read(workspace: Workspace, name: str) -> Status:
+    """The status of one upstream. Raises UpstreamError when it has no pin."""
+    upstream = workspace.upstream(name)
+    head = pins.head(upstream)
+    return Status(
+        name=name,
+        path=upstream.path,
+        url=upstream.url,
+        pin=pins.pin(workspace, name),
+        commit=head.commit,
+        origin=head.origin,
+        source=_source(upstream, head),
+        changed=changes(upstream, head),
+    )
+
+
+def changes(upstream: Upstream, head: pins.Head) -> tuple[str, ...]:
+    """The paths of a tree that differ from the commit it is at."""
+    if head.commit is None:
+        return ()
+    return _git_changes(upstream.path) if head.origin == "git" else _sdist_changes(upstream.path)
+
+
+def _git_changes(tree: Path) -> tuple[str, ...]:
+    out = git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", cwd=tree)
+    return tuple(sorted(entry[3:] for entry in out.split("\0") if entry))
+
+
+def _sdist_changes(tree: Path) -> tuple[str, ...]:
+    files: dict[str, str] = json.loads((tree / pins.MARKER).read_text(encoding="utf-8"))["files"]
+    return tuple(sorted(path for path, digest in files.items() if _digest(tree / path) != digest))
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def manifest(tree: Path) -> dict[str, str]:
+    """The sha256 of every file below `tree`, by its path relative to it."""
+    files = (path for path in sorted(tree.rglob("*")) if path.is_file())
+    return {path.relative_to(tree).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _source(upstream: Upstream, head: pins.Head) -> str | None:
+    if head.origin == "sdist":
+        archive = json.loads((upstream.path / pins.MARKER).read_text(encoding="utf-8"))["archive"]
+        return str(archive)
+    if head.origin == "git":
+        return git("ls-remote", "--get-url", "origin", cwd=upstream.path).strip()
+    return None

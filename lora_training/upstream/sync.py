@@ -1,0 +1,145 @@
+"""Bring every upstream to its pin: all of a tree or nothing of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lora_training.errors import UpstreamError
+from lora_training.proc import ProcError
+from lora_training.upstream import fetch, pins, status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lora_training.workspace import Upstream, Workspace
+
+Outcome = Literal["kept", "git", "sdist"]
+
+# Below third_party, so that the last step is a rename within one file system.
+_STAGING = ".sync"
+
+
+def sync(workspace: Workspace, name: str, progress: Callable[[str], None], *, discard_edits: bool = False) -> Outcome:
+    """Bring upstream `name` to its pin and say how: it was there ("kept"), by "git", or from the "sdist".
+
+    A tree at its pin is taken as it is, whoever brought it and whatever was changed in it. The new tree is built
+    aside and takes its place by a rename, so that a sync that dies at any moment leaves the old one or the new one.
+
+    Raises UpstreamError when the tree has changes and is not at its pin (unless `discard_edits`), when something of
+    unknown origin is in its place, or when neither its git host nor the package index can be reached.
+    """
+    upstream = workspace.upstream(name)
+    with _lock(workspace):
+        staging = _clean_staging(workspace, upstream)
+        head = pins.head(upstream)
+        pin = pins.pin(workspace, name)
+        if head.commit == pin:
+            return "kept"
+        _check_replaceable(upstream, head, pin, discard_edits=discard_edits)
+        tree = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=staging))
+        try:
+            outcome = _bring(workspace, upstream, pin, tree, progress)
+            _put_in_place(tree, upstream.path, staging)
+        finally:
+            _remove(tree)
+    return outcome
+
+
+@contextlib.contextmanager
+def _lock(workspace: Workspace) -> Iterator[None]:
+    """One sync at a time in a checkout; a second one waits."""
+    import fcntl
+
+    workspace.state.mkdir(exist_ok=True)
+    with (workspace.state / "sync.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _clean_staging(workspace: Workspace, upstream: Upstream) -> Path:
+    """The staging folder without what an interrupted sync left there; an old tree that lost its place gets it back."""
+    staging = workspace.root / "third_party" / _STAGING
+    old = _old(staging, upstream.path)
+    if old.exists() and not _occupied(upstream.path):
+        os.rename(old, _vacate(upstream.path))  # noqa: PTH104 - onto an empty folder, which Path.rename leaves to chance
+    if staging.exists():
+        _remove(staging)
+    staging.mkdir(parents=True)
+    return staging
+
+
+def _check_replaceable(upstream: Upstream, head: pins.Head, pin: str, *, discard_edits: bool) -> None:
+    if not _occupied(upstream.path):
+        return
+    if head.commit is None:
+        raise UpstreamError(
+            f"{upstream.path} holds something that is neither a checkout nor a source archive of {upstream.name}",
+            hint="move it away and sync again",
+        )
+    changed = status.changes(upstream, head)
+    if changed and not discard_edits:
+        raise UpstreamError(
+            f"{upstream.name} is at {head.commit[:12]}, not at its pin {pin[:12]}, and has changes: {_some(changed)}",
+            hint="`lora upstream sync --discard-edits` brings the pin and throws the changes away",
+        )
+
+
+def _bring(workspace: Workspace, upstream: Upstream, pin: str, tree: Path, progress: Callable[[str], None]) -> Outcome:
+    try:
+        fetch.from_git(workspace, upstream, pin, tree, progress)
+    except ProcError as failure:
+        release = pins.sdist(workspace, upstream.name)
+        if release is None or release.commit != pin:
+            raise _unreachable(upstream, pin, failure) from failure
+        progress(f"{upstream.url} cannot be reached; taking the release's source archive from the package index")
+    else:
+        return "git"
+    _remove(tree)
+    tree.mkdir()
+    fetch.from_sdist(upstream, release, tree)
+    return "sdist"
+
+
+def _unreachable(upstream: Upstream, pin: str, failure: ProcError) -> UpstreamError:
+    words = failure.completed.stderr.strip() or failure.message
+    return UpstreamError(
+        f"cannot bring {upstream.name} {pin[:12]} from {upstream.url}; git says:\n{words}",
+        hint="with a copy of that repository at hand (any clone will do), tell git to use it and try again:\n"
+        f"git config --global url.file:///path/to/the/copy.insteadOf {upstream.url}",
+    )
+
+
+def _put_in_place(tree: Path, target: Path, staging: Path) -> None:
+    if _occupied(target):
+        target.rename(_old(staging, target))
+    os.rename(tree, _vacate(target))  # noqa: PTH104 - as above
+    _remove(_old(staging, target))
+
+
+def _vacate(target: Path) -> Path:
+    """`target` as an empty folder: git leaves one for each submodule, a rename may replace it."""
+    target.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _old(staging: Path, target: Path) -> Path:
+    return staging / f"old-{target.name}"
+
+
+def _occupied(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def _some(paths: tuple[str, ...], limit: int = 5) -> str:
+    more = f" and {len(paths) - limit} more" if len(paths) > limit else ""
+    return ", ".join(paths[:limit]) + more

@@ -1,0 +1,44 @@
+# Every target that needs the environment makes it first; when it is there, that takes a moment.
+PYTHON ?= python3
+LORA := .venv/bin/lora
+CONFIG ?= configs/smoke.toml
+# given as `make test T="tests/patching -k symlink"`
+T ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev train test lint patch-apply patch-revert patch-verify requirements compat
+
+help:            ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18
+
+setup:           ## the environment for training, in .venv
+	@$(PYTHON) -m lora_training.bootstrap train
+
+setup-dev:       ## the same and the tools for working on this project
+	@$(PYTHON) -m lora_training.bootstrap dev
+
+train: setup     ## train: make train CONFIG=configs/smoke.toml
+	@$(LORA) train "$(CONFIG)"
+
+test: setup-dev  ## the whole test suite
+	@.venv/bin/python -m pytest --cov --cov-report=term:skip-covered $(T)
+
+lint: setup-dev  ## style, types, stale documents
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+
+patch-apply: setup   ## apply every patch
+	@$(LORA) patch apply
+
+patch-revert: setup  ## take every patch out
+	@$(LORA) patch revert
+
+patch-verify: setup  ## whether the trees are what they should be
+	@$(LORA) patch verify
+
+compat: setup-dev    ## try the trios of torch, torchvision and xformers; writes docs/compat.md
+	@.venv/bin/python -m tools.compat
+
+requirements: setup-dev  ## compile requirements/*.txt from pyproject.toml
+	@.venv/bin/python -m tools.requirements

@@ -1,0 +1,213 @@
+"""From a fresh clone to a working environment. Runs on any Python >= 3.10 with nothing installed: stdlib only.
+
+`python -m lora_training.bootstrap [train|dev]`, which is what `make` calls. It is a command line of its own, before
+there is a `lora`; each step is skipped when it is done already and can be interrupted and run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_LEVELS = ("train", "dev")
+_NEEDS = (3, 10)
+_UPSTREAM_MISSING = 4
+
+
+class SetupError(Exception):
+    """Set-up cannot go on; the message is for the user."""
+
+
+class Setup:
+    """One checkout and what its environment is made of."""
+
+    def __init__(self, root: Path, level: str) -> None:
+        self.root = root
+        self.state = root / ".lora"
+        self.venv = root / ".venv"
+        self.stamp = self.venv / "lora-setup.json"
+        self.level = level
+
+    def run(self) -> None:
+        """Do what is left to do."""
+        self.state.mkdir(exist_ok=True)
+        with self._lock():
+            fresh = self._packages()
+            has_upstream = self._trees()
+            self._transformers(fresh=fresh)
+        if fresh:
+            say("ready" if has_upstream else "ready, without sd-scripts: only the smoke config will train")
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """`make train` and `make test` at once: the second waits."""
+        import fcntl
+
+        with (self.state / "setup.lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("another set-up is at work here; waiting for it")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def _packages(self) -> bool:
+        """Make the environment hold exactly the pinned packages; whether there was anything to do."""
+        done = self._done()
+        if self.level == "train" and done.get("level") == "dev":
+            # the larger set serves as well; going back and forth would reinstall each time
+            self.level = "dev"
+        wanted = self._wanted()
+        if done == wanted and self._works():
+            return False
+        uv = self._uv()
+        if not done or done["python"] != wanted["python"] or not self._works():
+            # without a stamp an earlier set-up was cut short, perhaps in the middle of a package
+            say(f"making .venv with Python {wanted['python']}")
+            self._call([uv, "venv", "--quiet", "--clear", "--no-python-downloads", "-p", sys.executable, self.venv])
+        self.stamp.unlink(missing_ok=True)
+        say("installing the training packages (a few GB, the first time)")
+        pinned = self.root / "requirements" / f"{self.level}.txt"
+        self._call([uv, "pip", "sync", "--require-hashes", "-p", self._python, pinned])
+        self._install_tree(uv, self.root)
+        self.stamp.write_text(json.dumps(wanted), encoding="utf-8")
+        return True
+
+    def _trees(self) -> bool:
+        """Bring the pinned trees and patch them; whether sd-scripts is here."""
+        self._lora("upstream", "sync", "transformers")
+        code = self._lora("upstream", "sync", "sd-scripts", allowed=(0, _UPSTREAM_MISSING))
+        self._lora("patch", "apply")
+        return code == 0
+
+    def _transformers(self, *, fresh: bool) -> None:
+        """Install transformers from the patched tree: in place, so that what is verified is what runs."""
+        installed = list(self.venv.glob("lib/python*/site-packages/__editable__.transformers-*.pth"))
+        if fresh or not installed:
+            self._install_tree(self._uv(), self.root / "third_party" / "transformers")
+
+    def _install_tree(self, uv: Path, tree: Path) -> None:
+        flags = ["--quiet", "--no-deps", "--no-build-isolation", "--offline"]
+        self._call([uv, "pip", "install", *flags, "-p", self._python, "-e", tree])
+
+    def _uv(self) -> Path:
+        """The pinned uv, in a folder of its own, from the package index through pip."""
+        folder = self.state / "uv"
+        pinned = self.root / "requirements" / "uv.txt"
+        uv = folder / "bin" / "uv"
+        stamp = folder / "lora-setup.sha256"
+        digest = hashlib.sha256(pinned.read_bytes()).hexdigest()
+        if not (stamp.exists() and stamp.read_text(encoding="utf-8") == digest and _succeeds([uv, "--version"])):
+            say("bringing uv")
+            shutil.rmtree(folder, ignore_errors=True)
+            self._pip_install(folder, pinned)
+            stamp.write_text(digest, encoding="utf-8")
+        return uv
+
+    def _pip_install(self, folder: Path, pinned: Path) -> None:
+        flags = [
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--require-hashes",
+            "-r",
+            str(pinned),
+        ]
+        if _succeeds([sys.executable, "-m", "venv", folder]):
+            self._call([folder / "bin" / "python", "-m", "pip", *flags])
+        elif _succeeds([sys.executable, "-m", "pip", "--version"]):
+            # Debian's python3 has no ensurepip, unless python3-venv is there
+            shutil.rmtree(folder, ignore_errors=True)
+            self._call([sys.executable, "-m", "pip", *flags, "--target", str(folder)])
+        else:
+            raise SetupError(f"{sys.executable} has neither venv nor pip\nhint: on Debian: apt install python3-venv")
+
+    def _wanted(self) -> dict[str, str]:
+        sources = [self.root / "requirements" / f"{self.level}.txt", self.root / "pyproject.toml"]
+        digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
+        python = ".".join(map(str, sys.version_info[:3]))
+        return {"level": self.level, "packages": digest, "python": python, "root": str(self.root)}
+
+    def _done(self) -> dict[str, str]:
+        try:
+            done: dict[str, str] = json.loads(self.stamp.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        # console scripts name their folder, so an environment that was moved is no good
+        return done if done.get("root") == str(self.root) else {}
+
+    def _works(self) -> bool:
+        return _succeeds([self._python, "-c", "pass"])
+
+    @property
+    def _python(self) -> Path:
+        return self.venv / "bin" / "python"
+
+    def _lora(self, *args: str, allowed: Sequence[int] = (0,)) -> int:
+        return self._call([self._python, "-m", "lora_training", *args], allowed=allowed, quiet=True)
+
+    def _call(self, argv: Sequence[str | Path], *, allowed: Sequence[int] = (0,), quiet: bool = False) -> int:
+        env = _environment()
+        out = subprocess.DEVNULL if quiet else None
+        code = subprocess.run([str(arg) for arg in argv], cwd=self.root, env=env, check=False, stdout=out).returncode
+        if code not in allowed:
+            raise SetupError(f"set-up stopped: `{' '.join(map(str, argv))}` ended with code {code}")
+        return code
+
+
+def _environment() -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
+    if "PIP_INDEX_URL" in env:
+        # who points pip at a mirror means uv as well
+        env.setdefault("UV_DEFAULT_INDEX", env["PIP_INDEX_URL"])
+    if not sys.stderr.isatty():
+        env["UV_NO_PROGRESS"] = "1"
+    return env
+
+
+def _succeeds(argv: Sequence[str | Path]) -> bool:
+    try:
+        return subprocess.run([str(arg) for arg in argv], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def say(text: str) -> None:
+    """One line of what goes on."""
+    sys.stderr.write(f"setup: {text}\n")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Set the checkout up, for `train` or for `dev`; the exit code."""
+    if sys.version_info < _NEEDS:
+        found = ".".join(map(str, sys.version_info[:2]))
+        say(f"error: this is Python {found}, and 3.10 or newer is needed\nhint: make PYTHON=/path/to/python3 ...")
+        return 2
+    level = argv[0] if argv else "train"
+    if level not in _LEVELS:
+        say(f"error: no such set of packages: {level}\nhint: one of {', '.join(_LEVELS)}")
+        return 2
+    try:
+        Setup(Path(__file__).resolve().parent.parent, level).run()
+    except SetupError as exc:
+        say(f"error: {exc}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; run it again and it goes on")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

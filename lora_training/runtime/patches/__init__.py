@@ -1,0 +1,1 @@
+"""The runtime patches, one module each; see `registry.RuntimePatch`."""

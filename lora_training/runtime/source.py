@@ -1,0 +1,40 @@
+"""Digests of pieces of Python source that stay the same over formatting, comments and Python versions."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from typing import Any
+
+
+def digest(text: str, name: str) -> str | None:
+    """A short digest of the syntax tree of `name` in the module `text`, or None when it is not there.
+
+    `name` is a function, a class, a variable assigned at the top, or a member of a class as `Class.member`.
+    """
+    found: ast.AST | None = ast.parse(text)
+    for part in name.split("."):
+        found = _member(found, part)
+    return None if found is None else hashlib.sha256(repr(_shape(found)).encode()).hexdigest()[:16]
+
+
+def _member(parent: ast.AST | None, name: str) -> ast.AST | None:
+    body = getattr(parent, "body", [])
+    return next((node for node in body if name in _names(node)), None)
+
+
+def _names(node: ast.AST) -> list[str]:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _shape(node: Any) -> Any:
+    """The tree as nested tuples. Empty fields are left out: which of them exist differs between Python versions."""
+    if isinstance(node, ast.AST):
+        fields = ((name, _shape(value)) for name, value in ast.iter_fields(node) if name != "kind")
+        return (type(node).__name__, *(field for field in fields if field[1] not in (None, ())))
+    if isinstance(node, list):
+        return tuple(_shape(item) for item in node)
+    return node

@@ -1,0 +1,44 @@
+"""A handful of images with captions: coloured shapes, drawn by formula."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = 64
+_SUBJECTS = (
+    ("circle", (220, 60, 50), (240, 235, 220)),
+    ("square", (50, 110, 200), (230, 240, 245)),
+    ("triangle", (60, 160, 80), (245, 240, 225)),
+    ("stripe", (230, 180, 40), (60, 60, 80)),
+)
+_COLOURS = ("red", "blue", "green", "yellow")
+
+
+def write(folder: Path) -> None:
+    """Write `SHAPE.png` (64 x 64, RGB) and `SHAPE.txt` for each shape."""
+    folder.mkdir(parents=True)
+    for (shape, ink, paper), colour in zip(_SUBJECTS, _COLOURS, strict=True):
+        _draw(shape, ink, paper).save(folder / f"{shape}.png")
+        caption = f"smoke, a {colour} {shape}, flat background, simple drawing\n"
+        (folder / f"{shape}.txt").write_text(caption, encoding="utf-8")
+
+
+def _draw(shape: str, ink: tuple[int, int, int], paper: tuple[int, int, int]) -> Image.Image:
+    image = Image.new("RGB", (SIZE, SIZE), paper)
+    draw = ImageDraw.Draw(image)
+    low, high = SIZE // 4, 3 * SIZE // 4
+    match shape:
+        case "circle":
+            draw.ellipse((low, low, high, high), fill=ink)
+        case "square":
+            draw.rectangle((low, low, high, high), fill=ink)
+        case "triangle":
+            draw.polygon([(SIZE // 2, low), (low, high), (high, high)], fill=ink)
+        case _:
+            draw.rectangle((0, low, SIZE, SIZE // 2), fill=ink)
+    return image

@@ -1,0 +1,40 @@
+"""The whole bundle, in one step that happens or does not."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from lora_training.smoke import images, model, tokenizer
+
+# Upstream looks for the CLIP tokenizer under this name below `--tokenizer_cache_dir`.
+TOKENIZER = Path("tokenizer") / "openai_clip-vit-large-patch14"
+
+
+def make(folder: Path) -> None:
+    """Write `folder/model` (diffusers' layout), `folder/tokenizer` and `folder/images`; the same each time.
+
+    The bundle is built aside and renamed, so a folder that exists is complete. An existing one is left alone.
+    """
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    try:
+        tokenizer.write(aside / TOKENIZER)
+        images.write(aside / "images")
+        model.write(aside / "model", tokenizer_folder=aside / TOKENIZER)
+        aside.chmod(0o755)
+        _claim(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _claim(aside: Path, folder: Path) -> None:
+    try:
+        aside.rename(folder)
+    except OSError:
+        # another process was first, with the same content
+        if not folder.exists():
+            raise

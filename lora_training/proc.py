@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import subprocess
 from collections import deque
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from lora_training.errors import LoraError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 _TAIL_LINES = 12
@@ -77,14 +76,22 @@ def stream(
     """
     said: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
+        # as text, a lone carriage return ends a line too
         child = subprocess.Popen(
-            list(argv), cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            list(argv),
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
         )
     except FileNotFoundError as exc:
         raise ProcError(Completed(tuple(argv), 127, "", f"{exc.filename}: not found")) from exc
     with child:
         try:
-            for line in _lines(child.stdout):
+            for line in filter(None, map(str.strip, child.stdout or ())):
                 said.append(line)
                 on_line(line)
         except BaseException:
@@ -92,15 +99,6 @@ def stream(
             raise
     if child.returncode:
         raise ProcError(Completed(tuple(argv), child.returncode, "", "\n".join(said)))
-
-
-def _lines(pipe: IO[bytes] | None) -> Iterator[str]:
-    if pipe is None:
-        return
-    # newline=None takes \r, \n and \r\n alike as the end of a line
-    for line in io.TextIOWrapper(pipe, encoding="utf-8", errors="replace", newline=None):
-        if line.strip():
-            yield line.strip()
 
 
 def _text(data: bytes) -> str:

@@ -67,9 +67,10 @@ def _clean_staging(workspace: Workspace, upstream: Upstream) -> Path:
     old = _old(staging, upstream.path)
     if old.exists() and not _occupied(upstream.path):
         os.rename(old, _vacate(upstream.path))  # noqa: PTH104 - onto an empty folder, which Path.rename leaves to chance
-    if staging.exists():
-        _remove(staging)
-    staging.mkdir(parents=True)
+    staging.mkdir(parents=True, exist_ok=True)
+    for leftover in staging.iterdir():
+        # the git of a sync that was killed may still be writing there; then the next sync gets rid of it
+        shutil.rmtree(leftover, ignore_errors=True)
     return staging
 
 

@@ -1,0 +1,107 @@
+"""Whether what a training left behind is a LoRA that holds up."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """A LoRA that opened and was looked through: where it is, its tensors' number, the steps it was trained."""
+
+    path: Path
+    tensors: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells one writing of a file from another."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+
+
+def fingerprint(path: Path) -> Fingerprint | None:
+    """The file's, or None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return Fingerprint(found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def check(path: Path, *, before: Fingerprint | None) -> Result:
+    """Open the LoRA at `path`: written since `before`, readable, not empty, finite, not all zero, trained to the end.
+
+    Raises TrainingError saying which of these does not hold.
+    """
+    if fingerprint(path) in (None, before):
+        raise TrainingError(
+            f"training ended without writing {path}", hint="the log says why; upstream ends so on an empty dataset, too"
+        )
+    metadata, tensors = _open(path)
+    _check_values(path, tensors)
+    return Result(path, len(tensors), _check_steps(path, metadata))
+
+
+def _open(path: Path) -> tuple[dict[str, str], list[tuple[str, dict[str, Any]]]]:
+    import safetensors
+
+    data = path.read_bytes()
+    try:
+        tensors: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(data)
+        # the format: eight bytes of length, little-endian, then a JSON object
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (safetensors.SafetensorError, ValueError) as exc:
+        raise TrainingError(f"{path} does not open as safetensors: {exc}") from exc
+    return header.get("__metadata__", {}), tensors
+
+
+def _check_values(path: Path, tensors: list[tuple[str, dict[str, Any]]]) -> None:
+    if not tensors:
+        raise TrainingError(f"{path} holds no tensors")
+    moved = False
+    for name, tensor in tensors:
+        values = _values(tensor["dtype"], tensor["data"])
+        if not _finite(values):
+            raise TrainingError(f"{path} holds values that are not finite, first in {name}")
+        moved = moved or (name.endswith(("lora_up.weight", "lora_B.weight")) and bool(values.any()))
+    # the up matrices start at zero, so a LoRA whose every one still is does nothing at all
+    if not moved and any(name.endswith(("lora_up.weight", "lora_B.weight")) for name, _ in tensors):
+        raise TrainingError(f"{path} changes nothing: every up matrix is zero")
+
+
+def _values(dtype: str, data: bytes) -> Any:
+    import numpy as np
+
+    if dtype == "BF16":
+        # the upper half of a float32
+        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+    return np.frombuffer(data, kinds.get(dtype, "u1"))
+
+
+def _finite(values: Any) -> bool:
+    import numpy as np
+
+    return bool(np.isfinite(values).all())
+
+
+def _check_steps(path: Path, metadata: dict[str, str]) -> int:
+    """The steps that the metadata says, which must be those that were planned."""
+    try:
+        done, planned = int(metadata["ss_steps"]), int(metadata["ss_max_train_steps"])
+    except (KeyError, ValueError) as exc:
+        raise TrainingError(f"{path} does not say how many steps it was trained (no_metadata?)") from exc
+    if done != planned:
+        raise TrainingError(f"{path} was trained for {done} of {planned} steps")
+    return done

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lora_training.upstream import status
+from lora_training.upstream.sync import sync
+from tests.helpers import git, lora
+from tests.upstream.conftest import Site, advance
+from tests.upstream.test_sync import quiet
+
+
+def as_json(site: Site) -> dict[str, Any]:
+    (row,) = json.loads(lora("upstream", "status", "--json", cwd=site.here.root).out)["upstreams"]
+    return dict(row)
+
+
+def test_a_missing_tree_is_said_to_be_missing(site: Site) -> None:
+    row = as_json(site)
+    assert (row["state"], row["at_pin"], row["commit"]) == ("missing", False, None)
+
+
+def test_a_fresh_tree_is_clean_at_its_pin_and_says_which_mirror_it_came_from(site: Site) -> None:
+    sync(site.here, "sd-scripts", quiet)
+    row = as_json(site)
+    assert (row["state"], row["at_pin"]) == ("clean", True)
+    assert row["source"] == f"file://{site.remote}"
+
+
+def test_an_edit_is_drift_and_is_named(site: Site) -> None:
+    sync(site.here, "sd-scripts", quiet)
+    (site.tree / "train_network.py").write_text("mine\n")
+    row = as_json(site)
+    assert (row["state"], row["changed"]) == ("drifted", ["train_network.py"])
+
+
+def test_what_our_patches_changed_is_no_drift(site: Site) -> None:
+    sync(site.here, "sd-scripts", quiet)
+    (site.tree / "train_network.py").write_text("patched\n")
+    read = status.read(site.here, "sd-scripts")
+    assert read.state({"train_network.py"}) == "patched"
+    assert read.state({"other.py"}) == "drifted"
+
+
+def test_a_moved_pin_shows(site: Site) -> None:
+    sync(site.here, "sd-scripts", quiet)
+    advance(site)
+    assert as_json(site)["at_pin"] is False
+    assert "NOT at its pin" in lora("upstream", "status", cwd=site.here.root).out
+
+
+def test_a_branch_checked_out_by_hand_is_read_like_a_commit(site: Site) -> None:
+    sync(site.here, "sd-scripts", quiet)
+    git("checkout", "-q", "-b", "mine", cwd=site.tree)
+    git("pack-refs", "--all", cwd=site.tree)
+    assert as_json(site)["at_pin"] is True
+
+
+def test_without_a_repository_around_us_the_lock_says_the_pin(site: Site) -> None:
+    pin = as_json(site)["pin"]
+    (site.here.root / ".git").rename(site.here.root.parent / "taken away")
+    (site.here.patches / "patches.lock").write_text(f'[upstreams.sd-scripts]\ncommit = "{pin}"\n')
+    assert as_json(site)["pin"] == pin
+    (site.here.patches / "patches.lock").unlink()
+    ran = lora("upstream", "status", cwd=site.here.root)
+    assert ran.code == 4
+    assert "no pin" in ran.err

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 from lora_training.errors import Interrupted
@@ -18,37 +20,68 @@ if TYPE_CHECKING:
 # How long a child that was asked to end may take before it is killed, in seconds.
 GRACE = 20.0
 
+# A line the child wrote, or None: it has ended.
+_Events = queue.SimpleQueue["str | None"]
+
 
 def run(spec: LaunchSpec, on_line: Callable[[str], None]) -> int:
     """Run the child to its end, handing each line of its output to `on_line`; its exit code (negative: a signal).
 
-    SIGINT and SIGTERM to this process end the whole session of the child, asked first and killed after `GRACE`;
-    then Interrupted is raised.
+    When the child ends, whatever is left of its session is ended too. SIGINT and SIGTERM to this process end the
+    whole session, asked first and killed after `GRACE` seconds; then Interrupted is raised.
     """
     with _interruptible():
-        # its own session: a Ctrl-C on the terminal reaches us alone, and we decide what becomes of the child
-        child = subprocess.Popen(
-            spec.argv,
-            cwd=spec.cwd,
-            env=os.environ | dict(spec.env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            # as text, a lone carriage return ends a line too, so progress meters come through
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        )
+        child = _start(spec)
+        events: _Events = queue.SimpleQueue()
+        reader = _thread(_read, child, events)
         try:
-            for line in child.stdout or ():
-                on_line(line.rstrip("\n"))
-            return child.wait()
+            # the child's end counts, not the pipe's: a worker that outlives its parent holds the pipe open
+            _thread(_wait, child, events)
+            while (line := events.get()) is not None:
+                on_line(line)
         finally:
             _end_session(child)
+        reader.join()
+        while not events.empty():
+            on_line(events.get() or "")
+        return child.returncode
+
+
+def _start(spec: LaunchSpec) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        spec.argv,
+        cwd=spec.cwd,
+        env=os.environ | dict(spec.env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # as text, a lone carriage return ends a line too, so progress meters come through
+        encoding="utf-8",
+        errors="replace",
+        # a Ctrl-C on the terminal reaches us alone, and we decide what becomes of the child
+        start_new_session=True,
+    )
+
+
+def _thread(work: Callable[[subprocess.Popen[str], _Events], None], *args: object) -> threading.Thread:
+    thread = threading.Thread(target=work, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+def _read(child: subprocess.Popen[str], events: _Events) -> None:
+    if child.stdout:
+        with child.stdout as pipe:
+            for line in pipe:
+                events.put(line.rstrip("\n"))
+
+
+def _wait(child: subprocess.Popen[str], events: _Events) -> None:
+    child.wait()
+    events.put(None)
 
 
 def _end_session(child: subprocess.Popen[str]) -> None:
-    """End whatever is left of the child's session: data loaders' workers outlive a crashed parent."""
     _signal_session(child, signal.SIGTERM)
     try:
         child.wait(GRACE)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_training.runtime import registry, source
+from tests.helpers import write
+
+LIBRARY = """
+BLOCK_OUT_CHANNELS: tuple = (320, 640, 1280, 1280)
+TIMESTEP_INPUT_DIM = BLOCK_OUT_CHANNELS[0]
+TIME_EMBED_DIM = BLOCK_OUT_CHANNELS[0] * 4
+"""
+SCRIPT = """
+import sys
+from library import original_unet as u
+if __name__ == "__main__":
+    print(u.BLOCK_OUT_CHANNELS, u.TIMESTEP_INPUT_DIM, u.TIME_EMBED_DIM, sys.argv[1:])
+"""
+
+
+def run(folder: Path, chosen: dict[str, object], *flags: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "lora_training.runtime", str(folder / "script.py"), *flags]
+    env = os.environ | {"LORA_RUNTIME": json.dumps(chosen)}
+    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, sd_scripts: Path) -> Path:
+    real = (sd_scripts / "library" / "original_unet.py").read_text(encoding="utf-8")
+    constants = [
+        line for line in real.splitlines() if line.startswith(("BLOCK_OUT", "TIMESTEP_INPUT", "TIME_EMBED_DIM"))
+    ]
+    text = "\n".join(["from typing import Tuple", *constants])
+    write(tmp_path, {"library/__init__.py": "", "library/original_unet.py": text, "script.py": SCRIPT})
+    return tmp_path
+
+
+@pytest.mark.upstream
+def test_a_chosen_patch_changes_the_module_and_the_script_runs_as_if_alone(tree: Path) -> None:
+    done = run(tree, {"tiny-unet": {"block_out_channels": [32, 64]}}, "--flag", "0")
+    assert done.stdout == "(32, 64) 32 128 ['--flag', '0']\n"
+    assert "tiny-unet installed" in done.stderr
+
+
+@pytest.mark.upstream
+def test_without_a_patch_nothing_is_changed(tree: Path) -> None:
+    done = run(tree, {})
+    assert done.stdout == "(320, 640, 1280, 1280) 320 1280 []\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.upstream
+def test_a_target_that_is_not_what_it_was_stops_the_start(tree: Path) -> None:
+    unet = tree / "library" / "original_unet.py"
+    unet.write_text(unet.read_text(encoding="utf-8").replace("320,", "321,"), encoding="utf-8")
+    done = run(tree, {"tiny-unet": {"block_out_channels": [32, 64]}})
+    assert done.returncode == 5
+    assert "BLOCK_OUT_CHANNELS" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_target_that_is_missing_stops_the_start(tmp_path: Path) -> None:
+    write(tmp_path, {"library/__init__.py": "", "library/original_unet.py": "\n", "script.py": SCRIPT})
+    done = run(tmp_path, {"tiny-unet": {"block_out_channels": [32, 64]}})
+    assert done.returncode == 5
+    assert "is missing" in done.stderr
+
+
+def test_an_unknown_patch_is_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path, {"script.py": "print('ran')"})
+    done = run(tmp_path, {"tiny-unnet": {}})
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "tiny-unet" in done.stderr
+
+
+def test_the_scripts_own_exit_code_comes_through(tmp_path: Path) -> None:
+    write(tmp_path, {"script.py": "raise SystemExit(7)"})
+    assert run(tmp_path, {}).returncode == 7
+
+
+@pytest.mark.upstream
+def test_every_patch_fits_the_pinned_tree(sd_scripts: Path) -> None:
+    for patch in registry.available().values():
+        for target in patch.TARGETS:
+            text = (sd_scripts / (target.module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
+            assert source.digest(text, target.name) == target.digest, (patch.NAME, target.name)
+
+
+def test_a_digest_ignores_comments_and_layout_but_no_change_of_code() -> None:
+    first = source.digest("class A:\n    def f(self): return 1\n", "A.f")
+    assert first == source.digest("# why\nclass A:\n    def f(\n        self\n    ):\n        return 1  # one\n", "A.f")
+    assert first != source.digest("class A:\n    def f(self): return 2\n", "A.f")
+    assert source.digest("class A: pass", "A.f") is None

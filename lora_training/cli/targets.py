@@ -1,0 +1,23 @@
+"""What `patching` needs to know of the upstreams, asked of `upstream`: the two rooms do not know each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_training.patching.series import Target
+from lora_training.upstream import pins
+
+if TYPE_CHECKING:
+    from lora_training.workspace import Workspace
+
+
+def targets(workspace: Workspace) -> list[Target]:
+    """Every upstream as a target of patch commands."""
+    return [target(workspace, name) for name in workspace.upstreams]
+
+
+def target(workspace: Workspace, name: str) -> Target:
+    """One upstream as a target. Raises UpstreamError for an unknown name or one without a pin."""
+    upstream = workspace.upstream(name)
+    pin = pins.pin(workspace, name)
+    return Target(name, upstream.path, workspace.patches / name, pins.head(upstream).commit, pin)

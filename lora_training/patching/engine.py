@@ -1,0 +1,152 @@
+"""Apply and revert over all upstreams: look up, plan in memory, write in one transaction."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from lora_training.errors import PatchError
+from lora_training.patching import exclude, lockfile, plan, series, site, stack, standing, transaction
+from lora_training.patching.model import Node, state_of
+from lora_training.patching.stack import PRISTINE
+from lora_training.patching.standing import COPY, Standing
+from lora_training.patching.transaction import Edit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lora_training.patching.series import Target
+    from lora_training.patching.transaction import Recovered
+    from lora_training.workspace import Workspace
+
+Done = Literal["applied", "reverted", "unchanged"]
+
+
+@dataclass(frozen=True)
+class TreeResult:
+    """What a command did to one tree: the patches that are in now, the files written, the hunks found elsewhere."""
+
+    name: str
+    done: Done
+    patches: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    moved: tuple[plan.Moved, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did, and the interrupted one that it brought to its end first."""
+
+    trees: tuple[TreeResult, ...]
+    recovered: Recovered | None = None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    result: TreeResult
+    edits: tuple[Edit, ...]
+
+
+def apply(workspace: Workspace, targets: Sequence[Target]) -> Result:
+    """Bring every tree to the last step of its series, or change nothing at all.
+
+    Raises UpstreamError for a tree that is not at its pin, PatchError for drift, an edited patch or a foreign `.orig`.
+    """
+    here = site.of_workspace(workspace)
+    with site.alone(here) as recovered:
+        plans = [_plan_apply(item) for item in _stand_all(workspace, targets, at_pin=True)]
+        for target, planned in zip(targets, plans, strict=True):
+            if planned.edits:
+                exclude.copies(target.root)
+        _commit(here, "apply", targets, plans)
+    return Result(tuple(planned.result for planned in plans), recovered)
+
+
+def revert(workspace: Workspace, targets: Sequence[Target]) -> Result:
+    """Bring every tree back to pristine, byte for byte, or change nothing at all. Raises PatchError on drift."""
+    here = site.of_workspace(workspace)
+    with site.alone(here) as recovered:
+        plans = [_plan_revert(item) for item in _stand_all(workspace, targets, at_pin=False)]
+        _commit(here, "revert", targets, plans)
+    return Result(tuple(planned.result for planned in plans), recovered)
+
+
+def recover(workspace: Workspace) -> Recovered | None:
+    """Only bring an interrupted command to its end."""
+    with site.alone(site.of_workspace(workspace)) as recovered:
+        return recovered
+
+
+def _stand_all(workspace: Workspace, targets: Sequence[Target], *, at_pin: bool) -> list[Standing]:
+    stacks = lockfile.read(workspace.patches)
+    if at_pin:
+        for target in targets:
+            series.check_at_pin(target)
+    found = [standing.stand(target, standing.locked(target, stacks)) for target in targets]
+    for item in found:
+        standing.check_no_drift(item)
+    return found
+
+
+def _commit(here: site.Site, command: str, targets: Sequence[Target], plans: Sequence[_Plan]) -> None:
+    edits = []
+    for target, planned in zip(targets, plans, strict=True):
+        prefix = os.path.relpath(target.root, here.root)
+        edits += [_below(prefix, edit) for edit in planned.edits]
+    transaction.run(here.root, here.state, command, edits)
+
+
+def _below(prefix: str, edit: Edit) -> Edit:
+    same_as = None if edit.same_as is None else f"{prefix}/{edit.same_as}"
+    return replace(edit, path=f"{prefix}/{edit.path}", same_as=same_as)
+
+
+def _plan_apply(item: Standing) -> _Plan:
+    names = tuple(patch.name for patch in item.stack.patches)
+    if item.position.common == item.stack.last and _has_copies(item):
+        problems = standing.lock_problems(item.target, item.stack, series.read_bytes(item.target.patches))
+        if problems:
+            raise PatchError("; ".join(problems), hint="look at the change, then run `lora patch lock`")
+        return _Plan(TreeResult(item.target.name, "unchanged", names), ())
+    base = standing.pristine(item)
+    image, moved = standing.final(item, base)
+    edits = [_changed(item, path, image.get(path)) for path in item.stack.paths]
+    edits += [edit for path in item.stack.paths if (edit := _copy_edit(item, path, base.get(path)))]
+    files = _files(edits)
+    done: Done = "applied" if edits else "unchanged"
+    return _Plan(TreeResult(item.target.name, done, names, files, tuple(moved)), tuple(edits))
+
+
+def _has_copies(item: Standing) -> bool:
+    kept = [path for path in item.stack.paths if stack.is_kept(item.stack, path)]
+    return all(standing.copy_of(item, path) is not None for path in kept)
+
+
+def _changed(item: Standing, path: str, after: Node | None) -> Edit:
+    return Edit(path, item.image[path], after)
+
+
+def _copy_edit(item: Standing, path: str, base: Node | None) -> Edit | None:
+    if not stack.is_kept(item.stack, path) or standing.copy_of(item, path) is not None:
+        return None
+    # the pristine file itself becomes the copy, times and all, unless it is gone already
+    itself = path if state_of(item.image[path]) == item.stack.state(path, PRISTINE) else None
+    return Edit(path + COPY, None, base, same_as=itself)
+
+
+def _plan_revert(item: Standing) -> _Plan:
+    base = standing.pristine(item)
+    edits = []
+    for path in item.stack.paths:
+        copy = standing.copy_of(item, path)
+        edits.append(Edit(path, item.image[path], base.get(path), same_as=path + COPY if copy else None))
+        if copy is not None:
+            edits.append(Edit(path + COPY, copy, None))
+    files = _files(edits)
+    return _Plan(TreeResult(item.target.name, "reverted" if files else "unchanged", (), files), tuple(edits))
+
+
+def _files(edits: Sequence[Edit]) -> tuple[str, ...]:
+    changed = (edit for edit in edits if state_of(edit.before) != state_of(edit.after))
+    return tuple(edit.path for edit in changed)

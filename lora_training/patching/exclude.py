@@ -1,0 +1,38 @@
+"""Keeping our pristine copies out of an upstream's `git status`, by git's own private exclude file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_training.patching import fs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LINES = "# pristine copies, kept by `lora patch`\n*.orig\n"
+
+
+def copies(root: Path) -> None:
+    """See to it that git ignores `*.orig` in the tree at `root`; nothing to do where there is no git."""
+    folder = _common_folder(root)
+    if folder is None:
+        return
+    path = folder / "info" / "exclude"
+    there = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+    if "*.orig" in there.splitlines():
+        return
+    path.parent.mkdir(exist_ok=True)
+    gap = "" if there.endswith("\n") or not there else "\n"
+    fs.replace_file(path, f"{there}{gap}{_LINES}".encode("utf-8", "surrogateescape"))
+
+
+def _common_folder(root: Path) -> Path | None:
+    """The repository's own folder: `.git`, or where a submodule's or worktree's `.git` file points."""
+    dot_git = root / ".git"
+    if dot_git.is_file():
+        pointer = dot_git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+        dot_git = root / pointer
+    if not dot_git.is_dir():
+        return None
+    shared = dot_git / "commondir"
+    return dot_git / shared.read_text(encoding="utf-8").strip() if shared.is_file() else dot_git

@@ -1,0 +1,92 @@
+"""The few writes that a transaction is made of. All go through `os`, one system call each where that is possible."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from lora_training.patching.model import REGULAR, Node
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+
+
+def write_new(path: Path, node: Node) -> None:
+    """Make a file that is not there yet, with its permissions, and have it on the disk before returning."""
+    if node.is_link:
+        os.symlink(node.data, os.fsencode(path))
+        return
+    fd = os.open(path, _CREATE, 0o600)
+    try:
+        write_all(fd, node.data)
+        os.fchmod(fd, permissions(node))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte: a nearly full disk may take only some at first."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def permissions(node: Node) -> int:
+    """The permission bits for a node: those it was read with, its execute bits following git's mode."""
+    executable = bool(node.mode & 0o100)
+    if node.permissions is None:
+        return (0o777 if executable else 0o666) & ~umask()
+    if executable == bool(node.permissions & 0o100):
+        return node.permissions
+    # who may read may execute, as in git
+    return node.permissions | (node.permissions & 0o444) >> 2 if executable else node.permissions & ~0o111
+
+
+def umask() -> int:
+    """This process's umask, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def same_again(source: Path, target: Path) -> None:
+    """Give an existing file or link a second name. Raises OSError where the file system has no hard links."""
+    os.link(source, target, follow_symlinks=False)
+
+
+def remove(path: Path) -> None:
+    """Take a name away if it is there."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(path)
+
+
+def remove_folder(path: Path) -> None:
+    """Take a folder away if it is there and empty."""
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Have a folder's names on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put `data` in the place of the file `path` in one step, permissions of a new file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove(temporary)
+    try:
+        write_new(temporary, Node(REGULAR, data))
+        os.replace(temporary, path)
+    except OSError:
+        remove(temporary)
+        raise
+    sync_folder(path.parent)

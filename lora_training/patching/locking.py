@@ -1,0 +1,83 @@
+"""One command at a time on a tree: `flock` on a folder, so that there is no lock file to leave behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_training.errors import PatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WAIT_S = 10.0
+_POLL_S = 0.02
+_LOCK_LINE = re.compile(r"^\d+: FLOCK +\S+ +(?:READ|WRITE) +(\d+) [0-9a-f]+:[0-9a-f]+:(\d+) ")
+
+
+@contextmanager
+def exclusive(folder: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Hold `folder` alone. Waits for others up to `wait_s`; then raises PatchError, naming who holds it."""
+    with _held(folder, fcntl.LOCK_EX, wait_s):
+        yield
+
+
+@contextmanager
+def shared(folder: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Hold `folder` together with other readers: as long as this is held, no command changes the trees."""
+    with _held(folder, fcntl.LOCK_SH, wait_s):
+        yield
+
+
+@contextmanager
+def _held(folder: Path, kind: int, wait_s: float) -> Iterator[None]:
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _wait(fd, kind, folder, wait_s)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _wait(fd: int, kind: int, folder: Path, wait_s: float) -> None:
+    until = time.monotonic() + wait_s
+    while not _try(fd, kind):
+        if time.monotonic() >= until:
+            raise _busy(folder, fd)
+        time.sleep(_POLL_S)
+
+
+def _try(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _busy(folder: Path, fd: int) -> PatchError:
+    who = "; ".join(_describe(pid) for pid in _holders(os.fstat(fd).st_ino)) or "another process"
+    return PatchError(f"{folder} is in use by {who}", hint="run this again when that has ended")
+
+
+def _holders(inode: int) -> list[int]:
+    """Which processes hold a lock on that file, as far as the system tells (Linux does)."""
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    found = (_LOCK_LINE.match(line) for line in lines)
+    return [int(match[1]) for match in found if match and int(match[2]) == inode]
+
+
+def _describe(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return f"process {pid}"
+    return f"process {pid} ({' '.join(words).strip()[:120]})"

@@ -1,0 +1,220 @@
+"""Patches on files in memory: bytes in, bytes out. Nothing here reads or writes a disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from lora_training.errors import PatchError
+from lora_training.patching import binary, place
+from lora_training.patching.model import REGULAR, Action, Change, Node, Patch
+from lora_training.patching.names import shown, text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_training.patching.model import Binary
+
+# A tree as far as patches touch it: every name they use and every folder above one. Missing and None mean no file.
+Image = dict[str, "Node | None"]
+
+_UNTOUCHED = "nothing was written"
+_KIND = 0o170000
+_SHA1 = 40
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A hunk that went in `offset` lines from where its patch says."""
+
+    patch: str
+    path: str
+    line: int
+    offset: int
+
+
+@dataclass
+class Outcome:
+    """A tree after a patch: `image` whole, `written` what the patch changed, `moved` the hunks found elsewhere."""
+
+    image: Image
+    written: Image = field(default_factory=dict)
+    moved: list[Moved] = field(default_factory=list)
+
+
+def apply(patch: Patch, image: Mapping[str, Node | None]) -> Outcome:
+    """The tree after `patch`. Raises PatchError for the first change that does not fit exactly."""
+    return _Run(patch, patch.changes, image).run()
+
+
+def unapply(patch: Patch, image: Mapping[str, Node | None]) -> Outcome:
+    """The tree before `patch`, worked out backwards. Raises PatchError where that is not possible."""
+    changes = [reverse(change) for change in reversed(patch.changes) if change.action != "copy"]
+    copies = [replace(reverse(c), action="delete", old=c.new) for c in patch.changes if c.action == "copy"]
+    return _Run(patch, [*copies, *changes], image).run()
+
+
+def reverse(change: Change) -> Change:
+    """The change that undoes this one. A copy's is a change of the copy back to its original's content."""
+    actions: dict[Action, Action] = {"create": "delete", "delete": "create"}
+    mode_back = change.old_mode if change.new_mode or change.action == "delete" else None
+    return replace(
+        change,
+        action=actions.get(change.action, change.action),
+        old=change.new,
+        new=change.old,
+        hunks=tuple(hunk.reversed() for hunk in change.hunks),
+        old_mode=change.new_mode or change.old_mode,
+        new_mode=mode_back,
+        old_id=change.new_id,
+        new_id=change.old_id,
+        forward=change.backward,
+        backward=change.forward,
+    )
+
+
+class _Run:
+    """One patch on its way. `before` is the tree before it; `removed` and `made` what its changes did so far."""
+
+    def __init__(self, patch: Patch, changes: Sequence[Change], before: Mapping[str, Node | None]) -> None:
+        self.patch, self.changes, self.before = patch, changes, before
+        self.leaving = {change.old for change in changes if change.action in {"rename", "delete"}}
+        self.removed: Image = {}
+        self.made: Image = {}
+        self.moved: list[Moved] = []
+
+    def run(self) -> Outcome:
+        for change in self.changes:
+            for path in change.paths:
+                self.check_folders(change, path, self.before)
+            self.step(change)
+        # what goes makes room first, so that two files can swap their names in one patch
+        written = self.removed | self.made
+        image = dict(self.before) | written
+        for change in self.changes:
+            if self.made.get(change.new) is not None:
+                self.check_room(change, image)
+        return Outcome(image, written, self.moved)
+
+    def step(self, change: Change) -> None:
+        old = None if change.action == "create" else self.source(change)
+        data = self.content(change, b"" if old is None else old.data)
+        if change.action == "delete":
+            self.delete(change, data)
+            return
+        if change.action == "rename":
+            self.removed[change.old] = None
+        if change.action != "modify":
+            self.check_free(change)
+        mode = change.new_mode or (REGULAR if old is None else old.mode)
+        self.made[change.new] = Node(mode, data, None if old is None else old.permissions)
+
+    def source(self, change: Change) -> Node:
+        """The file that the change reads: for a plain modification, as an earlier change of this patch left it."""
+        path = change.old
+        again = change.action in {"modify", "delete"} and (path in self.made or path in self.removed)
+        node = self.made.get(path) if again else self.before.get(path)
+        if node is None:
+            raise self.refuse(change, "the file is not there")
+        if node.is_folder:
+            raise self.refuse(change, "it is a folder")
+        if node.is_link and change.old_mode is None and change.hunks:
+            raise self.refuse(change, "it is a symbolic link, and no patch is written through one")
+        if change.old_mode is not None and (change.old_mode ^ node.mode) & _KIND:
+            raise self.refuse(change, f"it has mode {node.mode:06o} where the patch expects {change.old_mode:06o}")
+        return node
+
+    def content(self, change: Change, old: bytes) -> bytes:
+        if change.forward:
+            return self.binary_content(change, change.forward, old)
+        if change.backward:
+            raise self.refuse(change, "this binary patch goes one way only")
+        try:
+            data, placed = place.apply(old, change.hunks)
+        except place.NoPlace as exc:
+            what = f"{self.patch.name}, line {exc.hunk.line}: this hunk of {shown(change.old)} {exc.reason}"
+            raise PatchError(
+                what, hint=f"a hunk goes in only where all its lines are found exactly; {_UNTOUCHED}"
+            ) from exc
+        self.moved += [Moved(self.patch.name, change.new, p.hunk.line, p.offset) for p in placed if p.offset]
+        return data
+
+    def binary_content(self, change: Change, forward: Binary, old: bytes) -> bytes:
+        if min(len(change.old_id), len(change.new_id)) < _SHA1:
+            raise self.refuse(change, "a binary patch without whole blob ids; make it with `git diff --binary`")
+        if change.action != "create" and binary.blob_id(old, change.old_id) != change.old_id:
+            raise self.refuse(change, "the binary patch is for other content")
+        try:
+            data = binary.apply(forward, old)
+        except ValueError as exc:
+            raise self.refuse(change, str(exc)) from exc
+        if change.action != "delete" and binary.blob_id(data, change.new_id) != change.new_id:
+            raise self.refuse(change, "the binary patch does not make the content it promises")
+        return data
+
+    def delete(self, change: Change, left: bytes) -> None:
+        if left:
+            raise self.refuse(change, "the patch deletes it, but it holds more than the patch takes out")
+        self.removed[change.old] = None
+        self.made.pop(change.old, None)
+
+    # what is in the way
+
+    def check_free(self, change: Change) -> None:
+        there = None if change.new in self.leaving else self.before.get(change.new)
+        there = self.made.get(change.new) or there
+        if there is not None and not there.is_folder:
+            raise self.refuse(change, f"the patch makes {shown(change.new)}, but that is there already")
+
+    def check_folders(self, change: Change, path: str, image: Mapping[str, Node | None]) -> None:
+        for parent in parents(path):
+            node = image.get(parent)
+            if node is not None and node.is_link:
+                raise self.refuse(change, f"{shown(path)} would go through the symbolic link {shown(parent)}")
+
+    def check_room(self, change: Change, image: Image) -> None:
+        """A file needs folders above it, real ones, and no folder in its place but one that the patch empties."""
+        path = change.new
+        self.check_folders(change, path, image)
+        for parent in parents(path):
+            node = image.get(parent)
+            if node is not None and not node.is_folder:
+                raise self.refuse(change, f"{shown(parent)} is a file and no folder")
+        if self.before.get(path) is None and any(node and name.startswith(path + "/") for name, node in image.items()):
+            raise self.refuse(change, f"{shown(path)} is a folder with files in it")
+        folder = self.before.get(path)
+        if folder is not None and folder.is_folder and not _is_emptied(path, folder, image):
+            raise self.refuse(change, f"{shown(path)} is a folder with files in it")
+        node = image[path]
+        if node is not None and node.is_link and not _stays_inside(path, node):
+            raise self.refuse(change, f"the symbolic link {shown(path)} would point out of the tree")
+
+    def refuse(self, change: Change, what: str) -> PatchError:
+        return PatchError(f"{self.patch.name}, line {change.line}: {shown(change.old)}: {what}", hint=_UNTOUCHED)
+
+
+def _is_emptied(path: str, folder: Node, image: Image) -> bool:
+    for child in folder.children:
+        name = f"{path}/{child}"
+        if name not in image:
+            return False
+        node = image[name]
+        if node is not None and not (node.is_folder and _is_emptied(name, node, image)):
+            return False
+    return True
+
+
+def _stays_inside(path: str, link: Node) -> bool:
+    target = text(link.data)
+    depth = path.count("/")
+    for part in target.split("/"):
+        depth += -1 if part == ".." else part not in {"", "."}
+        if depth < 0:
+            return False
+    return bool(target) and not target.startswith("/") and "\0" not in target
+
+
+def parents(path: str) -> list[str]:
+    """The folders above a name, outermost first."""
+    parts = path.split("/")
+    return ["/".join(parts[:i]) for i in range(1, len(parts))]

@@ -1,0 +1,141 @@
+"""`lora patch lock`: work every series out again on pristine files, and say what that changes in the lock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_training import git, proc
+from lora_training.errors import PatchError
+from lora_training.patching import fs, lockfile, plan, series, site, stack, standing, tree
+from lora_training.patching.model import Node, state_of
+from lora_training.patching.names import raw, shown
+from lora_training.patching.stack import PRISTINE, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from lora_training.patching.series import Target
+    from lora_training.patching.transaction import Recovered
+    from lora_training.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What locking changed, a line each, and the hunks that were not found where their patches say."""
+
+    changes: tuple[str, ...]
+    moved: tuple[plan.Moved, ...]
+    recovered: Recovered | None = None
+
+
+def lock(workspace: Workspace, targets: Sequence[Target]) -> Locked:
+    """Write `patches.lock` from the patch files and the pristine trees.
+
+    Raises PatchError for a patch that is malformed, incomplete or does not fit, and while a tree has a patch in that
+    was edited since: it must be reverted first, or nothing could recognise its files any more.
+    """
+    with site.alone(site.of_workspace(workspace)) as recovered:
+        old = lockfile.read(workspace.patches)
+        new: dict[str, Stack] = {}
+        moved: list[plan.Moved] = []
+        for target in targets:
+            if series.names(target.patches):
+                new[target.name], found = work_out(target, old.get(target.name))
+                moved += found
+            _check_recognised(target, old.get(target.name), new.get(target.name))
+        changes = tuple(_differences(old, new))
+        path = workspace.patches / lockfile.LOCK
+        if changes or not path.exists():
+            fs.replace_file(path, lockfile.render(new).encode())
+    return Locked(changes, tuple(moved), recovered)
+
+
+def work_out(target: Target, old: Stack | None) -> tuple[Stack, list[plan.Moved]]:
+    """The stack of a target's series as its files are now."""
+    series.check_at_pin(target)
+    patches = [item.patch for item in series.read(target.patches)]
+    paths = [path for patch in patches for path in patch.paths]
+    stack_, _, moved = stack.build(target.pin, patches, pristine(target, old, paths))
+    return stack_, moved
+
+
+def pristine(target: Target, old: Stack | None, paths: Iterable[str]) -> plan.Image:
+    """Files as they are at the pin: from git where the tree has it, else proven by the old lock, else as they are.
+
+    Raises PatchError for a file that has a copy beside it, yet nothing proves which of the two is pristine.
+    """
+    wanted = list(dict.fromkeys(paths))
+    copies = [path + standing.COPY for path in wanted]
+    image = tree.snapshot(target.root, [*wanted, *copies])
+    has_git = (target.root / ".git").exists()
+    for path in wanted:
+        if has_git:
+            image[path] = _at_commit(target.root, target.pin, path, image[path])
+        elif old is not None and old.commit == target.pin and path in old.pristine:
+            image[path] = _proven(target, old, path, image)
+        elif image[path + standing.COPY] is not None:
+            raise PatchError(f"{target.name}: {shown(path)} has a copy, and nothing shows which is pristine")
+    return {path: node for path, node in image.items() if path not in copies}
+
+
+def _at_commit(root: Path, commit: str, path: str, now: Node | None) -> Node | None:
+    listed = git.git("ls-tree", "-z", commit, "--", f":(literal){path}", cwd=root).rstrip("\0")
+    if not listed:
+        return now if now is not None and now.is_folder else None
+    mode, kind, blob = listed.split("\t")[0].split()
+    if kind != "blob":
+        return now
+    content = proc.run(["git", "cat-file", "blob", blob], cwd=root, env=git.environment()).stdout
+    return Node(int(mode, 8), raw(content))
+
+
+def _proven(target: Target, old: Stack, path: str, image: Mapping[str, Node | None]) -> Node | None:
+    wanted = old.state(path, PRISTINE)
+    for node in (image[path], image[path + standing.COPY]):
+        if state_of(node) == wanted:
+            return node
+    raise PatchError(
+        f"{target.name}: {shown(path)} is not pristine, and neither is its copy", hint="run `lora patch revert` first"
+    )
+
+
+def _check_recognised(target: Target, old: Stack | None, new: Stack | None) -> None:
+    """A tree that has patches in must be where the new lock knows it, or it would count as drifted from now on."""
+    if old is None or not old.patches or not target.root.is_dir():
+        return
+    now = standing.stand(target, old)
+    patched = [path for path, steps in now.position.steps.items() if steps and PRISTINE not in steps]
+    for path in patched:
+        state = state_of(now.image[path])
+        if new is None or path not in new.pristine or not new.steps_of(path, state):
+            raise PatchError(
+                f"{target.name}: {shown(path)} has the patches in as they were before they were edited",
+                hint="run `lora patch revert`, then `lora patch lock`, then `lora patch apply`",
+            )
+
+
+def _differences(old: Mapping[str, Stack], new: Mapping[str, Stack]) -> Iterable[str]:
+    empty = Stack("", {}, ())
+    for name in sorted({*old, *new}):
+        before, after = old.get(name, empty), new.get(name, empty)
+        if before.commit != after.commit:
+            yield f"{name}: commit {before.commit or 'none'} -> {after.commit or 'none'}"
+        yield from _patch_differences(name, before, after)
+        for path in sorted({*before.pristine, *after.pristine}):
+            if before.pristine.get(path) != after.pristine.get(path):
+                yield f"{name}: pristine {shown(path)}: {before.pristine.get(path)} -> {after.pristine.get(path)}"
+
+
+def _patch_differences(name: str, before: Stack, after: Stack) -> Iterable[str]:
+    olds = {patch.name: patch for patch in before.patches}
+    news = {patch.name: patch for patch in after.patches}
+    yield from (f"{name}: {patch} removed" for patch in olds if patch not in news)
+    yield from (f"{name}: {patch} added" for patch in news if patch not in olds)
+    for patch in (patch for patch in news if patch in olds and news[patch] != olds[patch]):
+        edited = news[patch].sha256 != olds[patch].sha256
+        yield f"{name}: {patch} {'edited' if edited else 'has other results'}"
+    common = [patch for patch in olds if patch in news]
+    if common != [patch for patch in news if patch in olds]:
+        yield f"{name}: the order of the series changed"

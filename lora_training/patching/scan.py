@@ -1,0 +1,221 @@
+"""The guard: every line of a patch file gets a place, or the patch is refused.
+
+unidiff reads hunks well but drops what it does not understand without a word. So the lines are dealt out here first,
+into a preamble and one section a file, and nothing may be left over.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from lora_training.errors import PatchError
+
+Line = tuple[int, bytes]
+
+_HUNK = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(?: .*)?\n?", re.DOTALL)
+_MAIL = re.compile(rb"From [0-9a-f]{40,64} ")
+_META = (
+    b"old mode ",
+    b"new mode ",
+    b"deleted file mode ",
+    b"new file mode ",
+    b"copy from ",
+    b"copy to ",
+    b"rename from ",
+    b"rename to ",
+    b"similarity index ",
+    b"dissimilarity index ",
+    b"index ",
+)
+# Where a diff begins that is not a git one: lines that people's tools put before `---`.
+_LEADING = (b"Index: ", b"====", b"diff -")
+# Seen outside a diff, these are a damaged or foreign one; taken as text, it would be lost in silence.
+_DAMAGED = (
+    b"@@",
+    b"--- ",
+    b"+++ ",
+    b"*** ",
+    b"******",
+    b"GIT binary patch",
+    b"Binary files ",
+    b"diff --",
+    b"rename from ",
+)
+_PAYLOAD = re.compile(rb"[A-Za-z][0-9A-Za-z!#$%&()*+\-;<=>?@^_`{|}~]+\n?")
+_MARKER = b"\\ "
+
+
+@dataclass
+class RawHunk:
+    """A hunk's header line, and its body lines as they stand."""
+
+    line: int
+    header: bytes
+    body: list[bytes] = field(default_factory=list)
+
+
+@dataclass
+class Section:
+    """The lines about one file: `git` is the `diff --git` line, `old` and `new` the `---` and `+++` lines."""
+
+    line: int
+    git: bytes | None = None
+    meta: list[Line] = field(default_factory=list)
+    old: bytes | None = None
+    new: bytes | None = None
+    hunks: list[RawHunk] = field(default_factory=list)
+    binaries: list[tuple[bytes, list[bytes]]] = field(default_factory=list)
+
+
+class _Scanner:
+    def __init__(self, name: str, data: bytes) -> None:
+        self.name = name
+        self.lines = data.split(b"\n")
+        ends = [b"\n"] * (len(self.lines) - 1) + [b""]
+        self.lines = [line + end for line, end in zip(self.lines, ends, strict=True)]
+        if not self.lines[-1]:
+            self.lines.pop()
+        self.at = 0
+        self.preamble: list[bytes] = []
+        self.sections: list[Section] = []
+
+    def refuse(self, what: str, hint: str | None = None) -> PatchError:
+        return PatchError(f"{self.name}, line {self.at + 1}: {what}", hint=hint)
+
+    def peek(self, ahead: int = 0) -> bytes:
+        index = self.at + ahead
+        return self.lines[index] if index < len(self.lines) else b""
+
+    def take(self) -> bytes:
+        line = self.lines[self.at]
+        self.at += 1
+        return line
+
+    def run(self) -> None:
+        self.text()
+        while self.at < len(self.lines):
+            if self.begins_diff():
+                self.section()
+            elif self.peek() == b"\n":
+                self.take()
+            elif self.peek().rstrip(b"\r\n") == b"-- " or _MAIL.match(self.peek()):
+                self.text()
+            elif self.peek().startswith(_LEADING):
+                self.leading()
+            else:
+                raise self.refuse(f"{_shown(self.peek())} belongs to no diff", _hint(self.peek()))
+
+    def begins_diff(self) -> bool:
+        if self.peek().startswith(b"diff --git "):
+            return True
+        return self.peek().startswith(b"--- ") and self.peek(1).startswith(b"+++ ")
+
+    def text(self) -> None:
+        """Words before a diff: our header, a mail, or a mail's signature after one."""
+        while self.at < len(self.lines) and not self.begins_diff():
+            if self.peek().startswith(_DAMAGED):
+                raise self.refuse(f"{_shown(self.peek())} outside any diff", _hint(self.peek()))
+            self.preamble.append(self.take())
+
+    def leading(self) -> None:
+        start = self.at
+        while self.peek().startswith(_LEADING) and not self.begins_diff():
+            self.take()
+        if not self.begins_diff():
+            self.at = start
+            raise self.refuse(f"{_shown(self.peek())} is followed by no diff", _hint(self.peek()))
+
+    def section(self) -> None:
+        section = Section(self.at + 1)
+        if self.peek().startswith(b"diff --git "):
+            section.git = self.take()
+            while self.peek().startswith(_META):
+                section.meta.append((self.at + 1, self.take()))
+        if self.peek().startswith(b"--- "):
+            self.names(section)
+        elif section.git and self.peek().rstrip(b"\r\n") == b"GIT binary patch":
+            self.binary(section)
+        elif self.peek().startswith(b"Binary files "):
+            raise self.refuse("a binary change without its content", "make the patch with `git diff --binary`")
+        self.sections.append(section)
+
+    def names(self, section: Section) -> None:
+        section.old = self.take()
+        if not self.peek().startswith(b"+++ "):
+            raise self.refuse("`---` without `+++`")
+        section.new = self.take()
+        while _HUNK.fullmatch(self.peek()):
+            section.hunks.append(self.hunk())
+        if self.peek().startswith(b"@@"):
+            raise self.refuse(f"a malformed hunk header, {_shown(self.peek())}", _hint(self.peek()))
+        if not section.hunks:
+            raise self.refuse("`---` and `+++` without a hunk")
+
+    def hunk(self) -> RawHunk:
+        match = _HUNK.fullmatch(self.peek())
+        if not match:  # pragma: no cover - the caller has looked
+            raise self.refuse("a malformed hunk header")
+        hunk = RawHunk(self.at + 1, self.take())
+        left = [1 if n is None else int(n) for n in (match[2], match[4])]
+        while any(left):
+            self.hunk_line(hunk, left)
+        if self.peek().startswith(_MARKER):
+            hunk.body.append(self.take())
+        return hunk
+
+    def hunk_line(self, hunk: RawHunk, left: list[int]) -> None:
+        line = self.peek()
+        kind = line[:1]
+        if not line:
+            raise self.refuse("the patch ends inside a hunk", "it was cut off; get it again")
+        if kind == b"\\":
+            if not hunk.body or hunk.body[-1][:1] == b"\\":
+                raise self.refuse("a no-newline marker after no line")
+        elif kind in (b" ", b"\n"):
+            left[0] -= 1
+            left[1] -= 1
+        elif kind in (b"-", b"+"):
+            left[kind == b"+"] -= 1
+        else:
+            raise self.refuse(f"{_shown(line)} inside a hunk", f"the hunk's header promises {sum(left)} more lines")
+        if min(left) < 0:
+            raise self.refuse("a hunk longer than its header says")
+        if not line.endswith(b"\n") and kind != b"\\":
+            raise self.refuse("the patch's last line has no end", "it was cut off; get it again")
+        hunk.body.append(self.take())
+
+    def binary(self, section: Section) -> None:
+        self.take()
+        while re.match(rb"(literal|delta) \d+\n", self.peek()):
+            header, body = self.take(), []
+            while _PAYLOAD.fullmatch(self.peek()):
+                body.append(self.take())
+            section.binaries.append((header, body))
+            if self.peek() not in (b"\n", b""):
+                raise self.refuse("a damaged line in a binary patch")
+            if self.at < len(self.lines):
+                self.take()
+        if not section.binaries:
+            raise self.refuse("a binary patch without its content")
+
+
+def scan(name: str, data: bytes) -> tuple[bytes, list[Section]]:
+    """Deal out the lines of a patch file. Raises PatchError, with the line number, for one that has no place."""
+    scanner = _Scanner(name, data)
+    scanner.run()
+    return b"".join(scanner.preamble), scanner.sections
+
+
+def _shown(line: bytes) -> str:
+    return repr(line.decode("utf-8", "replace").rstrip("\n")[:60])
+
+
+def _hint(line: bytes) -> str | None:
+    if line.endswith(b"\r\n"):
+        return "the patch was converted to CRLF line ends; get it as it was"
+    if line.startswith((b"*** ", b"***************")):
+        return "this is a context diff; make it with `diff -u` or `git diff`"
+    if line.startswith((b"diff --cc", b"diff --combined", b"@@@")):
+        return "this is a merge's combined diff; make one against a single parent"
+    return None

@@ -1,0 +1,70 @@
+"""Where a transaction happens, and the turn-taking around every command: lock, recover, then work."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_training.patching import journal, locking, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lora_training.patching.transaction import Recovered
+    from lora_training.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Site:
+    """`root` is the folder that all changes are below; `state` is ours, with the journal. They lock on `lock_on`."""
+
+    root: Path
+    state: Path
+    lock_on: Path
+
+
+def of_workspace(workspace: Workspace) -> Site:
+    """The site of a checkout: all its upstreams together."""
+    state = workspace.state / "patching"
+    return Site(workspace.root, state, state)
+
+
+@contextmanager
+def alone(site: Site) -> Iterator[Recovered | None]:
+    """Hold the site alone, after bringing an interrupted command to its end; gives what that was."""
+    site.lock_on.mkdir(parents=True, exist_ok=True)
+    with locking.exclusive(site.lock_on):
+        yield transaction.recover(site.root, site.state)
+
+
+@contextmanager
+def together(site: Site) -> Iterator[Recovered | None]:
+    """Hold the site against changes, with other readers; an interrupted command is brought to its end first.
+
+    Where our state cannot be written (a read-only container) nobody can change the trees, and no lock is needed.
+    """
+    recovered = None
+    if journal.pending(site.state):
+        with alone(site) as recovered:
+            pass
+    with ExitStack() as held:
+        if _is_lockable(site.lock_on):
+            held.enter_context(locking.shared(site.lock_on))
+        yield recovered
+
+
+def _is_lockable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return folder.is_dir()
+    return True
+
+
+@contextmanager
+def shared_lock(workspace: Workspace) -> Iterator[None]:
+    """Held by a training start until the child has imported upstream: no patch command runs meanwhile."""
+    with together(of_workspace(workspace)):
+        yield

@@ -1,0 +1,113 @@
+"""A series with the state of every file at every step: what is looked up instead of guessed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lora_training.errors import PatchError
+from lora_training.patching import plan
+from lora_training.patching.model import ABSENT, Node, Patch, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+PRISTINE = 0
+
+
+@dataclass(frozen=True)
+class LockedPatch:
+    """A patch as it was locked: its sha256, and the state of each file it touches once it is in."""
+
+    name: str
+    sha256: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A locked series: the commit it is for, the pristine state of each file, and its patches."""
+
+    commit: str
+    pristine: Mapping[str, str]
+    patches: tuple[LockedPatch, ...]
+
+    @property
+    def last(self) -> int:
+        """The number of the last step: how many patches there are."""
+        return len(self.patches)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every file that the series touches."""
+        return tuple(self.pristine)
+
+    @cached_property
+    def _histories(self) -> dict[str, list[str]]:
+        histories = {path: [state] for path, state in self.pristine.items()}
+        for locked in self.patches:
+            for path, history in histories.items():
+                history.append(locked.files.get(path, history[-1]))
+        return histories
+
+    def state(self, path: str, step: int) -> str:
+        """The state that a file has at a step."""
+        return self._histories[path][step]
+
+    def steps_of(self, path: str, state: str) -> frozenset[int]:
+        """The steps at which a file has that state; none when it drifted."""
+        return frozenset(step for step, there in enumerate(self._histories[path]) if there == state)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a tree stands: each file's steps, the step that all files share if there is one, and those that drifted."""
+
+    steps: Mapping[str, frozenset[int]]
+    drifted: tuple[str, ...]
+    common: int | None
+
+
+def locate(stack: Stack, states: Mapping[str, str]) -> Position:
+    """Look up where a tree stands, from the states of its files. The latest step wins where several fit."""
+    steps = {path: stack.steps_of(path, states[path]) for path in stack.paths}
+    drifted = tuple(path for path, found in steps.items() if not found)
+    shared = frozenset(range(stack.last + 1)).intersection(*steps.values()) if steps else frozenset({stack.last})
+    return Position(steps, drifted, max(shared, default=None))
+
+
+def build(
+    commit: str, patches: Sequence[Patch], pristine: Mapping[str, Node | None]
+) -> tuple[Stack, plan.Image, list[plan.Moved]]:
+    """Work a series out on pristine files: the stack to lock, the tree after the last patch, hunks found elsewhere."""
+    image: plan.Image = dict(pristine)
+    locked = []
+    moved = []
+    for patch in patches:
+        outcome = plan.apply(patch, image)
+        image = outcome.image
+        moved += outcome.moved
+        files = {path: state_of(node) for path, node in outcome.written.items()}
+        locked.append(LockedPatch(patch.name, patch.sha256, files))
+    paths = sorted({path for patch in patches for path in patch.paths})
+    _check_copies_kept_apart(paths)
+    stack = Stack(commit, {path: state_of(pristine.get(path)) for path in paths}, tuple(locked))
+    return stack, image, moved
+
+
+def _check_copies_kept_apart(paths: Sequence[str]) -> None:
+    for path in paths:
+        if f"{path}.orig" in paths:
+            raise PatchError(f"{path}.orig is touched by a patch, but that is where {path} is kept")
+
+
+def touched(stack: Stack) -> tuple[str, ...]:
+    """The files whose last state is another than their pristine one."""
+    return tuple(path for path in stack.paths if stack.state(path, stack.last) != stack.state(path, PRISTINE))
+
+
+def is_kept(stack: Stack, path: str) -> bool:
+    """Whether an applied tree has a pristine copy of this file beside it."""
+    pristine = stack.state(path, PRISTINE)
+    return pristine != ABSENT and stack.state(path, stack.last) != pristine

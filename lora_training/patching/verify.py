@@ -1,0 +1,102 @@
+"""`lora patch verify`: everything that could be wrong, each with the command that mends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_training.errors import PatchError, UpstreamError
+from lora_training.patching import lockfile, series, site, stack, standing
+from lora_training.patching.model import state_of
+from lora_training.patching.names import shown
+from lora_training.patching.stack import PRISTINE, Stack
+from lora_training.patching.standing import COPY, Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lora_training.patching.series import Target
+    from lora_training.patching.transaction import Recovered
+    from lora_training.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it should be, and what to do about it. `exit_code` is what it would be as an error."""
+
+    upstream: str
+    what: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The answer is yes when there are no problems. `steps`: the step that each tree is at, None for none."""
+
+    problems: tuple[Problem, ...]
+    steps: Mapping[str, int | None]
+    recovered: Recovered | None = None
+
+
+def verify(workspace: Workspace, targets: Sequence[Target]) -> Verified:
+    """Check every upstream. What is wrong is reported and not raised."""
+    with site.together(site.of_workspace(workspace)) as recovered:
+        problems: list[Problem] = []
+        steps: dict[str, int | None] = {}
+        try:
+            stacks = lockfile.read(workspace.patches)
+        except PatchError as exc:
+            return Verified((_as_problem("", exc),), steps, recovered)
+        for target in targets:
+            problems += _target_problems(target, stacks, steps)
+    return Verified(tuple(problems), steps, recovered)
+
+
+def _target_problems(target: Target, stacks: Mapping[str, Stack], steps: dict[str, int | None]) -> list[Problem]:
+    steps[target.name] = None
+    try:
+        series.check_at_pin(target)
+        stack_ = standing.locked(target, stacks)
+        contents = series.read_bytes(target.patches)
+        item = standing.stand(target, stack_)
+    except (PatchError, UpstreamError) as exc:
+        return [_as_problem(target.name, exc)]
+    steps[target.name] = item.position.common
+    lock = standing.lock_problems(target, stack_, contents)
+    found = [Problem(target.name, what.removeprefix(f"{target.name}: "), "lora patch lock") for what in lock]
+    return [*found, *_tree_problems(item)]
+
+
+def _tree_problems(item: Standing) -> Iterator[Problem]:
+    for path, steps in item.position.steps.items():
+        yield from _file_problems(item, path, steps)
+        if stack.is_kept(item.stack, path):
+            yield from _copy_problems(item, path, steps)
+
+
+def _file_problems(item: Standing, path: str, steps: frozenset[int]) -> Iterator[Problem]:
+    name = item.target.name
+    if not steps:
+        mend = "lora patch revert --keep-edits FILE"
+        found, wanted = state_of(item.image[path]), item.stack.state(path, item.stack.last)
+        yield Problem(name, f"{shown(path)} has drifted: it is {found}, expected {wanted}", mend)
+    elif item.stack.last not in steps:
+        at = "pristine" if PRISTINE in steps else f"at step {max(steps)} of {item.stack.last}"
+        yield Problem(name, f"{shown(path)} is {at}", "lora patch apply")
+
+
+def _copy_problems(item: Standing, path: str, steps: frozenset[int]) -> Iterator[Problem]:
+    copy = item.image.get(path + COPY)
+    if copy is None:
+        if steps - {PRISTINE}:
+            yield Problem(item.target.name, f"{shown(path + COPY)}, the pristine copy, is missing", "lora patch apply")
+    elif state_of(copy) != item.stack.state(path, PRISTINE):
+        yield Problem(
+            item.target.name,
+            f"{shown(path + COPY)} is not the pristine file",
+            f"move {shown(path + COPY)} away, then lora patch apply",
+        )
+
+
+def _as_problem(name: str, exc: PatchError | UpstreamError) -> Problem:
+    return Problem(name, exc.message, exc.hint or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ from lora_training.cli.output import json_option, print_json
 from lora_training.errors import PatchError
 
 if TYPE_CHECKING:
+    from lora_training.patching.adhoc import AdHocResult
     from lora_training.patching.engine import Result
     from lora_training.patching.plan import Moved
     from lora_training.patching.transaction import Recovered
@@ -21,10 +23,38 @@ def patch() -> None:
     """The changes that we carry on top of the pinned upstreams."""
 
 
+def _ad_hoc_options(command: Any) -> Any:
+    """Options that turn a command on the upstreams into one on any folder."""
+    strip = click.option(
+        "--strip", type=click.IntRange(min=0), metavar="N", help="With --tree: leading folders to strip."
+    )
+    files = click.option(
+        "--patch", "files", multiple=True, type=_PATH, metavar="FILE", help="With --tree: a patch file."
+    )
+    return _tree_option(files(strip(json_option(command))))
+
+
+_PATH = click.Path(path_type=Path)
+_tree_option = click.option("--tree", type=_PATH, metavar="DIR", help="Work on any folder instead of the upstreams.")
+
+
+def _is_ad_hoc(tree: Path | None, files: tuple[Path, ...], strip: int | None) -> bool:
+    if tree is None and (files or strip is not None):
+        raise click.UsageError("--patch and --strip go with --tree")
+    if tree is not None and not files:
+        raise click.UsageError("--tree needs at least one --patch")
+    return tree is not None
+
+
 @patch.command()
-@json_option
-def apply(*, as_json: bool) -> None:
+@_ad_hoc_options
+def apply(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_json: bool) -> None:
     """Bring every upstream to the last step of its series: all patches or none."""
+    if _is_ad_hoc(tree, files, strip) and tree:
+        from lora_training.patching import adhoc
+
+        _report_ad_hoc(tree, "applied", adhoc.apply(tree, files, strip), as_json=as_json)
+        return
     from lora_training.cli.targets import targets
     from lora_training.patching import engine
 
@@ -33,9 +63,14 @@ def apply(*, as_json: bool) -> None:
 
 
 @patch.command()
-@json_option
-def revert(*, as_json: bool) -> None:
+@_ad_hoc_options
+def revert(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_json: bool) -> None:
     """Bring every upstream back to pristine, byte for byte."""
+    if _is_ad_hoc(tree, files, strip) and tree:
+        from lora_training.patching import adhoc
+
+        _report_ad_hoc(tree, "reverted", adhoc.revert(tree, files), as_json=as_json)
+        return
     from lora_training.cli.targets import targets
     from lora_training.patching import engine
 
@@ -44,12 +79,13 @@ def revert(*, as_json: bool) -> None:
 
 
 @patch.command()
+@_tree_option
 @json_option
-def recover(*, as_json: bool) -> None:
+def recover(tree: Path | None, *, as_json: bool) -> None:
     """Bring an interrupted command to its end, and nothing else."""
-    from lora_training.patching import engine
+    from lora_training.patching import adhoc, engine
 
-    recovered = engine.recover(workspace.find())
+    recovered = adhoc.recover(tree) if tree else engine.recover(workspace.find())
     if as_json:
         print_json({"recovered": _recovered(recovered)})
     elif recovered is None:
@@ -59,9 +95,11 @@ def recover(*, as_json: bool) -> None:
 
 
 @patch.command()
-@json_option
-def verify(*, as_json: bool) -> int:
+@_ad_hoc_options
+def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_json: bool) -> int:
     """Check pins, files, patches, pristine copies, documents: exit 0 when all is as it should be, else 1."""
+    if _is_ad_hoc(tree, files, strip) and tree:
+        return _verify_ad_hoc(tree, files, as_json=as_json)
     from lora_training.cli.targets import targets
     from lora_training.patching.verify import verify as check
 
@@ -77,6 +115,33 @@ def verify(*, as_json: bool) -> int:
             click.echo(f"{problem.upstream}: {problem.what}\n  mend: {problem.mend}")
         click.echo("not as it should be" if answer.problems else "all patches are in, nothing drifted")
     return 1 if answer.problems else 0
+
+
+def _verify_ad_hoc(tree: Path, files: tuple[Path, ...], *, as_json: bool) -> int:
+    from lora_training.patching import adhoc
+
+    problems, recovered = adhoc.verify(tree, files)
+    _say_recovered(recovered)
+    if as_json:
+        print_json({"ok": not problems, "problems": problems, "recovered": _recovered(recovered)})
+    else:
+        click.echo("\n".join(problems) if problems else "all patches are in, nothing drifted")
+    return 1 if problems else 0
+
+
+def _report_ad_hoc(tree: Path, done: str, result: AdHocResult, *, as_json: bool) -> None:
+    _say_recovered(result.recovered)
+    done = done if result.changed else "unchanged"
+    if as_json:
+        hunks = [_moved(m) for m in result.moved]
+        document = {"tree": str(tree), "done": done, "patches": list(result.patches), "files": list(result.files)}
+        print_json(document | {"moved": hunks, "recovered": _recovered(result.recovered)})
+        return
+    click.echo(
+        f"{done}: {len(result.patches)} patches, {len(result.files)} files" if result.changed else "nothing to do"
+    )
+    for moved in result.moved:
+        click.echo(f"  {_moved_line(moved)}")
 
 
 @patch.command()

@@ -63,12 +63,13 @@ def strip(name: str, levels: int) -> str | None:
 
 def check(name: str, where: str) -> None:
     """Refuse a name that could reach outside the tree, into `.git`, or to a device. Raises PatchError."""
-    problem = _problem(name)
-    if problem:
-        raise PatchError(f"{where}: the name {shown(name)} {problem}", hint="nothing was written")
+    what = problem(name)
+    if what:
+        raise PatchError(f"{where}: the name {shown(name)} {what}", hint="nothing was written")
 
 
-def _problem(name: str) -> str | None:
+def problem(name: str) -> str | None:
+    """What makes this a name that no patch may have, as the end of a sentence; None when nothing does."""
     if not name:
         return "is empty"
     if name.startswith("/") or _DRIVE.match(name):
@@ -77,7 +78,7 @@ def _problem(name: str) -> str | None:
         return "holds a zero byte"
     if "\\" in name:
         return "holds a backslash, which separates folders on Windows"
-    return next((problem for part in name.split("/") if (problem := _part_problem(part))), None)
+    return next((what for part in name.split("/") if (what := _part_problem(part))), None)
 
 
 def _part_problem(part: str) -> str | None:

@@ -100,19 +100,20 @@ def _resume(root: Path, state: Path, plan: Journal, phase: journal.Phase) -> Non
 
 def _plan(root: Path, command: str, edits: Sequence[Edit]) -> Journal:
     token = os.urandom(4).hex()
+    made, dropped = _folders(root, edits)
     entries = []
     for number, edit in enumerate(edits):
-        beside = _beside(root, edit.path)
+        beside = _beside(root, edit.path, dropped)
         new = f"{beside}.lora-{token}-{number}.new" if edit.after else ""
         old = f"{beside}.lora-{token}-{number}.old" if edit.before and not edit.before.is_folder else ""
         entries.append(Entry(edit.path, state_of(edit.before), state_of(edit.after), new, old))
-    return Journal(command, tuple(entries), *_folders(root, edits))
+    return Journal(command, tuple(entries), made, dropped)
 
 
-def _beside(root: Path, path: str) -> str:
-    """The nearest folder above that is there now, with a slash: the same file system, and proof that we may write."""
+def _beside(root: Path, path: str, dropped: Sequence[str]) -> str:
+    """The nearest folder above that is there and stays, with a slash: one file system, and proof that we may write."""
     for parent in reversed(parents(path)):
-        if (root / parent).is_dir():
+        if parent not in dropped and (root / parent).is_dir():
             return parent + "/"
     return ""
 

@@ -1,0 +1,273 @@
+"""Patches on any folder, with no lock and no series: all of them or none, remembered in the folder's `.lora-patch`."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_training.errors import PatchError
+from lora_training.patching import fs, names, plan, site, transaction, tree
+from lora_training.patching.model import ABSENT, REGULAR, Node, sha256, state_of
+from lora_training.patching.names import STATE_FOLDER, shown
+from lora_training.patching.parse import parse
+from lora_training.patching.stack import LockedPatch, Stack
+from lora_training.patching.transaction import Edit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from lora_training.patching.transaction import Recovered
+
+_RECORD = f"{STATE_FOLDER}/applied.json"
+_IGNORE = f"{STATE_FOLDER}/.gitignore"
+_ORIGINALS = f"{STATE_FOLDER}/orig"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class AdHocResult:
+    """What a command did to a folder: the patches that went in or out, the files written, hunks found elsewhere."""
+
+    changed: bool
+    patches: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    moved: tuple[plan.Moved, ...] = ()
+    recovered: Recovered | None = None
+
+
+def apply(root: Path, files: Sequence[Path], strip: int | None) -> AdHocResult:
+    """Apply patch files in order: all, or none and the folder stays as it is. Those that are in already are left alone.
+
+    Raises PatchError when one is refused, or when files that earlier patches left here have changed since.
+    """
+    wanted = _load(files)
+    with _session(root) as recovered:
+        record = _read_record(root)
+        known = {patch.sha256 for patch in record.patches}
+        new = [(name, data) for name, data in wanted if sha256(data) not in known]
+        image = tree.snapshot(root, record.paths)
+        _check_no_drift(record, image)
+        if not new:
+            return AdHocResult(changed=False, patches=(), recovered=recovered)
+        after = _Applied(root, record, image)
+        for name, data in new:
+            after.add(name, data, strip)
+        edits = after.edits()
+        transaction.run(root, root / STATE_FOLDER, "apply", edits)
+        patches = tuple(name for name, _ in new)
+        return AdHocResult(True, patches, _files(edits), tuple(after.moved), recovered)
+
+
+def revert(root: Path, files: Sequence[Path]) -> AdHocResult:
+    """Take patches back out: every file byte for byte as it was before them.
+
+    Raises PatchError when others went in after them, or when files have changed since.
+    """
+    wanted = _load(files)
+    with _session(root) as recovered:
+        record = _read_record(root)
+        there = [item for item in wanted if sha256(item[1]) in {patch.sha256 for patch in record.patches}]
+        if not there:
+            return AdHocResult(changed=False, patches=(), recovered=recovered)
+        step = record.last - len(there)
+        _check_on_top(record, step, there)
+        _check_no_drift(record, tree.snapshot(root, record.paths))
+        edits = _revert_edits(root, record, step)
+        transaction.run(root, root / STATE_FOLDER, "revert", edits)
+        return AdHocResult(True, tuple(name for name, _ in there), _files(edits), (), recovered)
+
+
+def verify(root: Path, files: Sequence[Path]) -> tuple[list[str], Recovered | None]:
+    """What keeps these patches from being in, wholly and unchanged; nothing when they are.
+
+    Only what was applied by us counts: that a patch would go out backwards does not prove that it is in.
+    """
+    wanted = _load(files)
+    with _session(root, alone=False) as recovered:
+        record = _read_record(root)
+        known = {patch.sha256: patch for patch in record.patches}
+        problems = [f"{name} is not in" for name, data in wanted if sha256(data) not in known]
+        paths = {path for _, data in wanted if sha256(data) in known for path in known[sha256(data)].files}
+        image = tree.snapshot(root, sorted(paths))
+        drifted = [path for path in sorted(paths) if state_of(image[path]) != record.state(path, record.last)]
+        problems += [f"{shown(path)} has changed since its patch went in" for path in drifted]
+    return problems, recovered
+
+
+def recover(root: Path) -> Recovered | None:
+    """Only bring an interrupted command on the folder to its end."""
+    with _session(root) as recovered:
+        return recovered
+
+
+@contextmanager
+def _session(root: Path, *, alone: bool = True) -> Iterator[Recovered | None]:
+    if not root.is_dir():
+        raise PatchError(f"{root} is not a folder")
+    state = root / STATE_FOLDER
+    if os.path.lexists(state) and (state.is_symlink() or not state.is_dir()):
+        raise PatchError(f"{state} is in the way and not ours", hint="move it away")
+    here = site.Site(root, state, lock_on=root)
+    with (site.alone if alone else site.together)(here) as recovered:
+        if not alone:
+            yield recovered
+            return
+        _make(state)
+        try:
+            yield recovered
+        finally:
+            # goes only when there is nothing in it any more
+            fs.remove_folder(state)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as exc:
+        raise PatchError(f"cannot write: {exc.strerror}: {folder}") from exc
+
+
+def _load(files: Sequence[Path]) -> list[tuple[str, bytes]]:
+    found = [(file.name, _read(file)) for file in files]
+    if len({data for _, data in found}) != len(found):
+        raise PatchError("the same patch is named twice")
+    return found
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as exc:
+        raise PatchError(f"cannot read {file}: {exc.strerror}") from exc
+
+
+def _original(step: int, path: str) -> str:
+    """Where a file waits as it was before patch number `step`, from 1."""
+    return f"{_ORIGINALS}/{step}/{path}"
+
+
+def _originals(record: Stack, above: int) -> list[tuple[int, str]]:
+    """Which files wait as they were before a patch later than step `above`, in order."""
+    numbered = enumerate(record.patches[above:], above + 1)
+    return [(n, path) for n, p in numbered for path in p.files if record.state(path, n - 1) != ABSENT]
+
+
+class _Applied:
+    """Patches going in, one after the other, in memory."""
+
+    def __init__(self, root: Path, record: Stack, image: plan.Image) -> None:
+        self.root = root
+        self.record = record
+        self.disk: plan.Image = dict(image)
+        self.image: plan.Image = dict(image)
+        self.locked = list(record.patches)
+        self.originals: list[Edit] = []
+        self.moved: list[plan.Moved] = []
+
+    def add(self, name: str, data: bytes, strip: int | None) -> None:
+        patch = parse(name, data, strip=strip, exists=self.exists)
+        self.see(patch.paths)
+        outcome = plan.apply(patch, self.image)
+        self.moved += outcome.moved
+        states = {path: state_of(node) for path, node in outcome.written.items()}
+        self.locked.append(LockedPatch(name, patch.sha256, states))
+        self.keep(states)
+        self.image = outcome.image
+
+    def keep(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            before = self.image[path]
+            if before is not None and not before.is_folder:
+                same_as = path if before is self.disk[path] else None
+                self.originals.append(Edit(_original(len(self.locked), path), None, before, same_as=same_as))
+
+    def see(self, paths: Sequence[str]) -> None:
+        seen = tree.snapshot(self.root, [path for path in paths if path not in self.disk])
+        for path, node in seen.items():
+            self.disk.setdefault(path, node)
+            self.image.setdefault(path, node)
+
+    def exists(self, path: str) -> bool:
+        if names.problem(path):
+            return False
+        self.see([path])
+        node = self.image[path]
+        return node is not None and not node.is_folder
+
+    def edits(self) -> list[Edit]:
+        written = sorted({path for patch in self.locked for path in patch.files})
+        pristine = {path: self.record.pristine.get(path) or state_of(self.disk[path]) for path in written}
+        edits = [Edit(path, self.disk[path], self.image[path]) for path in written]
+        return [*edits, *self.originals, *_record_edits(self.root, Stack("", pristine, tuple(self.locked)))]
+
+
+def _check_no_drift(record: Stack, image: plan.Image) -> None:
+    for path in record.paths:
+        found = state_of(image[path])
+        if found != record.state(path, record.last):
+            raise PatchError(
+                f"{shown(path)} has changed since a patch went in: it is {found}, "
+                f"expected {record.state(path, record.last)}",
+                hint=f"put it back as it was after patching and run this again; originals are in {_ORIGINALS}",
+            )
+
+
+def _check_on_top(record: Stack, step: int, there: Sequence[tuple[str, bytes]]) -> None:
+    top = {patch.sha256: patch.name for patch in record.patches[step:]}
+    above = [name for digest, name in top.items() if digest not in {sha256(data) for _, data in there}]
+    if above:
+        raise PatchError(f"{', '.join(above)} went in later", hint="name those too, or revert them first")
+
+
+def _revert_edits(root: Path, record: Stack, step: int) -> list[Edit]:
+    originals = _originals(record, step)
+    touched = sorted({path for patch in record.patches[step:] for path in patch.files})
+    image = tree.snapshot(root, [*touched, *(_original(*item) for item in originals)])
+    edits = [_restored(record, step, path, originals, image) for path in touched]
+    edits += [Edit(_original(*item), image[_original(*item)], None) for item in originals]
+    kept = {path for patch in record.patches[:step] for path in patch.files}
+    left = Stack("", {path: record.pristine[path] for path in record.paths if path in kept}, record.patches[:step])
+    return [*edits, *_record_edits(root, left)]
+
+
+def _restored(record: Stack, step: int, path: str, originals: Sequence[tuple[int, str]], image: plan.Image) -> Edit:
+    wanted = record.state(path, step)
+    if wanted == ABSENT:
+        return Edit(path, image[path], None)
+    original = next(_original(*item) for item in originals if item[1] == path)
+    if state_of(image[original]) != wanted:
+        raise PatchError(f"{shown(original)}, the original of {shown(path)}, is gone or was changed")
+    return Edit(path, image[path], image[original], same_as=original)
+
+
+def _record_edits(root: Path, record: Stack) -> list[Edit]:
+    content = Node(REGULAR, _render(record)) if record.patches else None
+    ignore = Node(REGULAR, b"*\n") if record.patches else None
+    return [Edit(_RECORD, tree.read(root, _RECORD), content), Edit(_IGNORE, tree.read(root, _IGNORE), ignore)]
+
+
+def _render(record: Stack) -> bytes:
+    patches = [{"name": p.name, "sha256": p.sha256, "files": dict(p.files)} for p in record.patches]
+    return json.dumps({"format": _FORMAT, "pristine": dict(record.pristine), "patches": patches}, indent=1).encode()
+
+
+def _read_record(root: Path) -> Stack:
+    node = tree.read(root, _RECORD)
+    if node is None:
+        return Stack("", {}, ())
+    try:
+        content = json.loads(node.data)
+        patches = tuple(LockedPatch(p["name"], p["sha256"], p["files"]) for p in content["patches"])
+        return Stack("", content["pristine"], patches)
+    except (ValueError, KeyError, TypeError) as exc:
+        raise PatchError(
+            f"{root / _RECORD} is damaged: {exc}", hint=f"the originals are in {root / _ORIGINALS}"
+        ) from exc
+
+
+def _files(edits: Sequence[Edit]) -> tuple[str, ...]:
+    return tuple(edit.path for edit in edits if not edit.path.startswith(STATE_FOLDER + "/"))

@@ -58,6 +58,11 @@ def same_again(source: Path, target: Path) -> None:
     os.link(source, target, follow_symlinks=False)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a real folder is there, and not a link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def remove(path: Path) -> None:
     """Take a name away if it is there."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -113,7 +113,7 @@ def _plan(root: Path, command: str, edits: Sequence[Edit]) -> Journal:
 def _beside(root: Path, path: str, dropped: Sequence[str]) -> str:
     """The nearest folder above that is there and stays, with a slash: one file system, and proof that we may write."""
     for parent in reversed(parents(path)):
-        if parent not in dropped and (root / parent).is_dir():
+        if parent not in dropped and fs.is_folder(root / parent):
             return parent + "/"
     return ""
 
@@ -123,7 +123,7 @@ def _folders(root: Path, edits: Sequence[Edit]) -> tuple[tuple[str, ...], tuple[
     needed = {parent for edit in edits if edit.after for parent in parents(edit.path)}
     left = {parent for edit in edits if edit.before and not edit.after for parent in parents(edit.path)} - needed
     left |= {edit.path for edit in edits if edit.before and edit.before.is_folder}
-    made = sorted(folder for folder in needed if not (root / folder).is_dir())
+    made = sorted(folder for folder in needed if not fs.is_folder(root / folder))
     return tuple(made), tuple(sorted(left, reverse=True))
 
 
@@ -186,7 +186,7 @@ def _drop_waiting(root: Path, entry: Entry) -> None:
 def _finish(root: Path, plan: Journal) -> None:
     """Make the change. Can be repeated from any point."""
     for entry in plan.entries:
-        if journal.is_removal(entry) and not (root / entry.path).is_dir():
+        if journal.is_removal(entry) and not fs.is_folder(root / entry.path):
             fs.remove(root / entry.path)
     for folder in plan.dropped:
         fs.remove_folder(root / folder)
@@ -227,7 +227,7 @@ def _move(source: Path, target: Path) -> None:
 def _settle(root: Path, plan: Journal) -> None:
     """Have the new names on the disk before the journal goes, and take away what waited for the other outcome."""
     for folder in {(root / entry.path).parent for entry in plan.entries}:
-        if folder.is_dir():
+        if fs.is_folder(folder):
             fs.sync_folder(folder)
     for entry in plan.entries:
         _drop_waiting(root, entry)

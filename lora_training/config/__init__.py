@@ -1,1 +1,15 @@
-"""One TOML file: load it, check it, turn it into upstream's flags."""
+"""One TOML file: load it, check it, turn it into upstream's flags.
+
+config = load(path)                                # needs no upstream
+known = schema.read(tree, config.script)           # reads upstream's source, imports none of it
+argv = to_argv(config, known, dataset_config=...)  # and dataset_document(config) is that file's text
+"""
+
+from __future__ import annotations
+
+from lora_training.config import schema
+from lora_training.config.argv import dataset_document, to_argv
+from lora_training.config.load import load
+from lora_training.config.model import Config, Entry, Launch, Problem, Run
+
+__all__ = ["Config", "Entry", "Launch", "Problem", "Run", "dataset_document", "load", "schema", "to_argv"]

@@ -1,0 +1,98 @@
+"""A configuration as upstream's own command line and dataset configuration."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config import encode, nearest, paths
+from lora_training.config.model import Problem
+from lora_training.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_training.config.model import Config, Entry
+    from lora_training.config.positions import Path as KeyPath
+    from lora_training.config.schema import Schema
+
+# upstream pours these files into its parsed arguments without a look at them
+REFUSED = {
+    "config_file": "`lora config import` turns such a file into one of ours",
+    "output_config": "`lora config show --as toml` prints the whole configuration",
+}
+
+
+def to_argv(config: Config, schema: Schema, *, dataset_config: Path | None = None) -> list[str]:
+    """The script's arguments, in the file's order, `--dataset_config` last.
+
+    Raises ConfigError for the first value that upstream's parser would not take.
+    """
+    argv = []
+    for entry in config.entries.values():
+        found = encoded(config, schema, entry)
+        if isinstance(found, Problem):
+            raise ConfigError(f"{found.place}: {found.message}", hint=found.hint)
+        argv += found
+    return argv + (["--dataset_config", str(dataset_config)] if dataset_config else [])
+
+
+def encoded(config: Config, schema: Schema, entry: Entry) -> list[str] | Problem:
+    """The words for one entry, or what is wrong with it."""
+    flag = schema.flag(entry.key)
+    if flag is None:
+        return _at(config, entry, f"upstream's {schema.script} has no flag `{entry.key}`", unknown_hint(schema, entry))
+    if flag.dest in REFUSED:
+        return _at(config, entry, f"`{flag.dest}` is not passed on", REFUSED[flag.dest])
+    try:
+        return encode.words(flag, entry, config.folder, config.variables)
+    except encode.Refused as exc:
+        return _at(config, entry, exc.message, exc.hint, exc.path)
+
+
+def unknown_hint(schema: Schema, entry: Entry) -> str | None:
+    """What may have been meant by a key that upstream does not know."""
+    if isinstance(entry.value, dict):
+        flags = [flag.dest for flag in schema.flags if flag.is_list]
+        return nearest.hint(entry.key, flags) or "tables inside a table are for flags that take key=value lists"
+    style = schema.datasets.styles["dreambooth"]
+    if entry.key in style.dataset.keys or entry.key in style.subset.keys:
+        return f"`{entry.key}` belongs under [[datasets]]"
+    return nearest.hint(entry.key, schema.keys)
+
+
+def _at(config: Config, entry: Entry, message: str, hint: str | None, below: KeyPath = ()) -> Problem:
+    return config.problem(message, (*entry.path, *below), hint=hint)
+
+
+def dataset_document(config: Config) -> str | None:
+    """The text of upstream's dataset configuration, as JSON with absolute paths; None when there are no datasets.
+
+    JSON and not TOML, which upstream would read with toml 0.10.2 and its faults. The file's name must end in `.json`.
+    Raises ConfigError for a path that names an unknown variable.
+    """
+    if not config.datasets:
+        return None
+    whole: dict[str, Any] = {"general": dict(config.general)} if config.general else {}
+    whole["datasets"] = list(config.datasets)
+    return json.dumps(_absolute(config, whole), indent=2, default=str) + "\n"
+
+
+def _absolute(config: Config, value: Any, path: KeyPath = ()) -> Any:
+    if isinstance(value, list):
+        return [_absolute(config, item, (*path, number)) for number, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {key: _absolute_key(config, key, item, (*path, key)) for key, item in value.items()}
+    return value
+
+
+def _absolute_key(config: Config, key: str, value: Any, path: KeyPath) -> Any:
+    if key == "custom_attributes":
+        return value
+    if not (isinstance(value, str) and paths.is_path_key(key)):
+        return _absolute(config, value, path)
+    try:
+        return paths.absolute(value, config.folder, config.variables)
+    except paths.UnknownVariable as exc:
+        problem = config.problem(str(exc), path, hint=exc.hint)
+        raise ConfigError(f"{problem.place}: {problem.message}", hint=problem.hint) from None

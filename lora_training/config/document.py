@@ -1,0 +1,169 @@
+"""Reading a configuration file: its bytes, its text, its TOML, and the overrides put into it."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config import positions
+from lora_training.errors import ConfigError
+from lora_training.workspace import CACHE_VARIABLE, HOME_VARIABLE
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from lora_training.config.positions import Path as KeyPath
+    from lora_training.config.positions import Position
+
+PREFIX = "LORA_"
+RESERVED = frozenset({HOME_VARIABLE, CACHE_VARIABLE})
+OURS = ("script", "datasets", "general", "launch", "run", "runtime")
+_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `LORA_*` variable or `--set`: a dotted key, the text given for it, and its name in messages."""
+
+    key: tuple[str, ...]
+    text: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file, overrides included. `origins` and `texts` say which paths an override wrote, and its words."""
+
+    data: dict[str, Any]
+    positions: Mapping[KeyPath, Position]
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+    texts: dict[KeyPath, str] = field(default_factory=dict)
+
+
+def read(path: Path) -> Document:
+    """Parse a file. Raises ConfigError, with line and column where there are any."""
+    text = _text(path)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(*_located(path, text, str(exc))) from None
+    except RecursionError:
+        raise ConfigError(f"{path}: arrays or tables are nested too deeply") from None
+    return Document(data, positions.index(text.replace("\r\n", "\n")))
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}", hint="give the path of a TOML file") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        column = exc.start - (data.rfind(b"\n", 0, exc.start) + 1) + 1
+        hint = "save the file as UTF-8" + (" (it looks like UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "")
+        raise ConfigError(f"{path}:{line}:{column}: not UTF-8", hint=hint) from None
+
+
+def _located(path: Path, text: str, message: str) -> tuple[str]:
+    found = _PLACE.search(message)
+    what = _PLACE.sub("", message)
+    what = what[:1].lower() + what[1:]
+    if found is None:
+        return (f"{path}: not valid TOML: {what}",)
+    lines = text.split("\n")
+    line, column = found.groups() if found[1] else (len(lines), len(lines[-1]) + 1)
+    return (f"{path}:{line}:{column}: not valid TOML: {what}",)
+
+
+def from_environment(environ: Mapping[str, str]) -> list[Override]:
+    """The overrides in the environment: `LORA_LEARNING_RATE`, `LORA_RUN__RESUME` (two underscores for a dot)."""
+    names = sorted(n for n in environ if n.startswith(PREFIX) and n not in RESERVED)
+    return [Override(tuple(n.removeprefix(PREFIX).lower().split("__")), environ[n], n) for n in names]
+
+
+def from_sets(sets: Iterable[str]) -> list[Override]:
+    """The overrides of `--set key=value`. Raises ConfigError for one without a key or `=`."""
+    return [_from_set(item) for item in sets]
+
+
+def _from_set(item: str) -> Override:
+    key, equals, text = item.partition("=")
+    parts = tuple(part.strip().replace("-", "_") for part in key.strip().lstrip("-").split("."))
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {item}: not of the form key=value", hint="for example --set learning_rate=1e-4")
+    return Override(parts, text, f"--set {key.strip()}")
+
+
+def override(document: Document, overrides: Iterable[Override]) -> Document:
+    """The document with the overrides in it. Raises ConfigError for one that has no place."""
+    result = Document(copy.deepcopy(document.data), document.positions)
+    for item in overrides:
+        path = _place(result.data, item)
+        _put(result.data, path, _value(item.text), item)
+        result.origins[path] = item.where
+        result.texts[path] = item.text
+    return result
+
+
+def is_value_table(name: str) -> bool:
+    """Whether a table of that name is a flag's value (key=value words) and not a heading: upstream's `*_args`."""
+    return name.endswith("_args")
+
+
+def _value(text: str) -> Any:
+    """The text as a TOML value, or as it stands."""
+    try:
+        data = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    return data["value"] if len(data) == 1 else text
+
+
+def _place(data: dict[str, Any], item: Override) -> KeyPath:
+    """Where an override belongs: its own path for our tables, else where the file has that flag, else the top."""
+    if item.key[0] in OURS:
+        return tuple(int(part) if part.isdecimal() else part for part in item.key)
+    start = next((i for i, part in enumerate(item.key) if is_value_table(part)), len(item.key) - 1)
+    flag, rest = item.key[start], item.key[start + 1 :]
+    homes = (name for name, table in data.items() if name not in OURS and isinstance(table, dict) and flag in table)
+    home = None if flag in data else next(homes, None)
+    return (*((home,) if home else ()), flag, *rest)
+
+
+def _put(data: Any, path: KeyPath, value: Any, item: Override) -> None:
+    owner = data
+    for part in path[:-1]:
+        owner = _step(owner, part, item)
+    last = path[-1]
+    if (isinstance(owner, dict) and isinstance(last, str)) or (
+        isinstance(owner, list) and isinstance(last, int) and last < len(owner)
+    ):
+        owner[last] = value
+    else:
+        raise _no_place(item)
+
+
+def _step(owner: Any, part: str | int, item: Override) -> Any:
+    if isinstance(owner, list) and isinstance(part, int) and part < len(owner):
+        return owner[part]
+    if not isinstance(owner, dict) or not isinstance(part, str):
+        raise _no_place(item)
+    below = owner.setdefault(part, {})
+    if is_value_table(part) and isinstance(below, list) and all(isinstance(w, str) and "=" in w for w in below):
+        below = owner[part] = dict(word.split("=", 1) for word in below)
+    return below
+
+
+def _no_place(item: Override) -> ConfigError:
+    return ConfigError(f"{item.where}: the file has no such place", hint="items of a list are counted from 0")

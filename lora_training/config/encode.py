@@ -1,0 +1,197 @@
+"""One value of a configuration as the words of a command line, or the reason why it is not one."""
+
+from __future__ import annotations
+
+import ast
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config import nearest, paths
+from lora_training.config.schema import types
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from lora_training.config.model import Entry
+    from lora_training.config.schema import Flag
+
+_LEGAL = {"int": "a whole number", "float": "a number", "str": "a string", "Path": "a string", None: "a string"}
+_LITERAL_TABLES = ("optimizer_args", "lr_scheduler_args")  # upstream reads these words with ast.literal_eval
+
+
+class Refused(ValueError):
+    """A value that the flag does not take; `path` leads from the flag to the part that is wrong."""
+
+    def __init__(self, message: str, hint: str | None = None, path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.path = path
+
+
+def words(flag: Flag, entry: Entry, folder: Path, variables: Mapping[str, str]) -> list[str]:
+    """The words that give `flag` the entry's value; none when that is what upstream has without them.
+
+    Raises Refused for a value of the wrong type or shape, or one that no command line can carry.
+    """
+    value = entry.text if entry.text is not None and _takes_text(flag) else entry.value
+    if flag.is_switch:
+        return _switch(flag, value)
+    if flag.is_list:
+        return _listed(flag, _items(flag, value, folder, variables))
+    if flag.action == "append":
+        return [w for item in _as_list(value) for w in _single(flag, _scalar(flag, item, folder, variables))]
+    return _single(flag, _scalar(flag, value, folder, variables))
+
+
+def _takes_text(flag: Flag) -> bool:
+    return not flag.is_switch and not flag.is_list and flag.type in ("str", "Path", None)
+
+
+def _switch(flag: Flag, value: Any) -> list[str]:
+    if not isinstance(value, bool):
+        raise Refused(f"`{flag.dest}` must be true or false, not {_shown(value)}")
+    if flag.action == "boolean_optional":
+        return [flag.options[0] if value else next(o for o in flag.options if o.startswith("--no-"))]
+    if value == bool(flag.const):
+        return [flag.name]
+    if value != bool(flag.default):
+        raise Refused(f"`{flag.dest}` cannot be turned off: it is on by default and upstream has no flag against it")
+    return []
+
+
+def _items(flag: Flag, value: Any, folder: Path, variables: Mapping[str, str]) -> list[str]:
+    if isinstance(value, dict):
+        return _pairs(flag, value)
+    items = _as_list(value)
+    if isinstance(flag.nargs, int) and len(items) != flag.nargs:
+        raise Refused(f"`{flag.dest}` takes {flag.nargs} values, not {len(items)}")
+    if flag.nargs == "+" and not items:
+        raise Refused(f"`{flag.dest}` takes at least one value")
+    return [_scalar(flag, item, folder, variables, (n,)) for n, item in enumerate(items)]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _pairs(flag: Flag, table: dict[str, Any]) -> list[str]:
+    if flag.type not in ("str", None):
+        raise Refused(f"`{flag.dest}` takes {_legal(flag)}, not a table")
+    return [_pair(flag, key, value) for key, value in table.items()]
+
+
+def _pair(flag: Flag, key: str, value: Any) -> str:
+    if not key or "=" in key:
+        raise Refused(f"{key!r} cannot be a name in `{flag.dest}`", path=(key,))
+    literal = flag.dest in _LITERAL_TABLES
+    text = _pair_value(value, (key,), literal=literal)
+    if literal and "=" in text:
+        raise Refused(f"`{flag.dest}.{key}` holds a `=`, which upstream cannot split", path=(key,))
+    return f"{key}={_carried(text, (key,))}"
+
+
+def _pair_value(value: Any, path: tuple[str | int, ...], *, literal: bool) -> str:
+    if isinstance(value, str):
+        return repr(value) if literal and not _is_literal(value) else value
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(item, str | bool | int | float) for item in value):
+        text = ",".join(_pair_value(item, path, literal=literal) for item in value)
+        # one item needs its comma to be read as a sequence
+        return f"{text}," if literal and len(value) == 1 else text or "()" * literal
+    raise Refused(
+        f"{_shown(value)} cannot be written as key=value", "give a number, a string, a switch or a list", path
+    )
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
+
+
+def _scalar(
+    flag: Flag, value: Any, folder: Path, variables: Mapping[str, str], path: tuple[str | int, ...] = ()
+) -> str:
+    """The word for one value, its type and choice checked."""
+    text = _typed(flag, value, path)
+    if flag.choices is not None and not types.chosen(flag, text):
+        legal = [choice for choice in flag.choices if choice is not None]
+        near = nearest.name(text, map(str, legal))
+        hint = (f"did you mean {near!r}? " if near else "") + f"legal: {', '.join(map(str, legal))}"
+        raise Refused(f"`{flag.dest}` cannot be {_shown(value)}", hint, path)
+    if paths.is_path(flag):
+        try:
+            text = paths.resolve(flag, text, folder, variables)
+        except paths.UnknownVariable as exc:
+            raise Refused(f"`{flag.dest}`: {exc}", exc.hint, path) from None
+    return _carried(text, path)
+
+
+def _typed(flag: Flag, value: Any, path: tuple[str | int, ...]) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if flag.type in ("str", "Path", None):
+        right = isinstance(value, str)
+    elif flag.type == "int":
+        right = number and isinstance(value, int)
+    elif flag.type == "float":
+        right = number
+    else:
+        right = number or isinstance(value, str)
+    if not right:
+        raise Refused(f"`{flag.dest}` must be {_legal(flag)}, not {_shown(value)}", _cure(flag, value), path)
+    text = value if isinstance(value, str) else _number(value)
+    reason = types.refusal(flag, text)
+    if reason is not None:
+        raise Refused(f"`{flag.dest}` cannot be {_shown(value)}: {reason}", path=path)
+    return text
+
+
+def _legal(flag: Flag) -> str:
+    return _LEGAL.get(flag.type, f"what upstream's {flag.type}() takes")
+
+
+def _cure(flag: Flag, value: Any) -> str | None:
+    if isinstance(value, str) and flag.type in ("int", "float") and types.refusal(flag, value) is None:
+        return f"write it without quotes: {value}"
+    if isinstance(value, int | float) and not isinstance(value, bool) and flag.type in ("str", None):
+        return f'write it in quotes: "{value}"'
+    if isinstance(value, list) and flag.type in ("str", None) and all(isinstance(v, int | float) for v in value):
+        return f'write it in quotes: "{",".join(map(str, value))}"'
+    return None
+
+
+def _number(value: float) -> str:
+    """A number that argparse does not take for a flag: `-1e-05` it would, `-0.00001` not."""
+    text = str(value)
+    return format(Decimal(text), "f") if "e-" in text and text.startswith("-") else text
+
+
+def _carried(text: str, path: tuple[str | int, ...]) -> str:
+    if "\0" in text:
+        raise Refused("a command line cannot carry a NUL character", path=path)
+    return text
+
+
+def _single(flag: Flag, word: str) -> list[str]:
+    # `--flag -x` would be read as two flags
+    return [f"{flag.name}={word}"] if word.startswith("-") else [flag.name, word]
+
+
+def _listed(flag: Flag, items: list[str]) -> list[str]:
+    if len(items) == 1:
+        return _single(flag, items[0])
+    for number, word in enumerate(items):
+        if word.startswith("-") and not types.is_negative_number(word):
+            hint = "upstream's parser would take it for another flag"
+            raise Refused(f"an item of `{flag.dest}` cannot start with `-`: {word!r}", hint, (number,))
+    return [flag.name, *items]
+
+
+def _shown(value: Any) -> str:
+    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - a line's worth

@@ -1,0 +1,141 @@
+"""From a file and its overrides to a Config. Needs no upstream."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config import document, nearest, ours
+from lora_training.config.model import Config, Entry, Launch, Problem, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lora_training.config.document import Document
+    from lora_training.config.positions import Path as KeyPath
+
+
+def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
+    """Read a configuration file, then the `LORA_*` variables of `environ`, then `--set` items, each over the last.
+
+    `environ` (the process's own by default) is also what `${NAME}` stands for in paths. Raises ConfigError when the
+    file cannot be read as TOML or an override has no place; everything else that is wrong is in `Config.problems`.
+    """
+    variables = dict(os.environ if environ is None else environ)
+    path = Path(path).absolute()
+    doc = document.read(path)
+    doc = document.override(doc, [*document.from_environment(variables), *document.from_sets(sets)])
+    return _Builder(path, doc, variables).config()
+
+
+class _Builder:
+    """Collects a Config's parts and the problems met on the way."""
+
+    def __init__(self, path: Path, doc: Document, variables: dict[str, str]) -> None:
+        self.doc = doc
+        self.variables = variables
+        # carries the positions, for problems found before the whole is there
+        self.bare = Config(path, "", {}, variables=variables, positions=doc.positions, origins=doc.origins)
+        self.problems: list[Problem] = []
+        self.entries: dict[str, Entry] = {}
+
+    def config(self) -> Config:
+        data = self.doc.data
+        self._flags()
+        return Config(
+            path=self.bare.path,
+            script=self._script(),
+            entries=self.entries,
+            datasets=tuple(self._datasets()),
+            general=data["general"] if self._has_general else {},
+            launch=self._launch(),
+            run=self._run(),
+            runtime=self._runtime(),
+            variables=self.variables,
+            positions=self.doc.positions,
+            origins=self.doc.origins,
+            problems=tuple(self.problems),
+        )
+
+    @property
+    def _has_general(self) -> bool:
+        """`[general]` belongs to upstream's dataset configuration where there is one; else it is a heading."""
+        return "datasets" in self.doc.data and isinstance(self.doc.data.get("general"), dict)
+
+    def _script(self) -> str:
+        script = self.doc.data.get("script")
+        if isinstance(script, str) and script:
+            return script.removesuffix(".py")
+        message = "`script` is missing" if script is None else "`script` must be the name of one of upstream's scripts"
+        self.problems.append(self.bare.problem(message, ("script",), hint='for example: script = "sdxl_train_network"'))
+        return ""
+
+    def _launch(self) -> Launch:
+        launch, problems = ours.launch(self.doc.data.get("launch", {}), self.bare.problem)
+        self.problems += problems
+        return launch
+
+    def _run(self) -> Run:
+        raw = self.doc.data.get("run", {})
+        run, problems = ours.run(raw, self.bare.path.parent, self.variables, self.bare.problem)
+        self.problems += problems
+        return run
+
+    def _runtime(self) -> dict[str, Any]:
+        runtime, problems = ours.runtime(self.doc.data.get("runtime", {}), self.bare.problem)
+        self.problems += problems
+        return runtime
+
+    def _datasets(self) -> Iterator[dict[str, Any]]:
+        raw = self.doc.data.get("datasets", [])
+        hint = "write each dataset under its own [[datasets]]"
+        if not isinstance(raw, list):
+            self.problems.append(self.bare.problem("`datasets` must be an array of tables", ("datasets",), hint=hint))
+            return
+        for number, dataset in enumerate(raw):
+            if isinstance(dataset, dict):
+                yield dataset
+            else:
+                self.problems.append(self.bare.problem("a dataset must be a table", ("datasets", number), hint=hint))
+
+    def _flags(self) -> None:
+        for name, value in self.doc.data.items():
+            if name in document.OURS and (name != "general" or self._has_general):
+                continue
+            if isinstance(value, dict) and not document.is_value_table(name):
+                for key, inner in value.items():
+                    self._add(key, inner, (name, key))
+            else:
+                self._add(name, value, (name,))
+        self._order()
+
+    def _add(self, name: str, value: Any, path: KeyPath) -> None:
+        key = name.replace("-", "_")
+        if self._is_misplaced(name, value, path):
+            return
+        first = self.entries.get(key)
+        if first is not None:
+            where = f"line {first.position.line}" if first.position else first.where
+            hint = f"it is already set in {where}; keep one of them"
+            self.problems.append(self.bare.problem(f"`{key}` is given twice", path, hint=hint))
+            return
+        origin = next((self.doc.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.doc.origins), "")
+        where = origin or str(self.bare.path)
+        position = None if origin else self.doc.positions.get(path)
+        self.entries[key] = Entry(key, value, where, path, position, self.doc.texts.get(path))
+
+    def _is_misplaced(self, name: str, value: Any, path: KeyPath) -> bool:
+        """A list of tables where a flag should be, most often a misspelt `[[datasets]]`."""
+        if not (isinstance(value, list) and value and all(isinstance(item, dict) for item in value)):
+            return False
+        hint = nearest.hint(name, ["datasets"]) or "only `datasets` is an array of tables"
+        self.problems.append(self.bare.problem(f"`[[{name}]]` is not known", path, hint=hint))
+        return True
+
+    def _order(self) -> None:
+        """The file's order; overrides of what the file does not have come last."""
+        last = (1, 0, 0)
+        places = {key: self.doc.positions.get(entry.path) for key, entry in self.entries.items()}
+        order = {key: (0, place.line, place.column) if place else last for key, place in places.items()}
+        self.entries = dict(sorted(self.entries.items(), key=lambda item: order[item[0]]))

@@ -1,0 +1,26 @@
+"""The right name for a wrong one."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def name(wrong: str, known: Iterable[str]) -> str | None:
+    """The known name nearest to `wrong`, or None when none is near."""
+    options = {_folded(option): option for option in known}
+    found = difflib.get_close_matches(_folded(wrong), options, n=1, cutoff=0.6)
+    return options[found[0]] if found else None
+
+
+def hint(wrong: str, known: Iterable[str]) -> str | None:
+    """`did you mean ...?`, or None when no name is near."""
+    near = name(wrong, known)
+    return f"did you mean `{near}`?" if near else None
+
+
+def _folded(text: str) -> str:
+    return text.lower().replace("-", "_")

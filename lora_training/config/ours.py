@@ -1,0 +1,114 @@
+"""The tables that are ours: `[launch]`, `[run]`, `[runtime]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config import nearest, paths
+from lora_training.config.model import Launch, Problem, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from lora_training.config.positions import Path as KeyPath
+
+    Report = Callable[..., Problem]
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What a key of ours takes: the words for it, a test, and how it is kept."""
+
+    legal: str
+    accepts: Callable[[Any], bool]
+
+
+def _integer(least: int) -> _Key:
+    return _Key(f"a whole number of at least {least}", lambda v: _is_int(v) and v >= least)
+
+
+def _one_of(*words: str) -> _Key:
+    return _Key(" or ".join(f'"{word}"' for word in words), lambda v: isinstance(v, str) and v in words)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_TEXT = _Key("a string", lambda v: isinstance(v, str) and bool(v))
+_LAUNCH = {
+    "num_processes": _integer(1),
+    "gpu_ids": _Key(
+        "a list of different whole numbers, such as [0, 1]",
+        lambda v: isinstance(v, list) and bool(v) and all(_is_int(i) and i >= 0 for i in v) and len(set(v)) == len(v),
+    ),
+    "mixed_precision": _one_of("no", "fp16", "bf16"),
+    "backend": _one_of("accelerate", "filestore"),
+    "num_machines": _integer(1),
+    "machine_rank": _integer(0),
+    "main_process_ip": _TEXT,
+    "main_process_port": _Key("a port, 1 to 65535", lambda v: _is_int(v) and 0 < v < 2**16),
+    "num_cpu_threads_per_process": _integer(1),
+}
+_RUN = {
+    "assets": _one_of("smoke"),
+    "resume": _Key('"auto", "never" or the path of a saved state', lambda v: isinstance(v, str) and bool(v)),
+    "retries": _integer(0),
+    "stall_timeout": _Key(
+        "a number of seconds above 0", lambda v: (_is_int(v) or isinstance(v, float)) and 0 < v < float("inf")
+    ),
+}
+
+
+def launch(raw: Any, report: Report) -> tuple[Launch, list[Problem]]:
+    """`[launch]` as it is, with what is wrong in it left out and reported."""
+    kept, problems = _table("launch", raw, _LAUNCH, report)
+    if "gpu_ids" in kept:
+        kept["gpu_ids"] = tuple(kept["gpu_ids"])
+    if kept.get("machine_rank", 0) >= kept.get("num_machines", 1):
+        message = f"machine_rank = {kept['machine_rank']} with num_machines = {kept.get('num_machines', 1)}"
+        hint = "ranks are counted from 0"
+        if kept.pop("machine_rank"):
+            problems.append(report(message, ("launch", "machine_rank"), hint=hint))
+    return Launch(**kept), problems
+
+
+def run(raw: Any, folder: Path, variables: Mapping[str, str], report: Report) -> tuple[Run, list[Problem]]:
+    """`[run]` as it is, `resume` made absolute, with what is wrong in it left out and reported."""
+    kept, problems = _table("run", raw, _RUN, report)
+    if kept.get("resume", "auto") not in ("auto", "never"):
+        try:
+            kept["resume"] = paths.absolute(kept["resume"], folder, variables)
+        except paths.UnknownVariable as exc:
+            problems.append(report(str(exc), ("run", "resume"), hint=exc.hint))
+            del kept["resume"]
+    return Run(**kept), problems
+
+
+def runtime(raw: Any, report: Report) -> tuple[dict[str, Any], list[Problem]]:
+    """`[runtime]`: a switch or a table of settings for each runtime patch. Their names are checked by `check`."""
+    if not isinstance(raw, dict):
+        return {}, [report("[runtime] must be a table", ("runtime",))]
+    kept = {name: value for name, value in raw.items() if isinstance(value, bool | dict)}
+    wrong = [name for name in raw if name not in kept]
+    hint = "write true, false, or a table of its settings"
+    return kept, [report(f"runtime.{name} must be a switch or a table", ("runtime", name), hint=hint) for name in wrong]
+
+
+def _table(name: str, raw: Any, known: Mapping[str, _Key], report: Report) -> tuple[dict[str, Any], list[Problem]]:
+    if not isinstance(raw, dict):
+        return {}, [report(f"[{name}] must be a table", (name,))]
+    kept: dict[str, Any] = {}
+    problems = []
+    for key, value in raw.items():
+        path: KeyPath = (name, key)
+        if key not in known:
+            hint = nearest.hint(key, known) or f"[{name}] has: {', '.join(known)}"
+            problems.append(report(f"[{name}] has no key `{key}`", path, hint=hint))
+        elif not known[key].accepts(value):
+            problems.append(report(f"`{key}` must be {known[key].legal}", path))
+        else:
+            kept[key] = value
+    return kept, problems

@@ -1,0 +1,83 @@
+"""Which values are paths, and what they stand for.
+
+The rule, from upstream's names and help alone:
+
+- a flag is a path when its type is `Path`, its name ends in one of `_ENDINGS`, or its help begins by naming a path;
+- of those, one that is written (`output_dir`, `logging_dir`, ...) or ends in `_dir` or `_file` is always a path;
+- any other may be a hub id, such as `org/name`: it is a path when it looks like one (`./`, `../`, `/`, `~`, `${`, a
+  file's suffix) or when it exists relative to the configuration file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_training.config import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_training.config.schema import Flag
+
+_ENDINGS = ("_dir", "_path", "_file", "_json", "_weights", "_prompts", "_config")
+_CERTAIN = ("_dir", "_file", "_json", "_prompts", "_config")
+_HELP = re.compile(r"(?:path to|directory|saved state|[\w-]+ model path)\b", re.IGNORECASE)
+_WRITTEN = re.compile(r"(?:output|logging|console_log|tokenizer_cache)_")
+_EXPLICIT = re.compile(r"\.{0,2}[/\\]|~|\$\{|\.{1,2}$|[A-Za-z]:[/\\]")
+_SUFFIX = re.compile(r"\.(?:safetensors|sft|ckpt|pt|pth|bin|gguf|onnx|toml|json|txt)$", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+
+
+class UnknownVariable(ValueError):
+    """A path names a variable that is not set."""
+
+    def __init__(self, name: str, known: Mapping[str, str]) -> None:
+        super().__init__(f"the environment has no variable {name!r}")
+        self.hint = nearest.hint(name, known) or "set it, or write the path out"
+
+
+def is_path(flag: Flag) -> bool:
+    """Whether the flag's value names a file or folder."""
+    if flag.is_switch or flag.choices or flag.type not in ("str", "Path", None):
+        return False
+    return flag.type == "Path" or flag.dest.endswith(_ENDINGS) or bool(_HELP.match(flag.help or ""))
+
+
+def is_written(flag: Flag) -> bool:
+    """Whether upstream makes the file or folder itself."""
+    return is_path(flag) and bool(_WRITTEN.match(flag.dest))
+
+
+def is_path_key(key: str) -> bool:
+    """Whether a key of the dataset configuration is a path."""
+    return key.endswith(("_dir", "_file"))
+
+
+def resolve(flag: Flag, value: str, folder: Path, variables: Mapping[str, str]) -> str:
+    """What upstream is given for a path: absolute, or a hub id as it stands. Raises UnknownVariable."""
+    certain = flag.type == "Path" or flag.dest.endswith(_CERTAIN) or is_written(flag)
+    if not value or not (certain or looks_like_path(value) or (folder / value).exists()):
+        return value
+    return absolute(value, folder, variables)
+
+
+def looks_like_path(value: str) -> bool:
+    """Whether a text can only be meant as a path."""
+    return bool(_EXPLICIT.match(value) or _SUFFIX.search(value))
+
+
+def absolute(value: str, folder: Path, variables: Mapping[str, str]) -> str:
+    """`value` with `~` and `${NAME}` filled in, made absolute from `folder`. Raises UnknownVariable."""
+    return os.path.normpath(folder / Path(_expand(value, variables)))
+
+
+def _expand(value: str, variables: Mapping[str, str]) -> str:
+    def fill(match: re.Match[str]) -> str:
+        if match[1] not in variables:
+            raise UnknownVariable(match[1], variables)
+        return variables[match[1]]
+
+    return os.path.expanduser(_VARIABLE.sub(fill, value))  # noqa: PTH111 - Path.expanduser raises for an unknown user

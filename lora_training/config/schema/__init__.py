@@ -1,0 +1,98 @@
+"""What the pinned script accepts, read from its source: its flags, and its dataset configuration."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config.schema import cache as _cache
+from lora_training.config.schema.datasets import DatasetSchema, Shape, Style, Table
+from lora_training.config.schema.flags import Flag, of_parser
+from lora_training.errors import ConfigError, UpstreamError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["DatasetSchema", "Flag", "Schema", "Shape", "Style", "Table", "read", "scripts"]
+
+_SCRIPT = re.compile(r"(?:[a-z0-9_]+_)?train_network")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Everything that one script of one tree accepts."""
+
+    script: str
+    flags: tuple[Flag, ...]
+    datasets: DatasetSchema
+
+    @cached_property
+    def keys(self) -> dict[str, Flag]:
+        """The keys that a configuration may use: each flag's dest, in the order of upstream's parser."""
+        return {flag.dest: flag for flag in self.flags}
+
+    def flag(self, key: str) -> Flag | None:
+        """The flag of a key: its dest, or any of its options with or without dashes."""
+        return self.keys.get(key) or self._options.get(key.lstrip("-").replace("-", "_"))
+
+    @cached_property
+    def _options(self) -> dict[str, Flag]:
+        return {option.lstrip("-").replace("-", "_"): flag for flag in self.flags for option in flag.options}
+
+
+def scripts(tree: Path) -> tuple[str, ...]:
+    """The names of the network training scripts in `tree`, without `.py`, sorted."""
+    return tuple(sorted(p.stem for p in tree.glob("*train_network.py") if _SCRIPT.fullmatch(p.stem)))
+
+
+def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
+    """The schema of `script` (with or without `.py`) in `tree`, from `cache` when the tree's files are as they were.
+
+    Imports nothing of upstream's. Raises ConfigError when the tree has no such script (naming the nearest), and
+    UpstreamError when the tree is missing or its source cannot be read.
+    """
+    script = script.removesuffix(".py")
+    known = scripts(tree)
+    if not known:
+        raise UpstreamError(f"no training script in {tree}", hint="run `lora upstream sync`")
+    if script not in known:
+        raise ConfigError(f"upstream has no script {script!r}", hint=f"its scripts are: {', '.join(known)}")
+    if cache and (kept := _cache.load(cache, tree, script)):
+        return _from_json(kept)
+    schema, seen = _read(tree, script)
+    if cache:
+        _cache.store(cache, tree, script, asdict(schema), seen)
+    return schema
+
+
+def _read(tree: Path, script: str) -> tuple[Schema, dict[str, str | None]]:
+    from lora_training.config.schema import datasets
+    from lora_training.config.schema.interp import Interpreter
+    from lora_training.config.schema.source import Tree
+
+    source = Tree(tree)
+    interpreter = Interpreter(source)
+    parser = interpreter.call_name(script, "setup_parser")
+    if not isinstance(parser, argparse.ArgumentParser):
+        raise UpstreamError(f"{script}.py: setup_parser() gives no parser that can be read")
+    schema = Schema(script, of_parser(parser), datasets.read(interpreter))
+    return schema, source.seen
+
+
+def _from_json(data: dict[str, Any]) -> Schema:
+    flags = tuple(_flag(raw) for raw in data["flags"])
+    styles = {k: Style(_table(v["dataset"]), _table(v["subset"])) for k, v in data["datasets"]["styles"].items()}
+    return Schema(data["script"], flags, DatasetSchema(_table(data["datasets"]["general"]), styles))
+
+
+def _flag(raw: dict[str, Any]) -> Flag:
+    choices = raw["choices"]
+    return Flag(**{**raw, "choices": None if choices is None else tuple(choices), "options": tuple(raw["options"])})
+
+
+def _table(raw: dict[str, Any]) -> Table:
+    shapes = {key: Shape(tuple(s["scalars"]), tuple(s["sequence"])) for key, s in raw["keys"].items()}
+    return Table(shapes, tuple(raw["required"]))

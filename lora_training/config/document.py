@@ -146,12 +146,12 @@ def _put(data: Any, path: KeyPath, value: Any, item: Override) -> None:
     for part in path[:-1]:
         owner = _step(owner, part, item)
     last = path[-1]
-    if (isinstance(owner, dict) and isinstance(last, str)) or (
-        isinstance(owner, list) and isinstance(last, int) and last < len(owner)
-    ):
+    if isinstance(last, str) and isinstance(owner, dict):
         owner[last] = value
-    else:
+        return
+    if isinstance(last, str) or not isinstance(owner, list) or last >= len(owner):
         raise _no_place(item)
+    owner[last] = value
 
 
 def _step(owner: Any, part: str | int, item: Override) -> Any:

@@ -73,8 +73,9 @@ class _Scanner:
         self.found.setdefault(path, offset)
         number = self._lengths.get(path, 0)
         self._lengths[path] = number + 1
-        self.found[(*path, number)] = offset
-        return (*path, number)
+        item = (*path, number)
+        self.found[item] = offset
+        return item
 
     def _inside(self, path: Path, offset: int) -> Path:
         """`path`, or its last item when it is an array of tables."""
@@ -119,8 +120,9 @@ class _Scanner:
     def _array(self, path: Path) -> None:
         number = 0
         while self._next("]"):
-            self.found[(*path, number)] = self.at
-            self._value((*path, number))
+            item = (*path, number)
+            self.found[item] = self.at
+            self._value(item)
             number += 1
 
     def _inline(self, path: Path) -> None:

@@ -167,7 +167,8 @@ class Expressions:
         value = self.evaluate(node.value, scope)
         if isinstance(value, _UNSEEN):
             return value
-        converted = {ord("s"): str, ord("r"): repr, ord("a"): ascii}.get(node.conversion, lambda v: v)(value)
+        conversions: dict[int, Callable[[Any], Any]] = {ord("s"): str, ord("r"): repr, ord("a"): ascii}
+        converted = conversions[node.conversion](value) if node.conversion in conversions else value
         spec = self.evaluate(node.format_spec, scope) if node.format_spec else ""
         return format(converted, spec)
 
@@ -187,7 +188,8 @@ class Expressions:
 
     def _unaryop(self, node: ast.UnaryOp, scope: Scope) -> Any:
         value = self.evaluate(node.operand, scope)
-        return value if isinstance(value, _UNSEEN) else self.guarded(_UNARY[type(node.op)], value)
+        operation: Callable[[Any], Any] = _UNARY[type(node.op)]
+        return value if isinstance(value, _UNSEEN) else self.guarded(operation, value)
 
     def _boolop(self, node: ast.BoolOp, scope: Scope) -> Any:
         wanted = isinstance(node.op, ast.Or)

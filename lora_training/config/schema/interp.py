@@ -260,8 +260,6 @@ class Interpreter(Expressions):
         names = {str(getattr(v, "name", getattr(v, "__name__", ""))).rpartition(".")[2] for v in values}
         return bool(names & {exc.name, "Exception", "BaseException"})
 
-    # -- definitions, imports
-
     def _run_functiondef(self, node: ast.FunctionDef, scope: Scope) -> None:
         function = Function(node, scope, self.run_function)
         static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list)

@@ -9,7 +9,20 @@ from __future__ import annotations
 
 from lora_training.config import schema
 from lora_training.config.argv import dataset_document, to_argv
+from lora_training.config.check import check, require
 from lora_training.config.load import load
 from lora_training.config.model import Config, Entry, Launch, Problem, Run
 
-__all__ = ["Config", "Entry", "Launch", "Problem", "Run", "dataset_document", "load", "schema", "to_argv"]
+__all__ = [
+    "Config",
+    "Entry",
+    "Launch",
+    "Problem",
+    "Run",
+    "check",
+    "dataset_document",
+    "load",
+    "require",
+    "schema",
+    "to_argv",
+]

@@ -35,7 +35,7 @@ def words(flag: Flag, entry: Entry, folder: Path, variables: Mapping[str, str]) 
 
     Raises Refused for a value of the wrong type or shape, or one that no command line can carry.
     """
-    value = entry.text if entry.text is not None and _takes_text(flag) else entry.value
+    value = entry.text if entry.text is not None and flag.takes_text else entry.value
     if flag.is_switch:
         return _switch(flag, value)
     if flag.is_list:
@@ -43,10 +43,6 @@ def words(flag: Flag, entry: Entry, folder: Path, variables: Mapping[str, str]) 
     if flag.action == "append":
         return [w for item in _as_list(value) for w in _single(flag, _scalar(flag, item, folder, variables))]
     return _single(flag, _scalar(flag, value, folder, variables))
-
-
-def _takes_text(flag: Flag) -> bool:
-    return not flag.is_switch and not flag.is_list and flag.type in ("str", "Path", None)
 
 
 def _switch(flag: Flag, value: Any) -> list[str]:

@@ -23,11 +23,15 @@ _SCRIPT = re.compile(r"(?:[a-z0-9_]+_)?train_network")
 
 @dataclass(frozen=True)
 class Schema:
-    """Everything that one script of one tree accepts."""
+    """Everything that one script of one tree accepts.
+
+    `bucket_steps` is what `bucket_reso_steps` must be divisible by.
+    """
 
     script: str
     flags: tuple[Flag, ...]
     datasets: DatasetSchema
+    bucket_steps: int = 1
 
     @cached_property
     def keys(self) -> dict[str, Flag]:
@@ -69,7 +73,7 @@ def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
 
 
 def _read(tree: Path, script: str) -> tuple[Schema, dict[str, str | None]]:
-    from lora_training.config.schema import datasets
+    from lora_training.config.schema import buckets, datasets
     from lora_training.config.schema.interp import Interpreter
     from lora_training.config.schema.source import Tree
 
@@ -78,14 +82,16 @@ def _read(tree: Path, script: str) -> tuple[Schema, dict[str, str | None]]:
     parser = interpreter.call_name(script, "setup_parser")
     if not isinstance(parser, argparse.ArgumentParser):
         raise UpstreamError(f"{script}.py: setup_parser() gives no parser that can be read")
-    schema = Schema(script, of_parser(parser), datasets.read(interpreter))
+    schema = Schema(script, of_parser(parser), datasets.read(interpreter), buckets.required_steps(source, script))
     return schema, source.seen
 
 
 def _from_json(data: dict[str, Any]) -> Schema:
     flags = tuple(_flag(raw) for raw in data["flags"])
     styles = {k: Style(_table(v["dataset"]), _table(v["subset"])) for k, v in data["datasets"]["styles"].items()}
-    return Schema(data["script"], flags, DatasetSchema(_table(data["datasets"]["general"]), styles))
+    return Schema(
+        data["script"], flags, DatasetSchema(_table(data["datasets"]["general"]), styles), data["bucket_steps"]
+    )
 
 
 def _flag(raw: dict[str, Any]) -> Flag:

@@ -57,6 +57,11 @@ class Flag:
         return self.nargs in ("*", "+") or (isinstance(self.nargs, int) and self.nargs > 0)
 
     @property
+    def takes_text(self) -> bool:
+        """Whether its value is one text, taken as it is written."""
+        return not self.is_switch and not self.is_list and self.type in ("str", "Path", None)
+
+    @property
     def english(self) -> str:
         """The help without upstream's Japanese half."""
         text = self.help or ""

@@ -1,0 +1,94 @@
+"""Resolutions, buckets and what else upstream asserts of each dataset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config.check.view import as_number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lora_training.config.check.view import Subset, View
+    from lora_training.config.model import Problem
+    from lora_training.config.positions import Path as KeyPath
+
+
+def problems(view: View) -> Iterator[Problem]:
+    """Datasets that upstream refuses once everything has loaded."""
+    for number, dataset in enumerate(view.config.datasets):
+        yield from _dataset(view, dataset, ("datasets", number))
+    for subset in view.subsets:
+        yield from _subset(view, subset)
+    if not view.config.datasets and (view.given("train_data_dir") or view.given("in_json")):
+        yield from _dataset(view, {}, ())
+
+
+def _dataset(view: View, dataset: dict[str, Any], path: KeyPath) -> Iterator[Problem]:
+    given = view.inherited("resolution", dataset)
+    size = resolution(given)
+    if size is None and (given is None or isinstance(given, str)):  # the schema has judged any other
+        hint = "for example resolution = [1024, 1024]"
+        yield view.config.problem("this dataset has no usable `resolution`", _place(view, dataset, path), hint=hint)
+    batch = as_number(view.inherited("batch_size", dataset))
+    if batch is not None and batch < 1:
+        yield view.config.problem("`batch_size` must be 1 or more", _place(view, dataset, path, "batch_size"))
+    if view.inherited("enable_bucket", dataset) is True:
+        yield from _buckets(view, dataset, path, size)
+
+
+def _place(view: View, dataset: dict[str, Any], path: KeyPath, key: str = "resolution") -> KeyPath:
+    if key in dataset:
+        return (*path, key)
+    return ("general", key) if key in view.config.general else (view.path(key) or path)
+
+
+def resolution(value: Any) -> tuple[int, int] | None:
+    """Width and height from a number, a pair, or upstream's `"width,height"`; None when it is none of these."""
+    if isinstance(value, str):
+        parts: list[Any] = [int(part) for part in value.split(",")] if value.replace(",", "").isdecimal() else []
+    else:
+        parts = value if isinstance(value, list) else [value]
+    parts = parts * 2 if len(parts) == 1 else parts
+    whole = len(parts) == 2 and all(isinstance(p, int) and not isinstance(p, bool) and p > 0 for p in parts)  # noqa: PLR2004 - a pair
+    return (parts[0], parts[1]) if whole else None
+
+
+def _buckets(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int, int] | None) -> Iterator[Problem]:
+    numbers = [view.inherited(k, dataset) for k in ("bucket_reso_steps", "min_bucket_reso", "max_bucket_reso")]
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers):
+        return
+    steps, least, most = numbers
+    needed = view.schema.bucket_steps
+    if steps % needed:
+        message = f"`bucket_reso_steps` is {steps}; {view.schema.script} refuses what cannot be divided by {needed}"
+        yield view.config.problem(message, _place(view, dataset, path, "bucket_reso_steps"), hint=f"use {needed}")
+    if size is None:
+        return
+    # upstream first makes both ends multiples of the step, outwards
+    least, most = least - least % steps, most + -most % steps
+    for key, holds, limit in (
+        ("min_bucket_reso", min(size) >= least, least),
+        ("max_bucket_reso", max(size) <= most, most),
+    ):
+        if not holds:
+            message = f"resolution {size[0]}x{size[1]} is outside the buckets: `{key}` is {limit}"
+            yield view.config.problem(
+                message, _place(view, dataset, path, key), hint=f"give `{key}` with the resolution"
+            )
+
+
+def _subset(view: View, subset: Subset) -> Iterator[Problem]:
+    repeats = as_number(view.of_subset(subset, "num_repeats"))
+    if repeats is not None and repeats < 1:
+        place = view.where_subset(subset, "num_repeats")
+        yield view.config.problem("`num_repeats` below 1: upstream leaves this subset out", place)
+    if view.on("cache_latents") or view.on("cache_latents_to_disk"):
+        for key in ("color_aug", "random_crop"):
+            if view.of_subset(subset, key) is True:
+                hint = "latents of an image that changes cannot be cached: turn one of them off"
+                message = f"`{key}` cannot be used while latents are cached"
+                yield view.config.problem(message, view.where_subset(subset, key), hint=hint)
+    if subset.style == "controlnet" and not view.on("masked_loss"):
+        place = (*subset.path, "conditioning_data_dir")
+        yield view.config.problem("`conditioning_data_dir` of a subset needs masked_loss = true", place)

@@ -1,0 +1,56 @@
+"""Each flag by itself: is it known, and is its value one that upstream's parser takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_training.config import nearest
+from lora_training.config.argv import encoded
+from lora_training.config.model import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from lora_training.config.check.view import View
+    from lora_training.config.model import Config
+    from lora_training.config.schema import Schema
+
+
+def problems(config: Config, schema: Schema) -> Iterator[Problem]:
+    """Every flag that upstream does not know or whose value it would not take."""
+    first: dict[str, str] = {}
+    for key, entry in config.entries.items():
+        found = encoded(config, schema, entry)
+        if isinstance(found, Problem):
+            yield found
+            continue
+        flag = schema.flag(key)
+        if flag and first.setdefault(flag.dest, key) != key:
+            message = f"`{key}` and `{first[flag.dest]}` are the same flag"
+            yield config.problem(message, entry.path, hint="keep one of them")
+
+
+def required(view: View) -> Iterator[Problem]:
+    """Flags that upstream's parser, or the first lines of its training, cannot do without."""
+    for flag in view.schema.flags:
+        if flag.required and not view.given(flag.dest):
+            yield view.config.problem(f"`{flag.dest}` is missing: upstream requires it", ())
+    for key, example in _NEEDED.items():
+        if key in view.schema.keys and not view.on(key) and key not in view.refused:
+            hint = f"for example {key} = {example}"
+            yield view.problem(f"`{key}` is missing: nothing can be trained without it", key, hint=hint)
+
+
+_NEEDED = {
+    "pretrained_model_name_or_path": '"models/model.safetensors"',
+    "network_module": '"networks.lora"',
+    "output_dir": '"output"',
+}
+
+
+def runtime(config: Config, known: Collection[str]) -> Iterator[Problem]:
+    """Runtime patches that there are none of."""
+    for name in config.runtime:
+        if name not in known:
+            hint = nearest.hint(name, known) or f"there are: {', '.join(sorted(known)) or 'none'}"
+            yield config.problem(f"[runtime] has no patch named `{name}`", ("runtime", name), hint=hint)

@@ -1,0 +1,76 @@
+"""The optimizer: is its package there, and do its settings make sense."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_training.config import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lora_training.config.check.view import View
+    from lora_training.config.model import Problem
+
+# upstream's own names, as they are written in its help and code; any other is looked up in torch.optim
+_PACKAGES = {
+    "bitsandbytes": (
+        *("AdamW8bit", "SGDNesterov8bit", "Lion8bit", "PagedAdamW8bit", "PagedLion8bit", "PagedAdamW"),
+        "PagedAdamW32bit",
+    ),
+    "dadaptation": (
+        *("DAdaptation", "DAdaptAdamPreprint", "DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptAdanIP"),
+        *("DAdaptLion", "DAdaptSGD"),
+    ),
+    "lion_pytorch": ("Lion",),
+    "prodigyopt": ("Prodigy",),
+    "schedulefree": ("RAdamScheduleFree", "AdamWScheduleFree", "SGDScheduleFree"),
+}
+_BUILT_IN = (
+    *("AdamW", "SGDNesterov", "AdaFactor", "Adadelta", "Adagrad", "Adam", "Adamax", "ASGD", "NAdam", "RAdam"),
+    *("RMSprop", "Rprop", "SGD", "LBFGS", "SparseAdam", "Muon"),
+)
+_NAMES = {name.lower(): (name, package) for package, names in _PACKAGES.items() for name in names}
+_ADAPTIVE = ("dadapt", "prodigy")
+_LOW = 0.1  # from here down upstream itself warns
+
+
+def problems(view: View, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
+    """`installed` says whether the environment that trains has a package; None when that is not known."""
+    name = view.value("optimizer_type")
+    if view.on("use_8bit_adam"):
+        name = "AdamW8bit"
+    elif view.on("use_lion_optimizer"):
+        name = "Lion"
+    if not isinstance(name, str) or not name:
+        return
+    key = "optimizer_type" if view.given("optimizer_type") else "use_8bit_adam"
+    yield from _known(view, name, key)
+    yield from _package(view, name, key, installed)
+    yield from _rates(view, name)
+
+
+def _known(view: View, name: str, key: str) -> Iterator[Problem]:
+    known = [*(proper for proper, _ in _NAMES.values()), *_BUILT_IN]
+    if "." in name or name.lower() in {option.lower() for option in known}:
+        return
+    message = f"upstream has no optimizer `{name}` of its own, and torch.optim may have none either"
+    hint = nearest.hint(name, known) or "a class of another package is written with its module: package.Class"
+    yield view.problem(message, key, hint=hint, severity="warning")
+
+
+def _package(view: View, name: str, key: str, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
+    package = _NAMES[name.lower()][1] if name.lower() in _NAMES else name.partition(".")[0] if "." in name else None
+    if package and installed and not installed(package):
+        message = f"the optimizer `{name}` needs the package `{package}`, which is not installed"
+        yield view.problem(message, key, hint=f"install {package.replace('_', '-')}, or choose another optimizer")
+
+
+def _rates(view: View, name: str) -> Iterator[Problem]:
+    if not name.lower().rpartition(".")[2].startswith(_ADAPTIVE):
+        return
+    for key in ("learning_rate", "unet_lr"):
+        rate = view.number(key)
+        if rate is not None and 0 < rate <= _LOW:
+            message = f"{name} finds the learning rate by itself: `{key}` = {rate} only slows it down"
+            yield view.problem(message, key, hint=f"set {key} = 1.0", severity="warning")

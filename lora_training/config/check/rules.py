@@ -1,0 +1,158 @@
+"""Options against each other: what upstream's own checks refuse, after minutes of loading or never."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config.check.view import as_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lora_training.config.check.view import View
+    from lora_training.config.model import Problem
+
+_POSITIVE = (
+    *("train_batch_size", "gradient_accumulation_steps", "vae_batch_size", "save_every_n_epochs", "network_dim"),
+    *("save_every_n_steps", "save_n_epoch_ratio", "bucket_reso_steps", "validate_every_n_steps"),
+    "validate_every_n_epochs",
+)
+_NOT_NEGATIVE = ("max_data_loader_n_workers", "max_grad_norm", "learning_rate", "unet_lr")
+_RATES = ("caption_dropout_rate", "caption_tag_dropout_rate", "network_dropout", "validation_split")
+_ATTENTION = ("xformers", "sdpa", "mem_eff_attn")
+
+
+def problems(view: View) -> Iterator[Problem]:
+    """Every combination that upstream would refuse or that cannot be meant."""
+    for rule in (_ranges, _steps, _workers, _needs, _excludes, _precision, _logging, _text_encoder, _lonely):
+        yield from rule(view)
+
+
+def _ranges(view: View) -> Iterator[Problem]:
+    for keys, holds, words in (
+        (_POSITIVE, lambda n: n > 0, "above 0"),
+        (_NOT_NEGATIVE, lambda n: n >= 0, "0 or more"),
+        (_RATES, lambda n: 0 <= n <= 1, "between 0 and 1"),
+    ):
+        yield from _outside(view, keys, holds, words)
+
+
+def _outside(view: View, keys: tuple[str, ...], holds: Callable[[float], bool], words: str) -> Iterator[Problem]:
+    for key in keys:
+        number = view.number(key) if view.given(key) else None
+        if number is not None and not holds(number):
+            yield view.problem(f"`{key}` must be {words}, not {number}", key)
+
+
+def _steps(view: View) -> Iterator[Problem]:
+    key = "max_train_epochs" if view.value("max_train_epochs") is not None else "max_train_steps"
+    number = view.number(key)
+    if number is not None and number <= 0:
+        yield view.problem(f"nothing would be trained: `{key}` is {number}", key, hint="give a number above 0")
+
+
+def _workers(view: View) -> Iterator[Problem]:
+    if view.on("persistent_data_loader_workers") and view.number("max_data_loader_n_workers") == 0:
+        hint = "turn it off, or set max_data_loader_n_workers to 1 or more"
+        message = "`persistent_data_loader_workers` needs workers: max_data_loader_n_workers is 0"
+        yield view.problem(message, "persistent_data_loader_workers", hint=hint)
+
+
+_NEEDS = (
+    ("adaptive_noise_scale", "noise_offset", "error"),
+    ("scale_v_pred_loss_like_noise_pred", "v_parameterization", "error"),
+    ("zero_terminal_snr", "v_parameterization", "warning"),
+    ("dim_from_weights", "network_weights", "error"),
+    ("noise_offset_random_strength", "noise_offset", "warning"),
+    ("ip_noise_gamma_random_strength", "ip_noise_gamma", "warning"),
+    ("base_weights_multiplier", "base_weights", "warning"),
+    ("resume_from_huggingface", "resume", "warning"),
+    ("save_state_to_huggingface", "huggingface_repo_id", "error"),
+)
+
+
+def _needs(view: View) -> Iterator[Problem]:
+    for key, needed, severity in _NEEDS:
+        if view.given(key) and view.value(key) not in (None, False) and not view.on(needed):
+            message = f"`{key}` {'needs' if severity == 'error' else 'does nothing without'} `{needed}`"
+            yield view.problem(message, key, severity="error" if severity == "error" else "warning")
+
+
+_EXCLUDES = (
+    ("v_pred_like_loss", "v_parameterization"),
+    ("train_inpainting", "cache_latents"),
+    ("train_inpainting", "cache_latents_to_disk"),
+    ("full_fp16", "full_bf16"),
+    ("use_8bit_adam", "use_lion_optimizer"),
+    ("use_8bit_adam", "optimizer_type"),
+    ("use_lion_optimizer", "optimizer_type"),
+    ("blocks_to_swap", "cpu_offload_checkpointing"),
+    ("unsloth_offload_checkpointing", "cpu_offload_checkpointing"),
+    ("unsloth_offload_checkpointing", "blocks_to_swap"),
+    ("compile", "torch_compile"),
+    ("compile_fullgraph", "split_attn"),
+    ("network_train_unet_only", "network_train_text_encoder_only"),
+)
+
+
+def _excludes(view: View) -> Iterator[Problem]:
+    for one, other in _EXCLUDES:
+        if view.on(one) and view.on(other):
+            yield view.problem(f"`{one}` and `{other}` exclude each other", one, hint="turn one of them off")
+    attention = [key for key in _ATTENTION if view.on(key)]
+    if len(attention) > 1:
+        message = f"only one of {', '.join(f'`{key}`' for key in attention)} takes effect"
+        yield view.problem(message, attention[1], hint="keep one", severity="warning")
+
+
+def _precision(view: View) -> Iterator[Problem]:
+    precision = view.value("mixed_precision")
+    for key, needed in (("full_fp16", "fp16"), ("full_bf16", "bf16")):
+        if view.on(key) and precision != needed:
+            yield view.problem(f'`{key}` needs mixed_precision = "{needed}", not "{precision}"', key)
+    for key in ("fp8_base", "fp8_base_unet"):
+        if view.on(key) and precision == "no":
+            yield view.problem(f'`{key}` needs mixed_precision = "fp16" or "bf16"', key)
+    launch = view.config.launch.mixed_precision
+    if launch is not None and view.given("mixed_precision") and launch != precision:
+        message = f'[launch] has mixed_precision = "{launch}", but the flag says "{precision}", which is what counts'
+        yield view.config.problem(message, ("launch", "mixed_precision"), severity="warning")
+
+
+def _logging(view: View) -> Iterator[Problem]:
+    if view.value("log_with") in ("tensorboard", "all") and not view.on("logging_dir"):
+        yield view.problem(f'log_with = "{view.value("log_with")}" needs `logging_dir`', "log_with")
+
+
+def _text_encoder(view: View) -> Iterator[Problem]:
+    if not (view.on("cache_text_encoder_outputs") or view.on("cache_text_encoder_outputs_to_disk")):
+        return
+    cached = "cache_text_encoder_outputs"
+    key = cached if view.on(cached) else f"{cached}_to_disk"
+    trains = not view.on("network_train_unet_only")
+    if trains and view.schema.script in ("sdxl_train_network", "anima_train_network"):
+        hint = "set network_train_unet_only = true, or do not cache them"
+        yield view.problem(f"`{key}`: a text encoder whose outputs are cached cannot be trained", key, hint=hint)
+    for subset in view.subsets:
+        for option in _uncacheable(view.schema.script):
+            value = view.of_subset(subset, option)
+            if value is True or (as_number(value) or 0) > 0:
+                message = f"`{option}` cannot be used while `{key}` is on"
+                hint = "captions that change cannot be cached: turn one of them off"
+                # Lumina's trainer does not check, and trains on the first caption of each image
+                severity: Any = "warning" if view.schema.script == "lumina_train_network" else "error"
+                place = view.where_subset(subset, option)
+                yield view.config.problem(message, place, hint=hint, severity=severity)
+
+
+def _uncacheable(script: str) -> tuple[str, ...]:
+    always = ("shuffle_caption", "token_warmup_step", "caption_tag_dropout_rate")
+    return always if script == "anima_train_network" else (*always, "caption_dropout_rate")
+
+
+def _lonely(view: View) -> Iterator[Problem]:
+    """Switches whose use hangs on another option's value."""
+    if view.on("fused_backward_pass") and str(view.value("optimizer_type")).lower() != "adafactor":
+        yield view.problem('`fused_backward_pass` works only with optimizer_type = "Adafactor"', "fused_backward_pass")
+    if view.on("v2") and view.given("clip_skip"):
+        yield view.problem("`clip_skip` is not meant for `v2` models", "clip_skip", severity="warning")

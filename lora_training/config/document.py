@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config import positions
+from lora_training.config.model import Problem
+from lora_training.config.positions import Position
 from lora_training.errors import ConfigError
 from lora_training.workspace import CACHE_VARIABLE, HOME_VARIABLE
 
@@ -22,12 +24,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_training.config.positions import Path as KeyPath
-    from lora_training.config.positions import Position
 
 PREFIX = "LORA_"
 RESERVED = frozenset({HOME_VARIABLE, CACHE_VARIABLE})
 OURS = ("script", "datasets", "general", "launch", "run", "runtime")
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+class Unreadable(ConfigError):
+    """A file that is no TOML document. `problem` is the same as data."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"{problem.place}: {problem.message}", hint=problem.hint)
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,14 @@ class Document:
 
 
 def read(path: Path) -> Document:
-    """Parse a file. Raises ConfigError, with line and column where there are any."""
+    """Parse a file. Raises Unreadable, with line and column where there are any."""
     text = _text(path)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(*_located(path, text, str(exc))) from None
+        raise Unreadable(_located(path, text, str(exc))) from None
     except RecursionError:
-        raise ConfigError(f"{path}: arrays or tables are nested too deeply") from None
+        raise Unreadable(Problem("arrays or tables are nested too deeply", where=str(path))) from None
     return Document(data, positions.index(text.replace("\r\n", "\n")))
 
 
@@ -65,25 +74,26 @@ def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc.strerror}", hint="give the path of a TOML file") from None
+        message = f"cannot be read: {exc.strerror}"
+        raise Unreadable(Problem(message, "give the path of a TOML file", where=str(path))) from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         column = exc.start - (data.rfind(b"\n", 0, exc.start) + 1) + 1
         hint = "save the file as UTF-8" + (" (it looks like UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "")
-        raise ConfigError(f"{path}:{line}:{column}: not UTF-8", hint=hint) from None
+        raise Unreadable(Problem("not UTF-8", hint, where=str(path), position=Position(line, column))) from None
 
 
-def _located(path: Path, text: str, message: str) -> tuple[str]:
+def _located(path: Path, text: str, message: str) -> Problem:
     found = _PLACE.search(message)
     what = _PLACE.sub("", message)
     what = what[:1].lower() + what[1:]
     if found is None:
-        return (f"{path}: not valid TOML: {what}",)
+        return Problem(f"not valid TOML: {what}", where=str(path))
     lines = text.split("\n")
-    line, column = found.groups() if found[1] else (len(lines), len(lines[-1]) + 1)
-    return (f"{path}:{line}:{column}: not valid TOML: {what}",)
+    place = Position(int(found[1]), int(found[2])) if found[1] else Position(len(lines), len(lines[-1]) + 1)
+    return Problem(f"not valid TOML: {what}", where=str(path), position=place)
 
 
 def from_environment(environ: Mapping[str, str]) -> list[Override]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
     """Read a configuration file, then the `LORA_*` variables of `environ`, then `--set` items, each over the last.
 
-    `environ` (the process's own by default) is also what `${NAME}` stands for in paths. Raises ConfigError when the
-    file cannot be read as TOML or an override has no place; everything else that is wrong is in `Config.problems`.
+    `environ` (the process's own by default) is also what `${NAME}` stands for in paths. Raises Unreadable (a
+    ConfigError) when the file is no TOML document, ConfigError when an override has no place; everything else that is
+    wrong is in `Config.problems`.
     """
     variables = dict(os.environ if environ is None else environ)
     path = Path(path).absolute()

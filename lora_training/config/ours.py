@@ -61,6 +61,9 @@ _RUN = {
     ),
 }
 
+LAUNCH_KEYS = tuple(_LAUNCH)
+RUN_KEYS = tuple(_RUN)
+
 
 def launch(raw: Any, report: Report) -> tuple[Launch, list[Problem]]:
     """`[launch]` as it is, with what is wrong in it left out and reported."""

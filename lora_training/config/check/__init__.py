@@ -2,48 +2,86 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lora_training.config.argv import encoded
 from lora_training.config.check import buckets, datasets, family, files, flags, optimizer, rules
 from lora_training.config.check.view import View
+from lora_training.config.document import Unreadable
+from lora_training.config.load import load
 from lora_training.config.model import Problem
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
 
     from lora_training.config.model import Config
     from lora_training.config.schema import Schema
 
-__all__ = ["check", "require", "without_schema"]
+__all__ = ["Machine", "check", "file", "installed_here", "require"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a check needs to know of the place that trains; None for what is not known, which is then not checked.
+
+    `runtime` is the names of the runtime patches there are; `installed` says whether a package is there.
+    """
+
+    runtime: Collection[str] | None = None
+    installed: Callable[[str], bool] | None = None
 
 
 def check(
     config: Config,
     schema: Schema,
-    *,
-    runtime: Collection[str] | None = None,
-    installed: Callable[[str], bool] | None = None,
+    machine: Machine = Machine(),
 ) -> tuple[Problem, ...]:
-    """Every problem of `config`, errors and warnings, in the order of the file.
-
-    `runtime` is the names of the runtime patches there are, and `installed` says whether the environment that trains
-    has a package; without them that is not checked.
-    """
+    """Every problem of `config`, errors and warnings, in the order of the file."""
     view = View(config, schema, _refused(config, schema))
     found = [*config.problems, *flags.problems(config, schema), *flags.required(view)]
     found += [*datasets.problems(view), *rules.problems(view), *buckets.problems(view), *family.problems(view)]
-    found += [*optimizer.problems(view, installed), *files.problems(view)]
-    if runtime is not None:
-        found += flags.runtime(config, runtime)
+    found += [*optimizer.problems(view, machine.installed), *files.problems(view)]
+    if machine.runtime is not None:
+        found += flags.runtime(config, machine.runtime)
     return _sorted(found)
 
 
-def without_schema(config: Config) -> tuple[Problem, ...]:
-    """What can be said of a configuration whose script is not known."""
-    return _sorted(config.problems)
+def file(
+    path: Path,
+    read: Callable[[str], Schema],
+    *,
+    sets: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    machine: Machine = Machine(),
+) -> tuple[Problem, ...]:
+    """Every problem of a file, also one that is no TOML document or names no script of upstream's.
+
+    `read` gives the schema of a script; it raises ConfigError when there is no such script.
+    """
+    try:
+        config = load(path, sets=sets, environ=environ)
+    except Unreadable as exc:
+        return (exc.problem,)
+    except ConfigError as exc:
+        return (Problem(exc.message, exc.hint, where=str(path)),)
+    if not config.script:
+        return _sorted(config.problems)
+    try:
+        schema = read(config.script)
+    except ConfigError as exc:
+        return _sorted([*config.problems, config.problem(exc.message, ("script",), hint=exc.hint)])
+    return check(config, schema, machine)
+
+
+def installed_here() -> Callable[[str], bool] | None:
+    """Whether this very environment has a package; None when it is not one that trains, having no torch."""
+    if find_spec("torch") is None:
+        return None
+    return lambda package: find_spec(package) is not None
 
 
 def require(config: Config, problems: Collection[Problem]) -> None:
@@ -69,5 +107,5 @@ def _sorted(found: Collection[Problem]) -> tuple[Problem, ...]:
         place = problem.position
         return (place is None, place.line if place else 0, place.column if place else 0)
 
-    unique = {replace(problem): None for problem in found}
+    unique = dict.fromkeys(found)
     return tuple(sorted(unique, key=order))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -63,7 +64,9 @@ def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
     if not known:
         raise UpstreamError(f"no training script in {tree}", hint="run `lora upstream sync`")
     if script not in known:
-        raise ConfigError(f"upstream has no script {script!r}", hint=f"its scripts are: {', '.join(known)}")
+        near = difflib.get_close_matches(script, known, n=1)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        raise ConfigError(f"upstream has no script `{script}`", hint=f"{hint}its scripts: {', '.join(known)}")
     if cache and (kept := _cache.load(cache, tree, script)):
         return _from_json(kept)
     schema, seen = _read(tree, script)

@@ -1,0 +1,315 @@
+"""`lora config`: check, show, explain, schema, import, new."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_training.cli.output import json_option, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_training.config import Config, Problem
+    from lora_training.config.importers import Imported
+    from lora_training.config.schema import Flag, Schema
+    from lora_training.workspace import Workspace
+
+_UPSTREAM = "sd-scripts"
+_file = click.Path(path_type=Path, dir_okay=False)
+_sets = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value; may be repeated.")
+_tree = click.option(
+    "--tree",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Another tree of sd-scripts than the pinned one.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def config() -> None:
+    """One TOML file a training, checked against the pinned upstream."""
+
+
+# -- check
+
+
+@config.command()
+@click.argument("files", nargs=-1, required=True, type=_file)
+@click.option("--strict", is_flag=True, help="Let warnings fail too.")
+@_sets
+@_tree
+@json_option
+def check(files: tuple[Path, ...], *, strict: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool) -> None:
+    """Say everything that is wrong with FILES. Exit code 1 when there is an error."""
+    here = _Here(tree)
+    results = {file: here.check(file, sets) for file in files}
+    if as_json:
+        print_json({"files": [_checked(file, found) for file, found in results.items()]})
+    else:
+        for file, found in results.items():
+            _print_problems(file, found)
+    failing = ("error", "warning") if strict else ("error",)
+    if any(problem.severity in failing for found in results.values() for problem in found):
+        raise SystemExit(1)
+
+
+def _checked(file: Path, found: tuple[Problem, ...]) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "errors": sum(problem.severity == "error" for problem in found),
+        "warnings": sum(problem.severity == "warning" for problem in found),
+        "problems": [_problem(problem) for problem in found],
+    }
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    position = problem.position
+    return {
+        "severity": problem.severity,
+        "where": problem.where,
+        "line": position.line if position else None,
+        "column": position.column if position else None,
+        "key": problem.key,
+        "message": problem.message,
+        "hint": problem.hint,
+    }
+
+
+def _print_problems(file: Path, found: tuple[Problem, ...]) -> None:
+    for problem in found:
+        click.echo(f"{problem.place}: {problem.severity}: {problem.message}")
+        for line in (problem.hint or "").splitlines():
+            click.echo(f"    hint: {line}")
+    counted = _checked(file, found)
+    click.echo(f"{file}: {_count(counted['errors'], 'error')}, {_count(counted['warnings'], 'warning')}")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+# -- show
+
+
+@config.command()
+@click.argument("file", type=_file)
+@click.option("--as", "form", type=click.Choice(["toml", "argv", "json", "sh"]), default="toml", show_default=True)
+@click.option("--origin", is_flag=True, help="Say where each value came from.")
+@_sets
+@_tree
+@json_option
+def show(file: Path, *, form: str, origin: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool) -> None:
+    """FILE after the environment's and --set's overrides: as TOML, upstream's arguments, JSON or shell lines."""
+    from lora_training.config import show as shown
+
+    here = _Here(tree)
+    loaded = here.load(file, sets)
+    if as_json or form == "json":
+        print_json(shown.as_json(loaded, here.schema(loaded.script), origins=origin))
+    elif form == "toml":
+        click.echo(shown.as_toml(loaded, origins=origin), nl=False)
+    elif form == "sh":
+        click.echo(shown.as_shell(loaded, here.schema(loaded.script), here.tree), nl=False)
+    else:
+        _show_argv(loaded, here.schema(loaded.script), origin=origin)
+
+
+def _show_argv(loaded: Config, known: Schema, *, origin: bool) -> None:
+    from lora_training.config import argv, show
+
+    if not origin:
+        click.echo("\n".join(show.arguments(loaded, known)))
+        return
+    show.arguments(loaded, known)  # raises for a value that has no words
+    for entry in loaded.entries.values():
+        words = argv.encoded(loaded, known, entry)
+        text = shlex.join(words) if isinstance(words, list) and words else f"(no {entry.key})"
+        click.echo(f"{text}  # {show.origin(entry)}")
+
+
+# -- schema
+
+
+@config.command()
+@click.option("--script", required=True, help="One of upstream's scripts, such as sdxl_train_network.")
+@click.option("--as", "form", type=click.Choice(["text", "json", "jsonschema"]), default="text", show_default=True)
+@_tree
+@json_option
+def schema(*, script: str, form: str, tree: Path | None, as_json: bool) -> None:
+    """Every flag of a script, as its source at the pin has it."""
+    here = _Here(tree)
+    known = here.schema(script)
+    if form == "jsonschema":
+        from lora_training.config import jsonschema
+        from lora_training.config import schema as schemas
+
+        print_json(jsonschema.of(known, schemas.scripts(here.tree), here.runtime_names()))
+    elif as_json or form == "json":
+        flags = [flag.public() for flag in known.flags]
+        print_json({"script": known.script, "upstream_commit": here.commit(), "flags": flags})
+    else:
+        for flag in known.flags:
+            click.echo(_one_line(flag))
+
+
+def _one_line(flag: Flag) -> str:
+    kind = "switch" if flag.is_switch else (flag.type or "str") + ("*" if flag.is_list else "")
+    choices = f" ({', '.join(str(c) for c in flag.choices if c is not None)})" if flag.choices else ""
+    default = "" if flag.default in (None, False) else f" = {flag.default!r}"
+    return f"{flag.dest}: {kind}{choices}{default}"
+
+
+# -- explain
+
+
+@config.command()
+@click.argument("key")
+@_tree
+@json_option
+def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
+    """What KEY is: upstream's help, type, default and scripts, where it does nothing, and how it has changed."""
+    from lora_training.config import explain as explained
+
+    here = _Here(tree)
+    found = explained.explain(here.tree, key, cache=here.workspace.cache)
+    if as_json:
+        print_json(explained.as_json(found))
+    else:
+        click.echo("\n".join(explained.lines(found)))
+
+
+# -- import
+
+
+@config.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=_file, help="Where to write the configuration; by default it is printed.")
+@click.option("--script", help="Which of upstream's scripts, where the file does not say.")
+@click.option("--force", is_flag=True, help="Write over an existing file.")
+@_tree
+@json_option
+def import_(
+    file: Path, *, output: Path | None, script: str | None, force: bool, tree: Path | None, as_json: bool
+) -> None:
+    """Make a configuration from another trainer's FILE (`-`: a command line on stdin), with a report of each key."""
+    from lora_training.config import importers
+
+    here = _Here(tree)
+    source = importers.read(file, click.get_text_stream("stdin").read() if str(file) == "-" else None)
+    imported = importers.convert(source, here.schema, script=script)
+    if output:
+        _write(output, imported.toml(), force=force)
+    if as_json:
+        print_json({**imported.as_json(), "output": str(output) if output else None})
+        return
+    if not output:
+        click.echo(imported.toml(), nl=False)
+    _print_report(imported)
+
+
+def _print_report(imported: Imported) -> None:
+    width = max((len(row.key) for row in imported.rows), default=0)
+    for row in imported.rows:
+        arrow = f" -> {row.to}" if row.to else ""
+        note = f" ({row.note})" if row.note else ""
+        click.echo(f"{row.outcome:9} {row.key:{width}}{arrow}{note}", err=True)
+    click.echo(f"{imported.kind}: {imported.summary()}", err=True)
+
+
+# -- new
+
+
+@config.command()
+@click.argument("name", type=_file)
+@click.option("--preset", help="One of the presets in configs/, without .toml.")
+@click.option("--model", help="The base model: a file, a folder or a hub id.")
+@click.option("--images", help="The folder of images.")
+@click.option("--output-dir", help="Where the LoRA is to be written.")
+@_sets
+@click.option("--force", is_flag=True, help="Write over an existing file.")
+def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, **given: str | None) -> None:
+    """Write the configuration NAME from a preset; paths that are not given are asked for on a terminal."""
+    import sys
+
+    from lora_training import workspace
+    from lora_training.config import presets
+
+    here = workspace.find()
+    chosen = presets.find(here.root / "configs", preset)
+    asking = sys.stdin.isatty()
+    answers = {
+        key: given.get(key) or (click.prompt(question, default=default) if asking else default)
+        for key, (question, default) in presets.questions(chosen).items()
+    }
+    target = name if name.suffix == ".toml" else name.with_name(f"{name.name}.toml")
+    _write(target, presets.fill(chosen, answers, sets), force=force)
+    click.echo(f"{target}: written from the preset {chosen.stem}; next: lora config check {target}")
+
+
+def _write(path: Path, text: str, *, force: bool) -> None:
+    from lora_training.errors import ConfigError
+
+    try:
+        with path.open("w" if force else "x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{path} exists", hint="choose another name, or give --force") from None
+    except OSError as exc:
+        raise ConfigError(f"cannot write {path}: {exc.strerror}") from None
+
+
+class _Here:
+    """The workspace, the tree to check against, and what is known of them."""
+
+    def __init__(self, tree: Path | None) -> None:
+        from lora_training import workspace
+
+        self.workspace: Workspace = workspace.find()
+        self.tree = tree.absolute() if tree else self.workspace.upstream(_UPSTREAM).path
+
+    def environ(self) -> Mapping[str, str]:
+        import os
+
+        return {**os.environ, "LORA_CACHE": str(self.workspace.cache)}
+
+    def load(self, file: Path, sets: tuple[str, ...]) -> Config:
+        from lora_training.config import load
+
+        return load(file, sets=sets, environ=self.environ())
+
+    def schema(self, script: str) -> Schema:
+        from lora_training.config import schema as schemas
+
+        return schemas.read(self.tree, script, cache=self.workspace.cache)
+
+    def check(self, file: Path, sets: tuple[str, ...]) -> tuple[Problem, ...]:
+        """The problems of a file, those of its very text and script included."""
+        from lora_training.config import check as checks
+
+        return checks.file(
+            file,
+            self.schema,
+            sets=sets,
+            environ=self.environ(),
+            machine=checks.Machine(self.runtime_names(), checks.installed_here()),
+        )
+
+    def runtime_names(self) -> tuple[str, ...]:
+        from lora_training.runtime import registry
+
+        return tuple(registry.available())
+
+    def commit(self) -> str | None:
+        from lora_training.upstream import pins
+
+        if self.tree == self.workspace.upstream(_UPSTREAM).path:
+            return pins.head(self.workspace.upstream(_UPSTREAM)).commit
+        from lora_training import git, proc
+
+        try:
+            return git.git("rev-parse", "HEAD", cwd=self.tree).strip()
+        except proc.ProcError:
+            return None

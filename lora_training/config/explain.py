@@ -1,0 +1,113 @@
+"""Everything there is to say about one of upstream's flags."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config import history, nearest
+from lora_training.config import schema as schemas
+from lora_training.config.check.family import INERT
+from lora_training.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lora_training.config.schema import Flag, Schema
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A key: the flag in each script that has it, the dataset tables that have it, where it is inert, its changes."""
+
+    key: str
+    flags: dict[str, Flag]
+    dataset_tables: dict[str, str]
+    absent: tuple[str, ...]
+    inert: dict[str, str]
+    changes: tuple[history.Change, ...]
+    versions: tuple[str, ...]
+
+
+def explain(tree: Path, key: str, *, cache: Path | None = None) -> Explained:
+    """What upstream's tree says of `key`. Raises ConfigError, with the nearest name, when no script has it."""
+    key = key.lstrip("-").replace("-", "_")
+    read = {script: schemas.read(tree, script, cache=cache) for script in schemas.scripts(tree)}
+    flags = {script: flag for script, schema in read.items() if (flag := schema.flag(key))}
+    tables = _dataset_tables(next(iter(read.values())), key) if read else {}
+    if not flags and not tables:
+        known = {name for schema in read.values() for name in schema.keys}
+        raise ConfigError(f"upstream has no flag `{key}`", hint=nearest.hint(key, known))
+    inert = INERT.get(key)
+    return Explained(
+        key=key,
+        flags=flags,
+        dataset_tables=tables,
+        absent=tuple(script for script in read if script not in flags),
+        inert={script: inert.reason for script in flags if inert and script in inert.scripts},
+        changes=history.changes(tree, key, cache=cache),
+        versions=history.versions(tree),
+    )
+
+
+def _dataset_tables(schema: Schema, key: str) -> dict[str, str]:
+    style = schema.datasets.styles["dreambooth"]
+    tables = {"[general]": schema.datasets.general, "[[datasets]]": style.dataset, "[[datasets.subsets]]": style.subset}
+    for other in schema.datasets.styles.values():
+        if key in other.subset.keys:
+            tables["[[datasets.subsets]]"] = other.subset
+    return {name: str(table.keys[key]) for name, table in tables.items() if key in table.keys}
+
+
+def as_json(found: Explained) -> dict[str, Any]:
+    """The same for a program."""
+    return {
+        "key": found.key,
+        "scripts": {script: flag.public() for script, flag in found.flags.items()},
+        "dataset_tables": found.dataset_tables,
+        "absent": list(found.absent),
+        "inert": found.inert,
+        "versions": list(found.versions),
+        "changes": [asdict(change) for change in found.changes],
+    }
+
+
+def lines(found: Explained) -> Iterator[str]:
+    """The same for a person."""
+    yield found.key
+    for flag, scripts in _grouped(found.flags):
+        yield f"  in: {', '.join(scripts)}"
+        yield from (f"    {name}: {text}" for name, text in _facts(flag))
+    for table, shape in found.dataset_tables.items():
+        yield f"  in {table}: {shape}"
+    if found.flags and found.absent:
+        yield f"  not in: {', '.join(found.absent)}"
+    for script, reason in found.inert.items():
+        yield f"  does nothing in {script}: {reason}"
+    yield from _history(found)
+
+
+def _grouped(flags: dict[str, Flag]) -> Iterator[tuple[Flag, list[str]]]:
+    """Each different form of the flag, with the scripts that have it so."""
+    for flag in dict.fromkeys(flags.values()):
+        yield flag, [script for script, other in flags.items() if other == flag]
+
+
+def _facts(flag: Flag) -> Iterator[tuple[str, str]]:
+    yield "type", "switch" if flag.is_switch else (flag.type or "str") + (" list" if flag.is_list else "")
+    yield "default", "none" if flag.default is None else repr(flag.default)
+    if flag.choices:
+        yield "choices", ", ".join(str(choice) for choice in flag.choices if choice is not None)
+    if flag.help:
+        yield "help", flag.english or flag.help
+
+
+def _history(found: Explained) -> Iterator[str]:
+    if not found.versions:
+        yield "  changes: no other version of upstream is on this machine (fetch its tags to see them)"
+        return
+    yield f"  changes since {found.versions[0]}:" + ("" if found.changes else " none")
+    for change in found.changes:
+        what = "; ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in change.fields.items())
+        yield f"    {change.version}: {change.what} in {change.script}{f' ({what})' if what else ''}"

@@ -1,0 +1,107 @@
+"""What became of a flag between the versions of an upstream that are on this machine."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training import git, proc
+from lora_training.config import schema as schemas
+from lora_training.errors import LoraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lora_training.config.schema import Flag
+
+_COMPARED = ("type", "default", "choices", "nargs", "action", "help")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What version `version` did to a flag of `script`: added, removed, or changed fields (name -> old and new)."""
+
+    version: str
+    script: str
+    what: str
+    fields: dict[str, tuple[Any, Any]]
+
+
+def versions(tree: Path) -> tuple[str, ...]:
+    """The tags of the tree's repository whose sources are here, oldest first. None where it has no history."""
+    if not (tree / ".git").exists():
+        return ()
+    try:
+        listed = git.git("tag", "--list", "v*", "--sort=creatordate", "--merged", "HEAD", cwd=tree)
+    except proc.ProcError:
+        return ()
+    return tuple(tag for tag in listed.split() if _is_here(tree, tag))
+
+
+def changes(tree: Path, key: str, *, cache: Path | None = None) -> tuple[Change, ...]:
+    """The changes of the flag `key` from version to version, ending with the tree as it is."""
+    found: list[Change] = []
+    before: dict[str, Flag] | None = None
+    for version in (*versions(tree), None):
+        after = _flags(tree, version, key, cache)
+        if after is None:
+            continue
+        if before is not None:
+            found += _between(before, after, version or "the pinned tree")
+        before = after
+    return tuple(found)
+
+
+def _between(before: dict[str, Flag], after: dict[str, Flag], version: str) -> Iterator[Change]:
+    for script in sorted({*before, *after}):
+        old, new = before.get(script), after.get(script)
+        if old is None or new is None:
+            yield Change(version, script, "added" if old is None else "removed", {})
+            continue
+        was, now = asdict(old), asdict(new)
+        fields = {name: (was[name], now[name]) for name in _COMPARED if was[name] != now[name]}
+        if fields:
+            yield Change(version, script, "changed", fields)
+
+
+def _flags(tree: Path, version: str | None, key: str, cache: Path | None) -> dict[str, Flag] | None:
+    """The flag in each script that has it at a version (None: the tree itself); None when that cannot be read."""
+    try:
+        if version is None:
+            return _in(tree, key, cache)
+        with _checked_out(tree, version) as folder:
+            return _in(folder, key, cache)
+    except (LoraError, OSError, tarfile.TarError):
+        return None
+
+
+def _in(tree: Path, key: str, cache: Path | None) -> dict[str, Flag]:
+    read = (schemas.read(tree, script, cache=cache) for script in schemas.scripts(tree))
+    found = ((schema.script, schema.flag(key)) for schema in read)
+    return {script: flag for script, flag in found if flag is not None}
+
+
+def _is_here(tree: Path, tag: str) -> bool:
+    return git.succeeds("cat-file", "-e", f"{tag}:train_network.py", cwd=tree)
+
+
+@contextmanager
+def _checked_out(tree: Path, version: str) -> Iterator[Path]:
+    """The Python files that a script may be made of, as they are at a version, in a temporary folder."""
+    argv = ["git", "archive", "--format=tar", version, "--", ":(glob)*.py", ":(glob)library/**/*.py"]
+    # what a partial clone left out is not fetched for this
+    environment = git.environment() | {"GIT_NO_LAZY_FETCH": "1"}
+    data = proc.run(argv, cwd=tree, env=environment).stdout.encode("utf-8", "surrogateescape")
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member in archive:
+            target = Path(folder, member.name)
+            file = archive.extractfile(member) if member.isfile() and ".." not in target.parts else None
+            if file is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read())
+        yield Path(folder)

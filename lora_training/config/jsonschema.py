@@ -1,0 +1,93 @@
+"""A JSON Schema of our file for one script, so that editors complete and check it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config import ours
+from lora_training.config.argv import REFUSED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lora_training.config.schema import Flag, Schema, Shape, Table
+
+_TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "dict": "object", "Path": "string"}
+_OF_LAUNCH: dict[str, dict[str, Any]] = {
+    "num_processes": {"type": "integer", "minimum": 1},
+    "gpu_ids": {"type": "array", "items": {"type": "integer", "minimum": 0}, "uniqueItems": True, "minItems": 1},
+    "mixed_precision": {"enum": ["no", "fp16", "bf16"]},
+    "backend": {"enum": ["accelerate", "filestore"]},
+    "main_process_ip": {"type": "string"},
+    "main_process_port": {"type": "integer", "minimum": 1, "maximum": 65535},
+}
+_OF_RUN: dict[str, dict[str, Any]] = {
+    "assets": {"enum": ["smoke"]},
+    "resume": {"type": "string"},
+    "retries": {"type": "integer", "minimum": 0},
+    "stall_timeout": {"type": "number", "exclusiveMinimum": 0},
+}
+
+
+def of(schema: Schema, scripts: Iterable[str], runtime: Iterable[str]) -> dict[str, Any]:
+    """The JSON Schema (draft 7, which Taplo reads) of a configuration for the schema's script."""
+    flags = {flag.dest: _flag(flag) for flag in schema.flags if flag.dest not in REFUSED}
+    style = schema.datasets.styles["dreambooth"]
+    tables = [_table(s.subset) for s in schema.datasets.styles.values()]
+    dataset = _table(style.dataset)
+    dataset["properties"] |= {"subsets": {"type": "array", "items": {"anyOf": tables}}}
+    ours_tables = {
+        "script": {"enum": sorted(scripts), "description": "which of upstream's scripts trains"},
+        "datasets": {"type": "array", "items": dataset},
+        "general": _table(schema.datasets.general),
+        "launch": _closed({key: _OF_LAUNCH.get(key, {"type": "integer"}) for key in ours.LAUNCH_KEYS}),
+        "run": _closed({key: _OF_RUN[key] for key in ours.RUN_KEYS}),
+        "runtime": _closed({name: {"type": ["boolean", "object"]} for name in runtime}),
+    }
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": f"lora configuration for {schema.script}",
+        "type": "object",
+        "required": ["script"],
+        "properties": {**flags, **ours_tables},
+        # any other table is a heading for upstream's flags
+        "additionalProperties": {"$ref": "#/definitions/flags"},
+        "definitions": {"flags": _closed(flags)},
+    }
+
+
+def _closed(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _flag(flag: Flag) -> dict[str, Any]:
+    shape = {"type": "boolean"} if flag.is_switch else _scalar(flag)
+    if flag.is_list or flag.action == "append":
+        options = [shape, {"type": "array", "items": shape}]
+        options += [{"type": "object"}] if flag.type in ("str", None) else []
+        shape = {"anyOf": options}
+    if flag.default is not None:
+        shape["default"] = flag.default
+    if flag.english:
+        shape["description"] = flag.english
+    return shape
+
+
+def _scalar(flag: Flag) -> dict[str, Any]:
+    if flag.choices is not None:
+        return {"enum": [choice for choice in flag.choices if choice is not None]}
+    if flag.type is None or flag.type in _TYPES:
+        return {"type": _TYPES[flag.type or "str"]}
+    return {"type": ["number", "string"]}
+
+
+def _table(table: Table) -> dict[str, Any]:
+    return _closed({key: _shape(shape) for key, shape in table.keys.items()}) | {"required": list(table.required)}
+
+
+def _shape(shape: Shape) -> dict[str, Any]:
+    options: list[dict[str, Any]] = [{"type": _TYPES[name]} for name in shape.scalars if name in _TYPES]
+    if shape.sequence:
+        items = [{"type": _TYPES[name]} for name in shape.sequence]
+        options.append({"type": "array", "items": items, "minItems": len(items), "maxItems": len(items)})
+    return options[0] if len(options) == 1 else {"anyOf": options}

@@ -1,0 +1,105 @@
+"""The presets in `configs/`, and making a configuration from one."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from lora_training.config import document, nearest, positions, tomlout
+from lora_training.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from lora_training.config.positions import Path as KeyPath
+
+# what is asked: a key, its question, and the paths in a preset that the answer goes to
+_MODEL = ("pretrained_model_name_or_path",)
+_ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "model": ("the base model (a file, a folder or a hub id)", _MODEL),
+    "images": ("the folder of images", ("image_dir",)),
+    "output_dir": ("where to write the LoRA", ("output_dir",)),
+}
+
+
+def names(folder: Path) -> tuple[str, ...]:
+    """The names of the presets, sorted."""
+    return tuple(sorted(path.stem for path in folder.glob("*.toml")))
+
+
+def find(folder: Path, name: str | None) -> Path:
+    """The file of a preset. Raises ConfigError, naming the nearest or all, when there is none of that name."""
+    known = names(folder)
+    if name is None:
+        raise ConfigError("no preset is named", hint=f"give --preset with one of: {', '.join(known)}")
+    if name not in known:
+        raise ConfigError(
+            f"there is no preset `{name}`", hint=nearest.hint(name, known) or f"one of: {', '.join(known)}"
+        )
+    return folder / f"{name}.toml"
+
+
+def questions(preset: Path) -> dict[str, tuple[str, str]]:
+    """What a preset needs to know: each key with its question and the preset's own value."""
+    data = document.read(preset).data
+    found = {key: _first(data, leaves) for key, (_, leaves) in _ASKED.items()}
+    return {key: (_ASKED[key][0], value) for key, value in found.items() if value is not None}
+
+
+def _first(data: object, leaves: tuple[str, ...]) -> str | None:
+    return next((value for path, value in _strings(data) if path[-1] in leaves), None)
+
+
+def _strings(data: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(data, str):
+        yield path, data
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            yield from _strings(value, (*path, key))
+    elif isinstance(data, list):
+        for number, value in enumerate(data):
+            yield from _strings(value, (*path, number))
+
+
+def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str]) -> str:
+    """The preset's text with the answers and `--set` items in it, comments and all.
+
+    Raises ConfigError for a `--set` whose key the preset does not have: it would have no place in the text.
+    """
+    text = preset.read_text(encoding="utf-8")
+    doc = document.read(preset)
+    new: dict[KeyPath, str] = {}
+    for path, old in _strings(doc.data):
+        for key, (_, leaves) in _ASKED.items():
+            if path[-1] in leaves and old != answers.get(key, old):
+                new[path] = tomlout.string(answers[key])
+    overridden = document.override(doc, document.from_sets(sets))
+    for path in overridden.origins:
+        if path not in doc.positions:
+            hint = "add it to the file once it is written"
+            raise ConfigError(f"--set {'.'.join(map(str, path))}: the preset does not have it", hint=hint)
+        new[path] = tomlout.value(_at(overridden.data, path))
+    return _replaced(text, {doc.positions[path]: value for path, value in new.items()})
+
+
+def _at(data: object, path: KeyPath) -> object:
+    for part in path:
+        data = data[part]  # type: ignore[index] # the path was found in this very document
+    return data
+
+
+def _replaced(text: str, values: Mapping[positions.Position, str]) -> str:
+    """The text with the values of `key = value` lines exchanged; what follows on a line stays."""
+    lines = text.split("\n")
+    for place, value in values.items():
+        line = lines[place.line - 1]
+        head, key = line[: place.column - 1], line[place.column - 1 :]
+        found = _PAIR.match(key)
+        if found is None:
+            raise ConfigError(f"line {place.line} of the preset holds more than one value on a line")
+        lines[place.line - 1] = f"{head}{found[1]}{value}{found[3]}"
+    return "\n".join(lines)
+
+
+_PAIR = re.compile(r"""([\w.-]+\s*=\s*)("(?:[^"\\]|\\.)*"|'[^']*'|\[[^\]]*\]|[^\s#]+)(\s*(?:#.*)?)$""")

@@ -1,0 +1,111 @@
+"""Writing TOML: a configuration file with comments, as a person would lay it out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from lora_training.config.positions import Path
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_WIDTH = 100
+
+
+def document(data: Mapping[str, Any], comments: Mapping[Path, str] | None = None) -> str:
+    """`data` as TOML: plain values first, then tables. `comments` has an end-of-line comment for a path.
+
+    Raises TypeError for a value that TOML has no form for, such as None.
+    """
+    lines = list(_table(data, (), comments or {}))
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def _table(data: Mapping[str, Any], path: Path, comments: Mapping[Path, str]) -> Iterator[str]:
+    nested = {key: item for key, item in data.items() if isinstance(item, dict) or _is_tables(item)}
+    for key, item in data.items():
+        if key not in nested:
+            yield _line(f"{_key(key)} = {value(item)}", comments.get((*path, key)))
+    for key, item in nested.items():
+        below = (*path, key)
+        name = ".".join(_key(str(part)) for part in below if isinstance(part, str))
+        if isinstance(item, dict):
+            yield from _header(f"[{name}]", item, below, comments)
+        else:
+            for number, table in enumerate(item):
+                yield from _header(f"[[{name}]]", table, (*below, number), comments)
+
+
+def _header(text: str, data: Mapping[str, Any], path: Path, comments: Mapping[Path, str]) -> Iterator[str]:
+    # a table that holds only tables needs no header of its own
+    if not data or text.startswith("[[") or not all(isinstance(item, dict) for item in data.values()):
+        yield ""
+        yield _line(text, comments.get(path))
+    yield from _table(data, path, comments)
+
+
+def _line(text: str, comment: str | None) -> str:
+    return f"{text}  # {_one_line(comment)}" if comment else text
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _is_tables(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and all(isinstance(part, dict) for part in item)
+
+
+def value(item: Any) -> str:
+    """One value, on one line unless it is a long list. Raises TypeError for what TOML has no form for."""
+    for kind, form in _FORMS:
+        if isinstance(item, kind):
+            return form(item)
+    raise TypeError(f"TOML has no form for {type(item).__name__}")
+
+
+def string(text: str) -> str:
+    """A basic string. JSON's escapes are TOML's too, but for DEL, which JSON leaves as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _float(number: float) -> str:
+    if math.isfinite(number):
+        return repr(number)
+    return "nan" if math.isnan(number) else ("inf" if number > 0 else "-inf")
+
+
+def _inline(table: dict[str, Any]) -> str:
+    return "{ " + ", ".join(f"{_key(k)} = {value(v)}" for k, v in table.items()) + " }" if table else "{}"
+
+
+def _list(items: list[str]) -> str:
+    text = f"[{', '.join(items)}]"
+    if len(text) <= _WIDTH or any("\n" in item for item in items):
+        return text
+    return "[\n" + "".join(f"  {item},\n" for item in items) + "]"
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else string(name)
+
+
+_FORMS: tuple[tuple[Any, Callable[[Any], str]], ...] = (
+    (bool, lambda item: "true" if item else "false"),
+    (float, _float),
+    (str, string),
+    (int, str),
+    ((list, tuple), lambda item: _list([value(part) for part in item])),
+    (dict, _inline),
+    ((dt.date, dt.time), lambda item: item.isoformat()),
+)
+
+
+def comment(lines: Iterable[str]) -> str:
+    """Lines as a block of comments."""
+    return "".join(f"# {_one_line(line)}".rstrip() + "\n" for line in lines)

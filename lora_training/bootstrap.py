@@ -87,7 +87,8 @@ class Setup:
         """Bring the pinned trees and patch them; whether sd-scripts is here."""
         self._lora("upstream", "sync", "transformers")
         code = self._lora("upstream", "sync", "sd-scripts", allowed=(0, _UPSTREAM_MISSING))
-        self._lora("patch", "apply")
+        # a tree that is not here cannot be patched, and must not keep the other from it
+        self._lora("patch", "apply", *([] if code == 0 else ["transformers"]))
         return code == 0
 
     def _transformers(self, *, fresh: bool) -> None:

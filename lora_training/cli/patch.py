@@ -47,9 +47,12 @@ def _is_ad_hoc(tree: Path | None, files: tuple[Path, ...], strip: int | None) ->
 
 
 @patch.command()
+@click.argument("upstreams", nargs=-1)
 @_ad_hoc_options
-def apply(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_json: bool) -> None:
-    """Bring every upstream to the last step of its series: all patches or none."""
+def apply(
+    upstreams: tuple[str, ...], tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_json: bool
+) -> None:
+    """Bring every upstream (or those UPSTREAMS) to the last step of its series: all patches or none."""
     if _is_ad_hoc(tree, files, strip) and tree:
         from lora_training.patching import adhoc
 
@@ -59,7 +62,7 @@ def apply(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_j
     from lora_training.patching import engine
 
     here = workspace.find()
-    _report(engine.apply(here, targets(here)), as_json=as_json)
+    _report(engine.apply(here, targets(here, upstreams)), as_json=as_json)
 
 
 @patch.command()

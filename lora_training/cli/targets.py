@@ -8,12 +8,14 @@ from lora_training.patching.series import Target
 from lora_training.upstream import pins
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lora_training.workspace import Workspace
 
 
-def targets(workspace: Workspace) -> list[Target]:
-    """Every upstream as a target of patch commands."""
-    return [target(workspace, name) for name in workspace.upstreams]
+def targets(workspace: Workspace, names: Sequence[str] = ()) -> list[Target]:
+    """Those upstreams as targets of patch commands, or every one when none is named."""
+    return [target(workspace, name) for name in names or workspace.upstreams]
 
 
 def target(workspace: Workspace, name: str) -> Target:

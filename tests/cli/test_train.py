@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lora_training import workspace
+from tests.helpers import ROOT, Ran, lora, repository, write
+from tests.trees import listing
+
+pytest.importorskip("torch")
+SMOKE = ROOT / "configs" / "smoke.toml"
+
+
+@dataclass(frozen=True)
+class Trained:
+    ran: Ran
+    folder: Path
+
+    @property
+    def lora(self) -> Path:
+        return self.folder / "smoke.safetensors"
+
+
+@pytest.fixture(scope="module")
+def trained(sd_scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The smoke run on the real upstream, once for all tests here."""
+    folder = tmp_path_factory.mktemp("an output")
+    return Trained(lora("train", SMOKE, "--set", f"output_dir={folder}", cwd=ROOT), folder)
+
+
+@pytest.mark.upstream
+def test_the_smoke_run_ends_with_a_lora_and_says_what_made_it(trained: Trained) -> None:
+    assert trained.ran.code == 0, trained.ran.err
+    said = dict(line.split(maxsplit=1) for line in trained.ran.out.splitlines())
+    assert said["trained"] == str(trained.lora)
+    assert said["steps"] == "20"
+    assert "6721028c79ee85a78b3a06dfd8954dae310a1cce" in said["upstream"]
+    assert "transformers/0001-re-export-pytorch-utils" in said["patches"]
+    assert said["runtime"] == "tiny-unet"
+
+
+@pytest.mark.upstream
+def test_it_saved_on_the_way_and_kept_its_log(trained: Trained) -> None:
+    assert (trained.folder / "smoke-step00000010.safetensors").exists()
+    log = (trained.folder / "smoke.run" / "train.log").read_text(encoding="utf-8")
+    assert "LoRA+ UNet LR Ratio: 4" in log
+    assert "20/20" in log
+
+
+@pytest.mark.upstream
+def test_the_lora_loads_into_a_pipeline_and_changes_its_picture(trained: Trained) -> None:
+    import numpy as np
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    model = workspace.Workspace(ROOT).cache / "smoke" / "model"
+    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+
+    def picture() -> np.ndarray:
+        seed = torch.Generator().manual_seed(0)
+        drawn = pipeline(
+            "smoke, a red circle", height=64, width=64, num_inference_steps=3, generator=seed, output_type="np"
+        )
+        return np.asarray(drawn.images)
+
+    before = picture()
+    assert np.array_equal(before, picture())
+    pipeline.load_lora_weights(trained.lora)
+    after = picture()
+    assert np.isfinite(after).all()
+    assert np.abs(after - before).max() > 1e-4
+
+
+@pytest.mark.upstream
+def test_the_up_matrices_learned_faster(trained: Trained, tmp_path: Path) -> None:
+    """LoRA+ at work: with a ratio of 1 the same run moves the up matrices less."""
+    from safetensors.torch import load_file
+
+    plain = lora(
+        "train", SMOKE, "--set", f"output_dir={tmp_path}", "--set", "network_args.loraplus_lr_ratio=1", cwd=ROOT
+    )
+    assert plain.code == 0, plain.err
+
+    def moved(path: Path) -> float:
+        return sum(
+            float(value.abs().sum()) for name, value in load_file(path).items() if name.endswith("lora_up.weight")
+        )
+
+    assert moved(trained.lora) > 1.5 * moved(tmp_path / "smoke.safetensors")
+
+
+@pytest.mark.upstream
+def test_a_dry_run_prints_the_very_command_and_writes_nothing(trained: Trained) -> None:
+    before = listing(trained.folder), listing(ROOT / ".lora"), listing(ROOT / "configs")
+    ran = lora("train", SMOKE, "--set", f"output_dir={trained.folder}", "--dry-run", cwd=ROOT)
+    assert ran.code == 0
+    assert ran.out == (trained.folder / "smoke.run" / "command.sh").read_text(encoding="utf-8")
+    assert len(ran.out.splitlines()) == 1
+    assert (listing(trained.folder), listing(ROOT / ".lora"), listing(ROOT / "configs")) == before
+    assert "--learning_rate" in shlex.split(ran.out)
+
+
+@pytest.mark.upstream
+def test_a_training_that_fails_is_exit_6_with_the_end_of_its_log(sd_scripts: Path, tmp_path: Path) -> None:
+    # upstream finds out only when it builds the network
+    ran = lora("train", SMOKE, "--set", f"output_dir={tmp_path}", "--set", "network_module=networks.nothing", cwd=ROOT)
+    assert ran.code == 6
+    assert "No module named 'networks.nothing'" in ran.err
+    assert "train.log" in ran.err
+
+
+@pytest.mark.upstream
+def test_a_misspelt_key_is_exit_3_before_anything_starts(sd_scripts: Path, tmp_path: Path) -> None:
+    ran = lora("train", SMOKE, "--set", f"output_dir={tmp_path}", "--set", "learning_rat=1", cwd=ROOT)
+    assert ran.code == 3
+    assert "learning_rate" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.upstream
+def test_a_sigterm_ends_the_training_and_says_so(sd_scripts: Path, tmp_path: Path) -> None:
+    argv = ["train", str(SMOKE), "--verbose", "--set", f"output_dir={tmp_path}", "--set", "max_train_steps=100000"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "lora_training", *argv],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    for line in running.stderr:
+        if line.startswith("steps:"):
+            break
+    running.send_signal(signal.SIGTERM)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert "error: training was ended by SIGTERM" in err
+    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert left.stdout == ""
+
+
+@pytest.mark.upstream
+def test_the_blip_module_imports_with_the_patch_and_not_without(sd_scripts: Path, tmp_path: Path) -> None:
+    assert blip(sd_scripts, None).returncode == 0
+    site = workspace.Workspace(ROOT).upstream("transformers").path / "src" / "transformers" / "modeling_utils.py"
+    pristine = site.with_name("modeling_utils.py.orig")
+    without = blip(sd_scripts, pristine)
+    assert without.returncode != 0
+    assert "cannot import name 'apply_chunking_to_forward'" in without.stderr
+
+
+BLIP = """
+import importlib.machinery, importlib.util, sys
+if len(sys.argv) > 1:
+    # the pristine file in the patched one's place, for this process alone
+    spec = importlib.util.spec_from_loader("transformers.modeling_utils", importlib.machinery.SourceFileLoader(
+        "transformers.modeling_utils", sys.argv[1]))
+    import transformers
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+import finetune.blip.med
+names = "Conv1D apply_chunking_to_forward find_pruneable_heads_and_indices id_tensor_storage prune_conv1d_layer"
+import transformers.modeling_utils as found
+for name in [*names.split(), "prune_layer", "prune_linear_layer"]:
+    getattr(found, name)
+"""
+
+
+def blip(tree: Path, pristine: Path | None) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-c", BLIP, *([str(pristine)] if pristine else [])]
+    return subprocess.run(argv, cwd=tree, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def no_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout of ours to which nobody ever brought sd-scripts."""
+    root = tmp_path / "checkout"
+    modules = (
+        '[submodule "third_party/sd-scripts"]\npath = third_party/sd-scripts\nurl = https://git.example.invalid/x\n'
+    )
+    repository(root, {".gitmodules": modules, "patches/.keep": "", "lora_training/.keep": ""})
+    commit = "6721028c79ee85a78b3a06dfd8954dae310a1cce"
+    argv = ["git", "update-index", "--add", "--cacheinfo", f"160000,{commit},third_party/sd-scripts"]
+    subprocess.run(argv, cwd=root, check=True)
+    monkeypatch.setenv("LORA_HOME", str(root))
+    monkeypatch.setenv("LORA_CACHE", str(workspace.Workspace(ROOT).state / "cache"))
+    return root
+
+
+def test_without_upstream_the_smoke_run_falls_back_to_the_miniature_loudly(no_upstream: Path, tmp_path: Path) -> None:
+    ran = lora("train", SMOKE, "--set", f"output_dir={tmp_path}", cwd=no_upstream)
+    assert ran.code == 0, ran.err
+    assert "MINIATURE" in ran.err
+    assert "NOT sd-scripts" in ran.out
+    assert (tmp_path / "smoke.safetensors").exists()
+
+
+def test_without_upstream_any_other_config_stops_with_exit_4(no_upstream: Path, tmp_path: Path) -> None:
+    text = SMOKE.read_text(encoding="utf-8").replace('assets = "smoke"', "retries = 1")
+    write(tmp_path, {"mine.toml": text})
+    ran = lora("train", tmp_path / "mine.toml", cwd=no_upstream)
+    assert ran.code == 4
+    assert "lora upstream sync" in ran.err
+    assert not (tmp_path.parent / "output").exists()
+
+
+def test_the_command_line_starts_without_heavy_imports() -> None:
+    code = (
+        "import sys, lora_training.cli.app; print([m for m in ('torch', 'git', 'rich', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

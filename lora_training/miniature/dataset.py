@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import toml
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 OPTIONS = {"image_dir": "", "num_repeats": 1, "class_tokens": "", "caption_extension": ".caption", "batch_size": 1}
@@ -55,10 +55,10 @@ class Images:
         return self.latents[key[0]] if self.latents else self.pixels(path, options), ", ".join(tags)
 
     def pixels(self, path: Path, options: dict[str, Any]) -> torch.Tensor:
-        """The image scaled to cover its dataset's resolution and cut to it: (3, height, width), from -1 to 1."""
-        width, height = options["resolution"]
+        """The image at its dataset's resolution: (3, height, width), from -1 to 1. As upstream, only buckets resize."""
+        w, h = options["resolution"]
         with Image.open(path) as image:
-            if options["enable_bucket"] and image.width * height != image.height * width:
-                raise ValueError(f"the miniature has no bucket for the shape of {path}")
-            fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+            if image.size != (w, h) and (not options["enable_bucket"] or image.width * h != image.height * w):
+                raise ValueError(f"the miniature has no bucket for an image of the size {image.size}: {path}")
+            fitted = image.convert("RGB").resize((w, h), Image.Resampling.LANCZOS)
         return torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)

@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import toml
 
 from lora_training.miniature import train_network
 from tests.helpers import ROOT
@@ -30,8 +31,7 @@ def material(tmp_path_factory) -> Path:
 
 def write_dataset(file: Path, images: Path, **more: object) -> Path:
     options = {"image_dir": str(images), "shuffle_caption": True, "keep_tokens": 1, "caption_extension": ".txt"}
-    lines = [f"{key} = {value!r}".replace("True", "true") for key, value in (options | more).items()]
-    file.write_text("\n".join(["[[datasets]]", "resolution = 64", "batch_size = 2", "[[datasets.subsets]]", *lines]))
+    file.write_text(toml.dumps({"datasets": [{"resolution": 64, "batch_size": 2, "subsets": [options | more]}]}))
     return file
 
 

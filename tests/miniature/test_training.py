@@ -2,21 +2,30 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 
 import pytest
 
-from tests.miniature.conftest import write_dataset
+from tests.miniature.conftest import SCRIPT, write_dataset
 
 pytest.importorskip("torch", reason="needs the training packages: `make setup`")
 
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+
+from lora_training.miniature import dataset
 
 
 def same(one, other):
     first, second = load_file(one), load_file(other)
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def items(config, epoch=0):
+    images = dataset.Images(config, 1)
+    return [images[key] for batch in images.batches(7, epoch) for key in batch]
 
 
 def metadata(file):
@@ -118,8 +127,7 @@ def test_another_seed_gives_another_lora(whole, train, tmp_path):
 
 
 def test_clip_skip_changes_what_is_learnt(whole, train, tmp_path):
-    assert not same(train(tmp_path / "two", clip_skip=2), whole[1] / "tiny.safetensors")
-    assert same(train(tmp_path / "one", clip_skip=1), whole[1] / "tiny.safetensors")
+    assert not same(train(tmp_path, clip_skip=2), whole[1] / "tiny.safetensors")
 
 
 def test_the_text_encoder_is_left_out_on_request_and_the_precision_is_kept(train, tmp_path):
@@ -164,13 +172,46 @@ def test_a_wrong_dataset_config_is_one_clear_error(train, material, tmp_path, mo
         train(tmp_path, dataset_config=config)
 
 
-def test_an_empty_dataset_is_an_error(script, tmp_path):
+def test_an_image_of_another_size_needs_a_bucket_and_one_of_another_shape_is_refused(train, material, tmp_path):
+    Image.new("RGB", (96, 96)).save(tmp_path / "square.png")
+    bucketed = write_dataset(tmp_path / "bucketed.toml", tmp_path, enable_bucket=True, min_bucket_reso=64)
+    assert train(tmp_path, dataset_config=bucketed).is_file()
+    with pytest.raises(ValueError, match="no bucket for an image of the size"):
+        train(tmp_path, dataset_config=write_dataset(tmp_path / "plain.toml", tmp_path))
+    Image.new("RGB", (96, 64)).save(tmp_path / "wide.png")
+    with pytest.raises(ValueError, match="no bucket for an image of the size"):
+        train(tmp_path, dataset_config=bucketed)
+
+
+def test_a_missing_caption_is_the_class_tokens(tmp_path, material):
+    Image.new("RGB", (64, 64)).save(tmp_path / "plain.png")
+    config = write_dataset(tmp_path / "dataset.toml", tmp_path, class_tokens="shs cat", shuffle_caption=False)
+    assert [caption for _, caption in items(config)] == ["shs cat"]
+
+
+def test_shuffling_keeps_the_first_tags_and_all_the_others(material):
+    captions = {caption for epoch in range(8) for _, caption in items(material / "dataset.toml", epoch)}
+    assert {caption.partition(", ")[0] for caption in captions} == {"smoke"}
+    tags = {caption: frozenset(caption.split(", ")) for caption in captions}
+    assert len(set(tags.values())) == 4 < len(captions)
+
+
+def test_repeats_are_drawn_as_often_in_every_epoch(material, tmp_path):
+    config = write_dataset(tmp_path / "dataset.toml", material / "images", num_repeats=3)
+    images = dataset.Images(config, 1)
+    orders = [[index for batch in images.batches(7, epoch) for index, _ in batch] for epoch in (0, 1)]
+    assert [sorted(order) for order in orders] == [sorted([0, 1, 2, 3] * 3)] * 2
+    assert orders[0] != orders[1]
+
+
+def test_an_empty_dataset_is_an_error(flags, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     config = write_dataset(tmp_path / "dataset.toml", tmp_path / "images")
-    done = script(tmp_path / "out", dataset_config=config)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: No data found")
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr("sys.argv", [str(SCRIPT), *flags(tmp_path / "out", dataset_config=config)])
+    # a text as the exit status is written to stderr and ends the process with 1
+    with pytest.raises(SystemExit, match=r"^error: No data found"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_model_is_an_error_without_asking_the_hub(train, tmp_path):

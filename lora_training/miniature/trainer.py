@@ -22,8 +22,8 @@ class Trainer:
 
     def __init__(self, args: Any) -> None:
         self.args, self.step = args, 0
-        args.seed = torch.seed() % 2**32 if args.seed is None else args.seed
-        torch.manual_seed(args.seed)
+        torch.set_num_threads(1)  # a model this small gains nothing by more, and they spin where others need the cores
+        args.seed = torch.manual_seed(torch.seed() % 2**32 if args.seed is None else args.seed).initial_seed()
         self.images = dataset.Images(args.dataset_config, args.train_batch_size)
         self.length = len(self.images.batches(args.seed, 0))
         self.updates = -(-self.length // args.gradient_accumulation_steps)  # an epoch's, as length is its batches
@@ -50,7 +50,7 @@ class Trainer:
         args, (first, skip), losses = self.args, self._start(), {}
         print(f"running training / 学習開始\n  total optimization steps / 学習ステップ数: {args.max_train_steps}")
         plan = [batch for epoch in range(first, self.epochs) for batch in self.images.batches(args.seed, epoch)][skip:]
-        workers = min(args.max_data_loader_n_workers, torch.get_num_threads())
+        workers = min(args.max_data_loader_n_workers, torch.multiprocessing.cpu_count())
         # its own generator keeps the loader from drawing on the global one, which a state restores
         batches = iter(DataLoader(self.images, batch_sampler=plan, num_workers=workers, generator=torch.Generator()))
         bar = tqdm(range(args.max_train_steps - self.step), smoothing=0, desc="steps")

@@ -115,7 +115,8 @@ def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_
         print_json(document | {"recovered": _recovered(answer.recovered)})
     else:
         for problem in answer.problems:
-            click.echo(f"{problem.upstream}: {problem.what}\n  mend: {problem.mend}")
+            about = f"{problem.upstream}: " if problem.upstream else ""
+            click.echo(f"{about}{problem.what}\n  mend: {problem.mend}")
         click.echo("not as it should be" if answer.problems else "all patches are in, nothing drifted")
     return 1 if answer.problems else 0
 
@@ -219,6 +220,26 @@ def lock(*, as_json: bool) -> None:
     for line in (*locked.changes, *map(_moved_line, locked.moved)):
         click.echo(line)
     click.echo("patches.lock written" if locked.changes else "patches.lock is current")
+
+
+@patch.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 when PATCHES.md is out of date.")
+@json_option
+def docs(*, check: bool, as_json: bool) -> int:
+    """Write PATCHES.md from the patches' headers and the parts in patches/docs."""
+    from lora_training.cli.targets import targets
+    from lora_training.patching import docs as documents
+
+    here = workspace.find()
+    wanted = targets(here)
+    current = documents.is_current(here, wanted) if check else not documents.write(here, wanted)
+    if as_json:
+        print_json({"current": current, "written": not current and not check})
+    elif current:
+        click.echo(f"{documents.DOCUMENT} is current")
+    else:
+        click.echo(f"{documents.DOCUMENT} {'is out of date; run `lora patch docs`' if check else 'written'}")
+    return 1 if check and not current else 0
 
 
 def _report(result: Result, *, as_json: bool) -> None:

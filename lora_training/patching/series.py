@@ -28,6 +28,14 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Headed:
+    """A patch file's header alone."""
+
+    name: str
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True)
 class SeriesPatch:
     """A patch of a series, with its header's fields."""
 
@@ -83,6 +91,18 @@ def _read_one(folder: Path, name: str) -> bytes:
         return (folder / name).read_bytes()
     except OSError as exc:
         raise PatchError(f"{folder / name}: {exc.strerror}", hint=f"it is listed in {folder / SERIES}") from exc
+
+
+def headers(folder: Path) -> tuple[Headed, ...]:
+    """The header of every patch of a series, checked; the diffs are not read."""
+    return tuple(_headed(name, data) for name, data in read_bytes(folder).items())
+
+
+def _headed(name: str, data: bytes) -> Headed:
+    head, end, _ = data.partition(b"\n---\n")
+    fields = header.parse(name, head + end)
+    header.check(name, fields)
+    return Headed(name, fields)
 
 
 def read(folder: Path) -> tuple[SeriesPatch, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError, UpstreamError
-from lora_training.patching import lockfile, series, site, stack, standing
+from lora_training.patching import docs, lockfile, removal, series, site, stack, standing
 from lora_training.patching.model import state_of
 from lora_training.patching.names import shown
 from lora_training.patching.stack import PRISTINE, Stack
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it should be, and what to do about it. `exit_code` is what it would be as an error."""
+    """One thing that is not as it should be, and what to do about it. `upstream` is empty when it is about none."""
 
     upstream: str
     what: str
@@ -49,6 +49,8 @@ def verify(workspace: Workspace, targets: Sequence[Target]) -> Verified:
             return Verified((_as_problem("", exc),), steps, recovered)
         for target in targets:
             problems += _target_problems(target, stacks, steps)
+        problems += _removal_problems(targets)
+        problems += _document_problems(workspace, targets)
     return Verified(tuple(problems), steps, recovered)
 
 
@@ -96,6 +98,29 @@ def _copy_problems(item: Standing, path: str, steps: frozenset[int]) -> Iterator
             f"{shown(path + COPY)} is not the pristine file",
             f"move {shown(path + COPY)} away, then lora patch apply",
         )
+
+
+def _removal_problems(targets: Sequence[Target]) -> Iterator[Problem]:
+    read = removal.pristine_reader({target.name: target for target in targets})
+    for target in targets:
+        try:
+            headers = series.headers(target.patches)
+            conditions = [(item.name, removal.parse(item.name, item.fields["Removal-Condition"])) for item in headers]
+        except PatchError as exc:
+            yield _as_problem(target.name, exc)
+            continue
+        for name, condition in conditions:
+            if condition.is_met(target, read):
+                mend = f"take {name} out of the series, then lora patch lock"
+                yield Problem(target.name, f"{name} is no longer needed: {condition.text} holds", mend)
+
+
+def _document_problems(workspace: Workspace, targets: Sequence[Target]) -> Iterator[Problem]:
+    try:
+        if not docs.is_current(workspace, targets):
+            yield Problem("", f"{docs.DOCUMENT} is out of date", "lora patch docs")
+    except PatchError as exc:
+        yield _as_problem("", exc)
 
 
 def _as_problem(name: str, exc: PatchError | UpstreamError) -> Problem:

@@ -34,7 +34,7 @@ def survives(function: Callable[[], object], at: int, *, torn: bool = False) -> 
 
 
 def without_space(function: Callable[[], object], at: int) -> int:
-    """The exit code of a child in which every call that takes disk space fails from call `at` on: 0, or 5 for LoraError."""
+    """The exit code of a child in which calls that take disk space fail from call `at` on: 0, or 5 for PatchError."""
     return _child(function, lambda: _patch(at, None, torn=False))
 
 
@@ -81,7 +81,7 @@ def _patch(at: int, die: Callable[[], None] | None, *, torn: bool) -> None:
                 real(args[0], bytes(args[1])[: len(args[1]) // 2])
             elif torn:
                 real(*args, **kwargs)
-            die()
+            return die()
 
         return wrapped
 

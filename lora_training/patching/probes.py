@@ -1,0 +1,36 @@
+"""Removal probes: functions of ours that look at pristine upstream files and say whether a patch is still needed."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+
+# A pristine file of an upstream as text: read(upstream, path), None when it is not there.
+Read = Callable[[str, str], "str | None"]
+
+_IMPORTED = re.compile(r"^from [.\w]+ import (\([^)]*\)|.*)$", re.MULTILINE)
+
+
+def blip_imports_resolve(read: Read) -> bool:
+    """Whether sd-scripts' BLIP finds in transformers.modeling_utils all that it imports from there."""
+    module = "transformers.modeling_utils"
+    blip = read("sd-scripts", "finetune/blip/med.py")
+    utils = read("transformers", "src/transformers/modeling_utils.py")
+    if blip is None or utils is None:
+        return False
+    imports = (node for node in ast.walk(ast.parse(blip)) if isinstance(node, ast.ImportFrom) and node.module == module)
+    wanted = {alias.name for node in imports for alias in node.names}
+    return all(_binds(utils, name) for name in wanted)
+
+
+def _binds(source: str, name: str) -> bool:
+    if re.search(rf"^(?:def|class) {name}\b|^{name}\b.*=", source, re.MULTILINE):
+        return True
+    return any(re.search(rf"\b{name}\b", names) for names in _IMPORTED.findall(source))
+
+
+# The names that `Removal-Condition: probe NAME` may use.
+PROBES: dict[str, Callable[[Read], bool]] = {
+    "blip-imports-resolve": blip_imports_resolve,
+}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_training import git, proc
 from lora_training.errors import PatchError
-from lora_training.patching import fs, lockfile, plan, series, site, stack, standing, tree
+from lora_training.patching import fs, lockfile, plan, removal, series, site, stack, standing, tree
 from lora_training.patching.model import Node, state_of
 from lora_training.patching.names import raw, shown
 from lora_training.patching.stack import PRISTINE, Stack
@@ -55,7 +55,10 @@ def lock(workspace: Workspace, targets: Sequence[Target]) -> Locked:
 def work_out(target: Target, old: Stack | None) -> tuple[Stack, list[plan.Moved]]:
     """The stack of a target's series as its files are now."""
     series.check_at_pin(target)
-    patches = [item.patch for item in series.read(target.patches)]
+    items = series.read(target.patches)
+    for item in items:
+        removal.parse(item.name, item.fields["Removal-Condition"])
+    patches = [item.patch for item in items]
     paths = [path for patch in patches for path in patch.paths]
     stack_, _, moved = stack.build(target.pin, patches, pristine(target, old, paths))
     return stack_, moved

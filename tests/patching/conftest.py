@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import subprocess
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import git
+from lora_training.patching import relock
+from lora_training.patching.series import Target
+from lora_training.workspace import Workspace
+from tests.helpers import git, repository, write
 
 Tree = dict[str, tuple[str, bytes]]
 
@@ -48,7 +55,89 @@ def git_diff(before: Path, *args: str) -> bytes:
 
 
 def diff_bytes(repo: Path, *args: str) -> bytes:
-    import subprocess
-
     argv = ["git", "diff", "--binary", "--full-index", "--no-color", *args]
     return subprocess.run(argv, cwd=repo, check=True, capture_output=True).stdout
+
+
+HEADER = """\
+Description: {title}
+Author: A
+Origin: vendor
+Bug: none
+Forwarded: no
+Last-Update: 2026-01-01
+Upstream-Version: 1
+Reason: a test
+Verification: true
+Removal-Condition: version >= 99
+---
+"""
+
+
+@dataclass
+class Checkout:
+    """A checkout with two upstreams: `alpha` is a git repository, `beta` a plain folder as from a source archive."""
+
+    here: Workspace
+    commits: dict[str, str]
+
+    def root(self, name: str) -> Path:
+        return self.here.root / "third_party" / name
+
+    @property
+    def targets(self) -> list[Target]:
+        return [
+            Target(name, self.root(name), self.here.patches / name, commit, commit)
+            for name, commit in self.commits.items()
+        ]
+
+    def add(self, name: str, title: str, edits: dict[str, str | None]) -> Path:
+        """A patch at the end of a series, made with git from `edits` on top of the patches that are there."""
+        with tempfile.TemporaryDirectory() as scratch:
+            repo = Path(scratch) / "r"
+            shutil.copytree(self.root(name), repo, symlinks=True, ignore=shutil.ignore_patterns(".git", "*.orig"))
+            git("init", "-q", cwd=repo)
+            series = self.here.patches / name / "series"
+            for line in series.read_text().split() if series.exists() else ():
+                git("apply", str(series.with_name(line)), cwd=repo)
+            git("add", "-A", cwd=repo)
+            git("commit", "-q", "-m", "x", cwd=repo)
+            for path, text in edits.items():
+                (repo / path).parent.mkdir(parents=True, exist_ok=True)
+                (repo / path).unlink() if text is None else (repo / path).write_text(text)
+            return self.add_diff(name, title, git_diff(repo))
+
+    def add_diff(self, name: str, title: str, diff: bytes) -> Path:
+        folder = self.here.patches / name
+        folder.mkdir(parents=True, exist_ok=True)
+        series = folder / "series"
+        listed = series.read_text() if series.exists() else ""
+        path = folder / f"{listed.count(chr(10)) + 1:04d}-{title}.patch"
+        path.write_bytes(HEADER.format(title=title).encode() + diff)
+        series.write_text(f"{listed}{path.name}\n")
+        return path
+
+    def lock(self) -> None:
+        relock.lock(self.here, self.targets)
+
+    def trees(self) -> dict[str, Tree]:
+        return {name: tree_of(self.root(name)) for name in self.commits}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """Two upstreams, two patches on `alpha` that both touch one file, one on `beta`; locked, not applied."""
+    root = tmp_path / "checkout"
+    modules = "".join(f'[submodule "{n}"]\n\tpath = third_party/{n}\n\turl = {n}\n' for n in ("alpha", "beta"))
+    write(root, {".gitmodules": modules, "patches/.keep": "", "lora_training/.keep": ""})
+    commit = repository(root / "third_party/alpha", {"a.py": LINES, "lib/b.py": "b\n", "lib/gone.py": "g\n"})
+    write(root / "third_party/beta", {"c.py": LINES})
+    made = Checkout(Workspace(root), {"alpha": commit, "beta": "b" * 40})
+    made.add("alpha", "first", {"a.py": LINES.replace("2\n", "two\n", 1), "new/n.py": "n\n"})
+    made.add("alpha", "second", {"a.py": LINES.replace("2\n", "two\n", 1) + "end\n", "lib/gone.py": None})
+    made.add("beta", "third", {"c.py": LINES.replace("7\n", "seven\n", 1)})
+    made.lock()
+    return made
+
+
+LINES = "".join(f"{n}\n" for n in range(20))

@@ -101,7 +101,9 @@ def _count(number: int, word: str) -> str:
 @_sets
 @_tree
 @json_option
-def show(file: Path, *, form: str, origin: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool) -> None:
+def show(  # noqa: PLR0913 - one parameter an option
+    file: Path, *, form: str, origin: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool
+) -> None:
     """FILE after the environment's and --set's overrides: as TOML, upstream's arguments, JSON or shell lines."""
     from lora_training.config import show as shown
 
@@ -191,7 +193,7 @@ def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Write over an existing file.")
 @_tree
 @json_option
-def import_(
+def import_(  # noqa: PLR0913 - one parameter an option
     file: Path, *, output: Path | None, script: str | None, force: bool, tree: Path | None, as_json: bool
 ) -> None:
     """Make a configuration from another trainer's FILE (`-`: a command line on stdin), with a report of each key."""
@@ -287,7 +289,7 @@ class _Here:
 
     def check(self, file: Path, sets: tuple[str, ...]) -> tuple[Problem, ...]:
         """The problems of a file, those of its very text and script included."""
-        from lora_training.config import check as checks
+        from lora_training.config import checks
 
         return checks.file(
             file,

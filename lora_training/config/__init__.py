@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from lora_training.config import schema
 from lora_training.config.argv import dataset_document, to_argv
-from lora_training.config.check import Machine, check, require
+from lora_training.config.checks import Machine, check, require
 from lora_training.config.load import load
 from lora_training.config.model import Config, Entry, Launch, Problem, Run
 
@@ -17,6 +17,7 @@ __all__ = [
     "Config",
     "Entry",
     "Launch",
+    "Machine",
     "Problem",
     "Run",
     "check",

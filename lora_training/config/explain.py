@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.config import history, nearest
 from lora_training.config import schema as schemas
-from lora_training.config.check.family import INERT
+from lora_training.config.checks.family import INERT
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:

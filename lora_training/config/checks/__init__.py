@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lora_training.config.argv import encoded
-from lora_training.config.check import buckets, datasets, family, files, flags, optimizer, rules
-from lora_training.config.check.view import View
+from lora_training.config.checks import buckets, datasets, family, files, flags, optimizer, rules
+from lora_training.config.checks.view import View
 from lora_training.config.document import Unreadable
 from lora_training.config.load import load
 from lora_training.config.model import Problem

@@ -10,7 +10,7 @@ from lora_training.config.schema.datasets import STYLE_KEYS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lora_training.config.check.view import View
+    from lora_training.config.checks.view import View
     from lora_training.config.model import Config, Problem, Severity
     from lora_training.config.positions import Path as KeyPath
     from lora_training.config.schema import DatasetSchema, Schema, Shape, Style, Table

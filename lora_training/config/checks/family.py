@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lora_training.config.check.view import View
+    from lora_training.config.checks.view import View
     from lora_training.config.model import Problem
 
 FLOW = frozenset(

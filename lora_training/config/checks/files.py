@@ -13,7 +13,7 @@ from lora_training.workspace import CACHE_VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lora_training.config.check.view import Subset, View
+    from lora_training.config.checks.view import Subset, View
     from lora_training.config.model import Problem
     from lora_training.config.positions import Path as KeyPath
 

@@ -11,7 +11,7 @@ from lora_training.config.model import Problem
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from lora_training.config.check.view import View
+    from lora_training.config.checks.view import View
     from lora_training.config.model import Config
     from lora_training.config.schema import Schema
 

@@ -9,7 +9,7 @@ from lora_training.config import nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lora_training.config.check.view import View
+    from lora_training.config.checks.view import View
     from lora_training.config.model import Problem
 
 # upstream's own names, as they are written in its help and code; any other is looked up in torch.optim

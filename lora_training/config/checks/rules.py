@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config.check.view import as_number
+from lora_training.config.checks.view import as_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lora_training.config.check.view import View
+    from lora_training.config.checks.view import View
     from lora_training.config.model import Problem
 
 _POSITIVE = (

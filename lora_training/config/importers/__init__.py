@@ -1,0 +1,63 @@
+"""Configurations of other trainers, taken over with a report of every key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config import document
+from lora_training.config.importers import command, flat_toml, kohya_gui, metadata, train_lora_tool
+from lora_training.config.importers.draft import Draft, Imported, Row
+from lora_training.config.importers.source import Source, read
+from lora_training.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lora_training.config.schema import Schema
+
+__all__ = ["Imported", "Row", "Source", "convert", "read"]
+
+_KINDS: dict[str, Any] = {
+    "kohya_ss": kohya_gui,
+    "toml": flat_toml,
+    "metadata": metadata,
+    "train_LoRA_tool": train_lora_tool,
+}
+
+
+def convert(source: Source, schema: Callable[[str], Schema], *, script: str | None = None) -> Imported:
+    """The configuration that a source amounts to, for `script` or the script that the source names.
+
+    `schema` gives the schema of a script. Raises ConfigError when neither says which script, or the source cannot be
+    read as what it seems to be.
+    """
+    if source.kind == "command":
+        found = command.training(source.content)
+        draft = Draft(command.KIND, schema(script or found[0]))
+        command.convert(found, draft)
+    else:
+        module = _KINDS[source.kind]
+        name = script or module.script(source.content)
+        if name is None:
+            hint = "give --script with one of upstream's scripts, such as sdxl_train_network"
+            raise ConfigError("the file does not say which of upstream's scripts it is for", hint=hint)
+        draft = Draft(module.KIND, schema(name))
+        module.convert(source.content, draft)
+    _datasets(draft, source)
+    return draft.done()
+
+
+def _datasets(draft: Draft, source: Source) -> None:
+    """Take the content of a `dataset_config` file that can be read into the configuration itself."""
+    named = draft.values.get("dataset_config")
+    if named is None or draft.datasets:
+        return
+    path = command.dataset_file(str(named), source.folder)
+    if path.suffix.lower() != ".toml" or not path.is_file():
+        return
+    data = document.read(path).data
+    datasets = data.get("datasets")
+    if isinstance(datasets, list):
+        draft.datasets = [item for item in datasets if isinstance(item, dict)]
+        draft.general |= data.get("general", {}) if isinstance(data.get("general"), dict) else {}
+        del draft.values["dataset_config"]

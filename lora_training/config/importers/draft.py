@@ -1,0 +1,250 @@
+"""A configuration in the making: values taken over from another trainer's file, and what became of each of its keys."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lora_training.config import encode, nearest, tomlout
+from lora_training.config.model import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lora_training.config.schema import Flag, Schema
+
+Outcome = Literal["mapped", "renamed", "defaulted", "lost"]
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "")
+# headings of the file that is written, by how a flag's name begins; the first that fits
+_HEADINGS = (
+    ("network", ("network_", "dim_from", "base_weights", "scale_weight")),
+    (
+        "optimizer",
+        ("optimizer", "learning_rate", "unet_lr", "text_encoder_lr", "lr_", "max_grad", "use_8bit", "use_lion"),
+    ),
+    ("saving", ("output_", "save_", "no_metadata", "metadata_", "training_comment", "huggingface_")),
+    ("logging", ("log_", "logging_", "wandb_", "console_log")),
+    ("sampling", ("sample_",)),
+    ("validation", ("validat", "max_validation")),
+    (
+        "images",
+        ("train_data_dir", "reg_data_dir", "resolution", "enable_bucket", "min_bucket", "max_bucket", "bucket_"),
+    ),
+    ("captions", ("caption_", "shuffle_caption", "keep_tokens", "token_", "weighted_captions", "secondary_sep")),
+)
+_MODEL = ("pretrained_model", "vae", "v2", "v_param", "clip_", "t5xxl", "ae", "gemma2", "qwen3", "text_encoder", "byt5")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one key: taken as it is, taken under another name, left to the default, or lost."""
+
+    key: str
+    outcome: Outcome
+    to: str | None = None
+    note: str | None = None
+
+
+class NotTaken(ValueError):
+    """A value that the flag cannot take."""
+
+
+@dataclass
+class Draft:
+    """Collects values and rows. `kind` names the format that is read."""
+
+    kind: str
+    schema: Schema
+    values: dict[str, Any] = field(default_factory=dict)
+    network_args: dict[str, Any] = field(default_factory=dict)
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    general: dict[str, Any] = field(default_factory=dict)
+    launch: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def flag(self, key: str, value: Any, *, to: str | None = None, note: str | None = None) -> bool:
+        """Take the value of `key` for the flag `to` (by default the one of that name); whether it could be taken."""
+        flag = self.schema.flag(to or key)
+        if flag is None:
+            near = nearest.name(to or key, self.schema.keys)
+            hint = f"; the nearest is `{near}`" if near else ""
+            self.lost(key, f"{self.schema.script} has no flag `{to or key}`{hint}")
+            return False
+        try:
+            taken = typed(flag, value)
+        except NotTaken as exc:
+            self.lost(key, str(exc))
+            return False
+        if taken is None or (flag.is_switch and taken is False):
+            self.defaulted(key, "not set" if taken is None else "off, as it is by default")
+            return True
+        self.values[flag.dest] = taken
+        self.took(key, flag.dest, note)
+        return True
+
+    def took(self, key: str, to: str, note: str | None = None) -> None:
+        """Say that a key was carried over."""
+        same = key == to
+        self.rows.append(Row(key, "mapped" if same else "renamed", None if same else to, note))
+
+    def defaulted(self, key: str, note: str) -> None:
+        """Say that a key says nothing that upstream's default does not."""
+        self.rows.append(Row(key, "defaulted", None, note))
+
+    def lost(self, key: str, note: str) -> None:
+        """Say that a key could not be carried over, and why."""
+        self.rows.append(Row(key, "lost", None, note))
+
+    def network(self, key: str, value: Any, *, to: str | None = None) -> None:
+        """Take a value for the network's own key=value arguments."""
+        self.network_args[to or key] = value
+        self.took(key, f"network_args.{to or key}")
+
+    def words(self, key: str, items: Iterable[str], *, to: str | None = None) -> None:
+        """Take `name=value` words for a flag of that kind, as a table where they have the form."""
+        words = [word for word in items if word]
+        if not words:
+            self.defaulted(key, "empty")
+            return
+        if (to or key) == "network_args" and all("=" in word for word in words):
+            self.network_args |= {name: plain_word(text) for name, text in (word.split("=", 1) for word in words)}
+            self.took(key, "network_args")
+            return
+        self.flag(key, words, to=to)
+
+    def done(self) -> Imported:
+        """The finished configuration."""
+        if self.network_args:
+            self.values["network_args"] = {**_pairs(self.values.get("network_args")), **self.network_args}
+        return Imported(self.kind, self.schema, self.values, self.datasets, self.general, self.launch, tuple(self.rows))
+
+
+def _pairs(words: Any) -> dict[str, Any]:
+    if not isinstance(words, list):
+        return {}
+    return {name: plain_word(text) for name, _, text in (word.partition("=") for word in words)}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A configuration made from another trainer's file, and the report of it."""
+
+    kind: str
+    schema: Schema
+    values: dict[str, Any]
+    datasets: list[dict[str, Any]]
+    general: dict[str, Any]
+    launch: dict[str, Any]
+    rows: tuple[Row, ...]
+
+    def count(self, outcome: Outcome) -> int:
+        """How many keys had that outcome."""
+        return sum(row.outcome == outcome for row in self.rows)
+
+    def summary(self) -> str:
+        """The counts, in words."""
+        kinds: tuple[Outcome, ...] = ("mapped", "renamed", "defaulted", "lost")
+        return f"{len(self.rows)} keys: " + ", ".join(f"{self.count(kind)} {kind}" for kind in kinds)
+
+    def data(self) -> dict[str, Any]:
+        """The configuration as a document."""
+        data: dict[str, Any] = {"script": self.schema.script}
+        for dest in (flag.dest for flag in self.schema.flags if flag.dest in self.values):
+            data.setdefault(_heading(dest), {})[dest] = self.values[dest]
+        if self.general:
+            data["general"] = self.general
+        if self.datasets:
+            data["datasets"] = self.datasets
+        if self.launch:
+            data["launch"] = self.launch
+        return data
+
+    def toml(self) -> str:
+        """The configuration as a file, with what was lost on top."""
+        head = [f"Made by `lora config import` from {self.kind}."]
+        lost = [f"  {row.key}: {row.note}" for row in self.rows if row.outcome == "lost"]
+        head += ["Could not be carried over:", *lost] if lost else []
+        return tomlout.comment(head) + "\n" + tomlout.document(self.data())
+
+    def as_json(self) -> dict[str, Any]:
+        """Configuration and report for a program."""
+        rows = [{"key": r.key, "outcome": r.outcome, "to": r.to, "note": r.note} for r in self.rows]
+        return {"kind": self.kind, "script": self.schema.script, "config": self.data(), "report": rows}
+
+
+def _heading(dest: str) -> str:
+    if dest.startswith(_MODEL) and not dest.startswith("text_encoder_lr"):
+        return "model"
+    return next((name for name, starts in _HEADINGS if dest.startswith(starts)), "training")
+
+
+def typed(flag: Flag, value: Any) -> Any:
+    """`value` as the flag's own type, where that loses nothing; None for one that is not set. Raises NotTaken."""
+    if value is None or value in ("", "None"):
+        return None
+    if flag.is_switch:
+        return _switch(flag, value)
+    taken = _listed(flag, value) if flag.is_list else _scalar(flag, value)
+    try:
+        encode.words(flag, Entry(flag.dest, taken, ""), Path(), {})
+    except encode.Refused as exc:
+        raise NotTaken(exc.message + (f" ({exc.hint})" if exc.hint else "")) from None
+    return taken
+
+
+def _switch(flag: Flag, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).lower()
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    raise NotTaken(f"`{flag.dest}` is a switch, and {value!r} neither on nor off")
+
+
+def _listed(flag: Flag, value: Any) -> Any:
+    if isinstance(value, str):
+        value = value.replace(",", " ").split() if flag.type in ("float", "int") else value.split()
+    return [_scalar(flag, item) for item in value] if isinstance(value, list | tuple) else [_scalar(flag, value)]
+
+
+def _scalar(flag: Flag, value: Any) -> Any:
+    if flag.type in ("int", "float"):
+        return _number(flag, value)
+    if flag.type_source is not None:
+        return plain_word(value) if isinstance(value, str) else value
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else str(value)
+
+
+def _number(flag: Flag, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise NotTaken(f"`{flag.dest}` is a number, and {value!r} is none") from None
+    if flag.type == "int":
+        if not math.isfinite(number) or number != int(number):
+            raise NotTaken(f"`{flag.dest}` is a whole number, and {value!r} is none")
+        return int(number)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else number
+
+
+def plain_word(text: str) -> Any:
+    """A word as the number that it spells, when nothing is lost by it; else the word."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+    return value if isinstance(value, int | float) and str(value) == text else text
+
+
+def from_json(text: str) -> Any:
+    """Parse JSON that a file carries inside; None when it is not."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

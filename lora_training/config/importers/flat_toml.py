@@ -1,0 +1,75 @@
+"""A TOML file for upstream's `--config_file`: sd-scripts' own, or lora-scripts', which adds some keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lora_training.config.importers.draft import Draft
+
+KIND = "an sd-scripts or lora-scripts TOML file"
+_TYPES = {
+    "sd-lora": "train_network",
+    "sd-dreambooth": "train_network",
+    "sdxl-lora": "sdxl_train_network",
+    "sd3-lora": "sd3_train_network",
+    "flux-lora": "flux_train_network",
+    "lumina-lora": "lumina_train_network",
+    "lumina2-lora": "lumina_train_network",
+}
+_TYPE_KEYS = ("model_train_type", "train_type")
+_RENAMED = {"lr_restart_cycles": "lr_scheduler_num_cycles", "network_args_custom": "network_args"}
+_RENAMED |= {"optimizer_args_custom": "optimizer_args", "reg_data_path": "reg_data_dir"}
+_ITS_OWN = ("name", "version", "author", "description", "enable_preview", "enable_base_weight", "enable_block_weights")
+_MARKS = {"gemma2": "lumina_train_network", "clip_g": "sd3_train_network", "qwen3": "anima_train_network"}
+_MARKS |= {"byt5": "hunyuan_image_train_network", "guidance_scale": "flux_train_network"}
+_OFF_AT_ZERO = ("save_n_epoch_ratio", "noise_offset", "min_snr_gamma", "scale_weight_norms", "network_dropout")
+
+
+def script(content: dict[str, Any]) -> str | None:
+    """The script that the file is for, where it says so."""
+    found = dict(_flat(content))
+    named = next((_TYPES[found[key]] for key in _TYPE_KEYS if found.get(key) in _TYPES), None)
+    return named or next((name for key, name in _MARKS.items() if found.get(key)), None)
+
+
+def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every key and value; as in upstream, a table's name has no meaning. Datasets stay whole."""
+    for key, value in content.items():
+        if isinstance(value, dict) and key not in ("general", "network_args", "optimizer_args"):
+            yield from _flat(value)
+        else:
+            yield key, value
+
+
+def convert(content: dict[str, Any], draft: Draft) -> None:
+    """Put the file's settings into `draft`."""
+    for key, value in _flat(content):
+        _take(key, value, draft)
+
+
+def _take(key: str, value: Any, draft: Draft) -> None:
+    to = _RENAMED.get(key, key)
+    if key == "datasets" and isinstance(value, list):
+        draft.datasets += [item for item in value if isinstance(item, dict)]
+        draft.took(key, key)
+    elif key == "general" and isinstance(value, dict):
+        draft.general |= value
+        draft.took(key, key)
+    elif key in _TYPE_KEYS:
+        draft.took(key, "script", draft.schema.script)
+    elif key in _ITS_OWN:
+        draft.defaulted(key, "a setting of lora-scripts itself")
+    elif value == "" and draft.schema.flag(to):
+        draft.defaulted(key, "empty")
+    elif to in _OFF_AT_ZERO and value == 0 and not isinstance(value, bool):
+        draft.defaulted(key, "0 turns it off")
+    elif to in ("network_args", "optimizer_args") and isinstance(value, list):
+        draft.words(key, [str(item) for item in value], to=to)
+    elif to in ("network_args", "optimizer_args") and isinstance(value, dict):
+        draft.values[to] = value
+        draft.took(key, to)
+    else:
+        draft.flag(key, value, to=to)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,7 +201,8 @@ def import_(  # noqa: PLR0913 - one parameter an option
     from lora_training.config import importers
 
     here = _Here(tree)
-    source = importers.read(file, click.get_text_stream("stdin").read() if str(file) == "-" else None)
+    typed_in = sys.stdin.read() if str(file) == "-" else None
+    source = importers.read(file, typed_in)
     imported = importers.convert(source, here.schema, script=script)
     if output:
         _write(output, imported.toml(), force=force)
@@ -234,8 +236,6 @@ def _print_report(imported: Imported) -> None:
 @click.option("--force", is_flag=True, help="Write over an existing file.")
 def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, **given: str | None) -> None:
     """Write the configuration NAME from a preset; paths that are not given are asked for on a terminal."""
-    import sys
-
     from lora_training import workspace
     from lora_training.config import presets
 

@@ -7,7 +7,8 @@ import re
 import struct
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lora_training.errors import ConfigError
 
@@ -15,9 +16,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _HEADER_LIMIT = 100_000_000  # safetensors' own limit for its header, in bytes
 _COMMAND = re.compile(r"accelerate\s+launch|[\w/\\.-]*train_network\.py")
@@ -42,7 +40,7 @@ _FOREIGN: dict[str, tuple[set[str], ...]] = {
 class Source:
     """A file that was read: its format and content.
 
-    `kind` is `kohya_ss`, `toml`, `command`, `metadata` or `train_LoRA_tool`; `folder` is what its paths are relative to.
+    `kind` is `kohya_ss`, `toml`, `command`, `metadata` or `train_LoRA_tool`; paths are relative to `folder`.
     """
 
     kind: str
@@ -56,8 +54,6 @@ def read(path: Path, stdin: str | None = None) -> Source:
     Raises ConfigError for a file that cannot be read, is of no known kind, or is of a trainer that we cannot carry
     over, which is named.
     """
-    from pathlib import Path
-
     if stdin is not None:
         return Source("command", stdin, Path.cwd())
     suffix = path.suffix.lower()

@@ -40,5 +40,9 @@ patch-verify: setup  ## whether the trees are what they should be
 compat: setup-dev    ## try the trios of torch, torchvision and xformers; writes docs/compat.md
 	@.venv/bin/python -m tools.compat
 
+UV_COMPILE := .lora/uv/bin/uv pip compile --quiet --universal --python-version 3.10 --no-python-downloads \
+	--generate-hashes --no-emit-package transformers --custom-compile-command "make requirements" pyproject.toml
+
 requirements: setup-dev  ## compile requirements/*.txt from pyproject.toml
-	@.venv/bin/python -m tools.requirements
+	@$(UV_COMPILE) --extra train -o requirements/train.txt
+	@$(UV_COMPILE) --extra train --extra dev -c requirements/train.txt -o requirements/dev.txt

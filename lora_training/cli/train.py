@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_training.config import Config
+    from lora_training.config.schema import Schema
     from lora_training.launch.spec import LaunchSpec
     from lora_training.patching.series import Target
     from lora_training.supervise.result import Result
@@ -81,16 +82,12 @@ class Plan:
 
 def _plan(here: Workspace, file: Path, sets: tuple[str, ...]) -> Plan:
     from lora_training import config as cfg
-    from lora_training.config import schema as schemas
-    from lora_training.config.check import Machine, installed_here
     from lora_training.launch import spec
-    from lora_training.runtime import bootstrap, registry
+    from lora_training.runtime import bootstrap
 
     config = cfg.load(file, sets=sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)})
     tree = _tree(here, config)
-    schema = schemas.read(tree.path, config.script, cache=here.cache)
-    problems = cfg.check(config, schema, Machine(tuple(registry.available()), installed_here()))
-    cfg.require(config, problems)
+    schema = _checked_schema(here, config, tree)
     runtime = _runtime(config, tree)
     dataset = cfg.dataset_document(config)
     flags = cfg.to_argv(config, schema)
@@ -103,6 +100,7 @@ def _plan(here: Workspace, file: Path, sets: tuple[str, ...]) -> Plan:
         flags,
         runtime=bootstrap.environment(runtime),
         mixed_precision=str(config.launch.mixed_precision or config.values.get("mixed_precision", "no")),
+        cpu_threads=config.launch.num_cpu_threads_per_process or 1,
     )
     return Plan(tree, launched, runtime, output, dataset, config.run.assets)
 
@@ -111,7 +109,7 @@ def _tree(here: Workspace, config: Config) -> Tree:
     """Upstream at its pin, every patch in and nothing drifted; for the smoke run alone, the miniature will do."""
     from lora_training import miniature
     from lora_training.cli.targets import targets
-    from lora_training.patching.verify import verify
+    from lora_training.patching import verify
     from lora_training.upstream import pins
 
     upstream = here.upstream(_UPSTREAM)
@@ -121,8 +119,8 @@ def _tree(here: Workspace, config: Config) -> Tree:
             f"{_UPSTREAM} is not there: {upstream.path}",
             hint=f"`lora upstream sync` brings it from {upstream.url}; README, Mirrors, where that is out of reach",
         )
-    checked = targets(here, () if is_here else [name for name in here.upstreams if name != _UPSTREAM])
-    problems = verify(here, checked).problems
+    checked = [target for target in targets(here) if is_here or target.name != _UPSTREAM]
+    problems = verify.trees(here, checked).problems
     if problems:
         lines = [f"{problem.upstream}: {problem.what}; mend: {problem.mend}" for problem in problems]
         raise PatchError("the trees are not what they should be", hint="\n".join(lines))
@@ -130,6 +128,21 @@ def _tree(here: Workspace, config: Config) -> Tree:
     if not is_here:
         return Tree(Path(miniature.__file__).parent, "the miniature (NOT sd-scripts)", patches, is_miniature=True)
     return Tree(upstream.path, f"{_UPSTREAM} {pins.pin(here, _UPSTREAM)}", patches)
+
+
+def _checked_schema(here: Workspace, config: Config, tree: Tree) -> Schema:
+    """The script's schema, against which the configuration has been found right."""
+    from lora_training.config import schema as schemas
+    from lora_training.config.checks import Machine, check, installed_here, require
+    from lora_training.runtime import registry
+
+    if tree.is_miniature:
+        # it knows the smoke run's flags alone, and says itself what it does not know
+        require(config, config.problems)
+        return schemas.flags_only(tree.path, config.script)
+    schema = schemas.read(tree.path, config.script, cache=here.cache)
+    require(config, check(config, schema, Machine(tuple(registry.available()), installed_here())))
+    return schema
 
 
 def _series(target: Target) -> tuple[str, ...]:

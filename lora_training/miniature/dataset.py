@@ -1,5 +1,6 @@
 """Images and captions of upstream's `dataset_config`, in an order that depends on the seed and the epoch alone."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class Images:
         self.latents: list[torch.Tensor] = []
         self.groups: list[list[int]] = []  # of indices into samples, one group a dataset
         defaults = OPTIONS | {"batch_size": batch_size, "image_dir": None}
-        document = toml.loads(config.read_text(encoding="utf-8"))
+        document = (json if config.suffix == ".json" else toml).loads(config.read_text(encoding="utf-8"))
         for dataset in document.get("datasets", []):
             self.groups.append([])
             for subset in dataset.pop("subsets", []):

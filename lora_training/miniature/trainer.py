@@ -25,8 +25,8 @@ class Trainer:
         torch.set_num_threads(1)  # a model this small gains nothing by more, and they spin where others need the cores
         args.seed = torch.manual_seed(torch.seed() % 2**32 if args.seed is None else args.seed).initial_seed()
         self.images = dataset.Images(args.dataset_config, args.train_batch_size)
-        self.length = len(self.images.batches(args.seed, 0))
-        self.updates = -(-self.length // args.gradient_accumulation_steps)  # an epoch's, as length is its batches
+        self.length = len(self.images.batches(args.seed, 0))  # an epoch's batches, as updates are its steps
+        self.updates = -(-self.length // args.gradient_accumulation_steps)
         args.max_train_steps = (args.max_train_epochs or 0) * self.updates or args.max_train_steps
         self.epochs = -(-args.max_train_steps // self.updates)
         model, local = Path(args.pretrained_model_name_or_path), {"local_files_only": True}
@@ -100,15 +100,14 @@ class Trainer:
             save_file(self.network.state_dict(), folder / "model.safetensors")
             torch.save(self.optimizer.state_dict(), folder / "optimizer.bin")
             torch.save(torch.get_rng_state(), folder / "random_states_0.pkl")
-            done = {"current_epoch": -(-self.step // self.updates), "current_step": self.step}
-            (folder / "train_state.json").write_text(json.dumps(done))
+            done = json.dumps({"current_epoch": -(-self.step // self.updates), "current_step": self.step})
+            (folder / "train_state.json").write_text(done)
 
     def _start(self) -> tuple[int, int]:
         """Restore the state to resume; the epoch to begin with and how many of its batches to skip."""
         args, done = self.args, 0
         if args.resume:
-            folder = Path(args.resume)
-            self.network.load_state_dict(load_file(folder / "model.safetensors"))
+            self.network.load_state_dict(load_file((folder := Path(args.resume)) / "model.safetensors"))
             self.optimizer.load_state_dict(torch.load(folder / "optimizer.bin"))
             torch.set_rng_state(torch.load(folder / "random_states_0.pkl"))
             done = json.loads((folder / "train_state.json").read_text())["current_step"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError, UpstreamError
@@ -39,7 +39,14 @@ class Verified:
 
 
 def verify(workspace: Workspace, targets: Sequence[Target]) -> Verified:
-    """Check every upstream. What is wrong is reported and not raised."""
+    """Check every upstream, and what is written about our patches. What is wrong is reported and not raised."""
+    found = trees(workspace, targets)
+    about = (*_removal_problems(targets), *_document_problems(workspace, targets))
+    return replace(found, problems=(*found.problems, *about))
+
+
+def trees(workspace: Workspace, targets: Sequence[Target]) -> Verified:
+    """Check what a training rests on: pins, files, the lock. What is wrong is reported and not raised."""
     with site.together(site.of_workspace(workspace)) as recovered:
         problems: list[Problem] = []
         steps: dict[str, int | None] = {}
@@ -49,8 +56,6 @@ def verify(workspace: Workspace, targets: Sequence[Target]) -> Verified:
             return Verified((_as_problem("", exc),), steps, recovered)
         for target in targets:
             problems += _target_problems(target, stacks, steps)
-        problems += _removal_problems(targets)
-        problems += _document_problems(workspace, targets)
     return Verified(tuple(problems), steps, recovered)
 
 

@@ -17,7 +17,9 @@ from lora_training.errors import ConfigError, UpstreamError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DatasetSchema", "Flag", "Schema", "Shape", "Style", "Table", "read", "scripts"]
+    from lora_training.config.schema.interp import Interpreter
+
+__all__ = ["DatasetSchema", "Flag", "Schema", "Shape", "Style", "Table", "flags_only", "read", "scripts"]
 
 _SCRIPT = re.compile(r"(?:[a-z0-9_]+_)?train_network")
 
@@ -75,6 +77,18 @@ def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
     return schema
 
 
+def flags_only(tree: Path, script: str) -> Schema:
+    """The schema of a script in a tree that has no dataset schema of its own, as the miniature; datasets have no keys.
+
+    Raises UpstreamError when the source cannot be read.
+    """
+    from lora_training.config.schema.interp import Interpreter
+    from lora_training.config.schema.source import Tree
+
+    nothing = Style(Table({}), Table({}))
+    return Schema(script, _flags(Interpreter(Tree(tree)), script), DatasetSchema(Table({}), {"dreambooth": nothing}))
+
+
 def _read(tree: Path, script: str) -> tuple[Schema, dict[str, str | None]]:
     from lora_training.config.schema import buckets, datasets
     from lora_training.config.schema.interp import Interpreter
@@ -82,11 +96,16 @@ def _read(tree: Path, script: str) -> tuple[Schema, dict[str, str | None]]:
 
     source = Tree(tree)
     interpreter = Interpreter(source)
+    flags = _flags(interpreter, script)
+    schema = Schema(script, flags, datasets.read(interpreter), buckets.required_steps(source, script))
+    return schema, source.seen
+
+
+def _flags(interpreter: Interpreter, script: str) -> tuple[Flag, ...]:
     parser = interpreter.call_name(script, "setup_parser")
     if not isinstance(parser, argparse.ArgumentParser):
         raise UpstreamError(f"{script}.py: setup_parser() gives no parser that can be read")
-    schema = Schema(script, of_parser(parser), datasets.read(interpreter), buckets.required_steps(source, script))
-    return schema, source.seen
+    return of_parser(parser)
 
 
 def _from_json(data: dict[str, Any]) -> Schema:

@@ -115,7 +115,7 @@ def _document(tried: list[Tried]) -> str:
     rows = "\n".join(_row(item) for item in tried)
     return f"""# Which trios work
 
-Made by `make compat`; do not edit. Python {platform.python_version()}, {platform.system()} {platform.machine()}, no GPU.
+Made by `make compat`; do not edit. Python {platform.python_version()}, {platform.system()} {platform.machine()}.
 
 "Trains" is the smoke run on the real sd-scripts (`make train CONFIG=configs/smoke.toml`), with its wall time.
 "xformers' kernels" says whether its compiled part loads with that torch: without it, `xformers = true` fails on a GPU

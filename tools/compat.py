@@ -16,12 +16,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import tomli
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / ".lora" / "compat"
 UV = ROOT / ".lora" / "uv" / "bin" / "uv"
 _TRIO = ("torch", "torchvision", "xformers")
-# what a torch brings with it, which must follow it
-_FOLLOWS = re.compile(r"^(torch|torchvision|xformers|triton|nvidia-.*|cuda-.*|lazy-importer)$")
 TRIOS = (
     ("2.6.0", "0.21.0", "0.0.29.post3"),
     ("2.8.0", "0.23.0", "0.0.32.post2"),
@@ -52,6 +52,7 @@ class Tried:
 def main() -> int:
     """Try every trio and write the table; 1 when the pinned one does not work."""
     tried = [_try(trio) for trio in TRIOS]
+    (ROOT / "docs").mkdir(exist_ok=True)
     (ROOT / "docs" / "compat.md").write_text(_document(tried), encoding="utf-8")
     return 0 if all(item.seconds for item in tried if item.trio == _pinned()) else 1
 
@@ -74,7 +75,8 @@ def _environment(venv: Path, trio: tuple[str, str, str]) -> Path:
     python = venv / "bin" / "python"
     _run([UV, "venv", "-q", "--clear", "--no-python-downloads", "-p", sys.executable, venv])
     wanted = SCRATCH / "requirements.txt"
-    others = [line for line in _pins() if not _FOLLOWS.match(line.split("==")[0])]
+    # only what we ask for ourselves: what a torch brings with it must follow that torch
+    others = [line for line in _declared() if _name(line) not in (*_TRIO, "transformers")]
     wanted.write_text("\n".join([*others, *(f"{n}=={v}" for n, v in zip(_TRIO, trio, strict=True))]), encoding="utf-8")
     _run([UV, "pip", "install", "-q", "-p", python, "-r", wanted])
     trees = ["-e", ROOT / "third_party" / "transformers", "-e", ROOT]
@@ -82,14 +84,18 @@ def _environment(venv: Path, trio: tuple[str, str, str]) -> Path:
     return python
 
 
-def _pins() -> list[str]:
-    """`name==version`, with its marker, of everything in the training set."""
-    text = (ROOT / "requirements" / "train.txt").read_text(encoding="utf-8")
-    return [line.removesuffix("\\").strip() for line in text.splitlines() if re.match(r"^[a-z0-9].*==", line)]
+def _declared() -> list[str]:
+    """What `pyproject.toml` asks for: for us, and for training."""
+    project = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["train"]]
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9_-]", requirement, maxsplit=1)[0]
 
 
 def _pinned() -> tuple[str, ...]:
-    versions = dict(line.split(" ")[0].split("==") for line in _pins())
+    versions = {_name(line): line.split("==")[-1] for line in _declared()}
     return tuple(versions[name] for name in _TRIO)
 
 

@@ -76,7 +76,7 @@ def _environment(venv: Path, trio: tuple[str, str, str]) -> Path:
     _run([UV, "venv", "-q", "--clear", "--no-python-downloads", "-p", sys.executable, venv])
     wanted = SCRATCH / "requirements.txt"
     # only what we ask for ourselves: what a torch brings with it must follow that torch
-    others = [line for line in _declared() if _name(line) not in (*_TRIO, "transformers")]
+    others = [line for line in _declared() if _name(line) not in _TRIO]
     wanted.write_text("\n".join([*others, *(f"{n}=={v}" for n, v in zip(_TRIO, trio, strict=True))]), encoding="utf-8")
     _run([UV, "pip", "install", "-q", "-p", python, "-r", wanted])
     trees = ["-e", ROOT / "third_party" / "transformers", "-e", ROOT]

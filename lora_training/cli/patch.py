@@ -13,6 +13,7 @@ from lora_training.errors import PatchError
 
 if TYPE_CHECKING:
     from lora_training.patching.adhoc import AdHocResult
+    from lora_training.patching.authoring import Written
     from lora_training.patching.engine import Result
     from lora_training.patching.plan import Moved
     from lora_training.patching.transaction import Recovered
@@ -67,8 +68,15 @@ def apply(
 
 @patch.command()
 @_ad_hoc_options
-def revert(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_json: bool) -> None:
+@click.option(
+    "--keep-edits", type=_PATH, metavar="FILE", help="Write what was edited by hand to FILE, as a patch, first."
+)
+def revert(
+    tree: Path | None, files: tuple[Path, ...], strip: int | None, keep_edits: Path | None, *, as_json: bool
+) -> None:
     """Bring every upstream back to pristine, byte for byte."""
+    if tree and keep_edits:
+        raise click.UsageError("--keep-edits is for the upstreams, not for --tree")
     if _is_ad_hoc(tree, files, strip) and tree:
         from lora_training.patching import adhoc
 
@@ -78,7 +86,7 @@ def revert(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_
     from lora_training.patching import engine
 
     here = workspace.find()
-    _report(engine.revert(here, targets(here)), as_json=as_json)
+    _report(engine.revert(here, targets(here), keep_edits), as_json=as_json)
 
 
 @patch.command()
@@ -220,6 +228,42 @@ def lock(*, as_json: bool) -> None:
     for line in (*locked.changes, *map(_moved_line, locked.moved)):
         click.echo(line)
     click.echo("patches.lock written" if locked.changes else "patches.lock is current")
+
+
+@patch.command()
+@click.argument("upstream")
+@click.argument("title")
+@click.argument("files", nargs=-1)
+@json_option
+def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> None:
+    """Make a patch of the edits in UPSTREAM's tree (and in new FILES), or an empty one, from the template."""
+    from lora_training.cli.targets import edited
+    from lora_training.patching import authoring
+
+    here = workspace.find()
+    _report_written(authoring.new(here, edited(here, upstream, files), title), as_json=as_json)
+
+
+@patch.command()
+@click.argument("upstream")
+@click.argument("name", required=False)
+@click.option("--file", "files", multiple=True, metavar="FILE", help="A file that is new in the tree.")
+@json_option
+def refresh(upstream: str, name: str | None, files: tuple[str, ...], *, as_json: bool) -> None:
+    """Take further edits in UPSTREAM's tree into its last patch, or the one called NAME."""
+    from lora_training.cli.targets import edited
+    from lora_training.patching import authoring
+
+    here = workspace.find()
+    _report_written(authoring.refresh(here, edited(here, upstream, files), name), as_json=as_json)
+
+
+def _report_written(written: Written, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"patch": str(written.path), "files": list(written.files)})
+        return
+    click.echo(f"{written.path}: {', '.join(written.files) or 'empty'}")
+    click.echo("fill in its header, then run `lora patch lock` and `lora patch docs`")
 
 
 @patch.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_training.patching.series import Target
@@ -10,6 +11,7 @@ from lora_training.upstream import pins
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lora_training.patching.authoring import Edited
     from lora_training.workspace import Workspace
 
 
@@ -18,8 +20,19 @@ def targets(workspace: Workspace, names: Sequence[str] = ()) -> list[Target]:
     return [target(workspace, name) for name in names or workspace.upstreams]
 
 
+def edited(workspace: Workspace, name: str, files: Sequence[str]) -> Edited:
+    """One upstream with the files that were changed in its tree, and `files`, which may be new."""
+    from lora_training.patching.authoring import Edited
+    from lora_training.upstream import status
+
+    upstream = workspace.upstream(name)
+    changed = (*status.changes(upstream, pins.head(upstream)), *files)
+    return Edited(target(workspace, name), changed)
+
+
 def target(workspace: Workspace, name: str) -> Target:
     """One upstream as a target. Raises UpstreamError for an unknown name or one without a pin."""
     upstream = workspace.upstream(name)
-    pin = pins.pin(workspace, name)
-    return Target(name, upstream.path, workspace.patches / name, pins.head(upstream).commit, pin)
+    pin, head = pins.pin(workspace, name), pins.head(upstream)
+    manifest = partial(pins.manifest, upstream) if head.origin == "sdist" else None
+    return Target(name, upstream.path, workspace.patches / name, head.commit, pin, manifest)

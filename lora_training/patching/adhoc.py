@@ -116,19 +116,11 @@ def _session(root: Path, *, alone: bool = True) -> Iterator[Recovered | None]:
         if not alone:
             yield recovered
             return
-        _make(state)
         try:
             yield recovered
         finally:
             # goes only when there is nothing in it any more
             fs.remove_folder(state)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as exc:
-        raise PatchError(f"cannot write: {exc.strerror}: {folder}") from exc
 
 
 def _load(files: Sequence[Path]) -> list[tuple[str, bytes]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lora_training.errors import PatchError
-from lora_training.patching import exclude, lockfile, plan, series, site, stack, standing, transaction
+from lora_training.patching import edits, exclude, lockfile, plan, relock, series, site, stack, standing, transaction
 from lora_training.patching.model import Node, state_of
 from lora_training.patching.stack import PRISTINE
 from lora_training.patching.standing import COPY, Standing
@@ -15,6 +15,7 @@ from lora_training.patching.transaction import Edit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from lora_training.patching.series import Target
     from lora_training.patching.transaction import Recovered
@@ -55,7 +56,12 @@ def apply(workspace: Workspace, targets: Sequence[Target]) -> Result:
     """
     here = site.of_workspace(workspace)
     with site.alone(here) as recovered:
-        plans = [_plan_apply(item) for item in _stand_all(workspace, targets, at_pin=True)]
+        for target in targets:
+            series.check_at_pin(target)
+        found = _stand_all(workspace, targets)
+        for item in found:
+            standing.check_no_drift(item)
+        plans = [_plan_apply(item) for item in found]
         for target, planned in zip(targets, plans, strict=True):
             if planned.edits:
                 exclude.copies(target.root)
@@ -63,11 +69,20 @@ def apply(workspace: Workspace, targets: Sequence[Target]) -> Result:
     return Result(tuple(planned.result for planned in plans), recovered)
 
 
-def revert(workspace: Workspace, targets: Sequence[Target]) -> Result:
-    """Bring every tree back to pristine, byte for byte, or change nothing at all. Raises PatchError on drift."""
+def revert(workspace: Workspace, targets: Sequence[Target], keep_edits: Path | None = None) -> Result:
+    """Bring every tree back to pristine, byte for byte, or change nothing at all.
+
+    Raises PatchError on drift, unless `keep_edits` names a file: what was edited is written there first, as a patch.
+    """
     here = site.of_workspace(workspace)
     with site.alone(here) as recovered:
-        plans = [_plan_revert(item) for item in _stand_all(workspace, targets, at_pin=False)]
+        found = _stand_all(workspace, targets)
+        if keep_edits is None:
+            for item in found:
+                standing.check_no_drift(item)
+        else:
+            edits.save(found, keep_edits)
+        plans = [_plan_revert(item) for item in found]
         _commit(here, "revert", targets, plans)
     return Result(tuple(planned.result for planned in plans), recovered)
 
@@ -78,23 +93,17 @@ def recover(workspace: Workspace) -> Recovered | None:
         return recovered
 
 
-def _stand_all(workspace: Workspace, targets: Sequence[Target], *, at_pin: bool) -> list[Standing]:
+def _stand_all(workspace: Workspace, targets: Sequence[Target]) -> list[Standing]:
     stacks = lockfile.read(workspace.patches)
-    if at_pin:
-        for target in targets:
-            series.check_at_pin(target)
-    found = [standing.stand(target, standing.locked(target, stacks)) for target in targets]
-    for item in found:
-        standing.check_no_drift(item)
-    return found
+    return [standing.stand(target, standing.locked(target, stacks)) for target in targets]
 
 
 def _commit(here: site.Site, command: str, targets: Sequence[Target], plans: Sequence[_Plan]) -> None:
-    edits = []
+    whole = []
     for target, planned in zip(targets, plans, strict=True):
         prefix = os.path.relpath(target.root, here.root)
-        edits += [_below(prefix, edit) for edit in planned.edits]
-    transaction.run(here.root, here.state, command, edits)
+        whole += [_below(prefix, edit) for edit in planned.edits]
+    transaction.run(here.root, here.state, command, whole)
 
 
 def _below(prefix: str, edit: Edit) -> Edit:
@@ -111,20 +120,16 @@ def _plan_apply(item: Standing) -> _Plan:
         return _Plan(TreeResult(item.target.name, "unchanged", names), ())
     base = standing.pristine(item)
     image, moved = standing.final(item, base)
-    edits = [_changed(item, path, image.get(path)) for path in item.stack.paths]
-    edits += [edit for path in item.stack.paths if (edit := _copy_edit(item, path, base.get(path)))]
-    files = _files(edits)
-    done: Done = "applied" if edits else "unchanged"
-    return _Plan(TreeResult(item.target.name, done, names, files, tuple(moved)), tuple(edits))
+    found = [Edit(path, item.image[path], image.get(path)) for path in item.stack.paths]
+    found += [edit for path in item.stack.paths if (edit := _copy_edit(item, path, base.get(path)))]
+    files = _files(found)
+    done: Done = "applied" if files else "unchanged"
+    return _Plan(TreeResult(item.target.name, done, names, files, tuple(moved)), tuple(found))
 
 
 def _has_copies(item: Standing) -> bool:
     kept = [path for path in item.stack.paths if stack.is_kept(item.stack, path)]
     return all(standing.copy_of(item, path) is not None for path in kept)
-
-
-def _changed(item: Standing, path: str, after: Node | None) -> Edit:
-    return Edit(path, item.image[path], after)
 
 
 def _copy_edit(item: Standing, path: str, base: Node | None) -> Edit | None:
@@ -136,15 +141,16 @@ def _copy_edit(item: Standing, path: str, base: Node | None) -> Edit | None:
 
 
 def _plan_revert(item: Standing) -> _Plan:
-    base = standing.pristine(item)
-    edits = []
+    drifted = item.position.drifted
+    base = relock.pristine(item.target, item.stack, item.stack.paths) if drifted else standing.pristine(item)
+    found = []
     for path in item.stack.paths:
         copy = standing.copy_of(item, path)
-        edits.append(Edit(path, item.image[path], base.get(path), same_as=path + COPY if copy else None))
+        found.append(Edit(path, item.image[path], base.get(path), same_as=path + COPY if copy else None))
         if copy is not None:
-            edits.append(Edit(path + COPY, copy, None))
-    files = _files(edits)
-    return _Plan(TreeResult(item.target.name, "reverted" if files else "unchanged", (), files), tuple(edits))
+            found.append(Edit(path + COPY, copy, None))
+    files = _files(found)
+    return _Plan(TreeResult(item.target.name, "reverted" if files else "unchanged", (), files), tuple(found))
 
 
 def _files(edits: Sequence[Edit]) -> tuple[str, ...]:

@@ -63,6 +63,7 @@ def write(state: Path, journal: Journal) -> None:
     """Note down a transaction that is about to stage; on the disk when this returns."""
     data = json.dumps({"format": _FORMAT, **asdict(journal)}).encode()
     draft = state / "journal.draft"
+    state.mkdir(parents=True, exist_ok=True)
     fs.remove(draft)
     try:
         fs.write_new(draft, Node(REGULAR, data))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lora_training import git, proc
 from lora_training.errors import PatchError
 from lora_training.patching import fs, lockfile, plan, removal, series, site, stack, standing, tree
-from lora_training.patching.model import Node, state_of
+from lora_training.patching.model import ABSENT, Node, state_of
 from lora_training.patching.names import raw, shown
 from lora_training.patching.stack import PRISTINE, Stack
 
@@ -65,21 +65,24 @@ def work_out(target: Target, old: Stack | None) -> tuple[Stack, list[plan.Moved]
 
 
 def pristine(target: Target, old: Stack | None, paths: Iterable[str]) -> plan.Image:
-    """Files as they are at the pin: from git where the tree has it, else proven by the old lock, else as they are.
+    """Files as they are at the pin: from git where the tree has it, else proven by the old lock or a manifest.
 
-    Raises PatchError for a file that has a copy beside it, yet nothing proves which of the two is pristine.
+    Raises PatchError for a file that is not pristine and has no pristine copy beside it. Of a folder that is neither
+    a repository nor came with a manifest, files that were never locked are taken as they are.
     """
     wanted = list(dict.fromkeys(paths))
     copies = [path + standing.COPY for path in wanted]
     image = tree.snapshot(target.root, [*wanted, *copies])
     has_git = (target.root / ".git").exists()
+    known = old.pristine if old is not None and old.commit == target.pin else {}
+    manifest = target.manifest() if target.manifest and not has_git and set(wanted) - set(known) else None
     for path in wanted:
         if has_git:
             image[path] = _at_commit(target.root, target.pin, path, image[path])
-        elif old is not None and old.commit == target.pin and path in old.pristine:
-            image[path] = _proven(target, old, path, image)
-        elif image[path + standing.COPY] is not None:
-            raise PatchError(f"{target.name}: {shown(path)} has a copy, and nothing shows which is pristine")
+        elif path in known:
+            image[path] = _proven(target, path, image, known[path])
+        elif manifest is not None:
+            image[path] = _proven(target, path, image, manifest.get(path, ABSENT))
     return {path: node for path, node in image.items() if path not in copies}
 
 
@@ -91,16 +94,18 @@ def _at_commit(root: Path, commit: str, path: str, now: Node | None) -> Node | N
     if kind != "blob":
         return now
     content = proc.run(["git", "cat-file", "blob", blob], cwd=root, env=git.environment()).stdout
-    return Node(int(mode, 8), raw(content))
+    return Node(int(mode, 8), raw(content), None if now is None else now.permissions)
 
 
-def _proven(target: Target, old: Stack, path: str, image: Mapping[str, Node | None]) -> Node | None:
-    wanted = old.state(path, PRISTINE)
-    for node in (image[path], image[path + standing.COPY]):
-        if state_of(node) == wanted:
+def _proven(target: Target, path: str, image: Mapping[str, Node | None], wanted: str) -> Node | None:
+    """The file or its copy, whichever has the wanted state, or the wanted sha256 alone."""
+    for node in (image[path], image[path + standing.COPY], None):
+        state = state_of(node)
+        if wanted in {state, state.rpartition(" ")[2]}:
             return node
     raise PatchError(
-        f"{target.name}: {shown(path)} is not pristine, and neither is its copy", hint="run `lora patch revert` first"
+        f"{target.name}: {shown(path)} was edited, and its pristine content is not at hand",
+        hint=f"put the pristine file at {shown(path + standing.COPY)}; `lora upstream sync` brings a pristine tree",
     )
 
 

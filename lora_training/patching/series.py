@@ -11,6 +11,8 @@ from lora_training.patching import header
 from lora_training.patching.parse import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from lora_training.patching.model import Patch
 
 SERIES = "series"
@@ -18,13 +20,17 @@ SERIES = "series"
 
 @dataclass(frozen=True)
 class Target:
-    """An upstream as patching sees it: its tree, its patches, the commit it is at (None: unknown) and its pin."""
+    """An upstream as patching sees it: its tree, its patches, the commit it is at (None: unknown) and its pin.
+
+    `manifest` gives the sha256 of every pristine file of a tree that is no repository; None where git knows them.
+    """
 
     name: str
     root: Path
     patches: Path
     commit: str | None
     pin: str
+    manifest: Callable[[], Mapping[str, str]] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,40 +27,25 @@ class Site:
 
 def of_workspace(workspace: Workspace) -> Site:
     """The site of a checkout: all its upstreams together."""
-    state = workspace.state / "patching"
-    return Site(workspace.root, state, state)
+    return Site(workspace.root, workspace.state / "patching", lock_on=workspace.root)
 
 
 @contextmanager
 def alone(site: Site) -> Iterator[Recovered | None]:
     """Hold the site alone, after bringing an interrupted command to its end; gives what that was."""
-    site.lock_on.mkdir(parents=True, exist_ok=True)
     with locking.exclusive(site.lock_on):
         yield transaction.recover(site.root, site.state)
 
 
 @contextmanager
 def together(site: Site) -> Iterator[Recovered | None]:
-    """Hold the site against changes, with other readers; an interrupted command is brought to its end first.
-
-    Where our state cannot be written (a read-only container) nobody can change the trees, and no lock is needed.
-    """
+    """Hold the site against changes, with other readers; an interrupted command is brought to its end first."""
     recovered = None
     if journal.pending(site.state):
         with alone(site) as recovered:
             pass
-    with ExitStack() as held:
-        if _is_lockable(site.lock_on):
-            held.enter_context(locking.shared(site.lock_on))
+    with locking.shared(site.lock_on):
         yield recovered
-
-
-def _is_lockable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return folder.is_dir()
-    return True
 
 
 @contextmanager

@@ -56,7 +56,8 @@ def run(root: Path, state: Path, command: str, edits: Sequence[Edit]) -> None:
         journal.advance(state, "staging", "ready")
     except BaseException as exc:
         _discard(root, plan)
-        journal.close(state, "staging")
+        if journal.pending(state):
+            journal.close(state, "staging")
         if isinstance(exc, OSError):
             raise _failed(exc) from exc
         raise

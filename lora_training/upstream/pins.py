@@ -99,6 +99,12 @@ def head(upstream: Upstream) -> Head:
     return Head(marker["commit"], "sdist")
 
 
+def manifest(upstream: Upstream) -> dict[str, str]:
+    """The sha256 of every pristine file of a tree that came from a source archive."""
+    files: dict[str, str] = json.loads((upstream.path / MARKER).read_text(encoding="utf-8"))["files"]
+    return files
+
+
 def _git_folder(tree: Path) -> Path | None:
     """The repository's folder: `.git` itself, or what the file `.git` of a submodule points to."""
     dot_git = tree / ".git"

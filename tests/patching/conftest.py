@@ -5,17 +5,32 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from lora_training.patching import relock
+from lora_training.patching.model import sha256
 from lora_training.patching.series import Target
 from lora_training.workspace import Workspace
 from tests.helpers import git, repository, write
 
 Tree = dict[str, tuple[str, bytes]]
+
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - folders made below it are private
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that can be: hundreds of fsyncs on a busy disk would take minutes and show nothing more."""
+    if not os.access(_MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=_MEMORY) as scratch:
+        yield Path(scratch)
 
 
 def tree_of(root: Path, *, without: tuple[str, ...] = (".git", ".lora-patch")) -> Tree:
@@ -80,14 +95,16 @@ class Checkout:
 
     here: Workspace
     commits: dict[str, str]
+    manifest: dict[str, str]
 
     def root(self, name: str) -> Path:
         return self.here.root / "third_party" / name
 
     @property
     def targets(self) -> list[Target]:
+        manifests = {"alpha": None, "beta": lambda: self.manifest}
         return [
-            Target(name, self.root(name), self.here.patches / name, commit, commit)
+            Target(name, self.root(name), self.here.patches / name, commit, commit, manifests[name])
             for name, commit in self.commits.items()
         ]
 
@@ -132,7 +149,7 @@ def checkout(tmp_path: Path) -> Checkout:
     write(root, {".gitmodules": modules, "patches/.keep": "", "lora_training/.keep": ""})
     commit = repository(root / "third_party/alpha", {"a.py": LINES, "lib/b.py": "b\n", "lib/gone.py": "g\n"})
     write(root / "third_party/beta", {"c.py": LINES})
-    made = Checkout(Workspace(root), {"alpha": commit, "beta": "b" * 40})
+    made = Checkout(Workspace(root), {"alpha": commit, "beta": "b" * 40}, {"c.py": sha256(LINES.encode())})
     made.add("alpha", "first", {"a.py": LINES.replace("2\n", "two\n", 1), "new/n.py": "n\n"})
     made.add("alpha", "second", {"a.py": LINES.replace("2\n", "two\n", 1) + "end\n", "lib/gone.py": None})
     made.add("beta", "third", {"c.py": LINES.replace("7\n", "seven\n", 1)})

@@ -1,0 +1,185 @@
+"""`lora patch new` and `refresh`: patches made of the edits in an upstream's tree.
+
+They go by the patch files as they are, locked or not: this is where patches are made.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_training.errors import PatchError
+from lora_training.patching import differ, fs, header, lockfile, plan, relock, series, site, tree
+from lora_training.patching.model import Patch, sha256, state_of
+from lora_training.patching.names import shown
+from lora_training.patching.parse import parse
+from lora_training.patching.standing import COPY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from lora_training.patching.series import Target
+    from lora_training.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A target whose tree was edited.
+
+    `changed` are the files that differ from the commit, as git or a manifest says, and those that the user names.
+    """
+
+    target: Target
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A patch file that was written, and the files whose edits it holds."""
+
+    path: Path
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A patch file on the way: its header may have gaps, and its diff may be missing."""
+
+    name: str
+    fields: dict[str, str]
+    patch: Patch
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The pristine files, the files as the series leaves them, and the files as they are."""
+
+    drafts: tuple[_Draft, ...]
+    base: plan.Image
+    full: plan.Image
+    now: plan.Image
+
+    @property
+    def edited(self) -> list[str]:
+        return [path for path in self.now if state_of(self.now[path]) != state_of(self.full.get(path))]
+
+
+def new(workspace: Workspace, edited: Edited, title: str) -> Written:
+    """Add a patch at the end of a series, made of the edits in the tree, or an empty one when there are none.
+
+    The header is a template; until it is filled in, `lora patch lock` refuses the patch.
+    Raises PatchError unless all patches of the series are in.
+    """
+    target = edited.target
+    with site.alone(site.of_workspace(workspace)):
+        work = _work(workspace, edited)
+        path = target.patches / f"{len(work.drafts) + 1:04d}-{_slug(title)}.patch"
+        if path.exists():
+            raise PatchError(f"{path} is there already", hint="choose another title")
+        fields = header.template(
+            description=title, upstream_version=f"{target.name} {target.pin}", last_update=_today()
+        )
+        files = work.edited
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fs.replace_file(path, header.render(fields) + _diff(work.full, work.now, files))
+        fs.replace_file(target.patches / series.SERIES, _appended(target.patches / series.SERIES, path.name))
+    return Written(path, tuple(files))
+
+
+def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Written:
+    """Take the edits in the tree into a patch, the last one unless `name` says another.
+
+    Raises PatchError when a later patch touches the same files, and when there is nothing to take in.
+    """
+    target = edited.target
+    with site.alone(site.of_workspace(workspace)):
+        work = _work(workspace, edited)
+        at = _position(target, work.drafts, name)
+        draft, files = work.drafts[at], work.edited
+        if not files:
+            raise PatchError(f"{target.name} has no edits to take in")
+        paths = list(dict.fromkeys([*draft.patch.paths, *files]))
+        _check_last_word(work.drafts[at + 1 :], paths)
+        below = _applied(work.drafts[:at], work.base)
+        path = target.patches / draft.name
+        fields = {**draft.fields, "Last-Update": _today()}
+        fs.replace_file(path, header.render(fields) + _diff(below, work.now, paths))
+    return Written(path, tuple(files))
+
+
+def _work(workspace: Workspace, edited: Edited) -> _Work:
+    target = edited.target
+    series.check_at_pin(target)
+    drafts = tuple(_draft(name, data) for name, data in series.read_bytes(target.patches).items())
+    changed = (path for path in edited.changed if not path.endswith(COPY))
+    paths = list(dict.fromkeys([*(path for draft in drafts for path in draft.patch.paths), *changed]))
+    base = relock.pristine(target, lockfile.read(workspace.patches).get(target.name), paths)
+    full = _applied(drafts, base)
+    now = tree.snapshot(target.root, paths)
+    work = _Work(drafts, base, full, {path: now[path] for path in paths})
+    _check_applied(target, work)
+    return work
+
+
+def _draft(name: str, data: bytes) -> _Draft:
+    head, end, body = data.partition(b"\n---\n")
+    fields = header.parse(name, head + end)
+    patch = parse(name, data) if body.strip() else Patch(name, sha256(data), head + end, ())
+    return _Draft(name, fields, patch)
+
+
+def _applied(drafts: Iterable[_Draft], image: plan.Image) -> plan.Image:
+    for draft in drafts:
+        image = plan.apply(draft.patch, image).image
+    return image
+
+
+def _check_applied(target: Target, work: _Work) -> None:
+    for path in (path for draft in work.drafts for path in draft.patch.paths):
+        now, base, full = (state_of(image.get(path)) for image in (work.now, work.base, work.full))
+        if now == base != full:
+            raise PatchError(
+                f"{target.name}: {shown(path)} is pristine, so the edits cannot be told from the patches",
+                hint="run `lora patch apply` first",
+            )
+
+
+def _position(target: Target, drafts: Sequence[_Draft], name: str | None) -> int:
+    names = [draft.name for draft in drafts]
+    if not names or (name or names[-1]) not in names:
+        raise PatchError(f"{target.name} has no patch {name or 'yet'}", hint="`lora patch list` shows them")
+    return names.index(name or names[-1])
+
+
+def _check_last_word(later: Sequence[_Draft], paths: Sequence[str]) -> None:
+    for draft in later:
+        shared = set(draft.patch.paths) & set(paths)
+        if shared:
+            raise PatchError(
+                f"{draft.name} comes later and touches {shown(min(shared))} too",
+                hint=f"refresh {draft.name} instead, or take it out of the series for the time being",
+            )
+
+
+def _diff(before: plan.Image, after: plan.Image, paths: Sequence[str]) -> bytes:
+    return differ.diff({path: before.get(path) for path in paths}, {path: after[path] for path in paths})
+
+
+def _slug(title: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    if not slug:
+        raise PatchError(f"{title!r} gives no file name", hint="a title has letters or digits")
+    return slug[:60].rstrip("-")
+
+
+def _appended(path: Path, name: str) -> bytes:
+    there = path.read_text(encoding="utf-8") if path.exists() else ""
+    gap = "" if there.endswith("\n") or not there else "\n"
+    return f"{there}{gap}{name}\n".encode()
+
+
+def _today() -> str:
+    return dt.datetime.now(tz=dt.timezone.utc).date().isoformat()

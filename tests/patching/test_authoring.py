@@ -1,0 +1,126 @@
+"""Patches made of edits, and edits that survive a revert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lora_training.errors import PatchError
+from lora_training.patching import authoring, engine
+from lora_training.patching.authoring import Edited
+from lora_training.patching.model import sha256
+from tests.helpers import git
+from tests.patching.conftest import LINES, Checkout
+
+
+def _edited(checkout: Checkout, name: str, *files: str) -> Edited:
+    return Edited(next(target for target in checkout.targets if target.name == name), files)
+
+
+def _fill(path: Path) -> None:
+    path.write_bytes(
+        path.read_bytes().replace(b"Removal-Condition: TODO", b"Removal-Condition: version >= 9").replace(b"TODO", b"x")
+    )
+
+
+@pytest.mark.parametrize(("name", "file"), [("alpha", "lib/b.py"), ("beta", "c.py")])
+def test_a_new_patch_holds_the_edits_and_locks(checkout: Checkout, name: str, file: str) -> None:
+    engine.apply(checkout.here, checkout.targets)
+    path = checkout.root(name) / file
+    path.write_text(path.read_text() + "edit\n")
+    (checkout.root(name) / "made.py").write_text("made\n")
+    before = checkout.trees()
+    written = authoring.new(checkout.here, _edited(checkout, name, file, "made.py"), "Make it better!")
+    assert written.files == (file, "made.py")
+    assert written.path.name.endswith("-make-it-better.patch")
+    with pytest.raises(PatchError, match="the header lacks Author"):
+        checkout.lock()
+    _fill(written.path)
+    checkout.lock()
+    engine.apply(checkout.here, checkout.targets)
+    assert {**before[name], **checkout.trees()[name]} == checkout.trees()[name]
+    engine.revert(checkout.here, checkout.targets)
+    assert not (checkout.root(name) / "made.py").exists()
+
+
+def test_a_new_patch_without_edits_is_an_empty_template(checkout: Checkout) -> None:
+    engine.apply(checkout.here, checkout.targets)
+    written = authoring.new(checkout.here, _edited(checkout, "beta"), "later")
+    assert written.files == ()
+    with pytest.raises(PatchError, match="holds no diff"):
+        checkout.lock()
+    (checkout.root("beta") / "c.py").write_text("all new\n")
+    assert authoring.refresh(checkout.here, _edited(checkout, "beta")).files == ("c.py",)
+    _fill(written.path)
+    checkout.lock()
+
+
+def test_refresh_takes_further_edits_into_the_last_patch(checkout: Checkout) -> None:
+    engine.apply(checkout.here, checkout.targets)
+    path = checkout.root("alpha") / "a.py"
+    path.write_text(path.read_text() + "more\n")
+    expected = path.read_text()
+    written = authoring.refresh(checkout.here, _edited(checkout, "alpha"))
+    assert written.path.name == "0002-second.patch"
+    checkout.lock()
+    engine.apply(checkout.here, checkout.targets)
+    engine.revert(checkout.here, checkout.targets)
+    engine.apply(checkout.here, checkout.targets)
+    assert path.read_text() == expected
+
+
+def test_refresh_of_a_patch_under_a_later_one_is_refused(checkout: Checkout) -> None:
+    engine.apply(checkout.here, checkout.targets)
+    path = checkout.root("alpha") / "a.py"
+    path.write_text(path.read_text() + "more\n")
+    with pytest.raises(PatchError, match=r"0002-second\.patch comes later and touches a\.py too"):
+        authoring.refresh(checkout.here, _edited(checkout, "alpha"), "0001-first.patch")
+
+
+def test_a_patch_is_not_made_of_a_tree_without_the_series(checkout: Checkout) -> None:
+    with pytest.raises(PatchError, match="is pristine, so the edits cannot be told"):
+        authoring.new(checkout.here, _edited(checkout, "alpha", "lib/b.py"), "x")
+
+
+def test_an_edit_without_a_pristine_file_is_refused_where_there_is_no_git(checkout: Checkout) -> None:
+    engine.apply(checkout.here, checkout.targets)
+    (checkout.root("beta") / "d.py").write_text("edited\n")
+    checkout.manifest["d.py"] = sha256(b"pristine\n")
+    edited = _edited(checkout, "beta", "d.py")
+    with pytest.raises(PatchError, match=r"d\.py was edited, and its pristine content is not at hand"):
+        authoring.new(checkout.here, edited, "x")
+    (checkout.root("beta") / "d.py.orig").write_text("pristine\n")
+    assert authoring.new(checkout.here, edited, "x").files == ("d.py",)
+
+
+def test_a_revert_keeps_the_edits_as_a_patch_that_goes_in_again(checkout: Checkout, tmp_path: Path) -> None:
+    pristine = checkout.trees()
+    engine.apply(checkout.here, checkout.targets)
+    for file in ("a.py", "new/n.py", "lib/gone.py"):
+        (checkout.root("alpha") / file).write_text("mine\n")
+    edited = checkout.trees()["alpha"]
+    kept = tmp_path / "kept.patch"
+    engine.revert(checkout.here, checkout.targets, kept)
+    assert checkout.trees() == pristine
+    engine.apply(checkout.here, checkout.targets)
+    git("apply", str(kept), cwd=checkout.root("alpha"))
+    assert checkout.trees()["alpha"] == edited
+
+
+def test_edits_in_two_trees_are_kept_apart(checkout: Checkout, tmp_path: Path) -> None:
+    (checkout.root("alpha") / "a.py").write_text("mine\n")
+    engine.apply(checkout.here, [checkout.targets[1]])
+    (checkout.root("beta") / "c.py").write_text("mine too\n")
+    engine.revert(checkout.here, checkout.targets, tmp_path / "kept.patch")
+    assert sorted(path.name for path in tmp_path.glob("kept*")) == ["kept-alpha.patch", "kept-beta.patch"]
+    assert (checkout.root("alpha") / "a.py").read_text() == LINES
+
+
+def test_a_file_in_the_way_of_the_edits_stops_the_revert(checkout: Checkout, tmp_path: Path) -> None:
+    engine.apply(checkout.here, checkout.targets)
+    (checkout.root("alpha") / "a.py").write_text("mine\n")
+    (tmp_path / "kept.patch").write_text("theirs")
+    with pytest.raises(PatchError, match="is there already"):
+        engine.revert(checkout.here, checkout.targets, tmp_path / "kept.patch")
+    assert (checkout.root("alpha") / "a.py").read_text() == "mine\n"

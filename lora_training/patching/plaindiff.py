@@ -38,7 +38,9 @@ class PlainReader(Reader):
             raise self.refuse("both sides are absent")
         path = self._choose(sides, created=created)
         # `@@ -0,0` on a file that is not there makes it, as in git and GNU patch
-        created = created or (not deleted and [h.old for h in hunks] == [b""] and not self.exists(path))
+        created = created or (
+            not deleted and [(hunk.old_start, hunk.old) for hunk in hunks] == [(0, b"")] and not self.exists(path)
+        )
         action: Action = "create" if created else "delete" if deleted else "modify"
         return Change(action, path, path, self.section.line, hunks)
 

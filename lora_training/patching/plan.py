@@ -48,14 +48,18 @@ def apply(patch: Patch, image: Mapping[str, Node | None]) -> Outcome:
 
 
 def unapply(patch: Patch, image: Mapping[str, Node | None]) -> Outcome:
-    """The tree before `patch`, worked out backwards. Raises PatchError where that is not possible."""
+    """The tree before `patch`, worked out backwards. Raises PatchError where that is not possible.
+
+    The result is a guess until its states are compared with those that are known.
+    """
+    copies: Image = {change.new: None for change in patch.changes if change.action == "copy"}
     changes = [reverse(change) for change in reversed(patch.changes) if change.action != "copy"]
-    copies = [replace(reverse(c), action="delete", old=c.new) for c in patch.changes if c.action == "copy"]
-    return _Run(patch, [*copies, *changes], image).run()
+    outcome = _Run(patch, changes, dict(image) | copies).run()
+    return replace(outcome, written=copies | outcome.written)
 
 
 def reverse(change: Change) -> Change:
-    """The change that undoes this one. A copy's is a change of the copy back to its original's content."""
+    """The change that undoes this one; no copy has any."""
     actions: dict[Action, Action] = {"create": "delete", "delete": "create"}
     mode_back = change.old_mode if change.new_mode or change.action == "delete" else None
     return replace(

@@ -49,7 +49,12 @@ class Reader:
         rest = line[4:].rstrip(b"\n")
         if rest.endswith(b"\r"):
             raise self.refuse("CRLF in a file's header", hint="the patch was converted; get it as it was")
-        name = self.name_text(rest if rest.startswith(b'"') else rest.split(b"\t")[0])
+        if rest.startswith(b'"'):
+            name, rest = self.unquote(rest)
+            if rest and not rest.startswith(b"\t"):
+                raise self.refuse("something follows a quoted name")
+        else:
+            name = names.text(rest.split(b"\t")[0])
         if name.startswith("/") and name != names.DEV_NULL:
             names.check(name, self.where)
         return name

@@ -177,6 +177,8 @@ class _Scanner:
             left[1] -= 1
         elif kind in (b"-", b"+"):
             left[kind == b"+"] -= 1
+        elif kind == b"\r":
+            raise self.refuse("a CRLF line end inside a hunk", _hint(line))
         else:
             raise self.refuse(f"{_shown(line)} inside a hunk", f"the hunk's header promises {sum(left)} more lines")
         if min(left) < 0:

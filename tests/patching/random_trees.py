@@ -18,6 +18,7 @@ _NAMES = [
     b"-dash",
     b"x.orig",
 ]
+_PLAIN = [b"a", b"b.py", b"with space.txt", "ünï.md".encode(), b"c", b"d"]
 _FOLDERS = [b"", b"lib/", b"lib/deep er/", b"a b/", b"z/"]
 _ENDS = [b"\n", b"\n", b"\n", b"\r\n"]
 
@@ -25,7 +26,9 @@ _ENDS = [b"\n", b"\n", b"\n", b"\r\n"]
 class Maker:
     """Makes and changes files below `root`."""
 
-    def __init__(self, root: Path, seed: int) -> None:
+    def __init__(self, root: Path, seed: int, *, plain: bool = False) -> None:
+        """`plain`: only what a diff that is not git's can say."""
+        self.plain = plain
         self.root = os.fsencode(root)
         self.random = random.Random(seed)
 
@@ -57,7 +60,8 @@ class Maker:
         return self.random.choice(found) if found else None
 
     def fresh(self) -> bytes | None:
-        path = os.path.join(self.root, self.random.choice(_FOLDERS) + self.random.choice(_NAMES))
+        names = _PLAIN if self.plain else _NAMES
+        path = os.path.join(self.root, self.random.choice(_FOLDERS) + self.random.choice(names))
         parent = os.path.dirname(path)
         if os.path.lexists(path) or (os.path.lexists(parent) and not os.path.isdir(parent)):
             return None
@@ -68,19 +72,19 @@ class Maker:
         path = self.fresh()
         if path is None:
             return
-        if self.random.random() < 0.1:
+        if self.random.random() < 0.1 and not self.plain:
             os.symlink(self.random.choice([b"a", b"lib", b"nowhere at all"]), path)
             return
         with open(path, "wb") as file:
             file.write(self.content())
-        if self.random.random() < 0.2:
+        if self.random.random() < 0.2 and not self.plain:
             os.chmod(path, 0o755)
 
     def content(self) -> bytes:
         kind = self.random.random()
         if kind < 0.1:
             return b""
-        if kind < 0.25:
+        if kind < 0.25 and not self.plain:
             return self.random.randbytes(self.random.randint(1, 3000))
         end = self.random.choice(_ENDS)
         lines = [self.line() + end for _ in range(self.random.randint(1, 60))]

@@ -1,0 +1,202 @@
+"""Patches that want out of the tree, or are not what they seem: refused, and nothing is written anywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lora_training.errors import PatchError
+from lora_training.patching import adhoc
+from tests.patching.conftest import tree_of
+
+NEW = "--- /dev/null\n+++ b/{name}\n@@ -0,0 +1 @@\n+x\n"
+GIT_NEW = "diff --git a/{name} b/{name}\nnew file mode 100644\n" + NEW
+LINK = GIT_NEW.replace("100644", "120000").replace("+x\n", "+{to}\n\\ No newline at end of file\n")
+EDIT = "--- a/{name}\n+++ b/{name}\n@@ -1 +1 @@\n-real\n+x\n"
+GIT_EDIT = "diff --git a/{name} b/{name}\n" + EDIT
+
+NAMES = [
+    "../out",
+    "a/../../out",
+    "a/../b",
+    "./../out",
+    ".git/hooks/post-checkout",
+    "lib/.git/config",
+    ".GIT/config",
+    ".Git",
+    ".git./config",
+    ".git /config",
+    ".git::$INDEX_ALLOCATION/config",
+    "git~1/config",
+    "GIT~2/config",
+    ".g\u200cit/config",
+    ".lora-patch/applied.json",
+    ".LORA-PATCH/x",
+    "aux",
+    "lib/con.py",
+    "NUL.txt",
+    "com1",
+    "lib/LPT9.x.y",
+    "aux .py",
+    "C:/Windows/x",
+    "c:x",
+    "a\\..\\..\\out",
+    "\\\\server\\share",
+]
+
+
+def _refused(folder: Path, patch: bytes | str, strip: int | None = None) -> str:
+    file = folder.parent / "hostile.patch"
+    file.write_bytes(patch.encode() if isinstance(patch, str) else patch)
+    before, around = tree_of(folder, without=()), sorted(folder.parent.iterdir())
+    with pytest.raises(PatchError) as caught:
+        adhoc.apply(folder, [file], strip)
+    assert tree_of(folder, without=()) == before
+    assert sorted(folder.parent.iterdir()) == around
+    return caught.value.message
+
+
+@pytest.mark.parametrize("form", [NEW, GIT_NEW, EDIT, GIT_EDIT])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_no_patch_may_have(folder: Path, name: str, form: str) -> None:
+    (folder.parent / "out").write_text("real\n")
+    (folder / "a").mkdir()
+    assert "the name" in _refused(folder, form.format(name=name), 1)
+
+
+@pytest.mark.parametrize(
+    "form", ["--- /etc/x\n+++ /etc/x\n@@ -1 +1 @@\n-a\n+b\n", "diff --git /etc/x /etc/x\nnew file mode 100644\n"]
+)
+@pytest.mark.parametrize("strip", [None, 0, 1])
+def test_an_absolute_name(folder: Path, form: str, strip: int | None) -> None:
+    assert "absolute" in _refused(folder, form, strip)
+
+
+@pytest.mark.parametrize("key", ["rename", "copy"])
+@pytest.mark.parametrize(
+    "ends", [("../out", "here"), ("real", "../out"), ("real", "/elsewhere/out"), ("real", ".git/x")]
+)
+def test_a_rename_or_copy_across_the_border(folder: Path, key: str, ends: tuple[str, str]) -> None:
+    (folder / "real").write_text("real\n")
+    (folder.parent / "out").write_text("real\n")
+    old, new = ends
+    patch = f"diff --git a/{old} b/{new}\nsimilarity index 100%\n{key} from {old}\n{key} to {new}\n"
+    _refused(folder, patch)
+
+
+def test_quoting_hides_nothing(folder: Path) -> None:
+    name = "\\056\\056/out"
+    assert "leaves the tree" in _refused(folder, f'--- /dev/null\n+++ "b/{name}"\n@@ -0,0 +1 @@\n+x\n', 1)
+    assert "zero byte" in _refused(folder, '--- /dev/null\n+++ "b/x\\000y"\n@@ -0,0 +1 @@\n+x\n', 1)
+
+
+def test_nothing_is_written_through_a_link_in_the_tree(folder: Path) -> None:
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (outside / "f").write_text("real\n")
+    (folder / "link").symlink_to(outside)
+    (folder / "file").symlink_to(outside / "f")
+    assert "symbolic link" in _refused(folder, NEW.format(name="link/new"), 1)
+    assert "symbolic link" in _refused(folder, EDIT.format(name="link/f"), 1)
+    assert "symbolic link" in _refused(folder, EDIT.format(name="file"), 1)
+    assert "symbolic link" in _refused(folder, GIT_EDIT.format(name="file"), 1)
+    assert (outside / "f").read_text() == "real\n"
+
+
+def test_nothing_is_written_through_a_link_that_the_patch_itself_makes(folder: Path) -> None:
+    (folder / "lib").mkdir()
+    link = LINK.format(name="link", to="lib")
+    assert "link is a folder" in _refused(folder, link + GIT_NEW.format(name="link/new"))
+    assert "symbolic link" in _refused(folder, GIT_NEW.format(name="link/new") + link)
+
+
+def test_nothing_is_written_through_a_link_that_an_earlier_patch_makes(folder: Path) -> None:
+    (folder / "lib").mkdir()
+    first, second = folder.parent / "1.patch", folder.parent / "2.patch"
+    first.write_text(LINK.format(name="link", to="lib"))
+    second.write_text(GIT_NEW.format(name="link/new"))
+    with pytest.raises(PatchError, match="symbolic link"):
+        adhoc.apply(folder, [first, second], None)
+    assert list(folder.iterdir()) == [folder / "lib"]
+
+
+@pytest.mark.parametrize("to", ["/etc", "..", "../x", "lib/../../x"])
+def test_a_link_out_of_the_tree(folder: Path, to: str) -> None:
+    assert "out of the tree" in _refused(folder, LINK.format(name="link", to=to))
+
+
+def test_a_link_within_the_tree_is_fine(folder: Path) -> None:
+    file = folder.parent / "p.patch"
+    file.write_text(LINK.format(name="lib/link", to="../real"))
+    adhoc.apply(folder, [file], None)
+    assert (folder / "lib/link").readlink() == Path("../real")
+
+
+def test_a_pipe_in_the_place_of_a_file(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    assert "neither a file nor" in _refused_unread(folder, EDIT.format(name="pipe"))
+
+
+def _refused_unread(folder: Path, patch: str) -> str:
+    file = folder.parent / "hostile.patch"
+    file.write_text(patch)
+    with pytest.raises(PatchError) as caught:
+        adhoc.apply(folder, [file], 1)
+    return caught.value.message
+
+
+def test_a_folder_in_the_place_of_a_file(folder: Path) -> None:
+    (folder / "dir").mkdir()
+    (folder / "dir/f").write_text("x")
+    assert "folder" in _refused(folder, EDIT.format(name="dir"), 1)
+    assert "folder" in _refused(folder, NEW.format(name="dir"), 1)
+    (folder / "file").write_text("x")
+    assert "no folder" in _refused(folder, NEW.format(name="file/new"), 1)
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "--- /dev/null\n+++ /dev/null\n@@ -0,0 +1 @@\n+x\n",
+        "diff --git a/dev/null b/dev/null\n--- /dev/null\n+++ /dev/null\n@@ -1 +1 @@\n-a\n+b\n",
+        "diff --git a/x b/x\n--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+x\n",
+        "diff --git a/x b/x\ndeleted file mode 100644\n--- a/x\n+++ b/x\n@@ -1 +0,0 @@\n-real\n",
+        "diff --git a/x b/x\nnew file mode 100644\n--- a/x\n+++ b/x\n@@ -0,0 +1 @@\n+x\n",
+        "diff --git a/x b/x\nnew file mode 100644\ndeleted file mode 100644\n",
+        "diff --git a/x b/y\n--- a/x\n+++ b/y\n@@ -1 +1 @@\n-real\n+x\n",
+        "diff --git a/x b/x\n--- a/y\n+++ b/y\n@@ -1 +1 @@\n-real\n+x\n",
+    ],
+)
+def test_dev_null_and_names_that_disagree(folder: Path, patch: str) -> None:
+    (folder / "x").write_text("real\n")
+    (folder / "y").write_text("real\n")
+    _refused(folder, patch)
+
+
+@pytest.mark.parametrize("mode", ["160000", "040000", "100600", "020666", "010644", "999999", "abc"])
+def test_a_mode_that_no_file_may_have(folder: Path, mode: str) -> None:
+    assert f"mode {mode}" in _refused(folder, GIT_NEW.format(name="x").replace("100644", mode))
+
+
+def test_a_bomb_in_a_binary_patch_is_not_inflated(folder: Path) -> None:
+    import base64
+    import zlib
+
+    packed = zlib.compress(b"\0" * (1 << 24), 9)
+    rows = [packed[i : i + 52] for i in range(0, len(packed), 52)]
+    lines = b"\n".join(
+        bytes([len(row) + 64 if len(row) <= 26 else len(row) + 70]) + base64.b85encode(row, pad=True) for row in rows
+    )
+    head = b"diff --git a/x b/x\nnew file mode 100644\nindex " + b"0" * 40 + b".." + b"1" * 40 + b"\nGIT binary patch\n"
+    assert "another size" in _refused(folder, head + b"literal 10\n" + lines + b"\n\n")
+    assert "senseless size" in _refused(folder, head + b"literal 99999999999\n" + lines + b"\n\n")
+
+
+def test_a_header_is_never_carried_out(folder: Path) -> None:
+    from lora_training.patching.removal import parse
+
+    for text in ("probe os.system", "probe __import__", "upstream-commit $(touch x)", "version >= `id`", "touch x"):
+        with pytest.raises(PatchError, match="cannot be carried out"):
+            parse("p", text)

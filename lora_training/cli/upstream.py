@@ -11,6 +11,8 @@ from lora_training.cli.output import ProgressLine, json_option, print_json
 from lora_training.upstream import status as upstream_status
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from lora_training.workspace import Workspace
 
 
@@ -24,7 +26,8 @@ def upstream() -> None:
 def status(*, as_json: bool) -> None:
     """Each tree: its pin, where it came from, at its pin or not, clean, patched or drifted."""
     here = workspace.find()
-    rows = [_row(upstream_status.read(here, name)) for name in here.upstreams]
+    patched = _patched(here)
+    rows = [_row(upstream_status.read(here, name), patched.get(name, ())) for name in here.upstreams]
     if as_json:
         print_json({"upstreams": rows})
         return
@@ -55,7 +58,20 @@ def _sync_one(here: Workspace, name: str, *, discard_edits: bool) -> None:
     click.echo(f"{name}: at {pin(here, name)[:12]}, {how}")
 
 
-def _row(read: upstream_status.Status) -> dict[str, Any]:
+def _patched(here: Workspace) -> dict[str, tuple[str, ...]]:
+    """The files of each tree that our patches have changed as they should."""
+    from lora_training.cli.targets import targets
+    from lora_training.errors import PatchError
+    from lora_training.patching.status import read
+
+    try:
+        return {row.name: row.patched for row in read(here, targets(here))}
+    except PatchError:
+        # without a lock that can be read, every change counts as drift; `lora patch verify` says why
+        return {}
+
+
+def _row(read: upstream_status.Status, patched: Collection[str]) -> dict[str, Any]:
     return {
         "name": read.name,
         "path": str(read.path),
@@ -65,7 +81,7 @@ def _row(read: upstream_status.Status) -> dict[str, Any]:
         "at_pin": read.at_pin,
         "origin": read.origin,
         "source": read.source,
-        "state": read.state(()),
+        "state": read.state(patched),
         "changed": list(read.changed),
     }
 

@@ -30,7 +30,14 @@ def _binds(source: str, name: str) -> bool:
     return any(re.search(rf"\b{name}\b", names) for names in _IMPORTED.findall(source))
 
 
+def resume_counts_hold(read: Read) -> bool:
+    """Whether a resumed training of sd-scripts no longer takes the steps left in an epoch for all that were done."""
+    script = read("sd-scripts", "train_network.py")
+    return script is not None and not re.search(r"^ +global_step = initial_step$", script, re.MULTILINE)
+
+
 # The names that `Removal-Condition: probe NAME` may use.
 PROBES: dict[str, Callable[[Read], bool]] = {
     "blip-imports-resolve": blip_imports_resolve,
+    "resume-counts-hold": resume_counts_hold,
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
 from lora_training.patching import lockfile, site, standing
+from lora_training.patching.stack import PRISTINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One upstream: `step` of `last` patches are in (None: files differ), `drifted` files are at no step."""
+    """One upstream: `step` of `last` patches are in (None: files differ).
+
+    `drifted` files are at no step, `patched` ones at a step that is not the pristine one.
+    """
 
     name: str
     commit: str | None
@@ -26,6 +30,7 @@ class Row:
     step: int | None
     last: int
     drifted: tuple[str, ...]
+    patched: tuple[str, ...] = ()
     problem: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,6 +59,7 @@ def _row(target: Target, stacks: dict[str, Stack]) -> Row:
         stack_ = standing.locked(target, stacks)
         item = standing.stand(target, stack_)
     except PatchError as exc:
-        return Row(target.name, target.commit, target.pin, None, 0, (), exc.message)
+        return Row(target.name, target.commit, target.pin, None, 0, (), problem=exc.message)
     position = item.position
-    return Row(target.name, target.commit, target.pin, position.common, stack_.last, position.drifted)
+    patched = tuple(path for path, steps in position.steps.items() if steps and PRISTINE not in steps)
+    return Row(target.name, target.commit, target.pin, position.common, stack_.last, position.drifted, patched)

@@ -34,7 +34,7 @@ try:
     lib._register_extensions(); kernels = True
 except Exception:
     kernels = False
-print(json.dumps({"cuda": torch.version.cuda, "arches": torch.cuda.get_arch_list(), "kernels": kernels}))
+print(json.dumps({"cuda": torch.version.cuda, "arches": torch._C._cuda_getArchFlags().split(), "kernels": kernels}))
 """
 
 

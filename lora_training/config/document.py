@@ -99,7 +99,7 @@ def _located(path: Path, text: str, message: str) -> Problem:
 def from_environment(environ: Mapping[str, str]) -> list[Override]:
     """The overrides in the environment: `LORA_LEARNING_RATE`, `LORA_RUN__RESUME` (two underscores for a dot)."""
     names = sorted(n for n in environ if n.startswith(PREFIX) and n not in RESERVED)
-    return [Override(tuple(n.removeprefix(PREFIX).lower().split("__")), environ[n], n) for n in names]
+    return [Override(_key(n.removeprefix(PREFIX).lower().split("__")), environ[n], n) for n in names]
 
 
 def from_sets(sets: Iterable[str]) -> list[Override]:
@@ -109,10 +109,18 @@ def from_sets(sets: Iterable[str]) -> list[Override]:
 
 def _from_set(item: str) -> Override:
     key, equals, text = item.partition("=")
-    parts = tuple(part.strip().replace("-", "_") for part in key.strip().lstrip("-").split("."))
+    parts = _key(key.strip().lstrip("-").split("."))
     if not equals or not all(parts):
         raise ConfigError(f"--set {item}: not of the form key=value", hint="for example --set learning_rate=1e-4")
     return Override(parts, text, f"--set {key.strip()}")
+
+
+def _key(parts: Iterable[str]) -> tuple[str, ...]:
+    """The place that is meant, with `-` and `_` alike: upstream's flags have `_`, the runtime patches `-`."""
+    first, *rest = (part.strip().replace("-", "_") for part in parts)
+    if first == "runtime" and rest:
+        rest[0] = rest[0].replace("_", "-")
+    return (first, *rest)
 
 
 def override(document: Document, overrides: Iterable[Override]) -> Document:

@@ -1,0 +1,195 @@
+"""Make a resumed training end with the very weights of one that was never interrupted.
+
+Upstream restores the random numbers when it loads a state, and then goes on to make a new order of the data from
+them: other images, other captions, other noise. Here a state also keeps the generators as they were when its epoch
+began. A resumed run begins that epoch with them, takes the batches that were trained already once more without
+training on them, and goes on with the generators as they were when the state was saved. Images, captions and noise
+are then those of the uninterrupted run, whatever the number of workers.
+
+A state is saved beside its name and renamed when it is whole, with a manifest of its files (`lora_training.manifest`).
+
+The counts of steps and epochs are not in reach from here; `patches/sd-scripts/0001-resume-counts.patch` mends those.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training import manifest
+from lora_training.runtime import rng
+from lora_training.runtime.registry import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import ModuleType
+
+NAME = "exact-resume"
+REASON = "upstream's resumed run sees other data and other noise than the run that it continues"
+TARGETS = (Target("library.accelerator_setup", "prepare_accelerator", "1eca56dce47db0a5"),)
+
+# Digests of what made a run, by name, as a JSON object; they go into every state's manifest.
+IDENTITY = "LORA_IDENTITY"
+# Where the ranks leave their generators for the first one, which alone saves.
+RUN_FOLDER = "LORA_RUN_FOLDER"
+
+
+def install(module: ModuleType, _settings: Mapping[str, Any]) -> None:
+    """Have every accelerator that upstream makes save and resume exactly."""
+    original = module.prepare_accelerator
+
+    def prepare_accelerator(*args: Any, **kwargs: Any) -> Any:
+        accelerator = original(*args, **kwargs)
+        _Recorder(accelerator).attach()
+        return accelerator
+
+    vars(module)["prepare_accelerator"] = prepare_accelerator
+
+
+@dataclass
+class _Saved:
+    """What a state keeps for its rank: the generators when the epoch began, and when the state was saved."""
+
+    epoch_start: dict[str, Any]
+    now: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        import torch
+
+        torch.save({"epoch_start": self.epoch_start, "now": self.now}, path)
+
+    @classmethod
+    def read(cls, path: Path) -> _Saved:
+        import torch
+
+        # our own file, checked against its digest before the start; generators' states are more than tensors
+        return cls(**torch.load(path, weights_only=False))
+
+
+class _Recorder:
+    """Follows one accelerator through loading, batches and saving."""
+
+    def __init__(self, accelerator: Any) -> None:
+        self.accelerator = accelerator
+        self.epoch_start: dict[str, Any] = {}
+        self.resumed: _Saved | None = None
+        self.has_loader = False
+
+    def attach(self) -> None:
+        """Put our methods in front of the accelerator's own, on this one object."""
+        ours: dict[str, Callable[..., Any]] = {
+            "prepare_data_loader": self._prepare_data_loader,
+            "skip_first_batches": self._skip_first_batches,
+            "load_state": self._load_state,
+            "save_state": self._save_state,
+            "wait_for_everyone": self._wait_for_everyone,
+        }
+        self.original = {name: getattr(self.accelerator, name) for name in ours}
+        vars(self.accelerator).update(ours)
+
+    def _prepare_data_loader(self, loader: Any, *args: Any, **kwargs: Any) -> Any:
+        from torch.utils.data import RandomSampler
+
+        prepared = self.original["prepare_data_loader"](loader, *args, **kwargs)
+        # the training data is the one that is shuffled
+        if not self.has_loader and isinstance(loader.sampler, RandomSampler):
+            self.has_loader = True
+            prepared.__class__ = self._following(type(prepared))
+        return prepared
+
+    def _following(self, base: Any) -> type:
+        recorder = self
+
+        def iterate(loader: Any) -> Iterator[Any]:
+            recorder.epoch_start = rng.capture()
+            yield from base.__iter__(loader)
+
+        return type(f"Recorded{base.__name__}", (base,), {"__iter__": iterate})
+
+    def _load_state(self, folder: str, *args: Any, **kwargs: Any) -> None:
+        self.original["load_state"](folder, *args, **kwargs)
+        path = Path(folder) / self._name(self.accelerator.process_index)
+        self.resumed = _Saved.read(path) if path.exists() else None
+
+    def _skip_first_batches(self, loader: Any, count: int = 0) -> Any:
+        if self.resumed is None:
+            return self.original["skip_first_batches"](loader, count)
+        # upstream drops one more batch itself
+        return self._replay(loader, count + 1, self.resumed)
+
+    def _replay(self, loader: Any, count: int, saved: _Saved) -> Iterator[Any]:
+        """The epoch's batches from the one numbered `count` (from 1) on, which upstream drops."""
+        if count >= len(loader):
+            # the epoch was at its end, so there is nothing to load
+            yield None
+            rng.restore(saved.now)
+            return
+        rng.restore(saved.epoch_start)
+        batches = iter(loader)
+        for number in range(1, count):
+            self._set_step(loader, number)
+            next(batches)
+        self._set_step(loader, count)
+        yield next(batches)
+        self._set_step(loader, count + 1)
+        rng.restore(saved.now)
+        yield from batches
+
+    def _set_step(self, loader: Any, number: int) -> None:
+        """Show the dataset the step that it saw when the batch of that number (from 1) was asked for.
+
+        Captions depend on it while `token_warmup_step` lasts. Upstream sets it when a batch is trained, so what is
+        seen is the step of the batch before.
+        """
+        accumulation = self.accelerator.gradient_accumulation_steps
+        steps_an_epoch = -(-len(loader) // accumulation)
+        epoch = loader.collate_fn.current_epoch.value - 1
+        loader.collate_fn.current_step.value = max(0, epoch * steps_an_epoch + (number - 2) // accumulation)
+
+    def _save_state(self, output_dir: str, *args: Any, **kwargs: Any) -> Any:
+        folder = Path(output_dir)
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        mine = self._now()
+        result = self.original["save_state"](str(partial), *args, **kwargs)
+        mine.write(partial / self._name(self.accelerator.process_index))
+        for path in self._of_other_ranks():
+            shutil.copy(path, partial)
+        step = json.loads((partial / "train_state.json").read_text(encoding="utf-8"))["current_step"]
+        manifest.write(partial, step=step, made_by=json.loads(os.environ.get(IDENTITY, "{}")))
+        _replace(partial, folder)
+        return result
+
+    def _wait_for_everyone(self) -> None:
+        """Upstream's ranks meet here before the first of them saves; the others leave what it has to save for them."""
+        rank = self.accelerator.process_index
+        if rank != 0 and RUN_FOLDER in os.environ:
+            self._now().write(Path(os.environ[RUN_FOLDER]) / self._name(rank))
+        self.original["wait_for_everyone"]()
+
+    def _now(self) -> _Saved:
+        return _Saved(self.epoch_start, rng.capture())
+
+    def _of_other_ranks(self) -> list[Path]:
+        if RUN_FOLDER not in os.environ:
+            return []
+        others = range(1, self.accelerator.num_processes)
+        return [Path(os.environ[RUN_FOLDER]) / self._name(rank) for rank in others]
+
+    @staticmethod
+    def _name(rank: int) -> str:
+        return f"lora-resume-{rank}.pt"
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Give `new` the place of `old`; at every moment one of them is whole."""
+    aside = old.with_name(f"{old.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists():
+        old.rename(aside)
+    new.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)

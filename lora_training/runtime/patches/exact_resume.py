@@ -6,6 +6,9 @@ began. A resumed run begins that epoch with them, takes the batches that were tr
 training on them, and goes on with the generators as they were when the state was saved. Images, captions and noise
 are then those of the uninterrupted run, whatever the number of workers.
 
+Python's generator has a second customer: rich draws on it for every logged line. It gets one of its own, since a
+resumed run logs other lines. For that reason captions are shuffled differently from a run without this patch.
+
 A state is saved beside its name and renamed when it is whole, with a manifest of its files (`lora_training.manifest`).
 
 The counts of steps and epochs are not in reach from here; `patches/sd-scripts/0001-resume-counts.patch` mends those.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +34,10 @@ if TYPE_CHECKING:
 
 NAME = "exact-resume"
 REASON = "upstream's resumed run sees other data and other noise than the run that it continues"
-TARGETS = (Target("library.accelerator_setup", "prepare_accelerator", "1eca56dce47db0a5"),)
+TARGETS = (
+    Target("rich.style", "Style.__init__", "88353189457961c4"),
+    Target("library.accelerator_setup", "prepare_accelerator", "1eca56dce47db0a5"),
+)
 
 # Digests of what made a run, by name, as a JSON object; they go into every state's manifest.
 IDENTITY = "LORA_IDENTITY"
@@ -40,6 +47,14 @@ RUN_FOLDER = "LORA_RUN_FOLDER"
 
 def install(module: ModuleType, _settings: Mapping[str, Any]) -> None:
     """Have every accelerator that upstream makes save and resume exactly."""
+    if module.__name__ == "rich.style":
+        # each line that upstream logs draws on the generator that shuffles the captions, for the identity of a link
+        vars(module)["randint"] = random.Random(0).randint  # noqa: S311 - it names links
+    else:
+        _install_in_accelerator_setup(module)
+
+
+def _install_in_accelerator_setup(module: ModuleType) -> None:
     original = module.prepare_accelerator
 
     def prepare_accelerator(*args: Any, **kwargs: Any) -> Any:
@@ -98,17 +113,13 @@ class _Recorder:
         # the training data is the one that is shuffled
         if not self.has_loader and isinstance(loader.sampler, RandomSampler):
             self.has_loader = True
-            prepared.__class__ = self._following(type(prepared))
+            _follow(type(prepared))
+            prepared.lora_recorder = self
         return prepared
 
-    def _following(self, base: Any) -> type:
-        recorder = self
-
-        def iterate(loader: Any) -> Iterator[Any]:
-            recorder.epoch_start = rng.capture()
-            yield from base.__iter__(loader)
-
-        return type(f"Recorded{base.__name__}", (base,), {"__iter__": iterate})
+    def begin_epoch(self) -> None:
+        """Take down the generators as they are before the first batch of an epoch."""
+        self.epoch_start = rng.capture()
 
     def _load_state(self, folder: str, *args: Any, **kwargs: Any) -> None:
         self.original["load_state"](folder, *args, **kwargs)
@@ -183,6 +194,22 @@ class _Recorder:
     @staticmethod
     def _name(rank: int) -> str:
         return f"lora-resume-{rank}.pt"
+
+
+def _follow(loaders: Any) -> None:
+    """Have loaders of this class tell their recorder, if they have one, when an epoch begins."""
+    original = loaders.__iter__
+    if getattr(original, "lora_follows", False):
+        return
+
+    def iterate(loader: Any) -> Iterator[Any]:
+        recorder = vars(loader).get("lora_recorder")
+        if recorder is not None:
+            recorder.begin_epoch()
+        yield from original(loader)
+
+    vars(iterate)["lora_follows"] = True
+    loaders.__iter__ = iterate
 
 
 def _replace(new: Path, old: Path) -> None:

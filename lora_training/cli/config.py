@@ -54,7 +54,7 @@ def check(files: tuple[Path, ...], *, strict: bool, sets: tuple[str, ...], tree:
             _print_problems(file, found)
     failing = ("error", "warning") if strict else ("error",)
     if any(problem.severity in failing for found in results.values() for problem in found):
-        raise SystemExit(1)
+        click.get_current_context().exit(1)
 
 
 def _checked(file: Path, found: tuple[Problem, ...]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lora_training.config.argv import dataset_document, to_argv
 from lora_training.config.checks import Machine, check, require
 from lora_training.config.load import load
 from lora_training.config.model import Config, Entry, Launch, Problem, Run
+from lora_training.config.schema import Schema
 
 __all__ = [
     "Config",
@@ -20,6 +21,7 @@ __all__ = [
     "Machine",
     "Problem",
     "Run",
+    "Schema",
     "check",
     "dataset_document",
     "load",

@@ -142,6 +142,9 @@ def _typed(flag: Flag, value: Any, path: tuple[str | int, ...]) -> str:
         raise Refused(f"`{flag.dest}` must be {_legal(flag)}, not {_shown(value)}", _cure(flag, value), path)
     text = value if isinstance(value, str) else _number(value)
     reason = types.refusal(flag, text)
+    if reason is not None and isinstance(value, float) and value.is_integer():
+        # upstream's int_or_float() takes 1 and 0.5, but stumbles over 1.0
+        text, reason = str(int(value)), types.refusal(flag, str(int(value)))
     if reason is not None:
         raise Refused(f"`{flag.dest}` cannot be {_shown(value)}: {reason}", path=path)
     return text
@@ -164,7 +167,7 @@ def _cure(flag: Flag, value: Any) -> str | None:
 def _number(value: float) -> str:
     """A number that argparse does not take for a flag: `-1e-05` it would, `-0.00001` not."""
     text = str(value)
-    return format(Decimal(text), "f") if "e-" in text and text.startswith("-") else text
+    return format(Decimal(text), "f") if "e" in text and text.startswith("-") else text
 
 
 def _carried(text: str, path: tuple[str | int, ...]) -> str:

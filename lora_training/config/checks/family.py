@@ -22,14 +22,18 @@ _ALL = FLOW | {"train_network", "sdxl_train_network"}
 
 @dataclass(frozen=True)
 class Inert:
-    """A flag that these scripts accept and never use, and why."""
+    """A flag that these scripts accept and never use, and why. `neutral` is a value that asks for nothing anyway."""
 
     scripts: frozenset[str]
     reason: str
+    neutral: float | None = None
 
 
 _NOISE = Inert(FLOW, "this family draws plain noise and interpolates it with the latents")
 _LOSS = Inert(FLOW, "this family's post_process_loss leaves the loss as it is")
+_RANGE = "this family draws its timesteps by timestep_sampling, over the whole range"
+_WITHOUT_RANGE = FLOW - {"sd3_train_network"}
+_PERTURBED = Inert(frozenset({"sd3_train_network"}), "SD3's trainer does not perturb its input")
 _V_PREDICTION = Inert(FLOW, "this family predicts a flow, not noise or velocity of a diffusion schedule")
 
 INERT: dict[str, Inert] = {
@@ -44,6 +48,10 @@ INERT: dict[str, Inert] = {
     "v_pred_like_loss": _LOSS,
     "v_parameterization": _V_PREDICTION,
     "zero_terminal_snr": _V_PREDICTION,
+    "min_timestep": Inert(_WITHOUT_RANGE, _RANGE),
+    "max_timestep": Inert(_WITHOUT_RANGE, _RANGE, neutral=1000),
+    "ip_noise_gamma": _PERTURBED,
+    "ip_noise_gamma_random_strength": _PERTURBED,
     "fused_backward_pass": Inert(_ALL, "only the full fine-tuning scripts join the backward pass to the optimizer"),
 }
 
@@ -67,7 +75,8 @@ def problems(view: View) -> Iterator[Problem]:
 
 def _inert(view: View) -> Iterator[Problem]:
     for key, inert in INERT.items():
-        if view.schema.script in inert.scripts and view.given(key) and view.on(key):
+        asked = view.given(key) and view.on(key) and view.value(key) != inert.neutral
+        if asked and view.schema.script in inert.scripts:
             message = f"`{key}` does nothing in {view.schema.script}: {inert.reason}"
             yield view.problem(message, key, hint="remove it", severity="warning")
 

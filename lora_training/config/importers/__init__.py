@@ -8,7 +8,6 @@ from lora_training.config import document
 from lora_training.config.importers import command, flat_toml, kohya_gui, metadata, train_lora_tool
 from lora_training.config.importers.draft import Draft, Imported, Row
 from lora_training.config.importers.source import Source, read
-from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +27,8 @@ _KINDS: dict[str, Any] = {
 def convert(source: Source, schema: Callable[[str], Schema], *, script: str | None = None) -> Imported:
     """The configuration that a source amounts to, for `script` or the script that the source names.
 
-    `schema` gives the schema of a script. Raises ConfigError when neither says which script, or the source cannot be
-    read as what it seems to be.
+    `schema` gives the schema of a script. Where neither says which script, the likeliest is taken, and the report says
+    so. Raises ConfigError when the source cannot be read as what it seems to be.
     """
     if source.kind == "command":
         found = command.training(source.content)
@@ -37,11 +36,10 @@ def convert(source: Source, schema: Callable[[str], Schema], *, script: str | No
         command.convert(found, draft)
     else:
         module = _KINDS[source.kind]
-        name = script or module.script(source.content)
-        if name is None:
-            hint = "give --script with one of upstream's scripts, such as sdxl_train_network"
-            raise ConfigError("the file does not say which of upstream's scripts it is for", hint=hint)
-        draft = Draft(module.KIND, schema(name))
+        named = script or module.script(source.content)
+        draft = Draft(module.KIND, schema(named or module.guess(source.content)))
+        if named is None:
+            draft.defaulted("(script)", f"the file does not say: {draft.schema.script}; --script names another")
         module.convert(source.content, draft)
     _datasets(draft, source)
     return draft.done()

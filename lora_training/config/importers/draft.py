@@ -101,6 +101,10 @@ class Draft:
 
     def network(self, key: str, value: Any, *, to: str | None = None) -> None:
         """Take a value for the network's own key=value arguments."""
+        parts = value if isinstance(value, list) else [value]
+        if not all(isinstance(part, str | bool | int | float) for part in parts):
+            self.lost(key, f"{value!r} cannot be written as key=value")
+            return
         self.network_args[to or key] = value
         self.took(key, f"network_args.{to or key}")
 
@@ -156,9 +160,9 @@ class Imported:
         for dest in (flag.dest for flag in self.schema.flags if flag.dest in self.values):
             data.setdefault(_heading(dest), {})[dest] = self.values[dest]
         if self.general:
-            data["general"] = self.general
+            data["general"] = _without_none(self.general)
         if self.datasets:
-            data["datasets"] = self.datasets
+            data["datasets"] = _without_none(self.datasets)
         if self.launch:
             data["launch"] = self.launch
         return data
@@ -174,6 +178,13 @@ class Imported:
         """Configuration and report for a program."""
         rows = [{"key": r.key, "outcome": r.outcome, "to": r.to, "note": r.note} for r in self.rows]
         return {"kind": self.kind, "script": self.schema.script, "config": self.data(), "report": rows}
+
+
+def _without_none(data: Any) -> Any:
+    """The same without what JSON has and TOML has not."""
+    if isinstance(data, dict):
+        return {key: _without_none(value) for key, value in data.items() if value is not None}
+    return [_without_none(item) for item in data if item is not None] if isinstance(data, list) else data
 
 
 def _heading(dest: str) -> str:

@@ -31,8 +31,14 @@ _OFF_AT_ZERO = ("save_n_epoch_ratio", "noise_offset", "min_snr_gamma", "scale_we
 def script(content: dict[str, Any]) -> str | None:
     """The script that the file is for, where it says so."""
     found = dict(_flat(content))
-    named = next((_TYPES[found[key]] for key in _TYPE_KEYS if found.get(key) in _TYPES), None)
+    named = next((_TYPES[found[key]] for key in _TYPE_KEYS if str(found.get(key)) in _TYPES), None)
     return named or next((name for key, name in _MARKS.items() if found.get(key)), None)
+
+
+def guess(content: dict[str, Any]) -> str:
+    """The script that it is most likely for: SDXL when the base model's name says so."""
+    model = str(dict(_flat(content)).get("pretrained_model_name_or_path", ""))
+    return "sdxl_train_network" if "xl" in model.lower() else "train_network"
 
 
 def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -35,6 +35,11 @@ def script(content: dict[str, Any]) -> str | None:
     return None
 
 
+def guess(_content: dict[str, Any]) -> str:
+    """The oldest records name no version of the base model; they are of SD 1.x and 2.x."""
+    return "train_network"
+
+
 _VERSIONS = (
     ("sdxl", "sdxl_train_network"),
     ("sd3", "sd3_train_network"),

@@ -169,6 +169,9 @@ class _Tool:
         for name, value in self.flat.items():
             self._take(name, value)
         self._optimizer_args()
+        if "log_with" in self.draft.values:
+            # where the tool itself puts its logs
+            self.draft.values.setdefault("logging_dir", f"{self.draft.values.get('output_dir', 'output')}/logs")
         if self.subset:
             self.draft.datasets.append({**self.dataset, "subsets": [self.subset]})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,8 @@ class Schema:
     """
 
     script: str
-    flags: tuple[Flag, ...]
-    datasets: DatasetSchema
+    flags: tuple[Flag, ...] = field(repr=False)
+    datasets: DatasetSchema = field(repr=False)
     bucket_steps: int = 1
 
     @cached_property

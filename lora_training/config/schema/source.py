@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,8 @@ def digest(data: bytes | None) -> str | None:
 
 def _parse(data: bytes, path: str) -> ast.Module:
     try:
-        return ast.parse(data, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # upstream's invalid escapes are upstream's
+            return ast.parse(data, path)
     except (SyntaxError, ValueError) as exc:
         raise UpstreamError(f"{path} of the upstream tree is not Python: {exc}") from exc

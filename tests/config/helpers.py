@@ -1,0 +1,38 @@
+"""What the tests of this room share."""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from lora_training.config import Problem
+
+HERE = Path(__file__).resolve().parent
+
+
+def needs_torch() -> None:
+    """Skip where upstream itself cannot be imported."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("voluptuous") is None:
+        pytest.skip("needs the training set: pip install -e .[train]")
+
+
+def said(problems: tuple[Problem, ...], *words: str) -> Problem:
+    """The one problem whose message or hint has all the words."""
+    found = [p for p in problems if all(w in f"{p.message} {p.hint}" for w in words)]
+    assert len(found) == 1, (words, [(p.message, p.hint) for p in problems])
+    return found[0]
+
+
+def images(folder: Path, *, captions: str | None = ".txt", count: int = 2) -> Path:
+    """A folder of files that look like images by their names, each with a caption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(struct.pack(">I", number))
+        if captions:
+            (folder / f"{number}{captions}").write_text("a photo", encoding="utf-8")
+    return folder

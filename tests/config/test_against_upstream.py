@@ -1,0 +1,142 @@
+"""What we read from upstream's source against upstream's own parsers, really built."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lora_training import git, proc
+from lora_training.config import load, schema, to_argv, tomlout
+from lora_training.config.paths import is_path
+from lora_training.config.schema.types import converted
+from tests.config.helpers import HERE
+
+pytestmark = pytest.mark.upstream
+URL = "https://github.com/kohya-ss/sd-scripts"
+VERSIONS = {
+    "v0.8.7": "bfb352bc433326a77aca3124248331eb60c49e8c",
+    "v0.9.1": "8f4ee8fc343b047965cd8976fca65c3a35b7593a",
+    "v0.10.1": "48d368fa557731ad0488c07304dfeba8c07910eb",
+}
+
+
+def really(tree: Path) -> dict[str, list[dict[str, object]]]:
+    argv = [sys.executable, str(HERE / "real_parsers.py")]
+    done = subprocess.run(argv, cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def ours(tree: Path) -> dict[str, list[dict[str, object]]]:
+    read = {name: schema.read(tree, name) for name in schema.scripts(tree)}
+    return {name: json.loads(json.dumps([f.public() for f in s.flags])) for name, s in read.items()}
+
+
+@pytest.mark.usefixtures("with_torch")
+def test_the_flags_of_every_script_at_the_pin_are_the_real_parser_s(sd_scripts):
+    assert ours(sd_scripts) == really(sd_scripts)
+
+
+@pytest.fixture(scope="session")
+def older(tmp_path_factory):
+    """A version's files, from the user's mirror or the network."""
+    folder = tmp_path_factory.mktemp("older")
+    git.git("init", "-q", cwd=folder)
+
+    def get(version: str) -> Path:
+        commit, tree = VERSIONS[version], folder / version
+        try:
+            git.git("fetch", "-q", "--depth=1", "--filter=blob:none", URL, commit, cwd=folder)
+            git.git("worktree", "add", "-q", "--no-checkout", str(tree), commit, cwd=folder)
+            git.git("sparse-checkout", "set", "--no-cone", "/*.py", "/library/", "/networks/*.py", cwd=tree)
+            git.git("checkout", "-q", cwd=tree)
+        except proc.ProcError:
+            pytest.skip(f"{version} of sd-scripts cannot be fetched")
+        return tree
+
+    return get
+
+
+@pytest.mark.usefixtures("with_torch")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_flags_of_older_versions_are_the_real_parsers(older, version):
+    tree = older(version)
+    assert ours(tree) == really(tree)
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+PLAIN = st.from_regex(r"[A-Za-z0-9_./=,-]{0,12}", fullmatch=True)
+SCRIPTS = (
+    *("anima_train_network", "flux_train_network", "hunyuan_image_train_network", "lumina_train_network"),
+    *("sd3_train_network", "sdxl_train_network", "train_network"),
+)
+
+
+def scalars(flag: schema.Flag) -> st.SearchStrategy[object]:
+    if flag.choices:
+        return st.sampled_from([c for c in flag.choices if c is not None])
+    if flag.type == "int":
+        return st.integers(-(10**9), 10**9)
+    if flag.type == "float":
+        return st.floats(allow_nan=False, allow_infinity=False) | st.integers(-9, 9)
+    if flag.type not in ("str", None):
+        return st.integers(0, 1000) | st.floats(0, 1, allow_subnormal=False) | st.sampled_from(["5%", 1.0, 20.0])
+    return PLAIN if is_path(flag) else WORDS
+
+
+def values(flag: schema.Flag) -> st.SearchStrategy[object]:
+    if flag.is_switch:
+        return st.booleans()
+    if not flag.is_list:
+        return scalars(flag)
+    safe = PLAIN.filter(lambda w: not w.startswith("-")) if flag.type == "str" else scalars(flag)
+    return st.lists(safe, max_size=3)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_real_parser_gives_back_the_values_of_the_file(real, real_parsers, tmp_path, script):
+    known = real[script]
+    usable = [flag for flag in known.flags if flag.dest not in ("config_file", "output_config", "dataset_config")]
+    configs = st.lists(st.sampled_from(usable), unique=True, max_size=20).flatmap(
+        lambda flags: st.fixed_dictionaries({flag.dest: values(flag) for flag in flags})
+    )
+
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(configs)
+    def check(given_values):
+        path = tmp_path / "c.toml"
+        path.write_text(tomlout.document({"script": script, "all": given_values}), encoding="utf-8")
+        loaded = load(path, environ={})
+        parsed = real_parsers.parse(script, to_argv(loaded, known))
+        for key, value in given_values.items():
+            assert parsed[key] == expected(known.keys[key], value, tmp_path), (key, value)
+        untouched = {f.dest: f.default for f in usable if f.dest not in given_values}
+        assert untouched == {key: parsed[key] for key in untouched}
+
+    check()
+
+
+def expected(flag: schema.Flag, value: object, folder: Path) -> object:
+    from lora_training.config.paths import resolve
+
+    if isinstance(value, list):
+        return [expected(flag, item, folder) for item in value]
+    if isinstance(value, str) and is_path(flag):
+        return resolve(flag, value, folder, {})
+    if flag.type_source is not None:
+        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        return converted(flag, text)
+    return value
+
+
+def test_the_help_of_every_flag_at_the_pin_has_an_english_half(real):
+    for known in real.values():
+        for flag in known.flags:
+            assert bool(flag.english) == bool(flag.help)
+            assert not any(ord(char) >= 0x3000 for char in flag.english), flag.english

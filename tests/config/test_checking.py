@@ -1,0 +1,288 @@
+"""The check against the real scripts at the pin. Nothing of upstream is imported."""
+
+from __future__ import annotations
+
+import pytest
+
+from lora_training.config import Machine, Problem, check, checks, load, require, schema
+from lora_training.config.checks.family import FLOW, INERT
+from lora_training.config.positions import Position
+from lora_training.errors import ConfigError
+from tests.config.helpers import images, said
+
+pytestmark = pytest.mark.upstream
+
+MODEL = {
+    "flux_train_network": 'clip_l = "m"\nt5xxl = "m"\nae = "m"\n',
+    "lumina_train_network": 'gemma2 = "m"\nae = "m"\n',
+    "hunyuan_image_train_network": 'text_encoder = "m"\nbyt5 = "m"\nvae = "m"\n',
+    "anima_train_network": 'qwen3 = "m"\nvae = "m"\n',
+}
+DATA = '[[datasets]]\nresolution = 512\n{0}[[datasets.subsets]]\nimage_dir = "images"\ncaption_extension = ".txt"\n{1}'
+
+
+@pytest.fixture
+def checked(tmp_path, real):
+    """Check a configuration that is right but for `text` and what is said of its data."""
+    images(tmp_path / "images")
+    (tmp_path / "m").write_text("")
+
+    def run(
+        text: str = "",
+        *,
+        script: str = "sdxl_train_network",
+        data: str = "",
+        subset: str = "",
+        machine: Machine | None = None,
+    ) -> tuple[Problem, ...]:
+        head = f'script = "{script}"\npretrained_model_name_or_path = "m"\nnetwork_module = "n"\noutput_dir = "o"\n'
+        body = f"{head}{MODEL.get(script, '')}{text}\n{DATA.format(data, subset)}"
+        path = tmp_path / "config.toml"
+        path.write_text(body, encoding="utf-8")
+        loaded = load(path, environ={"LORA_CACHE": str(tmp_path / "cache")})
+        return check(loaded, real[script], machine or Machine())
+
+    return run
+
+
+@pytest.mark.parametrize("script", ["train_network", "sdxl_train_network", *sorted(FLOW)])
+def test_a_right_configuration_has_no_problems(checked, script):
+    assert checked(script=script) == ()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "near"),
+    [
+        ("[optimizer]\nlearning_rat = 1", "learning_rate"),
+        ("[launch]\nnum_proceses = 1", "num_processes"),
+        ("[run]\nretires = 1", "retries"),
+        ("[a]\nnetwork_arg = {x = 1}", "network_args"),
+    ],
+)
+def test_a_misspelt_key_is_answered_with_the_right_name(checked, mistake, near):
+    assert said(checked(mistake), f"did you mean `{near}`?").position
+
+
+def test_a_misspelt_key_of_a_dataset_and_of_a_subset_too(checked):
+    found = checked(data="batchsize = 1\n", subset="num_repeat = 2\n")
+    assert said(found, "[[datasets]]", "did you mean `batch_size`?").position == Position(8, 1)
+    assert said(found, "[[datasets.subsets]]", "did you mean `num_repeats`?").position == Position(12, 1)
+
+
+def test_a_misspelt_runtime_patch_too(checked):
+    found = checked("[runtime]\ntiny-unt = true", machine=Machine(runtime=("tiny-unet", "nan-guard")))
+    assert said(found, "did you mean `tiny-unet`?")
+
+
+def test_a_key_of_another_table_is_told_its_place(checked):
+    assert said(checked("num_repeats = 3"), "no flag `num_repeats`", "belongs under [[datasets]]")
+    assert said(checked(data="image_dir = 'x'\n"), "belongs under [[datasets.subsets]]")
+    assert said(checked(data="learning_rate = 1.0\n"), "give it outside the dataset tables")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('seed = "1"', ("`seed` must be a whole number", "without quotes")),
+        ('save_precision = "fp17"', ("cannot be 'fp17'", "legal: float, fp16, bf16")),
+        ('config_file = "x.toml"', ("not passed on", "lora config import")),
+        ("max_train_steps = 0", ("nothing would be trained", "max_train_steps")),
+        ("max_train_epochs = 0", ("nothing would be trained", "max_train_epochs")),
+        ("save_every_n_epochs = 0", ("save_every_n_epochs", "above 0")),
+        (
+            "persistent_data_loader_workers = true\nmax_data_loader_n_workers = 0",
+            ("needs workers",),
+        ),
+        ("adaptive_noise_scale = 0.1", ("adaptive_noise_scale", "needs `noise_offset`")),
+        ("train_inpainting = true\ncache_latents = true", ("exclude each other",)),
+        ('use_8bit_adam = true\noptimizer_type = "Lion"', ("`use_8bit_adam` and `optimizer_type`",)),
+        ("full_bf16 = true", ('needs mixed_precision = "bf16"',)),
+        ("fp8_base = true", ('needs mixed_precision = "fp16" or "bf16"',)),
+        ('log_with = "tensorboard"', ("needs `logging_dir`",)),
+        ("cache_text_encoder_outputs = true", ("cannot be trained", "network_train_unet_only = true")),
+        ("v2 = true", ("not for SDXL",)),
+        ("fused_backward_pass = true\noptimizer_type = 'AdamW'", ("works only with",)),
+        ('vae = "gone.safetensors"', ("gone.safetensors does not exist",)),
+        ('dataset_config = "m"', ("has no effect beside [[datasets]]",)),
+        ("scale_v_pred_loss_like_noise_pred = true", ("needs `v_parameterization`",)),
+    ],
+)
+def test_an_error_is_named_at_its_place(checked, text, words):
+    problem = said(tuple(p for p in checked(text) if p.severity == "error"), *words)
+    assert problem.position is not None
+    assert problem.position.line >= 5
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('optimizer_type = "Prodigy"\nlearning_rate = 1e-4', ("set learning_rate = 1.0",)),
+        ('optimizer_type = "AdamW9bit"', ("did you mean `AdamW8bit`?",)),
+        ("xformers = true\nsdpa = true", ("only one of",)),
+        ("zero_terminal_snr = true", ("does nothing without `v_parameterization`",)),
+        ("clip_skip = 2", ("not meant for SDXL",)),
+        ('train_data_dir = "images"', ("no effect beside [[datasets]]",)),
+        ('mixed_precision = "fp16"\n[launch]\nmixed_precision = "bf16"', ("which is what counts",)),
+    ],
+)
+def test_a_warning_is_told_apart(checked, text, words):
+    assert said(checked(text), *words).severity == "warning"
+
+
+@pytest.mark.parametrize("key", ["pretrained_model_name_or_path", "network_module", "output_dir"])
+def test_what_nothing_can_be_trained_without_is_asked_for(checked, tmp_path, real, key):
+    checked()
+    path = tmp_path / "config.toml"
+    path.write_text("\n".join(line for line in path.read_text().split("\n") if not line.startswith(key)))
+    found = check(load(path, environ={}), real["sdxl_train_network"])
+    assert said(found, f"`{key}` is missing")
+
+
+@pytest.mark.parametrize(
+    ("script", "steps", "right"),
+    [
+        ("train_network", 32, False),
+        ("train_network", 128, True),
+        ("sdxl_train_network", 32, True),
+        ("sdxl_train_network", 16, False),
+        ("sd3_train_network", 32, True),
+        ("flux_train_network", 32, False),
+        ("lumina_train_network", 16, False),
+        ("hunyuan_image_train_network", 32, False),
+        ("anima_train_network", 16, True),
+        ("anima_train_network", 8, False),
+    ],
+)
+def test_bucket_steps_are_what_the_script_s_own_assertions_take(checked, script, steps, right):
+    found = checked(script=script, data=f"enable_bucket = true\nbucket_reso_steps = {steps}\n")
+    assert (found == ()) is right
+    assert right or said(found, "refuses what cannot be divided by")
+
+
+def test_a_resolution_outside_the_buckets_is_named(checked):
+    found = checked(data="enable_bucket = true\nmax_bucket_reso = 448\n")
+    assert said(found, "512x512 is outside the buckets", "`max_bucket_reso` is 448")
+
+
+@pytest.mark.parametrize("option", ["shuffle_caption = true", "caption_dropout_rate = 0.1", "token_warmup_step = 5"])
+def test_captions_that_change_cannot_go_with_cached_outputs(checked, option):
+    text = "cache_text_encoder_outputs = true\nnetwork_train_unet_only = true"
+    assert said(checked(text, subset=option), "cannot be used while `cache_text_encoder_outputs` is on")
+    # a flag is every subset's default
+    assert said(checked(f"{text}\n{option}"), "cannot be used while")
+
+
+def test_anima_alone_drops_captions_that_are_cached(checked):
+    text = "cache_text_encoder_outputs = true\nnetwork_train_unet_only = true"
+    assert checked(text, script="anima_train_network", subset="caption_dropout_rate = 0.1\n") == ()
+
+
+def test_images_that_change_cannot_go_with_cached_latents(checked):
+    assert said(checked("cache_latents = true", subset="color_aug = true\n"), "`color_aug`", "latents are cached")
+
+
+@pytest.mark.parametrize("script", sorted(FLOW))
+def test_options_that_do_nothing_on_a_flow_model_are_named(checked, real, script):
+    for key, inert in INERT.items():
+        if script in inert.scripts and key != "fused_backward_pass":
+            value = "true" if real[script].keys[key].is_switch else "5"
+            found = checked(f"{key} = {value}", script=script)
+            assert said(found, f"`{key}` does nothing in {script}").severity == "warning"
+
+
+@pytest.mark.parametrize("text", ['loss_type = "huber"', 'loss_type = "smooth_l1"\nhuber_schedule = "snr"'])
+def test_a_huber_schedule_by_snr_raises_on_a_flow_model(checked, text):
+    assert said(checked(text, script="flux_train_network"), "raises in flux_train_network").severity == "error"
+    assert checked(text, script="sdxl_train_network") == ()
+
+
+def test_a_missing_text_encoder_is_named_but_not_for_chroma(checked, tmp_path):
+    found = checked('model_type = "chroma"', script="flux_train_network")
+    assert not [p for p in found if "clip_l" in p.message]
+
+
+def test_an_optimizer_s_package_is_looked_for(checked):
+    machine = Machine(installed=lambda package: package != "prodigyopt")
+    found = checked('optimizer_type = "prodigy"\nlearning_rate = 1.0', machine=machine)
+    assert said(found, "needs the package `prodigyopt`", "install prodigyopt")
+    assert said(checked('optimizer_type = "prodigyopt.Prodigy"\nlearning_rate = 1.0', machine=machine), "prodigyopt")
+
+
+class TestFiles:
+    def test_a_folder_that_is_not_there_is_placed(self, checked, tmp_path):
+        found = checked(subset="[[datasets.subsets]]\nimage_dir = 'nope/deep'\n")
+        problem = said(found, "nope/deep does not exist", f"{tmp_path} exists, nope in it does not")
+        assert problem.position == Position(12, 1)
+
+    def test_a_folder_without_images_is_an_error(self, checked, tmp_path):
+        (tmp_path / "empty").mkdir()
+        assert said(checked(subset="[[datasets.subsets]]\nimage_dir = 'empty'\n"), "has no images")
+
+    def test_images_in_subfolders_are_pointed_at(self, checked, tmp_path):
+        images(tmp_path / "outer" / "inner")
+        assert said(checked(subset="[[datasets.subsets]]\nimage_dir = 'outer'\n"), "give each a subset")
+
+    def test_images_without_captions_are_counted(self, checked, tmp_path):
+        images(tmp_path / "bare", captions=None, count=5)
+        found = checked(subset="[[datasets.subsets]]\nimage_dir = 'bare'\n")
+        assert said(found, "5 of 5 images", "no caption (.caption)").severity == "warning"
+        assert checked(subset="[[datasets.subsets]]\nimage_dir = 'bare'\nclass_tokens = 'cat'\n") == ()
+
+    def test_captions_under_another_suffix_are_found(self, checked, tmp_path):
+        images(tmp_path / "txt")
+        found = checked(subset="[[datasets.subsets]]\nimage_dir = 'txt'\n")
+        assert said(found, 'set caption_extension = ".txt"')
+
+    @pytest.mark.parametrize(("data", "words"), [(b"", "is empty"), (b"\xff\xfe", "is not UTF-8")])
+    def test_a_caption_that_upstream_would_die_of_is_an_error(self, checked, tmp_path, data, words):
+        (tmp_path / "images/0.txt").write_bytes(data)
+        assert said(checked(), "0.txt", words).severity == "error"
+
+    def test_what_lora_makes_itself_may_be_missing(self, checked):
+        text = 'vae = "${LORA_CACHE}/smoke/vae"\n'
+        assert said(checked(text), "does not exist")
+        assert checked(f'{text}[run]\nassets = "smoke"\n') == ()
+
+    def test_a_hub_id_need_not_be_a_file(self, checked):
+        assert checked('vae = "stabilityai/sd-vae-ft-mse"') == ()
+
+
+def test_all_problems_come_at_once_in_the_file_s_order(checked):
+    found = checked('seed = "x"\nlearning_rat = 1\nmax_train_steps = 0')
+    assert [p.position.line for p in found if p.position] == [5, 6, 7]
+
+
+def test_a_train_data_dir_needs_folders_with_repeats(tmp_path, real):
+    images(tmp_path / "data" / "cats")
+    path = tmp_path / "c.toml"
+    path.write_text('script = "train_network"\ntrain_data_dir = "data"\nresolution = "512"\n')
+    assert said(check(load(path, environ={}), real["train_network"]), "<repeats>_<words>", "10_cat")
+
+
+def test_errors_stop_a_training_and_warnings_do_not(checked, tmp_path):
+    found = checked("clip_skip = 2")
+    loaded = load(tmp_path / "config.toml", environ={})
+    require(loaded, found)
+    with pytest.raises(ConfigError, match="exclude each other") as caught:
+        require(loaded, checked("full_fp16 = true\nfull_bf16 = true"))
+    assert caught.value.exit_code == 3
+    assert "lora config check" in caught.value.hint
+
+
+def test_a_file_without_a_known_script_is_checked_as_far_as_possible(tmp_path, sd_scripts):
+    path = tmp_path / "c.toml"
+    path.write_text('script = "sdxl_train_networks"\n[run]\nretires = 1\n')
+    found = checks.file(path, lambda name: schema.read(sd_scripts, name), environ={})
+    assert said(found, "did you mean `sdxl_train_network`?").position == Position(1, 1)
+    assert said(found, "did you mean `retries`?")
+
+
+def test_a_file_that_is_no_toml_is_one_problem(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("a = 1\na = 2\n")
+    (problem,) = checks.file(path, lambda _name: pytest.fail("not asked"), environ={})
+    assert problem.place == f"{path}:2:6"
+
+
+def test_the_pin_has_the_scripts_that_the_family_rules_name(real):
+    assert set(real) >= FLOW

@@ -1,0 +1,190 @@
+"""`lora config` as it is typed, against the small tree."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.config.helpers import images
+from tests.helpers import ROOT, Ran, commit, git, lora, repository
+
+GOOD = """script = "train_network"
+pretrained_model_name_or_path = "org/model"
+network_module = "networks.lora"
+output_dir = "out"
+learning_rate = 1e-4
+[[datasets]]
+resolution = 64
+[[datasets.subsets]]
+image_dir = "images"
+class_tokens = "cat"
+"""
+
+
+@pytest.fixture
+def run(tree: Path, tmp_path: Path):
+    images(tmp_path / "images")
+    (tmp_path / "c.toml").write_text(GOOD)
+    environment = {
+        **os.environ,
+        "LORA_HOME": str(ROOT),
+        "LORA_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+
+    def call(*args: str, stdin: str | None = None, **more: str) -> Ran:
+        if stdin is None:
+            return lora("config", *args, cwd=tmp_path, env={**environment, **more})
+        argv = [sys.executable, "-m", "lora_training", "config", *args]
+        done = subprocess.run(
+            argv, cwd=tmp_path, env=environment, input=stdin, capture_output=True, text=True, check=False
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def here(tree: Path) -> tuple[str, str]:
+    return ("--tree", str(tree))
+
+
+def test_a_right_file_is_code_0(run, here):
+    assert run("check", "c.toml", *here) == Ran(0, "c.toml: 0 errors, 0 warnings\n", "")
+
+
+def test_problems_are_code_1_with_file_line_and_column(run, here, tmp_path):
+    ran = run("check", "c.toml", *here, LORA_LEARNING_RAT="1")
+    assert ran.code == 1
+    assert ran.out.splitlines()[:2] == [
+        "LORA_LEARNING_RAT: error: upstream's train_network has no flag `learning_rat`",
+        "    hint: did you mean `learning_rate`?",
+    ]
+    (tmp_path / "c.toml").write_text(GOOD.replace("1e-4", '"1e-4"'))
+    assert run("check", "c.toml", *here).out.startswith(
+        f"{tmp_path}/c.toml:5:1: error: `learning_rate` must be a number"
+    )
+
+
+def test_warnings_fail_only_when_strict(run, here, tmp_path):
+    (tmp_path / "c.toml").write_text(GOOD.replace('class_tokens = "cat"', 'caption_extension = ".cap"'))
+    assert run("check", "c.toml", *here).code == 0
+    assert run("check", "--strict", "c.toml", *here).code == 1
+
+
+def test_json_is_one_document_with_every_file(run, here, tmp_path):
+    (tmp_path / "d.toml").write_text("a = ")
+    ran = run("check", "c.toml", "d.toml", "missing.toml", "--json", *here)
+    files = json.loads(ran.out)["files"]
+    assert (ran.code, [f["errors"] for f in files]) == (1, [0, 1, 1])
+    assert files[1]["problems"][0]["line"] == 1
+
+
+def test_show_gives_the_arguments_with_their_origins(run, here):
+    ran = run("show", "c.toml", "--as", "argv", "--origin", "--set", "seed=0", *here, LORA_LEARNING_RATE="2")
+    lines = dict(reversed(line.split("  # ")) for line in ran.out.splitlines())
+    assert lines["--set seed"] == "--seed 0"
+    assert lines["LORA_LEARNING_RATE"] == "--learning_rate 2"
+
+
+def test_show_gives_lines_that_a_shell_runs(run, here, tree, tmp_path):
+    ran = run("show", "c.toml", "--as", "sh", *here)
+    (tree / "train_network.py").write_text("import sys, json; print(json.dumps(sys.argv[1:]))")
+    done = subprocess.run(["sh", "-c", ran.out], cwd=tmp_path, capture_output=True, text=True, check=True)
+    shown = run("show", "c.toml", "--json", *here, *("--set", "seed=1")).out
+    assert json.loads(done.stdout)[-2:] == ["--dataset_config", "dataset.json"]
+    assert json.loads((tmp_path / "dataset.json").read_text())["datasets"][0]["resolution"] == 64
+    assert shown == ""  # the tree's parser is gone, which is an error and no traceback
+
+
+def test_show_gives_toml_that_is_the_same_configuration(run, here, tmp_path):
+    (tmp_path / "d.toml").write_text(run("show", "c.toml", "--set", "seed=3", *here).out)
+    first = json.loads(run("show", "c.toml", "--json", "--set", "seed=3", *here).out)
+    again = json.loads(run("show", "d.toml", "--json", *here).out)
+    assert {**first, "file": 0, "argv": sorted(first["argv"])} == {**again, "file": 0, "argv": sorted(again["argv"])}
+
+
+def test_schema_has_the_promised_fields(run, here, tree):
+    git("init", "-q", cwd=tree)
+    head = commit(tree, {"README.md": ""})
+    whole = json.loads(run("schema", "--script", "train_network", "--json", *here).out)
+    assert list(whole) == ["script", "upstream_commit", "flags"]
+    assert whole["upstream_commit"] == head
+    assert {tuple(flag) for flag in whole["flags"]} == {
+        ("name", "dest", "type", "default", "choices", "nargs", "action", "help")
+    }
+
+
+def test_the_json_schema_knows_flags_in_any_table(run, here):
+    whole = json.loads(run("schema", "--script", "train_network", "--as", "jsonschema", *here).out)
+    flags = whole["definitions"]["flags"]
+    assert flags["properties"]["save_precision"]["enum"] == ["fp16", "bf16"]
+    assert flags["additionalProperties"] is False
+    assert whole["properties"]["run"]["properties"]["retries"] == {"type": "integer", "minimum": 0}
+
+
+def test_an_unknown_script_is_code_3(run, here):
+    ran = run("schema", "--script", "train_netwrk", *here)
+    assert (ran.code, ran.out) == (3, "")
+    assert "did you mean `train_network`?" in ran.err
+
+
+def test_explain_says_what_became_of_a_flag(run, tree, tmp_path):
+    old = tmp_path / "history"
+    files = {str(p.relative_to(tree)): p.read_text() for p in tree.rglob("*.py")}
+    repository(old, files)
+    git("tag", "v1", cwd=old)
+    commit(old, {"library/args.py": files["library/args.py"].replace("default=2.0e-6", "default=1.0")})
+    git("tag", "v2", cwd=old)
+    ran = run("explain", "learning_rate", "--tree", str(old))
+    assert "v2: changed in train_network (default: 2e-06 -> 1.0)" in ran.out
+    whole = json.loads(run("explain", "learning-rate", "--json", "--tree", str(old)).out)
+    assert whole["versions"] == ["v1", "v2"]
+    assert [change["version"] for change in whole["changes"]] == ["v2"]
+
+
+def test_explain_of_an_unknown_key_names_the_nearest(run, here):
+    ran = run("explain", "lerning_rate", *here)
+    assert (ran.code, ran.err) == (
+        3,
+        "error: upstream has no flag `lerning_rate`\nhint: did you mean `learning_rate`?\n",
+    )
+
+
+def test_import_reads_a_command_line_from_stdin(run, here):
+    text = "accelerate launch --num_processes 2 train_network.py --learning_rate=1e-3 \\\n --cache_latents --gone 1"
+    ran = run("import", "-", "--json", *here, stdin=text)
+    whole = json.loads(ran.out)
+    assert whole["config"]["launch"] == {"num_processes": 2}
+    assert {row["key"]: row["outcome"] for row in whole["report"]}["--gone"] == "lost"
+
+
+def test_import_writes_no_file_over_another(run, here, tmp_path):
+    (tmp_path / "old.toml").write_text("learning_rate = 1.0\n")
+    args = ("import", "old.toml", "--script", "train_network", "-o", "c.toml", *here)
+    assert run(*args).code == 3
+    assert (tmp_path / "c.toml").read_text() == GOOD
+    assert run(*args, "--force").code == 0
+    assert "learning_rate = 1.0" in (tmp_path / "c.toml").read_text()
+
+
+def test_new_writes_a_preset_with_the_user_s_paths(run, tmp_path):
+    ran = run("new", "mine", "--preset", "sdxl", "--model", "m.safetensors", "--images", "pics", "--output-dir", "o")
+    assert ran.code == 0
+    text = (tmp_path / "mine.toml").read_text()
+    assert 'pretrained_model_name_or_path = "m.safetensors"' in text
+    assert run("new", "mine", "--preset", "sdxl").code == 3
+
+
+def test_help_imports_nothing_heavy(tmp_path):
+    code = "import sys; from lora_training.cli import run; run(['config', '--help']); print(sorted(sys.modules))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "git", "rich", "yaml"} & set(done.stdout.split("'"))

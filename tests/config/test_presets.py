@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lora_training.config import Machine, check, load, presets
+from lora_training.config.document import read
+from lora_training.errors import ConfigError
+from tests.config.helpers import images
+from tests.helpers import ROOT
+
+FOLDER = ROOT / "configs"
+NAMES = [name for name in presets.names(FOLDER) if name != "smoke"]
+
+
+def test_the_presets_that_were_promised_are_there():
+    promised = {
+        *("sd15", "sdxl", "sd3", "flux", "lumina", "hunyuan-image", "anima"),
+        *("loraplus", "robust", "prodigy", "quality", "low-vram", "multi-gpu", "ultimate"),
+    }
+    assert promised <= set(NAMES)
+
+
+@pytest.mark.upstream
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_is_right_for_the_pin_without_a_warning(name, real, tmp_path):
+    path = tmp_path / f"{name}.toml"
+    path.write_text((FOLDER / f"{name}.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    for model in re.findall(r'"(models/[^"]+)"', path.read_text(encoding="utf-8")):
+        (tmp_path / model).parent.mkdir(exist_ok=True)
+        (tmp_path / model).write_text("")
+    images(tmp_path / "data/images")
+    loaded = load(path, environ={})
+    assert check(loaded, real[loaded.script], Machine(runtime=())) == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_says_in_its_first_line_what_it_is_for(name):
+    assert (FOLDER / f"{name}.toml").read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_can_be_filled_and_keeps_its_comments(name, tmp_path):
+    preset = FOLDER / f"{name}.toml"
+    asked = presets.questions(preset)
+    assert set(asked) == {"model", "images", "output_dir"}
+    answers = {"model": 'C:\\models\\"x".safetensors', "images": "/my images", "output_dir": "o"}
+    text = presets.fill(preset, answers, ("seed=7", "max_train_epochs=3"))
+    made = tmp_path / "made.toml"
+    made.write_text(text, encoding="utf-8")
+    data = load(made, environ={})
+    assert data.values["pretrained_model_name_or_path"] == answers["model"]
+    assert data.datasets[0]["subsets"][0]["image_dir"] == "/my images"
+    assert (data.values["output_dir"], data.values["seed"], data.values["max_train_epochs"]) == ("o", 7, 3)
+    assert text.count("#") == preset.read_text(encoding="utf-8").count("#")
+    assert read(made).data.keys() == read(preset).data.keys()
+
+
+def test_a_preset_that_there_is_not_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="no preset `low-vam`") as caught:
+        presets.find(FOLDER, "low-vam")
+    assert caught.value.hint == "did you mean `low-vram`?"
+
+
+def test_a_setting_that_the_preset_does_not_have_is_refused():
+    with pytest.raises(ConfigError, match="does not have it"):
+        presets.fill(FOLDER / "sdxl.toml", {}, ("noise_offset=1",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import encode, nearest, paths
+from lora_training.config import encode, nearest, ours, paths
 from lora_training.config.model import Problem
 from lora_training.errors import ConfigError
 
@@ -55,10 +55,20 @@ def unknown_hint(schema: Schema, entry: Entry) -> str | None:
     if isinstance(entry.value, dict):
         flags = [flag.dest for flag in schema.flags if flag.is_list]
         return nearest.hint(entry.key, flags) or "tables inside a table are for flags that take key=value lists"
+    home = ours.table_of(entry.key)
+    if home:
+        return f"`{entry.key}` belongs under [{home}]"
     style = schema.datasets.styles["dreambooth"]
     if entry.key in style.dataset.keys or entry.key in style.subset.keys:
         return f"`{entry.key}` belongs under [[datasets]]"
-    return nearest.hint(entry.key, schema.keys)
+    return nearest.hint(entry.key, schema.keys) or _heading_hint(entry)
+
+
+def _heading_hint(entry: Entry) -> str | None:
+    """For a key under a heading that looks like one of our tables."""
+    heading = str(entry.path[0]) if len(entry.path) > 1 else ""
+    near = nearest.name(heading, ("launch", "run", "runtime", "datasets")) if heading else None
+    return f"did you mean the table [{near}] instead of [{heading}]?" if near and near != heading else None
 
 
 def _at(config: Config, entry: Entry, message: str, hint: str | None, below: KeyPath = ()) -> Problem:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from lora_training.config.schema import Flag
 
+_LOCAL = {"GIT_NO_LAZY_FETCH": "1"}  # what a partial clone left out is not fetched for this
 _COMPARED = ("type", "default", "choices", "nargs", "action", "help")
 
 
@@ -87,16 +88,15 @@ def _in(tree: Path, key: str, cache: Path | None) -> dict[str, Flag]:
 
 
 def _is_here(tree: Path, tag: str) -> bool:
-    return git.succeeds("cat-file", "-e", f"{tag}:train_network.py", cwd=tree)
+    argv = ["git", "cat-file", "-e", f"{tag}:train_network.py"]
+    return proc.run(argv, cwd=tree, env=git.environment() | _LOCAL, allowed=(0, 1, 128)).returncode == 0
 
 
 @contextmanager
 def _checked_out(tree: Path, version: str) -> Iterator[Path]:
     """The Python files that a script may be made of, as they are at a version, in a temporary folder."""
     argv = ["git", "archive", "--format=tar", version, "--", ":(glob)*.py", ":(glob)library/**/*.py"]
-    # what a partial clone left out is not fetched for this
-    environment = git.environment() | {"GIT_NO_LAZY_FETCH": "1"}
-    data = proc.run(argv, cwd=tree, env=environment).stdout.encode("utf-8", "surrogateescape")
+    data = proc.run(argv, cwd=tree, env=git.environment() | _LOCAL).stdout.encode("utf-8", "surrogateescape")
     with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(data)) as archive:
         for member in archive:
             target = Path(folder, member.name)

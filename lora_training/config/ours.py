@@ -65,6 +65,11 @@ LAUNCH_KEYS = tuple(_LAUNCH)
 RUN_KEYS = tuple(_RUN)
 
 
+def table_of(key: str) -> str | None:
+    """Which of our tables has a key of that name."""
+    return next((name for name, keys in (("launch", LAUNCH_KEYS), ("run", RUN_KEYS)) if key in keys), None)
+
+
 def launch(raw: Any, report: Report) -> tuple[Launch, list[Problem]]:
     """`[launch]` as it is, with what is wrong in it left out and reported."""
     kept, problems = _table("launch", raw, _LAUNCH, report)

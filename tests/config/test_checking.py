@@ -74,6 +74,12 @@ def test_a_misspelt_runtime_patch_too(checked):
     assert said(found, "did you mean `tiny-unet`?")
 
 
+def test_a_misspelt_table_of_ours_too(checked):
+    assert said(checked("[lunch]\nnum_processes = 2"), "`num_processes` belongs under [launch]")
+    assert said(checked("[runtimes]\ntiny-unet = true"), "did you mean the table [runtime] instead of [runtimes]?")
+    assert said(checked(data="[[datasets.subset]]\nimage_dir = 'x'\n"), "did you mean `subsets`?")
+
+
 def test_a_key_of_another_table_is_told_its_place(checked):
     assert said(checked("num_repeats = 3"), "no flag `num_repeats`", "belongs under [[datasets]]")
     assert said(checked(data="image_dir = 'x'\n"), "belongs under [[datasets.subsets]]")
@@ -199,6 +205,24 @@ def test_a_huber_schedule_by_snr_raises_on_a_flow_model(checked, text):
 def test_a_missing_text_encoder_is_named_but_not_for_chroma(checked, tmp_path):
     found = checked('model_type = "chroma"', script="flux_train_network")
     assert not [p for p in found if "clip_l" in p.message]
+
+
+@pytest.mark.parametrize(
+    ("text", "package"),
+    [
+        ('log_with = "wandb"', "wandb"),
+        ("xformers = true", "xformers"),
+        ("deepspeed = true", "deepspeed"),
+    ],
+)
+def test_a_package_that_an_option_needs_is_looked_for(checked, text, package):
+    assert said(checked(text, machine=Machine(installed=lambda name: name != package)), f"`{package}`, which is not")
+
+
+def test_chroma_needs_its_attention_mask(checked):
+    text = 'model_type = "chroma"'
+    assert said(checked(text, script="flux_train_network"), "needs apply_t5_attn_mask = true")
+    assert checked(f"{text}\napply_t5_attn_mask = true", script="flux_train_network") == ()
 
 
 def test_an_optimizer_s_package_is_looked_for(checked):

@@ -112,7 +112,7 @@ def _is_whole(value: Any) -> bool:
 
 def _hint(schema: Schema, key: str, known: Table) -> str | None:
     """The nearest key here; or the other table that has this one."""
-    near = nearest.hint(key, known.keys)
+    near = nearest.hint(key, [*known.keys, *(["subsets"] if known.keys.keys() >= {"batch_size"} else [])])
     elsewhere = schema.datasets.styles["dreambooth"]
     if key in elsewhere.subset.keys:
         return f"`{key}` belongs under [[datasets.subsets]]"

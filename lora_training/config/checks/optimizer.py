@@ -1,4 +1,4 @@
-"""The optimizer: is its package there, and do its settings make sense."""
+"""Packages that options need, and the optimizer's settings."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ _LOW = 0.1  # from here down upstream itself warns
 
 def problems(view: View, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
     """`installed` says whether the environment that trains has a package; None when that is not known."""
+    yield from _options(view, installed)
     name = view.value("optimizer_type")
     if view.on("use_8bit_adam"):
         name = "AdamW8bit"
@@ -48,6 +49,23 @@ def problems(view: View, installed: Callable[[str], bool] | None) -> Iterator[Pr
     yield from _known(view, name, key)
     yield from _package(view, name, key, installed)
     yield from _rates(view, name)
+
+
+def _options(view: View, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
+    """Other options that import a package of their own."""
+    needs = {
+        "log_with": "wandb" if view.value("log_with") in ("wandb", "all") else None,
+        "xformers": "xformers" if view.on("xformers") else None,
+        "deepspeed": "deepspeed" if view.on("deepspeed") else None,
+        "network_module": "lycoris" if str(view.value("network_module")).startswith("lycoris") else None,
+    }
+    for key, package in needs.items():
+        if package and installed and not installed(package):
+            message = f"`{key}` needs the package `{package}`, which is not installed"
+            yield view.problem(message, key, hint=f"install {_INDEX_NAMES.get(package, package)}")
+
+
+_INDEX_NAMES = {"lycoris": "lycoris-lora", "lion_pytorch": "lion-pytorch"}
 
 
 def _known(view: View, name: str, key: str) -> Iterator[Problem]:
@@ -63,7 +81,9 @@ def _package(view: View, name: str, key: str, installed: Callable[[str], bool] |
     package = _NAMES[name.lower()][1] if name.lower() in _NAMES else name.partition(".")[0] if "." in name else None
     if package and installed and not installed(package):
         message = f"the optimizer `{name}` needs the package `{package}`, which is not installed"
-        yield view.problem(message, key, hint=f"install {package.replace('_', '-')}, or choose another optimizer")
+        yield view.problem(
+            message, key, hint=f"install {_INDEX_NAMES.get(package, package)}, or choose another optimizer"
+        )
 
 
 def _rates(view: View, name: str) -> Iterator[Problem]:

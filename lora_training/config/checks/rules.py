@@ -86,19 +86,22 @@ _EXCLUDES = (
     ("use_8bit_adam", "use_lion_optimizer"),
     ("use_8bit_adam", "optimizer_type"),
     ("use_lion_optimizer", "optimizer_type"),
-    ("blocks_to_swap", "cpu_offload_checkpointing"),
     ("unsloth_offload_checkpointing", "cpu_offload_checkpointing"),
     ("unsloth_offload_checkpointing", "blocks_to_swap"),
     ("compile", "torch_compile"),
     ("compile_fullgraph", "split_attn"),
     ("network_train_unet_only", "network_train_text_encoder_only"),
 )
+_SWAPPING = ("flux_train_network", "sd3_train_network", "anima_train_network")
 
 
 def _excludes(view: View) -> Iterator[Problem]:
     for one, other in _EXCLUDES:
         if view.on(one) and view.on(other):
             yield view.problem(f"`{one}` and `{other}` exclude each other", one, hint="turn one of them off")
+    if view.schema.script in _SWAPPING and view.on("blocks_to_swap") and view.on("cpu_offload_checkpointing"):
+        message = "`blocks_to_swap` and `cpu_offload_checkpointing` exclude each other"
+        yield view.problem(message, "blocks_to_swap", hint="turn one of them off")
     attention = [key for key in _ATTENTION if view.on(key)]
     if len(attention) > 1:
         message = f"only one of {', '.join(f'`{key}`' for key in attention)} takes effect"
@@ -111,7 +114,8 @@ def _precision(view: View) -> Iterator[Problem]:
         if view.on(key) and precision != needed:
             yield view.problem(f'`{key}` needs mixed_precision = "{needed}", not "{precision}"', key)
     for key in ("fp8_base", "fp8_base_unet"):
-        if view.on(key) and precision == "no":
+        # Anima's trainer turns both off before that is looked at
+        if view.on(key) and precision == "no" and view.schema.script != "anima_train_network":
             yield view.problem(f'`{key}` needs mixed_precision = "fp16" or "bf16"', key)
     launch = view.config.launch.mixed_precision
     if launch is not None and view.given("mixed_precision") and launch != precision:
@@ -154,5 +158,9 @@ def _lonely(view: View) -> Iterator[Problem]:
     """Switches whose use hangs on another option's value."""
     if view.on("fused_backward_pass") and str(view.value("optimizer_type")).lower() != "adafactor":
         yield view.problem('`fused_backward_pass` works only with optimizer_type = "Adafactor"', "fused_backward_pass")
+    elif view.on("fused_backward_pass") and (view.number("gradient_accumulation_steps") or 1) > 1:
+        yield view.problem("`fused_backward_pass` works only without gradient accumulation", "fused_backward_pass")
+    if view.value("model_type") == "chroma" and not view.on("apply_t5_attn_mask"):
+        yield view.problem('model_type = "chroma" needs apply_t5_attn_mask = true', "model_type")
     if view.on("v2") and view.given("clip_skip"):
         yield view.problem("`clip_skip` is not meant for `v2` models", "clip_skip", severity="warning")

@@ -84,7 +84,7 @@ def _document(path: Path, suffix: str, text: str) -> Source:
     if suffix == ".json":
         if "LoRA_type" in content:
             return Source("kohya_ss", content, path.parent)
-        if "pretrained_model_name_or_path" in content and "model_list" in content:
+        if "pretrained_model_name_or_path" in content:
             hint = "only its LoRA configurations can be taken over: they have a LoRA_type"
             raise ConfigError(f"{path} is a kohya_ss configuration, but not of a LoRA", hint=hint)
         raise _unknown(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lora_training.config import history, nearest
 from lora_training.config import schema as schemas
 from lora_training.config.checks.family import INERT
-from lora_training.errors import ConfigError
+from lora_training.errors import ConfigError, UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,11 +31,16 @@ class Explained:
 
 
 def explain(tree: Path, key: str, *, cache: Path | None = None) -> Explained:
-    """What upstream's tree says of `key`. Raises ConfigError, with the nearest name, when no script has it."""
+    """What upstream's tree says of `key`.
+
+    Raises ConfigError, with the nearest name, when no script has it, and UpstreamError when the tree has no script.
+    """
     key = key.lstrip("-").replace("-", "_")
     read = {script: schemas.read(tree, script, cache=cache) for script in schemas.scripts(tree)}
     flags = {script: flag for script, schema in read.items() if (flag := schema.flag(key))}
-    tables = _dataset_tables(next(iter(read.values())), key) if read else {}
+    if not read:
+        raise UpstreamError(f"no training script in {tree}", hint="run `lora upstream sync`")
+    tables = _dataset_tables(next(iter(read.values())), key)
     if not flags and not tables:
         known = {name for schema in read.values() for name in schema.keys}
         raise ConfigError(f"upstream has no flag `{key}`", hint=nearest.hint(key, known))
@@ -108,6 +113,19 @@ def _history(found: Explained) -> Iterator[str]:
         yield "  changes: no other version of upstream is on this machine (fetch its tags to see them)"
         return
     yield f"  changes since {found.versions[0]}:" + ("" if found.changes else " none")
-    for change in found.changes:
-        what = "; ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in change.fields.items())
-        yield f"    {change.version}: {change.what} in {change.script}{f' ({what})' if what else ''}"
+    for (version, what), scripts in _told(found.changes).items():
+        yield f"    {version}: {what} in {', '.join(scripts)}"
+
+
+def _told(changes: tuple[history.Change, ...]) -> dict[tuple[str, str], list[str]]:
+    """Each version and what it did, in words, with the scripts that it did it to."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for change in changes:
+        fields = "; ".join(_field(name, *values) for name, values in change.fields.items())
+        what = f"{change.what} ({fields})" if fields else change.what
+        told.setdefault((change.version, what), []).append(change.script)
+    return told
+
+
+def _field(name: str, old: object, new: object) -> str:
+    return "help reworded" if name == "help" else f"{name}: {old!r} -> {new!r}"

@@ -142,10 +142,14 @@ def test_explain_says_what_became_of_a_flag(run, tree, tmp_path):
     commit(old, {"library/args.py": files["library/args.py"].replace("default=2.0e-6", "default=1.0")})
     git("tag", "v2", cwd=old)
     ran = run("explain", "learning_rate", "--tree", str(old))
-    assert "v2: changed in train_network (default: 2e-06 -> 1.0)" in ran.out
+    assert "v2: changed (default: 2e-06 -> 1.0) in train_network" in ran.out
     whole = json.loads(run("explain", "learning-rate", "--json", "--tree", str(old)).out)
     assert whole["versions"] == ["v1", "v2"]
     assert [change["version"] for change in whole["changes"]] == ["v2"]
+
+
+def test_explain_in_a_tree_without_scripts_is_an_upstream_error(run, tmp_path):
+    assert run("explain", "seed", "--tree", str(tmp_path / "images")).code == 4
 
 
 def test_explain_of_an_unknown_key_names_the_nearest(run, here):

@@ -242,11 +242,11 @@ def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, *
     here = workspace.find()
     chosen = presets.find(here.root / "configs", preset)
     asking = sys.stdin.isatty()
-    answers = {
-        key: given.get(key) or (click.prompt(question, default=default) if asking else default)
-        for key, (question, default) in presets.questions(chosen).items()
-    }
     target = name if name.suffix == ".toml" else name.with_name(f"{name.name}.toml")
+    answers = {}
+    for key, (question, default) in presets.questions(chosen).items():
+        answer = given.get(key) or (click.prompt(question, default=default) if asking else default)
+        answers[key] = presets.as_seen_from(target.parent, answer) if answer != default else default
     _write(target, presets.fill(chosen, answers, sets), force=force)
     click.echo(f"{target}: written from the preset {chosen.stem}; next: lora config check {target}")
 

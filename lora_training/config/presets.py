@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
-from lora_training.config import document, nearest, positions, tomlout
+from lora_training.config import document, nearest, paths, positions, tomlout
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,6 +61,14 @@ def _strings(data: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
     elif isinstance(data, list):
         for number, value in enumerate(data):
             yield from _strings(value, (*path, number))
+
+
+def as_seen_from(folder: Path, answer: str) -> str:
+    """A path that was typed in the current folder, as a file in `folder` must name it; a hub id as it stands."""
+    is_file = os.path.exists(answer) or (paths.looks_like_path(answer) and not answer.startswith(("~", "${")))  # noqa: PTH110 - "" is no file
+    if not is_file or os.path.isabs(answer):  # noqa: PTH117 - the text is kept as it is
+        return answer
+    return os.path.relpath(answer, folder)
 
 
 def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str]) -> str:

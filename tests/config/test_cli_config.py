@@ -185,6 +185,14 @@ def test_new_writes_a_preset_with_the_user_s_paths(run, tmp_path):
     assert run("new", "mine", "--preset", "sdxl").code == 3
 
 
+def test_new_names_paths_as_its_own_folder_sees_them(run, tmp_path):
+    (tmp_path / "deep").mkdir()
+    assert run("new", "deep/mine", "--preset", "sdxl", "--model", "org/model", "--images", "images").code == 0
+    text = (tmp_path / "deep/mine.toml").read_text()
+    assert 'image_dir = "../images"' in text
+    assert 'pretrained_model_name_or_path = "org/model"' in text
+
+
 def test_help_imports_nothing_heavy(tmp_path):
     code = "import sys; from lora_training.cli import run; run(['config', '--help']); print(sorted(sys.modules))"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

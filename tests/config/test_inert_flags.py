@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from lora_training.config.checks.family import FLOW, INERT
-from tests.config.helpers import HERE
+from tests.config.helpers import HERE, needs_torch
 
-pytestmark = [pytest.mark.upstream, pytest.mark.usefixtures("with_torch")]
+pytestmark = pytest.mark.upstream
 
 # a value that does something wherever the flag is read
 SETTINGS = {
@@ -36,6 +36,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def evidence(sd_scripts):
+    needs_torch()
     asked = {"changes": dict.fromkeys(sorted(FLOW), SETTINGS), "huber": "snr"}
     argv = [sys.executable, str(HERE / "evidence.py")]
     done = subprocess.run(argv, cwd=sd_scripts, input=json.dumps(asked), capture_output=True, text=True, check=False)

@@ -122,12 +122,22 @@ class ConfigSanitizer:
                 merged[key] = value
         return merged
 """
+NETWORK = """
+def create_network(multiplier, network_dim, **kwargs):
+    ratio = kwargs.get("loraplus_lr_ratio", None)
+    return blocks(4, settings=kwargs)
+
+
+def blocks(number, settings):
+    return settings["block_dims"] if "block_alphas" in settings else settings.pop("conv_dim")
+"""
 FILES = {
     "train_network.py": TRAIN,
     "library/__init__.py": "",
     "library/args.py": ARGS,
     "library/names.py": NAMES,
     "library/config_util.py": CONFIG_UTIL,
+    "networks/lora.py": NETWORK,
 }
 
 

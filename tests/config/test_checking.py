@@ -34,8 +34,11 @@ def checked(tmp_path, real):
         data: str = "",
         subset: str = "",
         machine: Machine | None = None,
+        module: str = "n",
     ) -> tuple[Problem, ...]:
-        head = f'script = "{script}"\npretrained_model_name_or_path = "m"\nnetwork_module = "n"\noutput_dir = "o"\n'
+        head = (
+            f'script = "{script}"\npretrained_model_name_or_path = "m"\nnetwork_module = "{module}"\noutput_dir = "o"\n'
+        )
         body = f"{head}{MODEL.get(script, '')}{text}\n{DATA.format(data, subset)}"
         path = tmp_path / "config.toml"
         path.write_text(body, encoding="utf-8")
@@ -217,6 +220,38 @@ def test_a_missing_text_encoder_is_named_but_not_for_chroma(checked, tmp_path):
 )
 def test_a_package_that_an_option_needs_is_looked_for(checked, text, package):
     assert said(checked(text, machine=Machine(installed=lambda name: name != package)), f"`{package}`, which is not")
+
+
+class TestNetwork:
+    @pytest.fixture
+    def networked(self, checked):
+        """The same with a real network module, and arguments for it."""
+
+        def run(arguments: str, *, module: str = "networks.lora", script: str = "sdxl_train_network"):
+            return checked(f"network_args = {arguments}", script=script, module=module)
+
+        return run
+
+    def test_a_misspelt_argument_is_answered_with_the_right_name(self, networked):
+        problem = said(networked("{loraplus_lr_ration = 16}"), "in silence", "did you mean `loraplus_lr_ratio`?")
+        assert problem.severity == "error"
+
+    def test_arguments_as_words_are_looked_at_too(self, networked):
+        assert said(networked('["conv_dim=4", "conv_alpa=1"]'), "did you mean `conv_alpha`?")
+
+    def test_an_argument_of_another_network_is_a_warning(self, networked):
+        assert said(networked("{train_blocks = 'all'}"), "reads no argument `train_blocks`").severity == "warning"
+        assert networked("{train_blocks = 'all'}", module="networks.lora_flux", script="flux_train_network") == ()
+
+    def test_right_arguments_and_those_of_a_module_elsewhere_pass(self, networked):
+        assert networked("{conv_dim = 4, down_lr_weight = 'sine', dropout = 0.1}") == ()
+        assert networked("{algo = 'lokr', anything = 1}", module="lycoris.kohya") == ()
+
+    def test_a_misspelt_module_is_answered_with_the_right_name(self, networked):
+        assert said(networked("[]", module="networks.lroa"), "did you mean `networks.lora`?")
+
+    def test_another_family_s_module_is_a_warning(self, networked):
+        assert said(networked("[]", module="networks.lora_flux"), "the network of flux").severity == "warning"
 
 
 def test_chroma_needs_its_attention_mask(checked):

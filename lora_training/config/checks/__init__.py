@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lora_training.config.argv import encoded
-from lora_training.config.checks import buckets, datasets, family, files, flags, optimizer, rules
+from lora_training.config.checks import buckets, datasets, family, files, flags, network, optimizer, rules
 from lora_training.config.checks.view import View
 from lora_training.config.document import Unreadable
 from lora_training.config.load import load
@@ -44,7 +44,7 @@ def check(
     view = View(config, schema, _refused(config, schema))
     found = [*config.problems, *flags.problems(config, schema), *flags.required(view)]
     found += [*datasets.problems(view), *rules.problems(view), *buckets.problems(view), *family.problems(view)]
-    found += [*optimizer.problems(view, machine.installed), *files.problems(view)]
+    found += [*network.problems(view), *optimizer.problems(view, machine.installed), *files.problems(view)]
     if machine.runtime is not None:
         found += flags.runtime(config, machine.runtime)
     return _sorted(found)

@@ -53,7 +53,7 @@ _PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_l
 _NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "Standard": ("networks.lora", {}, (*_KOHYA_ARGS, *_PLUS)),
     "Kohya LoCon": ("networks.lora", {}, (*_CONV, *_KOHYA_ARGS, *_PLUS)),
-    "LoRA-FA": ("networks.lora_fa", {}, (*_KOHYA_ARGS, *_PLUS)),
+    "LoRA-FA": ("networks.lora_fa", {}, _KOHYA_ARGS),
     "Kohya DyLoRA": ("networks.dylora", {}, (*_CONV, "unit", *_KOHYA_ARGS, *_PLUS)),
     "Kohya LoHa": ("networks.loha", {}, (*_CONV, "use_tucker", *_DROPOUT)),
     "Kohya LoKr": ("networks.lokr", {}, (*_CONV, "use_tucker", "factor", *_DROPOUT)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +28,14 @@ _SCRIPT = re.compile(r"(?:[a-z0-9_]+_)?train_network")
 class Schema:
     """Everything that one script of one tree accepts.
 
-    `bucket_steps` is what `bucket_reso_steps` must be divisible by.
+    `bucket_steps` is what `bucket_reso_steps` must be divisible by; `tree` is where it was read, if it is still there.
     """
 
     script: str
     flags: tuple[Flag, ...] = field(repr=False)
     datasets: DatasetSchema = field(repr=False)
     bucket_steps: int = 1
+    tree: Path | None = field(default=None, compare=False)
 
     @cached_property
     def keys(self) -> dict[str, Flag]:
@@ -70,10 +71,10 @@ def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
         hint = f"did you mean `{near[0]}`? " if near else ""
         raise ConfigError(f"upstream has no script `{script}`", hint=f"{hint}its scripts: {', '.join(known)}")
     if cache and (kept := _cache.load(cache, tree, script)):
-        return _from_json(kept)
+        return replace(_from_json(kept), tree=tree)
     schema, seen = _read(tree, script)
     if cache:
-        _cache.store(cache, tree, script, asdict(schema), seen)
+        _cache.store(cache, tree, script, asdict(replace(schema, tree=None)), seen)
     return schema
 
 
@@ -97,7 +98,7 @@ def _read(tree: Path, script: str) -> tuple[Schema, dict[str, str | None]]:
     source = Tree(tree)
     interpreter = Interpreter(source)
     flags = _flags(interpreter, script)
-    schema = Schema(script, flags, datasets.read(interpreter), buckets.required_steps(source, script))
+    schema = Schema(script, flags, datasets.read(interpreter), buckets.required_steps(source, script), tree)
     return schema, source.seen
 
 

@@ -1,0 +1,60 @@
+"""The network module and the arguments that only it reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config import nearest
+from lora_training.config.schema import networks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lora_training.config.checks.view import View
+    from lora_training.config.model import Problem
+
+_FAMILIES = ("flux", "sd3", "lumina", "hunyuan_image", "anima")
+
+
+def problems(view: View) -> Iterator[Problem]:
+    """A module that upstream does not have or that is another family's, and arguments that it does not read."""
+    module, tree = view.value("network_module"), view.schema.tree
+    if not isinstance(module, str) or not module.startswith("networks.") or tree is None:
+        return
+    if not (tree / f"{module.replace('.', '/')}.py").is_file():
+        known = [f"networks.{path.stem}" for path in sorted((tree / "networks").glob("*.py"))]
+        yield view.problem(f"upstream has no module `{module}`", "network_module", hint=nearest.hint(module, known))
+        return
+    yield from _family(view, module)
+    yield from _arguments(view, module, tree)
+
+
+def _family(view: View, module: str) -> Iterator[Problem]:
+    own = view.schema.script.removesuffix("_train_network")
+    other = next((family for family in _FAMILIES if module.endswith(f"_{family}") and family != own), None)
+    if other:
+        message = f"`{module}` is the network of {other}, not of {view.schema.script}"
+        yield view.problem(message, "network_module", severity="warning")
+
+
+def _arguments(view: View, module: str, tree: Path) -> Iterator[Problem]:
+    known = networks.arguments(tree, module)
+    if known is None:
+        return
+    for place, name in _names(view.value("network_args")):
+        if name in known:
+            continue
+        hint = nearest.hint(name, known)
+        message = f"`{module}` reads no argument `{name}`, and ignores it in silence"
+        path = (*view.path("network_args"), place)
+        legal = f"it reads: {', '.join(sorted(known))}"
+        yield view.config.problem(message, path, hint=hint or legal, severity="error" if hint else "warning")
+
+
+def _names(value: Any) -> Iterator[tuple[str | int, str]]:
+    if isinstance(value, dict):
+        yield from ((name, name) for name in value)
+    elif isinstance(value, list):
+        words = ((number, word) for number, word in enumerate(value) if isinstance(word, str) and "=" in word)
+        yield from ((number, word.partition("=")[0]) for number, word in words)

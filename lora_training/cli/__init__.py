@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,29 +14,37 @@ def run(argv: Sequence[str]) -> int:
 
     The one place that turns a LoraError into `error:` and `hint:` lines and a code.
     """
+    from lora_training.cli import patch_plain
+    from lora_training.errors import LoraError
+
+    try:
+        return patch_plain.run(argv) if patch_plain.takes(argv) else _run_click(argv)
+    except LoraError as exc:
+        _report(exc.message, exc.hint)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        _report("interrupted", None)
+        return 130
+
+
+def _run_click(argv: Sequence[str]) -> int:
     import click
 
     from lora_training.cli.app import lora
-    from lora_training.errors import LoraError
 
     try:
         code = lora.main(args=list(argv), prog_name="lora", standalone_mode=False)
     except click.ClickException as exc:
         exc.show()
         return exc.exit_code
-    except LoraError as exc:
-        _report(exc.message, exc.hint)
-        return exc.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _report("interrupted", None)
-        return 130
+    except click.Abort as exc:
+        raise KeyboardInterrupt from exc
     return code if isinstance(code, int) else 0
 
 
 def _report(message: str, hint: str | None) -> None:
-    import click
-
-    click.echo(f"error: {message}", err=True)
+    lines = [f"error: {message}"]
     if hint:
         first, *rest = hint.splitlines()
-        click.echo("\n".join([f"hint: {first}", *(f"      {line}" for line in rest)]), err=True)
+        lines += [f"hint: {first}", *(f"      {line}" for line in rest)]
+    sys.stderr.write("\n".join(lines) + "\n")

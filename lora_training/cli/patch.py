@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_training import workspace
+from lora_training.cli import patch_words
 from lora_training.cli.output import json_option, print_json
 from lora_training.errors import PatchError
+from lora_training.patching.names import shown
 
 if TYPE_CHECKING:
     from lora_training.patching.adhoc import AdHocResult
     from lora_training.patching.authoring import Written
-    from lora_training.patching.engine import Result
-    from lora_training.patching.plan import Moved
-    from lora_training.patching.transaction import Recovered
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,11 +58,9 @@ def apply(
 
         _report_ad_hoc(tree, "applied", adhoc.apply(tree, files, strip), as_json=as_json)
         return
-    from lora_training.cli.targets import targets
-    from lora_training.patching import engine
+    from lora_training.cli import patch_plain
 
-    here = workspace.find()
-    _report(engine.apply(here, targets(here, upstreams)), as_json=as_json)
+    patch_plain.apply(upstreams, json_wanted=as_json)
 
 
 @patch.command()
@@ -82,11 +79,9 @@ def revert(
 
         _report_ad_hoc(tree, "reverted", adhoc.revert(tree, files), as_json=as_json)
         return
-    from lora_training.cli.targets import targets
-    from lora_training.patching import engine
+    from lora_training.cli import patch_plain
 
-    here = workspace.find()
-    _report(engine.revert(here, targets(here), keep_edits), as_json=as_json)
+    patch_plain.revert(json_wanted=as_json, keep_edits=keep_edits)
 
 
 @patch.command()
@@ -98,11 +93,9 @@ def recover(tree: Path | None, *, as_json: bool) -> None:
 
     recovered = adhoc.recover(tree) if tree else engine.recover(workspace.find())
     if as_json:
-        print_json({"recovered": _recovered(recovered)})
-    elif recovered is None:
-        click.echo("nothing to recover")
+        print_json({"recovered": patch_words.recovered(recovered)})
     else:
-        _say_recovered(recovered, err=False)
+        click.echo(patch_words.recovered_line(recovered) or "nothing to recover\n", nl=False)
 
 
 @patch.command()
@@ -111,49 +104,37 @@ def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_
     """Check pins, files, patches, pristine copies, documents: exit 0 when all is as it should be, else 1."""
     if _is_ad_hoc(tree, files, strip) and tree:
         return _verify_ad_hoc(tree, files, as_json=as_json)
-    from lora_training.cli.targets import targets
-    from lora_training.patching.verify import verify as check
+    from lora_training.cli import patch_plain
 
-    here = workspace.find()
-    answer = check(here, targets(here))
-    _say_recovered(answer.recovered)
-    if as_json:
-        problems = [{"upstream": p.upstream, "what": p.what, "mend": p.mend} for p in answer.problems]
-        document = {"ok": not problems, "steps": dict(answer.steps), "problems": problems}
-        print_json(document | {"recovered": _recovered(answer.recovered)})
-    else:
-        for problem in answer.problems:
-            about = f"{problem.upstream}: " if problem.upstream else ""
-            click.echo(f"{about}{problem.what}\n  mend: {problem.mend}")
-        click.echo("not as it should be" if answer.problems else "all patches are in, nothing drifted")
-    return 1 if answer.problems else 0
+    return patch_plain.verify(json_wanted=as_json)
 
 
 def _verify_ad_hoc(tree: Path, files: tuple[Path, ...], *, as_json: bool) -> int:
     from lora_training.patching import adhoc
 
     problems, recovered = adhoc.verify(tree, files)
-    _say_recovered(recovered)
+    click.echo(patch_words.recovered_line(recovered), err=True, nl=False)
     if as_json:
-        print_json({"ok": not problems, "problems": problems, "recovered": _recovered(recovered)})
+        print_json({"ok": not problems, "problems": problems, "recovered": patch_words.recovered(recovered)})
     else:
         click.echo("\n".join(problems) if problems else "all patches are in, nothing drifted")
     return 1 if problems else 0
 
 
 def _report_ad_hoc(tree: Path, done: str, result: AdHocResult, *, as_json: bool) -> None:
-    _say_recovered(result.recovered)
+    click.echo(patch_words.recovered_line(result.recovered), err=True, nl=False)
     done = done if result.changed else "unchanged"
     if as_json:
-        hunks = [_moved(m) for m in result.moved]
-        document = {"tree": str(tree), "done": done, "patches": list(result.patches), "files": list(result.files)}
-        print_json(document | {"moved": hunks, "recovered": _recovered(result.recovered)})
+        files = [shown(path) for path in result.files]
+        document = {"tree": str(tree), "done": done, "patches": list(result.patches), "files": files}
+        hunks = patch_words.moved(result.moved)
+        print_json(document | {"moved": hunks, "recovered": patch_words.recovered(result.recovered)})
         return
     click.echo(
         f"{done}: {len(result.patches)} patches, {len(result.files)} files" if result.changed else "nothing to do"
     )
-    for moved in result.moved:
-        click.echo(f"  {_moved_line(moved)}")
+    for line in patch_words.moved_lines(result.moved):
+        click.echo(f"  {line}")
 
 
 @patch.command()
@@ -220,12 +201,14 @@ def lock(*, as_json: bool) -> None:
 
     here = workspace.find()
     locked = relock.lock(here, targets(here))
-    _say_recovered(locked.recovered)
+    click.echo(patch_words.recovered_line(locked.recovered), err=True, nl=False)
     if as_json:
-        moved = [_moved(m) for m in locked.moved]
-        print_json({"changes": list(locked.changes), "moved": moved, "recovered": _recovered(locked.recovered)})
+        moved = patch_words.moved(locked.moved)
+        print_json(
+            {"changes": list(locked.changes), "moved": moved, "recovered": patch_words.recovered(locked.recovered)}
+        )
         return
-    for line in (*locked.changes, *map(_moved_line, locked.moved)):
+    for line in (*locked.changes, *patch_words.moved_lines(locked.moved)):
         click.echo(line)
     click.echo("patches.lock written" if locked.changes else "patches.lock is current")
 
@@ -284,38 +267,3 @@ def docs(*, check: bool, as_json: bool) -> int:
     else:
         click.echo(f"{documents.DOCUMENT} {'is out of date; run `lora patch docs`' if check else 'written'}")
     return 1 if check and not current else 0
-
-
-def _report(result: Result, *, as_json: bool) -> None:
-    _say_recovered(result.recovered)
-    if as_json:
-        print_json({"upstreams": [_tree(row) for row in result.trees], "recovered": _recovered(result.recovered)})
-        return
-    for row in result.trees:
-        words = {"applied": "patches applied", "reverted": "back to pristine", "unchanged": "nothing to do"}
-        files = f", {len(row.files)} files written" if row.files else ""
-        click.echo(f"{row.name}: {words[row.done]}{files}")
-        for moved in row.moved:
-            click.echo(f"  {_moved_line(moved)}")
-
-
-def _tree(row: Any) -> dict[str, Any]:
-    moved = [_moved(m) for m in row.moved]
-    return {"name": row.name, "done": row.done, "patches": list(row.patches), "files": list(row.files), "moved": moved}
-
-
-def _moved(moved: Moved) -> dict[str, Any]:
-    return {"patch": moved.patch, "file": moved.path, "line": moved.line, "offset": moved.offset}
-
-
-def _moved_line(moved: Moved) -> str:
-    return f"{moved.patch}, line {moved.line}: found {moved.offset:+d} lines from where it says, in {moved.path}"
-
-
-def _recovered(recovered: Recovered | None) -> dict[str, str] | None:
-    return None if recovered is None else {"command": recovered.command, "outcome": recovered.outcome}
-
-
-def _say_recovered(recovered: Recovered | None, *, err: bool = True) -> None:
-    if recovered is not None:
-        click.echo(f"note: an interrupted `lora patch {recovered.command}` was {recovered.outcome}", err=err)

@@ -87,6 +87,13 @@ def revert(workspace: Workspace, targets: Sequence[Target], keep_edits: Path | N
     return Result(tuple(planned.result for planned in plans), recovered)
 
 
+def idle(workspace: Workspace, targets: Sequence[Target]) -> Result:
+    """What `apply` says of trees that have all patches in; nothing is looked at but the lock."""
+    stacks = lockfile.read(workspace.patches)
+    names = {t.name: tuple(p.name for p in standing.locked(t, stacks).patches) for t in targets}
+    return Result(tuple(TreeResult(name, "unchanged", patches) for name, patches in names.items()))
+
+
 def recover(workspace: Workspace) -> Recovered | None:
     """Only bring an interrupted command to its end."""
     with site.alone(site.of_workspace(workspace)) as recovered:

@@ -14,7 +14,7 @@ _LINES = "# pristine copies, kept by `lora patch`\n*.orig\n"
 
 def copies(root: Path) -> None:
     """See to it that git ignores `*.orig` in the tree at `root`; nothing to do where there is no git."""
-    folder = _common_folder(root)
+    folder = _common(git_folder(root))
     if folder is None:
         return
     path = folder / "info" / "exclude"
@@ -26,13 +26,17 @@ def copies(root: Path) -> None:
     fs.replace_file(path, f"{there}{gap}{_LINES}".encode("utf-8", "surrogateescape"))
 
 
-def _common_folder(root: Path) -> Path | None:
+def git_folder(root: Path) -> Path | None:
     """The repository's own folder: `.git`, or where a submodule's or worktree's `.git` file points."""
     dot_git = root / ".git"
     if dot_git.is_file():
         pointer = dot_git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
         dot_git = root / pointer
-    if not dot_git.is_dir():
-        return None
-    shared = dot_git / "commondir"
-    return dot_git / shared.read_text(encoding="utf-8").strip() if shared.is_file() else dot_git
+    return dot_git if dot_git.is_dir() else None
+
+
+def _common(folder: Path | None) -> Path | None:
+    """A worktree shares the exclude file with its repository."""
+    if folder is None or not (folder / "commondir").is_file():
+        return folder
+    return folder / (folder / "commondir").read_text(encoding="utf-8").strip()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lora_training.errors import PatchError
@@ -29,7 +29,8 @@ _FORMAT = 1
 class Entry:
     """One name that changes: its state before and after, and where the new and the old file wait meanwhile.
 
-    All names are relative to the transaction's root. `new` or `old` is empty where there is none.
+    All names are relative to the transaction's root, and empty where there is none. `moved_from` is another entry's
+    path, whose file comes here as it is; that entry has neither file waiting.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Entry:
     after: str
     new: str
     old: str
+    moved_from: str
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ def pending(state: Path) -> Phase | None:
 
 def write(state: Path, journal: Journal) -> None:
     """Note down a transaction that is about to stage; on the disk when this returns."""
-    data = json.dumps({"format": _FORMAT, **asdict(journal)}).encode()
-    draft = state / "journal.draft"
+    content = {**vars(journal), "entries": [vars(entry) for entry in journal.entries]}
+    data = json.dumps({"format": _FORMAT, **content}).encode()
+    draft = os.fspath(state / "journal.draft")
     state.mkdir(parents=True, exist_ok=True)
     fs.remove(draft)
     try:

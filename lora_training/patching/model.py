@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 REGULAR = 0o100644
@@ -111,12 +112,15 @@ class Node:
         """Whether this is a symbolic link."""
         return stat.S_ISLNK(self.mode)
 
+    @cached_property
+    def state(self) -> str:
+        """How the lock names the state."""
+        return ABSENT if self.is_folder else f"{self.mode:06o} {sha256(self.data)}"
+
 
 def state_of(node: Node | None) -> str:
     """How the lock names a file's state: `absent`, or git's mode and the content's sha256."""
-    if node is None or node.is_folder:
-        return ABSENT
-    return f"{node.mode:06o} {sha256(node.data)}"
+    return ABSENT if node is None else node.state
 
 
 def sha256(data: bytes) -> str:

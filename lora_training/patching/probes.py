@@ -9,14 +9,15 @@ from collections.abc import Callable
 # A pristine file of an upstream as text: read(upstream, path), None when it is not there.
 Read = Callable[[str, str], "str | None"]
 
+_BLIP = "finetune/blip/med.py"
+_UTILS = "src/transformers/modeling_utils.py"
 _IMPORTED = re.compile(r"^from [.\w]+ import (\([^)]*\)|.*)$", re.MULTILINE)
 
 
 def blip_imports_resolve(read: Read) -> bool:
     """Whether sd-scripts' BLIP finds in transformers.modeling_utils all that it imports from there."""
     module = "transformers.modeling_utils"
-    blip = read("sd-scripts", "finetune/blip/med.py")
-    utils = read("transformers", "src/transformers/modeling_utils.py")
+    blip, utils = read("sd-scripts", _BLIP), read("transformers", _UTILS)
     if blip is None or utils is None:
         return False
     imports = (node for node in ast.walk(ast.parse(blip)) if isinstance(node, ast.ImportFrom) and node.module == module)
@@ -40,4 +41,9 @@ def resume_counts_hold(read: Read) -> bool:
 PROBES: dict[str, Callable[[Read], bool]] = {
     "blip-imports-resolve": blip_imports_resolve,
     "resume-counts-hold": resume_counts_hold,
+}
+# Every file, by upstream, that a probe reads; it gets no other.
+FILES = {
+    "sd-scripts": (_BLIP,),
+    "transformers": (_UTILS,),
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lora_training import git
 from lora_training.errors import PatchError
 from lora_training.patching import tree
-from lora_training.patching.probes import PROBES, Read
+from lora_training.patching.probes import FILES, PROBES, Read
 from lora_training.patching.standing import COPY
 
 if TYPE_CHECKING:
@@ -87,12 +87,18 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
+def reads(upstream: str) -> tuple[str, ...]:
+    """The files of an upstream that a condition may look at."""
+    said = (_SAID[upstream][0],) if upstream in _SAID else ()
+    return (*said, *FILES.get(upstream, ()))
+
+
 def pristine_reader(targets: Mapping[str, Target]) -> Read:
     """Reads upstream files as they are without patches: the copy where there is one."""
 
     def read(upstream: str, path: str) -> str | None:
         target = targets.get(upstream)
-        if target is None:
+        if target is None or path not in reads(upstream):
             return None
         node = tree.read(target.root, path + COPY) or tree.read(target.root, path)
         return None if node is None or node.is_folder else node.data.decode("utf-8", "replace")

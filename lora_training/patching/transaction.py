@@ -102,21 +102,34 @@ def _resume(root: Path, state: Path, plan: Journal, phase: journal.Phase) -> Non
 def _plan(root: Path, command: str, edits: Sequence[Edit]) -> Journal:
     token = os.urandom(4).hex()
     made, dropped = _folders(root, edits)
+    beside = _Beside(root, dropped)
+    going = {edit.path for edit in edits if edit.after is None}
+    moved = {edit.same_as for edit in edits if edit.same_as in going}
     entries = []
     for number, edit in enumerate(edits):
-        beside = _beside(root, edit.path, dropped)
-        new = f"{beside}.lora-{token}-{number}.new" if edit.after else ""
-        old = f"{beside}.lora-{token}-{number}.old" if edit.before and not edit.before.is_folder else ""
-        entries.append(Entry(edit.path, state_of(edit.before), state_of(edit.after), new, old))
+        waiting = f"{beside.of(edit.path)}.lora-{token}-{number}"
+        moved_from = edit.same_as if edit.same_as in moved else ""
+        new = f"{waiting}.new" if edit.after and not moved_from else ""
+        old = f"{waiting}.old" if edit.before and not edit.before.is_folder and edit.path not in moved else ""
+        entries.append(Entry(edit.path, state_of(edit.before), state_of(edit.after), new, old, moved_from or ""))
     return Journal(command, tuple(entries), made, dropped)
 
 
-def _beside(root: Path, path: str, dropped: Sequence[str]) -> str:
-    """The nearest folder above that is there and stays, with a slash: one file system, and proof that we may write."""
-    for parent in reversed(parents(path)):
-        if parent not in dropped and fs.is_folder(root / parent):
-            return parent + "/"
-    return ""
+class _Beside:
+    """Where files wait: in the nearest folder above that is there and stays, which also proves that we may write."""
+
+    def __init__(self, root: Path, dropped: Sequence[str]) -> None:
+        self.root = os.fspath(root)
+        self.known: dict[str, bool] = dict.fromkeys(dropped, False)
+
+    def of(self, path: str) -> str:
+        """The folder's name, with a slash unless it is the root."""
+        for parent in reversed(parents(path)):
+            if parent not in self.known:
+                self.known[parent] = fs.is_folder(f"{self.root}/{parent}")
+            if self.known[parent]:
+                return parent + "/"
+        return ""
 
 
 def _folders(root: Path, edits: Sequence[Edit]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -124,7 +137,7 @@ def _folders(root: Path, edits: Sequence[Edit]) -> tuple[tuple[str, ...], tuple[
     needed = {parent for edit in edits if edit.after for parent in parents(edit.path)}
     left = {parent for edit in edits if edit.before and not edit.after for parent in parents(edit.path)} - needed
     left |= {edit.path for edit in edits if edit.before and edit.before.is_folder}
-    made = sorted(folder for folder in needed if not fs.is_folder(root / folder))
+    made = sorted(folder for folder in needed if not fs.is_folder(f"{root}/{folder}"))
     return tuple(made), tuple(sorted(left, reverse=True))
 
 
@@ -132,18 +145,21 @@ def _folders(root: Path, edits: Sequence[Edit]) -> tuple[tuple[str, ...], tuple[
 
 
 def _stage(root: Path, plan: Journal, edits: Sequence[Edit]) -> None:
-    for entry, edit in zip(plan.entries, edits, strict=True):
-        _check_unchanged(root, edit)
+    base = os.fspath(root)
+    pairs = list(zip(plan.entries, edits, strict=True))
+    for entry, edit in pairs:
+        _check_unchanged(base, edit)
         if entry.old:
-            _keep(root / entry.path, root / entry.old, edit.before)
-        if edit.after:
-            _put(root, entry, edit, edit.after)
-    for folder in {(root / name).parent for entry in plan.entries for name in (entry.new, entry.old) if name}:
+            _keep(f"{base}/{entry.path}", f"{base}/{entry.old}", edit.before)
+    fs.for_each(pairs, lambda pair: _put(base, *pair))
+    for folder in {
+        os.path.dirname(f"{base}/{name}") for entry in plan.entries for name in (entry.new, entry.old) if name
+    }:
         fs.sync_folder(folder)
 
 
-def _check_unchanged(root: Path, edit: Edit) -> None:
-    full = root / edit.path
+def _check_unchanged(base: str, edit: Edit) -> None:
+    full = f"{base}/{edit.path}"
     if edit.before is None or edit.before.is_folder:
         changed = edit.before is None and os.path.lexists(full)
     else:
@@ -152,7 +168,7 @@ def _check_unchanged(root: Path, edit: Edit) -> None:
         raise PatchError(f"{shown(edit.path)} changed while this command ran", hint="nothing was written; run it again")
 
 
-def _keep(path: Path, old: Path, node: Node | None) -> None:
+def _keep(path: str, old: str, node: Node | None) -> None:
     """A second name for the file as it is, for an undo; a copy where there are no hard links."""
     try:
         fs.same_again(path, old)
@@ -162,23 +178,21 @@ def _keep(path: Path, old: Path, node: Node | None) -> None:
         fs.write_new(old, node)
 
 
-def _put(root: Path, entry: Entry, edit: Edit, after: Node) -> None:
+def _put(base: str, entry: Entry, edit: Edit) -> None:
+    if not entry.new or edit.after is None:
+        return
     if edit.same_as is not None:
         with contextlib.suppress(OSError):
-            fs.same_again(root / edit.same_as, root / entry.new)
+            fs.same_again(f"{base}/{edit.same_as}", f"{base}/{entry.new}")
             return
-    fs.write_new(root / entry.new, after)
+    fs.write_new(f"{base}/{entry.new}", edit.after)
 
 
 def _discard(root: Path, plan: Journal) -> None:
     for entry in plan.entries:
-        _drop_waiting(root, entry)
-
-
-def _drop_waiting(root: Path, entry: Entry) -> None:
-    for name in (entry.new, entry.old):
-        if name:
-            fs.remove(root / name)
+        for name in (entry.new, entry.old):
+            if name:
+                fs.remove(f"{root}/{name}")
 
 
 # -- after it
@@ -186,52 +200,45 @@ def _drop_waiting(root: Path, entry: Entry) -> None:
 
 def _finish(root: Path, plan: Journal) -> None:
     """Make the change. Can be repeated from any point."""
+    moved = {entry.moved_from for entry in plan.entries}
     for entry in plan.entries:
-        if journal.is_removal(entry) and not fs.is_folder(root / entry.path):
-            fs.remove(root / entry.path)
+        if journal.is_removal(entry) and entry.path not in moved and not fs.is_folder(f"{root}/{entry.path}"):
+            fs.remove(f"{root}/{entry.path}")
     for folder in plan.dropped:
-        fs.remove_folder(root / folder)
+        fs.remove_folder(f"{root}/{folder}")
     for folder in plan.made:
-        _make_folder(root / folder)
+        fs.make_folder(f"{root}/{folder}")
     for entry in plan.entries:
-        if entry.new and os.path.lexists(root / entry.new):
-            _move(root / entry.new, root / entry.path)
+        if source := entry.new or entry.moved_from:
+            fs.move(f"{root}/{source}", f"{root}/{entry.path}")
     _settle(root, plan)
+    for folder in plan.dropped:
+        fs.remove_folder(f"{root}/{folder}")
 
 
 def _undo(root: Path, plan: Journal) -> None:
     """Take the change back. Can be repeated from any point."""
     for entry in plan.entries:
-        if journal.is_creation(entry) and not os.path.lexists(root / entry.new):
-            fs.remove(root / entry.path)
+        if journal.is_creation(entry) and entry.new and not os.path.lexists(f"{root}/{entry.new}"):
+            fs.remove(f"{root}/{entry.path}")
     for folder in reversed(plan.made):
-        fs.remove_folder(root / folder)
+        fs.remove_folder(f"{root}/{folder}")
     for folder in reversed(plan.dropped):
-        _make_folder(root / folder)
+        fs.make_folder(f"{root}/{folder}")
     for entry in plan.entries:
-        if entry.old and os.path.lexists(root / entry.old):
-            _move(root / entry.old, root / entry.path)
+        if entry.moved_from and not os.path.lexists(f"{root}/{entry.moved_from}"):
+            fs.move(f"{root}/{entry.path}", f"{root}/{entry.moved_from}")
+        if entry.old:
+            fs.move(f"{root}/{entry.old}", f"{root}/{entry.path}")
     _settle(root, plan)
-
-
-def _make_folder(path: Path) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path)
-
-
-def _move(source: Path, target: Path) -> None:
-    os.rename(source, target)
-    # two names of one file: rename leaves both and reports success
-    fs.remove(source)
 
 
 def _settle(root: Path, plan: Journal) -> None:
     """Have the new names on the disk before the journal goes, and take away what waited for the other outcome."""
-    for folder in {(root / entry.path).parent for entry in plan.entries}:
+    for folder in {os.path.dirname(f"{root}/{entry.path}") for entry in plan.entries}:
         if fs.is_folder(folder):
             fs.sync_folder(folder)
-    for entry in plan.entries:
-        _drop_waiting(root, entry)
+    _discard(root, plan)
 
 
 def _check_untouched(root: Path, plan: Journal) -> None:

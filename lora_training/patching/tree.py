@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+# Should a pipe take a file's place after lstat, we do not wait for its writer.
+_READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_PART = 1 << 16
+
+
 def snapshot(root: Path, paths: Iterable[str]) -> Image:
     """What is at each of `paths` below `root` and at every folder above one. Raises PatchError for devices.
 
@@ -66,7 +71,7 @@ def _node(full: str, status: os.stat_result, path: str) -> Node:
     stamp = stamp_of(status)
     if stat.S_ISREG(status.st_mode):
         mode = EXECUTABLE if status.st_mode & 0o100 else REGULAR
-        return Node(mode, _content(full), stat.S_IMODE(status.st_mode), stamp)
+        return Node(mode, _content(full, status.st_size), stat.S_IMODE(status.st_mode), stamp)
     if stat.S_ISLNK(status.st_mode):
         return Node(LINK, raw(os.readlink(full)), None, stamp)
     if stat.S_ISDIR(status.st_mode):
@@ -74,11 +79,15 @@ def _node(full: str, status: os.stat_result, path: str) -> Node:
     raise PatchError(f"{shown(path)} is neither a file nor a symbolic link", hint="nothing was written")
 
 
-def _content(full: str) -> bytes:
-    # O_NONBLOCK: should a pipe take the file's place after lstat, we do not wait for its writer
-    fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(fd, "rb") as file:
-        return file.read()
+def _content(full: str, size: int) -> bytes:
+    fd = os.open(full, _READ)
+    try:
+        parts = []
+        while part := os.read(fd, max(size, _PART) + 1):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, int, int]:

@@ -1,0 +1,276 @@
+"""How long a series of 100 patches over 300 files takes, in one run against the tools that people use for it.
+
+    python -m benchmarks.patching [--rounds N] [--json FILE]
+
+The files are real ones, of the trees in third_party. Every command is a fresh process on a fresh copy. Tools that are
+not installed are left out; patch-package is brought from npm when npm is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UPSTREAMS = ("sd-scripts", "transformers")
+FILES_EACH, PATCHES_EACH, FILES_A_PATCH = 150, 50, 3
+_HEADER = """\
+Description: change {n}
+Author: benchmark
+Origin: vendor
+Bug: none
+Forwarded: no
+Last-Update: 2026-01-01
+Upstream-Version: 1
+Reason: to be measured
+Verification: true
+Removal-Condition: version >= 9999
+---
+"""
+
+
+def _git(*args: str, cwd: Path) -> str:
+    identity = ["-c", "user.name=b", "-c", "user.email=b@example.org", "-c", "commit.gpgsign=false", "-c", "gc.auto=0"]
+    done = subprocess.run(["git", *identity, *args], cwd=cwd, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+# -- the work
+
+
+def build(folder: Path) -> Path:
+    """A checkout with two upstreams of real files, a locked series for each, and nothing applied."""
+    root = folder / "checkout"
+    modules = "".join(f'[submodule "{n}"]\n\tpath = third_party/{n}\n\turl = {n}\n' for n in UPSTREAMS)
+    (root / "lora_training").mkdir(parents=True)
+    (root / ".gitmodules").write_text(modules)
+    _git("init", "-q", cwd=root)
+    dice = random.Random(1)  # noqa: S311 - the same work every time
+    for name in UPSTREAMS:
+        commit = _upstream(root / "third_party" / name, ROOT / "third_party" / name, dice)
+        _series(root / "patches" / name, root / "third_party" / name, dice)
+        _git("update-index", "--add", "--cacheinfo", f"160000,{commit},third_party/{name}", cwd=root)
+    _git("commit", "-q", "-m", "pins", cwd=root)
+    _lora(root, "lock")()
+    _lora(root, "docs")()
+    return root
+
+
+def _upstream(tree: Path, source: Path, dice: random.Random) -> str:
+    pristine = (path for path in sorted(source.rglob("*.py")) if not path.with_name(path.name + ".orig").exists())
+    candidates = [path for path in pristine if path.stat().st_size > 1000 and b"\r" not in path.read_bytes()]
+    if len(candidates) < FILES_EACH:
+        sys.exit(f"{source} has too few files; run `lora upstream sync` first")
+    for path in dice.sample(candidates, FILES_EACH):
+        copy = tree / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    (tree / "package.json").write_text(json.dumps({"name": tree.name, "version": "1.0.0"}))
+    _git("init", "-q", cwd=tree)
+    _git("add", "-A", cwd=tree)
+    _git("commit", "-q", "-m", "upstream", cwd=tree)
+    return _git("rev-parse", "HEAD", cwd=tree).strip()
+
+
+def _series(patches: Path, tree: Path, dice: random.Random) -> None:
+    patches.mkdir(parents=True)
+    files = sorted(tree.rglob("*.py"))
+    dice.shuffle(files)
+    names = []
+    for n in range(PATCHES_EACH):
+        for path in files[n * FILES_A_PATCH : (n + 1) * FILES_A_PATCH]:
+            _edit(path, dice)
+        names.append(f"{n + 1:04d}-change.patch")
+        diff = _git("diff", cwd=tree)
+        (patches / names[-1]).write_text(_HEADER.format(n=n) + diff)
+        _git("add", "-A", cwd=tree)
+    (patches / "series").write_text("\n".join(names) + "\n")
+    _git("reset", "-q", "--hard", cwd=tree)
+
+
+def _edit(path: Path, dice: random.Random) -> None:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for at in sorted(dice.sample(range(5, len(lines) - 5), 2), reverse=True):
+        lines[at : at + 1] = [f"# changed {dice.random()}", lines[at]]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+# -- the tools
+
+Command = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A way to do the work: a command for each of apply, apply again, verify and revert, where it has one."""
+
+    name: str
+    commands: dict[str, Command]
+
+
+def _run(*argv: str, cwd: Path, env: dict[str, str] | None = None, allowed: tuple[int, ...] = (0,)) -> Command:
+    def command() -> None:
+        done = subprocess.run(argv, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, check=False)
+        if done.returncode not in allowed:
+            sys.exit(f"{argv}: {done.returncode}\n{done.stdout.decode()}{done.stderr.decode()}")
+
+    return command
+
+
+def _shell(root: Path, each: str, *, backwards: bool = False) -> Command:
+    """A shell loop over the series of both trees, as one would write it; `$1` is the patch."""
+    order = "tac" if backwards else "cat"
+    body = f"cd {{tree}} && for p in $({order} {{patches}}/series); do set -- {{patches}}/$p; {each} || exit 1; done"
+    loops = [f"({body})".format(tree=root / "third_party" / n, patches=root / "patches" / n) for n in UPSTREAMS]
+    return _run("sh", "-c", " && ".join(loops), cwd=root)
+
+
+def _lora(root: Path, *args: str) -> Command:
+    env = {"LORA_HOME": str(root), "PYTHONPATH": str(ROOT)}
+    return _run(sys.executable, "-m", "lora_training", "patch", *args, cwd=root, env=env)
+
+
+def _ours(root: Path) -> Tool:
+    verbs = {"apply": "apply", "apply again": "apply", "verify": "verify", "revert": "revert"}
+    return Tool("lora", {name: _lora(root, verb) for name, verb in verbs.items()})
+
+
+def _git_apply(root: Path) -> Tool:
+    back = _shell(root, 'git apply -R "$1"', backwards=True)
+    return Tool("git apply", {"apply": _shell(root, 'git apply "$1"'), "revert": back})
+
+
+def _gnu_patch(root: Path) -> Tool:
+    back = _shell(root, 'patch -s -p1 -R -i "$1"', backwards=True)
+    return Tool("GNU patch", {"apply": _shell(root, 'patch -s -p1 -i "$1"'), "revert": back})
+
+
+def _quilt(root: Path) -> Tool:
+    def both(*args: str) -> Command:
+        setting = "QUILT_PATCHES={patches} QUILT_PC={pc}"
+        rows = [
+            f"(cd {root / 'third_party' / n} && "
+            + setting.format(patches=root / "patches" / n, pc=root / f"pc-{n}")
+            + f" quilt {' '.join(args)}; test $? -lt 3)"
+            for n in UPSTREAMS
+        ]
+        return _run("sh", "-c", " && ".join(rows), cwd=root)
+
+    return Tool("quilt", {"apply": both("push", "-a"), "apply again": both("push", "-a"), "revert": both("pop", "-a")})
+
+
+def _patch_package(root: Path, modules: Path) -> Tool:
+    """Each tree as a package in node_modules, its series as patch-package's numbered patches."""
+    app = root / "app"
+    (app / "node_modules").mkdir(parents=True)
+    (app / "patches").mkdir()
+    (app / "package.json").write_text(json.dumps({"name": "app", "dependencies": dict.fromkeys(UPSTREAMS, "1.0.0")}))
+    (app / "package-lock.json").write_text("{}")
+    for name in UPSTREAMS:
+        (app / "node_modules" / name).symlink_to(root / "third_party" / name)
+        (app / "node_modules" / name).unlink()
+        shutil.move(root / "third_party" / name, app / "node_modules" / name)
+        for n, file in enumerate(sorted((root / "patches" / name).glob("*.patch")), 1):
+            text = file.read_text(encoding="utf-8").split("\n---\n", 1)[1]
+            inside = f"node_modules/{name}/"
+            for before in ("diff --git a/", "--- a/", "+++ b/"):
+                text = text.replace(f"\n{before}", f"\n{before}{inside}")
+            text = text.replace("diff --git a/", f"diff --git a/{inside}", 1) if text.startswith("diff") else text
+            text = _second_name(text, inside)
+            (app / "patches" / f"{name}+1.0.0+{n:03d}+change.patch").write_text(text)
+    script = str(modules / "node_modules" / "patch-package" / "index.js")
+    forth, back = _run("node", script, cwd=app), _run("node", script, "--reverse", cwd=app)
+    return Tool("patch-package", {"apply": forth, "apply again": forth, "revert": back})
+
+
+def _second_name(text: str, inside: str) -> str:
+    lines = text.split("\n")
+    return "\n".join(line.replace(" b/", f" b/{inside}", 1) if line.startswith("diff --git ") else line for line in lines)
+
+
+def tools(root: Path, modules: Path | None) -> dict[str, Callable[[Path], Tool]]:
+    """The tools that are here."""
+    found: dict[str, Callable[[Path], Tool]] = {"lora": _ours, "git apply": _git_apply}
+    if shutil.which("patch"):
+        found["GNU patch"] = _gnu_patch
+    if shutil.which("quilt"):
+        found["quilt"] = _quilt
+    if modules:
+        found["patch-package"] = lambda copy: _patch_package(copy, modules)
+    return found
+
+
+def _npm(folder: Path) -> Path | None:
+    if not shutil.which("npm"):
+        return None
+    done = subprocess.run(["npm", "install", "--silent", "--prefix", str(folder), "patch-package@8"], check=False)
+    return folder if done.returncode == 0 else None
+
+
+# -- the measurement
+
+
+def measure(root: Path, modules: Path | None, rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds, the median of `rounds`, by tool and command. Tools take turns, so that all see the same machine."""
+    taken: dict[str, dict[str, list[float]]] = {}
+    for _ in range(rounds):
+        for name, make in tools(root, modules).items():
+            copy = root.with_name("copy")
+            shutil.copytree(root, copy, symlinks=True)
+            for command, act in make(copy).commands.items():
+                taken.setdefault(name, {}).setdefault(command, []).append(_time(act))
+            shutil.rmtree(copy)
+        empty = _run(sys.executable, "-c", "pass", cwd=root)
+        taken.setdefault("python -c pass", {}).setdefault("start", []).extend(_time(empty) for _ in range(4))
+    return {name: {c: statistics.median(t) for c, t in rows.items()} for name, rows in taken.items()}
+
+
+def _time(act: Command) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def report(seconds: dict[str, dict[str, float]]) -> None:
+    """A table: milliseconds, and how many times as long as ours."""
+    ours = seconds["lora"]
+    columns = ["apply", "apply again", "verify", "revert"]
+    print("| tool | " + " | ".join(columns) + " |\n| --- |" + " --- |" * len(columns))
+    for name, rows in seconds.items():
+        if name == "python -c pass":
+            continue
+        cells = [f"{rows[c] * 1000:.0f} ms ({rows[c] / ours[c]:.2f}x)" if c in rows else "-" for c in columns]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    start = seconds["python -c pass"]["start"]
+    print(f"\npython -c pass: {start * 1000:.1f} ms; of that, lora's apply again takes {ours['apply again'] / start:.2f}x, ", end="")
+    print(f"verify {ours['verify'] / start:.2f}x")
+
+
+def main() -> None:
+    """Build, measure, report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        root = build(folder)
+        seconds = measure(root, _npm(folder / "npm"), args.rounds)
+    report(seconds)
+    if args.json:
+        args.json.write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

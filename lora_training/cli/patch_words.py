@@ -1,0 +1,72 @@
+"""What `lora patch` says: results as text and as JSON. Imports no Click, since the everyday commands do without."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from lora_training.patching.names import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lora_training.patching.engine import Result, TreeResult
+    from lora_training.patching.plan import Moved
+    from lora_training.patching.transaction import Recovered
+    from lora_training.patching.verify import Verified
+
+_DONE = {"applied": "patches applied", "reverted": "back to pristine", "unchanged": "nothing to do"}
+
+
+def as_json(document: Any) -> str:
+    """One JSON document."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def result(found: Result, *, json_wanted: bool) -> str:
+    """What apply or revert did."""
+    if json_wanted:
+        return as_json({"upstreams": [_tree(row) for row in found.trees], "recovered": recovered(found.recovered)})
+    return "".join(f"{line}\n" for row in found.trees for line in _tree_lines(row))
+
+
+def _tree(row: TreeResult) -> dict[str, Any]:
+    files = [shown(path) for path in row.files]
+    return {"name": row.name, "done": row.done, "patches": list(row.patches), "files": files, "moved": moved(row.moved)}
+
+
+def _tree_lines(row: TreeResult) -> list[str]:
+    files = f", {len(row.files)} files written" if row.files else ""
+    return [f"{row.name}: {_DONE[row.done]}{files}", *(f"  {line}" for line in moved_lines(row.moved))]
+
+
+def moved(hunks: Iterable[Moved]) -> list[dict[str, Any]]:
+    """Hunks that were found elsewhere, for JSON."""
+    return [{"patch": m.patch, "file": shown(m.path), "line": m.line, "offset": m.offset} for m in hunks]
+
+
+def moved_lines(hunks: Iterable[Moved]) -> list[str]:
+    """Hunks that were found elsewhere, for people."""
+    return [
+        f"{m.patch}, line {m.line}: found {m.offset:+d} lines from where it says, in {shown(m.path)}" for m in hunks
+    ]
+
+
+def recovered(found: Recovered | None) -> dict[str, str] | None:
+    """An interrupted command, for JSON."""
+    return None if found is None else {"command": found.command, "outcome": found.outcome}
+
+
+def recovered_line(found: Recovered | None) -> str:
+    """An interrupted command, for people; empty when there was none."""
+    return f"note: an interrupted `lora patch {found.command}` was {found.outcome}\n" if found else ""
+
+
+def verified(found: Verified, *, json_wanted: bool) -> str:
+    """What verify found."""
+    if json_wanted:
+        problems = [{"upstream": p.upstream, "what": p.what, "mend": p.mend} for p in found.problems]
+        document = {"ok": not problems, "steps": dict(found.steps), "problems": problems}
+        return as_json(document | {"recovered": recovered(found.recovered)})
+    lines = [f"{p.upstream + ': ' if p.upstream else ''}{p.what}\n  mend: {p.mend}\n" for p in found.problems]
+    return "".join(lines) + ("not as it should be\n" if lines else "all patches are in, nothing drifted\n")

@@ -137,7 +137,7 @@ def _shell(root: Path, each: str, *, backwards: bool = False) -> Command:
 
 
 def _lora(root: Path, *args: str) -> Command:
-    env = {"LORA_HOME": str(root), "PYTHONPATH": str(ROOT)}
+    env = {"LORA_HOME": str(root), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
     return _run(sys.executable, "-m", "lora_training", "patch", *args, cwd=root, env=env)
 
 
@@ -196,7 +196,9 @@ def _patch_package(root: Path, modules: Path) -> Tool:
 
 def _second_name(text: str, inside: str) -> str:
     lines = text.split("\n")
-    return "\n".join(line.replace(" b/", f" b/{inside}", 1) if line.startswith("diff --git ") else line for line in lines)
+    return "\n".join(
+        line.replace(" b/", f" b/{inside}", 1) if line.startswith("diff --git ") else line for line in lines
+    )
 
 
 def tools(root: Path, modules: Path | None) -> dict[str, Callable[[Path], Tool]]:
@@ -253,7 +255,10 @@ def report(seconds: dict[str, dict[str, float]]) -> None:
         cells = [f"{rows[c] * 1000:.0f} ms ({rows[c] / ours[c]:.2f}x)" if c in rows else "-" for c in columns]
         print(f"| {name} | " + " | ".join(cells) + " |")
     start = seconds["python -c pass"]["start"]
-    print(f"\npython -c pass: {start * 1000:.1f} ms; of that, lora's apply again takes {ours['apply again'] / start:.2f}x, ", end="")
+    print(
+        f"\npython -c pass: {start * 1000:.1f} ms; of that, lora's apply again takes {ours['apply again'] / start:.2f}x, ",
+        end="",
+    )
     print(f"verify {ours['verify'] / start:.2f}x")
 
 

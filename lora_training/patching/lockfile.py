@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
 from lora_training.patching.names import raw, text
 from lora_training.patching.stack import LockedPatch, Stack
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,20 +21,63 @@ _HEAD = """\
 version = 1
 """
 _HINT = "run `lora patch lock`"
+_ROW = re.compile(r'(?:"([^"\\]*)"|([a-z0-9]+)) = "([^"\\]*)"')
+_TABLE = re.compile(r'(\[\[?)upstreams\."([^"\\]*)"\.?([a-z.]*)\]\]?')
 
 
 def read(patches: Path) -> dict[str, Stack]:
     """The locked series of each upstream; none when there is no lock. Raises PatchError when it cannot be read."""
     path = patches / LOCK
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        written = path.read_text(encoding="utf-8")
+        known = _read_own(written)
+        if known is not None:
+            return known
+        content = _toml(written)
         if content.get("version") != 1:
             raise PatchError(f"{path} has a version that this lora does not know", hint="update lora")
         return {name: _stack(table) for name, table in content.get("upstreams", {}).items()}
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise PatchError(f"{path} is damaged: {exc}", hint="restore it from git, or " + _HINT) from exc
+
+
+def _toml(text_: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text_)
+
+
+def _read_own(written: str) -> dict[str, Stack] | None:
+    """The content of a lock that stands exactly as `render` writes it, and fast; None for any other."""
+    tables: dict[str, dict[str, Any]] = {}
+    rows: dict[str, str] = {}
+    for line in written[len(_HEAD) :].split("\n"):
+        if match := _ROW.fullmatch(line):
+            rows[match[1] or match[2]] = match[3]
+        elif match := _TABLE.fullmatch(line):
+            rows = {}
+            table = tables.setdefault(match[2], {"head": rows, "pristine": {}, "patches": []})
+            if match[1] == "[[":
+                table["patches"].append((rows, {}))
+            elif match[3] == "pristine":
+                table["pristine"] = rows
+            elif match[3] == "patches.files" and table["patches"]:
+                table["patches"][-1] = (table["patches"][-1][0], rows)
+    try:
+        stacks = {name: _own_stack(table) for name, table in tables.items()}
+    except (KeyError, ValueError):
+        return None
+    # what reads back as the same bytes was understood
+    return stacks if render(stacks) == written else None
+
+
+def _own_stack(table: Mapping[str, Any]) -> Stack:
+    patches = tuple(LockedPatch(head["name"], head["sha256"], _files(files)) for head, files in table["patches"])
+    return Stack(table["head"]["commit"], _files(table["pristine"]), patches)
 
 
 def _stack(table: Mapping[str, Any]) -> Stack:

@@ -106,4 +106,4 @@ def _git_files(tree: Path) -> list[Path]:
 
 
 def _relative(root: Path, path: Path) -> str:
-    return os.path.relpath(path, root) if path.is_relative_to(root) else os.fspath(path)
+    return os.fspath(path).removeprefix(f"{root}/")

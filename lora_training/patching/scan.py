@@ -48,10 +48,11 @@ _MARKER = b"\\ "
 
 @dataclass
 class RawHunk:
-    """A hunk's header line, and its body lines as they stand."""
+    """A hunk's header line, the old and the new line that it names, and its body lines as they stand."""
 
     line: int
     header: bytes
+    starts: tuple[int, int]
     body: list[bytes] = field(default_factory=list)
 
 
@@ -156,7 +157,7 @@ class _Scanner:
         match = _HUNK.fullmatch(self.peek())
         if not match:  # pragma: no cover - the caller has looked
             raise self.refuse("a malformed hunk header")
-        hunk = RawHunk(self.at + 1, self.take())
+        hunk = RawHunk(self.at + 1, self.take(), (int(match[1]), int(match[3])))
         left = [1 if n is None else int(n) for n in (match[2], match[4])]
         while any(left):
             self.hunk_line(hunk, left)

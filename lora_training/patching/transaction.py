@@ -152,10 +152,8 @@ def _stage(root: Path, plan: Journal, edits: Sequence[Edit]) -> None:
         if entry.old:
             _keep(f"{base}/{entry.path}", f"{base}/{entry.old}", edit.before)
     fs.for_each(pairs, lambda pair: _put(base, *pair))
-    for folder in {
-        os.path.dirname(f"{base}/{name}") for entry in plan.entries for name in (entry.new, entry.old) if name
-    }:
-        fs.sync_folder(folder)
+    names = [name for entry in plan.entries for name in (entry.new, entry.old) if name]
+    fs.for_each(list({os.path.dirname(f"{base}/{name}") for name in names}), fs.sync_folder)
 
 
 def _check_unchanged(base: str, edit: Edit) -> None:
@@ -235,9 +233,8 @@ def _undo(root: Path, plan: Journal) -> None:
 
 def _settle(root: Path, plan: Journal) -> None:
     """Have the new names on the disk before the journal goes, and take away what waited for the other outcome."""
-    for folder in {os.path.dirname(f"{root}/{entry.path}") for entry in plan.entries}:
-        if fs.is_folder(folder):
-            fs.sync_folder(folder)
+    folders = {os.path.dirname(f"{root}/{entry.path}") for entry in plan.entries}
+    fs.for_each([folder for folder in folders if fs.is_folder(folder)], fs.sync_folder)
     _discard(root, plan)
 
 

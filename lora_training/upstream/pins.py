@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_training.errors import UpstreamError
 from lora_training.git import git
+from lora_training.upstream import gitindex
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,6 +66,10 @@ def pin(workspace: Workspace, name: str) -> str:
 
 def _gitlink(workspace: Workspace, upstream: Upstream) -> str | None:
     relative = upstream.path.relative_to(workspace.root).as_posix()
+    folder = _git_folder(workspace.root)
+    known = gitindex.gitlinks(folder / "index") if folder else None
+    if known is not None:
+        return known.get(relative)
     fields = git("ls-files", "--stage", "--", relative, cwd=workspace.root).split()
     return fields[1] if fields and fields[0] == "160000" else None
 

@@ -4,7 +4,7 @@ Upstream restores the random numbers when it loads a state, and then goes on to 
 them: other images, other captions, other noise. Here a state also keeps the generators as they were when its epoch
 began. A resumed run begins that epoch with them, takes the batches that were trained already once more without
 training on them, and goes on with the generators as they were when the state was saved. Images, captions and noise
-are then those of the uninterrupted run, whatever the number of workers.
+are then those of the uninterrupted run, whatever the number of workers, which are started anew for each epoch.
 
 Python's generator has a second customer: rich draws on it for every logged line. It gets one of its own, since a
 resumed run logs other lines. For that reason captions are shuffled differently from a run without this patch.
@@ -109,6 +109,8 @@ class _Recorder:
     def _prepare_data_loader(self, loader: Any, *args: Any, **kwargs: Any) -> Any:
         from torch.utils.data import RandomSampler
 
+        # workers that outlive an epoch carry generators into the next one that no state can keep
+        vars(loader)["persistent_workers"] = False
         prepared = self.original["prepare_data_loader"](loader, *args, **kwargs)
         # the training data is the one that is shuffled
         if not self.has_loader and isinstance(loader.sampler, RandomSampler):
@@ -137,8 +139,10 @@ class _Recorder:
         if count >= len(loader):
             # the epoch was at its end, so there is nothing to load
             yield None
+            self._shuffle_up_to(loader, 0)
             rng.restore(saved.now)
             return
+        self._shuffle_up_to(loader, -1)
         rng.restore(saved.epoch_start)
         batches = iter(loader)
         for number in range(1, count):
@@ -149,6 +153,15 @@ class _Recorder:
         self._set_step(loader, count + 1)
         rng.restore(saved.now)
         yield from batches
+
+    def _shuffle_up_to(self, loader: Any, ahead: int) -> None:
+        """Bring the buckets to the order that they had in this epoch (`ahead` = 0) or in the one before it (-1).
+
+        Upstream shuffles them after it has loaded the first batch of an epoch. With workers each epoch begins with a
+        copy of a dataset that was never shuffled, so there is nothing to do, and `dataset` is None.
+        """
+        if loader.collate_fn.dataset is not None:
+            loader.collate_fn.dataset.set_current_epoch(loader.collate_fn.current_epoch.value + ahead)
 
     def _set_step(self, loader: Any, number: int) -> None:
         """Show the dataset the step that it saw when the batch of that number (from 1) was asked for.

@@ -153,10 +153,9 @@ def _series(target: Target) -> tuple[str, ...]:
 
 def _runtime(config: Config, tree: Tree) -> dict[str, dict[str, Any]]:
     """The runtime patches that are switched on, with their settings."""
-    if tree.is_miniature:
-        return {}
-    on = {name: value for name, value in config.runtime.items() if value is not False}
-    return {name: dict(value) if isinstance(value, dict) else {} for name, value in on.items()}
+    from lora_training.runtime import registry
+
+    return {} if tree.is_miniature else registry.chosen(config.runtime)
 
 
 def _output(flags: list[str]) -> Path:

@@ -5,15 +5,15 @@ Speaks on stderr and exits, since in this process it is the command line.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
-import runpy
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import LoraError
-from lora_training.runtime import registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,19 +26,57 @@ def main(argv: Sequence[str]) -> int:
     """Run the script `argv[0]` with the flags that follow; its exit code, or ours when a patch does not fit."""
     script, *flags = argv
     try:
-        registry.install(json.loads(os.environ.get(VARIABLE, "{}")))
-        _run(script, flags)
+        chosen = json.loads(os.environ.get(VARIABLE, "{}"))
+        if chosen:
+            _arm(chosen, Path(script), flags)
+        _run(Path(script), flags, patched=bool(chosen))
     except LoraError as exc:
         sys.stderr.write(f"error: {exc.message}\n" + (f"hint: {exc.hint}\n" if exc.hint else ""))
         return exc.exit_code
     return 0
 
 
-def _run(script: str, flags: Sequence[str]) -> None:
-    sys.argv = [script, *flags]
+def _arm(chosen: Mapping[str, Mapping[str, Any]], script: Path, flags: Sequence[str]) -> None:
+    from lora_training.runtime import registry
+    from lora_training.runtime.model import Start
+
+    for line in registry.install(chosen, script.parent, Start(tuple(flags), os.environ)):
+        sys.stderr.write(f"lora: runtime patch {line}\n")
+
+
+def _run(script: Path, flags: Sequence[str], *, patched: bool) -> None:
+    """Run the script as `python SCRIPT` would, but with its definitions patched before its last part starts to work.
+
+    Nobody imports a script, so no import hook sees it; it is run in two parts, cut at its `if __name__ == ...`.
+    """
+    sys.argv = [str(script), *flags]
     # what `python SCRIPT` would have put there, in place of what `python -m` did
-    sys.path[0] = str(Path(script).parent)
-    runpy.run_path(script, run_name="__main__")
+    sys.path[0] = str(script.parent)
+    module = ModuleType("__main__")
+    module.__file__ = str(script)
+    sys.modules["__main__"] = module
+    definitions, work = _parts(ast.parse(script.read_bytes(), str(script)))
+    _execute(definitions, module)
+    if patched:
+        from lora_training.runtime import registry
+
+        registry.script_defined(script.stem, module)
+    _execute(work, module)
+
+
+def _parts(tree: ast.Module) -> tuple[ast.Module, ast.Module]:
+    guards = (index for index, node in enumerate(tree.body) if isinstance(node, ast.If) and "__name__" in _names(node))
+    cut = next(guards, len(tree.body))
+    return ast.Module(tree.body[:cut], []), ast.Module(tree.body[cut:], [])
+
+
+def _names(node: ast.If) -> list[str]:
+    return [inner.id for inner in ast.walk(node.test) if isinstance(inner, ast.Name)]
+
+
+def _execute(part: ast.Module, module: ModuleType) -> None:
+    code = compile(part, str(module.__file__), "exec", dont_inherit=True)
+    exec(code, vars(module))  # noqa: S102 - running the script is what this process is for
 
 
 def environment(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -1,84 +1,117 @@
-"""The runtime patches we have, and how the chosen ones come into the process."""
+"""The runtime patches we have, which of them a configuration chooses, and how those come into the process."""
 
 from __future__ import annotations
 
+import functools
 import pkgutil
-import sys
-from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import wrapt
+from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
-from lora_training.runtime import patches, source
+from lora_training.runtime import patches, settings, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
     from types import ModuleType
 
-
-@dataclass(frozen=True)
-class Target:
-    """A piece of upstream that a patch changes: a name in a module, and the digest of its source at the pin."""
-
-    module: str
-    name: str
-    digest: str
+    from lora_training.runtime.model import RuntimePatch, Start
 
 
-class RuntimePatch(Protocol):
-    """What a module in `runtime/patches` offers; adding a patch is adding such a module.
-
-    `NAME` is the name in `[runtime]`. `install` gets each target's module, right after its import, and the settings.
-    """
-
-    NAME: str
-    REASON: str
-    TARGETS: tuple[Target, ...]
-
-    def install(self, module: ModuleType, settings: Mapping[str, Any]) -> None:
-        """Make the change in `module`."""
-
-
+@functools.cache
 def available() -> dict[str, RuntimePatch]:
     """Every runtime patch, by its name."""
     names = sorted(info.name for info in pkgutil.iter_modules(patches.__path__))
-    modules: list[Any] = [import_module(f"{patches.__name__}.{name}") for name in names]
-    return {module.NAME: module for module in modules}
+    found: list[RuntimePatch] = [import_module(f"{patches.__name__}.{name}").PATCH for name in names]
+    return {patch.name: patch for patch in found}
 
 
-def install(chosen: Mapping[str, Mapping[str, Any]]) -> None:
-    """Have each chosen patch installed when its target modules are imported.
+def chosen(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The patches that `[runtime]` leaves switched on, with their settings: those on by default, and those it names."""
+    by_default: dict[str, Any] = {name: {} for name, patch in available().items() if patch.on_by_default}
+    merged = by_default | {name: {} if value is True else value for name, value in table.items()}
+    return {name: dict(value) for name, value in merged.items() if value is not False}
 
-    `chosen` maps names to settings. Raises PatchError for a name that is not there; the import of a target whose
-    source is not the one at the pin raises it too.
-    """
+
+def problems(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, list[settings.Problem]]:
+    """What is wrong with the settings in `[runtime]`, by patch. Names that no patch has are not looked at."""
     known = available()
-    for name, settings in chosen.items():
-        if name not in known:
-            raise PatchError(f"there is no runtime patch named {name!r}", hint=f"there are: {', '.join(known)}")
-        for module in dict.fromkeys(target.module for target in known[name].TARGETS):
-            wrapt.register_post_import_hook(_hook(known[name], settings), module)
+    found = {
+        name: list(settings.problems(known[name].settings, value))
+        for name, value in chosen(table).items()
+        if name in known
+    }
+    return {name: wrong for name, wrong in found.items() if wrong}
 
 
-def _hook(patch: RuntimePatch, settings: Mapping[str, Any]) -> Callable[[ModuleType], None]:
-    def hook(module: ModuleType) -> None:
-        for target in patch.TARGETS:
-            if target.module == module.__name__:
-                _check(patch, target, module)
-        patch.install(module, settings)
-        sys.stderr.write(f"lora: runtime patch {patch.NAME} installed in {module.__name__}\n")
-
-    return hook
+def check(tree: Path, names: Iterable[str] | None = None) -> list[verify.Problem]:
+    """What is wrong with the targets of all patches, or of those named, for trainings that run a script of `tree`."""
+    known = available()
+    return verify.targets(known.values() if names is None else [known[name] for name in names], tree)
 
 
-def _check(patch: RuntimePatch, target: Target, module: ModuleType) -> None:
-    found = source.digest(Path(str(module.__file__)).read_text(encoding="utf-8"), target.name)
-    if found != target.digest:
-        what = "is missing" if found is None else "is not what it was at the pin"
+def install(table: Mapping[str, Mapping[str, Any]], tree: Path, start: Start) -> list[str]:
+    """Have each patch of `table` installed when its target modules are imported; the lines of the banner.
+
+    Raises PatchError for a name that is not there and for a target that is missing or not what it was at the pin,
+    ConfigError for settings that do not fit.
+    """
+    lines = []
+    needed: dict[str, Any] = {}
+    for name, raw in table.items():
+        patch = _known(name)
+        parsed = settings.parse(name, patch.settings, raw)
+        why_not = patch.unneeded(start, parsed)
+        lines.append(f"{name}: not needed, {why_not}" if why_not else f"{name}: on")
+        if not why_not:
+            needed[name] = parsed
+    _refuse(check(tree, needed))
+    for name, parsed in needed.items():
+        for module in dict.fromkeys(target.module for target in available()[name].targets):
+            _at_import(module, _hook(available()[name], parsed, module, tree))
+    return lines
+
+
+def _known(name: str) -> RuntimePatch:
+    if name not in available():
+        raise PatchError(f"there is no runtime patch named {name!r}", hint=f"there are: {', '.join(available())}")
+    return available()[name]
+
+
+def _refuse(found: list[verify.Problem]) -> None:
+    if found:
         raise PatchError(
-            f"runtime patch {patch.NAME}: {target.name} in {module.__file__} {what}",
+            "\n".join(map(str, found)),
             hint="bring the tree to its pin (`lora upstream status`) or switch the patch off in [runtime]",
         )
+
+
+# what is to happen to a module once it is there, by the module's name
+_waiting: dict[str, list[Callable[[ModuleType], None]]] = {}
+
+
+def _at_import(module: str, hook: Callable[[ModuleType], None]) -> None:
+    from wrapt import register_post_import_hook
+
+    _waiting.setdefault(module, []).append(hook)
+    register_post_import_hook(hook, module)
+
+
+def script_defined(name: str, module: ModuleType) -> None:
+    """Install what waits for the module `name` into `module`: the script itself, which nobody imports."""
+    for hook in _waiting.get(name, []):
+        hook(module)
+
+
+def _hook(patch: RuntimePatch, parsed: Any, name: str, tree: Path) -> Callable[[ModuleType], None]:
+    def hook(module: ModuleType) -> None:
+        installed = vars(module).setdefault("__lora_patches__", set())
+        if patch.name in installed:
+            return
+        verified = verify.locate(name, tree)
+        if verified is None or not verified.samefile(str(module.__file__)):
+            raise PatchError(f"runtime patch {patch.name}: {name} came from {module.__file__}, not from {verified}")
+        patch.install(module, parsed)
+        installed.add(patch.name)
+
+    return hook

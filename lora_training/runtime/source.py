@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def parse(file: Path) -> ast.Module:
+    """The syntax tree of a source file."""
+    return ast.parse(file.read_bytes(), str(file))
 
 
 def digest(text: str, name: str) -> str | None:
-    """A short digest of the syntax tree of `name` in the module `text`, or None when it is not there.
+    """`digest_in` of the source `text`."""
+    return digest_in(ast.parse(text), name)
+
+
+def digest_in(tree: ast.Module, name: str) -> str | None:
+    """A short digest of the syntax tree of `name` in the module `tree`, or None when it is not there.
 
     `name` is a function, a class, a variable assigned at the top, or a member of a class as `Class.member`.
     """
-    found: ast.AST | None = ast.parse(text)
+    found: ast.AST | None = tree
     for part in name.split("."):
         found = _member(found, part)
     return None if found is None else hashlib.sha256(repr(_shape(found)).encode()).hexdigest()[:16]

@@ -6,24 +6,39 @@ rest only. The constants are set when the module has been imported, before a mod
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lora_training.runtime.registry import Target
+from lora_training.runtime.model import RuntimePatch, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from types import ModuleType
 
-NAME = "tiny-unet"
-REASON = "the widths of SD1.x are constants in upstream's UNet, and a smoke run needs smaller ones"
-TARGETS = (
-    Target("library.original_unet", "BLOCK_OUT_CHANNELS", "33fc9bd7e521afa7"),
-    Target("library.original_unet", "TIMESTEP_INPUT_DIM", "6ebf56e7ee8d9f2f"),
-    Target("library.original_unet", "TIME_EMBED_DIM", "540c494b4be1e8d7"),
-)
+
+@dataclass(frozen=True)
+class Settings:
+    """`block_out_channels`: the UNet's widths, one a block, from the outermost in."""
+
+    block_out_channels: tuple[int, ...]
 
 
-def install(module: ModuleType, settings: Mapping[str, Any]) -> None:
-    """Set the widths: `block_out_channels` in `settings`, one a block, from the outermost in."""
-    widths = tuple(settings["block_out_channels"])
+def install(module: ModuleType, settings: Settings) -> None:
+    """Set the widths."""
+    widths = settings.block_out_channels
     vars(module).update(BLOCK_OUT_CHANNELS=widths, TIMESTEP_INPUT_DIM=widths[0], TIME_EMBED_DIM=widths[0] * 4)
+
+
+PATCH = RuntimePatch(
+    name="tiny-unet",
+    reason="The widths of SD1.x are constants in upstream's UNet, and a smoke run needs smaller ones.",
+    upstream_version="v0.11.1",
+    verification="tests/cli/test_train.py: the smoke run, which cannot load its model without it",
+    removal_condition="upstream reads the widths from the model's own configuration",
+    targets=(
+        Target("library.original_unet", "BLOCK_OUT_CHANNELS", "33fc9bd7e521afa7"),
+        Target("library.original_unet", "TIMESTEP_INPUT_DIM", "6ebf56e7ee8d9f2f"),
+        Target("library.original_unet", "TIME_EMBED_DIM", "540c494b4be1e8d7"),
+    ),
+    install=install,
+    settings=Settings,
+)

@@ -1,0 +1,60 @@
+"""What the training process tells its supervisor: one JSON object a line.
+
+The environment variable `LORA_EVENTS` says where: a number is a file descriptor that the process was started with,
+anything else a path, opened to append. Unset, nothing is written and nothing is spent.
+
+Each line is one `write` to a descriptor opened with O_APPEND, so lines of several processes do not mix. A line has
+`event` (its kind), `time` (Unix time in seconds) and the event's own fields. Numbers that are not finite are null.
+Nothing here raises into the training: a line that cannot be written is lost. Main process only, unless it says rank:
+
+| event | fields |
+| --- | --- |
+| start | `total_steps`, `epochs`, `initial_step` (steps already done, 0 without a resume): the loop begins |
+| step | `step` (optimizer steps done, from 1), `epoch` (from 1), `loss`, `avr_loss`, `lr` (a list), `seconds` (since
+|      | the step before), `memory_mb` (peak: of the GPU's allocator, or resident without a GPU) |
+| checkpoint | `path`, `step`: a LoRA file has been written |
+| state | `path`, `step`: a state folder has been written (by this process; see exact-resume for the others) |
+| skipped | `step`, `images`, `in_a_row`, `rank`: nan-guard kept a bad step from the weights |
+| stopped | `step`: state and LoRA are saved as asked for, and the process leaves with 143 |
+| failed | `kind` (such as `not-finite`), `step`, `message`: it gives up, and leaves with 6 |
+| end | `step`: the training is over and everything is written |
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import time
+from typing import Any
+
+VARIABLE = "LORA_EVENTS"
+
+
+def emit(kind: str, **fields: Any) -> None:
+    """Write one event, when somebody listens."""
+    target = os.environ.get(VARIABLE)
+    if not target:
+        return
+    line = json.dumps(_plain({"event": kind, "time": time.time(), **fields}), default=str) + "\n"
+    try:
+        os.write(_descriptor(target), line.encode())
+    except OSError:
+        # a supervisor that is gone, or a full disk, must not end the training
+        return
+
+
+@functools.cache
+def _descriptor(target: str) -> int:
+    return int(target) if target.isdecimal() else os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value

@@ -1,0 +1,105 @@
+"""Save and leave at the next step boundary when asked: by SIGTERM, by SIGUSR1, or by a file that appears.
+
+The environment variable `LORA_STOP_FILE` names the file. Before the training loop has begun there is nothing to save
+and the signals keep their default effect. After it, the run saves its state and its LoRA by upstream's own code, as
+at one of its `save_every_n_steps`, emits `stopped` and leaves with exit code 143. Asked on one rank, all of them
+stop, at the same step. In the last step of all, it finishes instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training.runtime import events, training
+from lora_training.runtime.model import NoSettings, RuntimePatch
+
+if TYPE_CHECKING:
+    from types import FrameType, ModuleType
+
+    from lora_training.runtime.training import Run
+
+NAME = "graceful-stop"
+VARIABLE = "LORA_STOP_FILE"
+EXIT_CODE = 128 + signal.SIGTERM
+
+
+class _GracefulStop(training.Watcher):
+    def __init__(self) -> None:
+        self._file = os.environ.get(VARIABLE)
+        self._asked = False
+        self._agree: Any = None
+        self._leaving = multiprocessing.RawValue("b", 0)
+
+    def loop_begins(self, run: Run) -> None:
+        for signum in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(signum, self._ask)
+        for loader in run.accelerator._dataloaders:  # noqa: SLF001 - the only way to them from here
+            _outlive_sigterm(getattr(loader, "base_dataloader", loader), self._leaving)
+        atexit.register(self._release_workers)
+        if run.accelerator.num_processes > 1:
+            # gloo runs on the host: the ranks agree at each step without waiting for a device
+            self._agree = sys.modules["torch.distributed"].new_group(backend="gloo")
+
+    def _release_workers(self) -> None:
+        self._leaving.value = 1
+
+    def _ask(self, _signum: int, _frame: FrameType | None) -> None:
+        self._asked = True
+
+    def weights_moved(self, run: Run) -> None:
+        if self._is_asked() and run.step < run.args.max_train_steps:
+            run.leave(SystemExit(EXIT_CODE))
+
+    def _is_asked(self) -> bool:
+        asked = self._asked or (self._file is not None and Path(self._file).exists())
+        if self._agree is None:
+            return asked
+        torch = sys.modules["torch"]
+        flag = torch.tensor([asked], dtype=torch.int32)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._agree)
+        return bool(flag.item())
+
+    def left(self, run: Run) -> None:
+        self._release_workers()
+        if isinstance(run.leaving, SystemExit) and run.accelerator.is_main_process:
+            events.emit("stopped", step=run.step)
+            sys.stderr.write(f"lora: stopped as asked, saved at step {run.step}\n")
+
+
+def _outlive_sigterm(loader: Any, leaving: Any) -> None:
+    """A signal to the whole process group must not take the batches' workers before the step is done."""
+    if loader.worker_init_fn is None:
+        loader.worker_init_fn = functools.partial(_in_worker, leaving)
+
+
+def _in_worker(leaving: Any, _worker: int) -> None:
+    def handle(_signum: int, _frame: FrameType | None) -> None:
+        # multiprocessing itself ends its workers by SIGTERM
+        if leaving.value:
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGUSR1, handle)
+
+
+def _install(module: ModuleType, _settings: NoSettings) -> None:
+    training.watch(module, NAME, _GracefulStop)
+
+
+PATCH = RuntimePatch(
+    name=NAME,
+    reason="Upstream saves its state at fixed steps only, so whatever ends a training loses the work since the last.",
+    upstream_version="v0.11.1",
+    verification="tests/runtime/test_graceful_stop.py",
+    removal_condition="upstream saves and leaves when it gets SIGTERM",
+    targets=training.TARGETS,
+    install=_install,
+    on_by_default=True,
+)

@@ -1,0 +1,98 @@
+"""Tell the supervisor how far the training is: the events of `runtime.events`.
+
+Every number is one that upstream has on the host already, so nothing here waits for a device.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from lora_training.runtime import events, training
+from lora_training.runtime.model import NoSettings, RuntimePatch, Start
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+    from lora_training.runtime.training import Run
+
+NAME = "progress"
+
+
+class _Progress(training.Watcher):
+    def __init__(self) -> None:
+        self._since = 0.0
+
+    def loop_begins(self, run: Run) -> None:
+        self._since = time.perf_counter()
+        total = run.args.max_train_steps
+        _emit(run, "start", total_steps=total, epochs=run.epochs, initial_step=run.initial_step)
+
+    def step_ends(self, run: Run) -> None:
+        if not run.accelerator.is_main_process:
+            return
+        before, self._since = self._since, time.perf_counter()
+        events.emit(
+            "step",
+            step=run.step,
+            epoch=run.epoch,
+            loss=run.loss,
+            avr_loss=run.average,
+            lr=_rates(run),
+            seconds=round(self._since - before, 6),
+            memory_mb=_memory_mb(run.accelerator.device.type),
+        )
+
+    def saved(self, run: Run, path: Path) -> None:
+        _emit(run, "checkpoint", path=str(path), step=run.step)
+
+    def state_saved(self, run: Run, path: Path) -> None:
+        _emit(run, "state", path=str(path), step=run.step)
+
+    def ended(self, run: Run) -> None:
+        _emit(run, "end", step=run.step)
+
+
+def _emit(run: Run, kind: str, **fields: Any) -> None:
+    if run.accelerator.is_main_process:
+        events.emit(kind, **fields)
+
+
+def _rates(run: Run) -> list[float]:
+    """The learning rates, one a parameter group. One that lives on a device is left out: to read it is to wait."""
+    schedulers = run.accelerator._schedulers  # noqa: SLF001 - the only way to it from here
+    rates = schedulers[0].get_last_lr() if schedulers else []
+    return [rate for rate in rates if isinstance(rate, (int, float))]
+
+
+def _memory_mb(device: str) -> float:
+    if device == "cuda":
+        torch = sys.modules["torch"]
+        return float(round(torch.cuda.max_memory_allocated() / 2**20, 1))
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def _install(module: ModuleType, _settings: NoSettings) -> None:
+    training.watch(module, NAME, _Progress)
+
+
+def _unneeded(start: Start, _settings: NoSettings) -> str | None:
+    return None if start.environ.get(events.VARIABLE) else "nobody listens"
+
+
+PATCH = RuntimePatch(
+    name=NAME,
+    reason="A supervisor has to know how far a training is, and upstream says it on a progress bar for people only.",
+    upstream_version="v0.11.1",
+    verification="tests/runtime/test_events.py",
+    removal_condition="upstream reports its progress in a form that is made for programs",
+    targets=training.TARGETS,
+    install=_install,
+    on_by_default=True,
+    unneeded=_unneeded,
+)

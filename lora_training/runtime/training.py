@@ -1,0 +1,235 @@
+"""Upstream's training loop as runtime patches see it: each has a watcher, told of every point of the run.
+
+`NetworkTrainer.train` is the one method that no script overrides. When it starts, the methods of that very trainer
+are wrapped, on the instance, so whatever a script's own class overrides is still what runs, and still watched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from lora_training.runtime.model import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+# What a patch with a watcher has among its targets.
+TARGETS = (
+    Target("train_network", "NetworkTrainer.train", "71429c82a93c316b"),
+    Target("train_network", "NetworkTrainer._build_metadata", "ead395c416170b95"),
+    Target("train_network", "NetworkTrainer._run_validation_loop", "262515cc843b019b"),
+    Target("train_network", "NetworkTrainer._save_model", "4aa7e2ba00b1f9c3"),
+    Target("library.accelerator_setup", "prepare_accelerator", "1eca56dce47db0a5"),
+    Target("library.checkpoint_io", "save_and_remove_state_stepwise", "4f11142db17c70d4"),
+    Target("library.logging_util", "LossRecorder", "ed8fb84a9b77cf21"),
+)
+
+
+class Watcher:
+    """What a patch does at the points of a run, in their order. Each method does nothing unless overridden."""
+
+    def accelerator_built(self, run: Run) -> None:
+        """`run.accelerator` is there, nothing is prepared yet."""
+
+    def loop_begins(self, run: Run) -> None:
+        """Everything is loaded, prepared and resumed; the first batch is next."""
+
+    def weights_moved(self, run: Run) -> None:
+        """The optimizer has made step `run.step` (or was kept from it); upstream may save next."""
+
+    def saved(self, run: Run, path: Path) -> None:
+        """This process has written a LoRA file."""
+
+    def state_saved(self, run: Run, path: Path) -> None:
+        """This process has written its part of a state folder."""
+
+    def step_ends(self, run: Run) -> None:
+        """`run.loss` and `run.average` are those of step `run.step`; what it saves is written."""
+
+    def left(self, run: Run) -> None:
+        """Every rank has saved what `Run.leave` asked for, and is about to leave."""
+
+    def ended(self, run: Run) -> None:
+        """The training is over and everything is written."""
+
+
+@dataclass
+class Run:
+    """The training in this process, as far as it has come.
+
+    `step` counts optimizer steps done, `epoch` from 1; `loss` is that of the last batch, as upstream read it.
+    `moved`: a step is made whose loss is still to come; `leaving`: what `leave` was given.
+    """
+
+    trainer: Any
+    args: Any
+    watchers: tuple[Watcher, ...]
+    accelerator: Any = None
+    epochs: int = 0
+    initial_step: int = 0
+    step: int = 0
+    epoch: int = 0
+    loss: float = 0.0
+    average: float = 0.0
+    begun: bool = False
+    validating: bool = False
+    moved: bool = False
+    leaving: BaseException | None = None
+
+    def tell(self, point: str, *args: Any) -> None:
+        """Call that method of every watcher."""
+        for watcher in self.watchers:
+            getattr(watcher, point)(self, *args)
+
+    def leave(self, reason: BaseException) -> None:
+        """Have upstream save state and LoRA at this step, and raise `reason` when that is done, on every rank.
+
+        To be called on every rank alike, in `weights_moved` at the latest. Upstream saves as at one of its
+        `save_every_n_steps`: same code, same names.
+        """
+        self.leaving = reason
+
+
+_watchers: dict[str, Watcher] = {}
+_run: Run | None = None
+
+
+def watch(module: ModuleType, name: str, make: Callable[[], Watcher]) -> None:
+    """Have the watcher of the patch `name` told of the run. For a patch's `install`, which gets each of `TARGETS`."""
+    if name not in _watchers:
+        _watchers[name] = make()
+    if "__lora_watched__" not in vars(module):
+        vars(module)["__lora_watched__"] = True
+        # upstream's script is `__main__` when nobody imported it
+        name = Path(str(module.__file__)).stem if module.__name__ == "__main__" else module.__name__
+        _INSTALL.get(name, _nothing)(module)
+
+
+def _nothing(_module: ModuleType) -> None:
+    """A target that is only built on."""
+
+
+def _install_in_script(module: ModuleType) -> None:
+    wrapt.wrap_function_wrapper(module, "NetworkTrainer.train", _train)
+    wrapt.wrap_function_wrapper(module, "tqdm", _progress_bar)
+
+
+def _install_in_accelerator_setup(module: ModuleType) -> None:
+    wrapt.wrap_function_wrapper(module, "prepare_accelerator", _prepare_accelerator)
+
+
+def _install_in_logging(module: ModuleType) -> None:
+    wrapt.wrap_function_wrapper(module, "LossRecorder.add", _add_loss)
+
+
+_INSTALL = {
+    "train_network": _install_in_script,
+    "library.accelerator_setup": _install_in_accelerator_setup,
+    "library.logging_util": _install_in_logging,
+}
+
+
+def _train(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    global _run  # noqa: PLW0603 - upstream's functions get no trainer to find the run by
+    run = _run = Run(trainer, args[0] if args else kwargs["args"], tuple(_watchers.values()))
+    _on(trainer, "_build_metadata", _build_metadata)
+    _on(trainer, "_run_validation_loop", _validate)
+    _on(trainer, "_save_model", _save_model)
+    _on(trainer, "sample_images", _sample_images)
+    try:
+        wrapped(*args, **kwargs)
+    finally:
+        _run = None
+    if run.begun:
+        run.tell("ended")
+
+
+def _on(instance: Any, name: str, around: Callable[..., Any]) -> None:
+    """Wrap one method of one object: `around(run, method, *args, **kwargs)`."""
+    method = getattr(instance, name)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return around(_run, method, *args, **kwargs) if _run else method(*args, **kwargs)
+
+    setattr(instance, name, wrapper)
+
+
+def _prepare_accelerator(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    accelerator = wrapped(*args, **kwargs)
+    if _run:
+        _run.accelerator = accelerator
+        _on(accelerator, "save_state", _save_state)
+        _run.tell("accelerator_built")
+    return accelerator
+
+
+def _build_metadata(run: Run, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    run.epochs = kwargs["num_train_epochs"]
+    method(*args, **kwargs)
+
+
+def _progress_bar(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The bar over all steps is the last thing that upstream makes before the loop; it knows where the run starts."""
+    if _run and kwargs.get("desc") == "steps":
+        _run.initial_step = _run.step = _run.args.max_train_steps - len(args[0])
+        _run.begun = True
+        _run.tell("loop_begins")
+    return wrapped(*args, **kwargs)
+
+
+def _sample_images(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Upstream calls it after each optimizer step, with no epoch and the step's number, and then may save."""
+    result = method(*args, **kwargs)
+    epoch, step = args[2:4]
+    if epoch is None:
+        run.step = step
+        run.moved = True
+        run.tell("weights_moved")
+        if run.leaving:
+            run.args.save_every_n_steps, run.args.save_state = 1, True
+    return result
+
+
+def _save_model(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    result = method(*args, **kwargs)
+    run.tell("saved", Path(run.args.output_dir) / kwargs["ckpt_name"])
+    return result
+
+
+def _save_state(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    result = method(*args, **kwargs)
+    run.tell("state_saved", Path(result))
+    return result
+
+
+def _validate(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    run.validating = True
+    try:
+        return method(*args, **kwargs)
+    finally:
+        run.validating = False
+
+
+def _add_loss(wrapped: Callable[..., None], recorder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    wrapped(*args, **kwargs)
+    if _run is None or _run.validating:
+        return
+    _run.epoch, _run.loss, _run.average = kwargs["epoch"] + 1, kwargs["loss"], recorder.moving_average
+    if _run.moved:
+        _run.moved = False
+        _run.tell("step_ends")
+        _leave_if_asked(_run)
+
+
+def _leave_if_asked(run: Run) -> None:
+    if run.leaving:
+        # no rank may go while another still saves: its launcher would end them all
+        run.accelerator.wait_for_everyone()
+        run.tell("left")
+        run.accelerator.end_training()
+        raise run.leaving

@@ -1,0 +1,166 @@
+"""Trainings of the smoke model on the real upstream, each in a process of its own, forked from one that is warm."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_training import config as cfg
+from lora_training import workspace
+from lora_training.config import schema as schemas
+from lora_training.launch import spec
+from lora_training.runtime import bootstrap
+from tests.helpers import ROOT
+
+SMOKE = ROOT / "configs" / "smoke.toml"
+TIMEOUT = 120
+TINY = {"tiny-unet": {"block_out_channels": [32, 64, 64, 64]}}
+
+
+@dataclass
+class Training:
+    """One training process, running or ended."""
+
+    folder: Path
+    pid: int
+    log_file: Path
+    ends: queue.SimpleQueue[int] = field(repr=False)
+
+    def wait(self) -> int:
+        self.code = self.ends.get(timeout=TIMEOUT)
+        return self.code
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        file = self.folder / "events.jsonl"
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
+
+    def weights(self, name: str = "smoke.safetensors") -> dict[str, Any]:
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / name)
+
+
+class Trainer:
+    """Starts trainings; see `zygote`."""
+
+    def __init__(self, tree: Path) -> None:
+        self._tree = tree
+        self._here = workspace.Workspace(ROOT)
+        self._ends: dict[int, queue.SimpleQueue[int]] = {}
+        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.runtime.zygote", str(tree)],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+        assert self._answers.get(timeout=TIMEOUT)["ready"]
+
+    def _listen(self) -> None:
+        for line in self._process.stdout or ():
+            answer = json.loads(line)
+            if "ended" in answer:
+                self._ends[answer["ended"]].put(answer["code"])
+            else:
+                if "pid" in answer:
+                    self._ends[answer["pid"]] = queue.SimpleQueue()
+                self._answers.put(answer)
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(TIMEOUT)
+
+    def start(
+        self,
+        folder: Path,
+        *sets: str,
+        runtime: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        datasets: list[dict[str, Any]] | None = None,
+    ) -> Training:
+        """A training of the smoke run's configuration, with these changes, its output in `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        sets = (f"output_dir={folder}", "max_train_steps=6", "save_every_n_steps=100", *sets)
+        launched = self._spec(folder, sets, dict(TINY) | dict(runtime or {}), datasets)
+        given = {**launched.env, "LORA_EVENTS": str(folder / "events.jsonl"), **(env or {})}
+        log = folder / "log.txt"
+        request = {"argv": launched.argv[3:], "env": given, "cwd": str(launched.cwd), "log": str(log)}
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        pid = self._answers.get(timeout=TIMEOUT)["pid"]
+        return Training(folder, pid, log, self._ends[pid])
+
+    def __call__(self, folder: Path, *sets: str, **more: Any) -> Training:
+        """The same, run to its end."""
+        training = self.start(folder, *sets, **more)
+        training.wait()
+        return training
+
+    def _spec(
+        self, folder: Path, sets: tuple[str, ...], runtime: Mapping[str, Any], datasets: list[dict[str, Any]] | None
+    ) -> spec.LaunchSpec:
+        config = cfg.load(SMOKE, sets=sets, environ={workspace.CACHE_VARIABLE: str(self._here.cache)})
+        schema = schemas.read(self._tree, config.script, cache=self._here.cache)
+        document = json.dumps({"datasets": datasets}) if datasets else cfg.dataset_document(config)
+        (folder / "dataset.json").write_text(document or "", encoding="utf-8")
+        flags = [*cfg.to_argv(config, schema), "--dataset_config", str(folder / "dataset.json")]
+        return spec.one_process(
+            sys.executable,
+            self._tree / f"{config.script}.py",
+            flags,
+            runtime=bootstrap.environment(runtime),
+            mixed_precision=str(config.values.get("mixed_precision", "no")),
+        )
+
+
+def smoke_images() -> Path:
+    return workspace.Workspace(ROOT).cache / "smoke" / "images"
+
+
+@pytest.fixture(scope="session")
+def train(sd_scripts: Path) -> Iterator[Trainer]:
+    pytest.importorskip("torch")
+    if not smoke_images().exists():
+        folder = smoke_images().parent
+        subprocess.run([sys.executable, "-m", "lora_training.smoke", str(folder)], cwd=ROOT, check=True)
+    trainer = Trainer(sd_scripts)
+    yield trainer
+    trainer.close()
+
+
+@pytest.fixture(scope="session")
+def plain(train: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """Six steps with nothing but what the smoke model needs, to compare with."""
+    training = train(tmp_path_factory.mktemp("plain"))
+    assert training.code == 0, training.log
+    return training
+
+
+def same(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    """Whether two sets of weights are the same, bit for bit."""
+    return left.keys() == right.keys() and all(
+        left[name].numpy().tobytes() == right[name].numpy().tobytes() for name in left
+    )

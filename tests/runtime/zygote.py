@@ -1,0 +1,58 @@
+"""A process that has imported torch and upstream once, and forks for each training: seconds instead of ten each.
+
+One JSON request a line on stdin: `argv` for the bootstrap, `env`, `cwd`, `log`. One line of answer: the child's pid,
+then, when it has ended, its exit code. Each child runs the same bootstrap as a real training does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+
+HEAVY = """torch torchvision cv2 accelerate transformers diffusers diffusers.models.autoencoders.autoencoder_kl
+transformers.models.clip.modeling_clip library.config_util library.dataset library.train_util library.strategy_sd
+library.original_unet library.sampling library.loss library.checkpoint_io library.optimizer networks.lora"""
+
+
+def main() -> None:
+    sys.path.insert(0, sys.argv[1])
+    for name in HEAVY.split():
+        importlib.import_module(name)
+    say({"ready": True})
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            become(request)
+            return
+        say({"pid": pid})
+        threading.Thread(target=reap, args=(pid,), daemon=True).start()
+
+
+def say(answer: dict[str, object]) -> None:
+    os.write(1, (json.dumps(answer) + "\n").encode())
+
+
+def reap(pid: int) -> None:
+    _, status = os.waitpid(pid, 0)
+    say({"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+
+
+def become(request: dict[str, object]) -> None:
+    from lora_training.runtime import bootstrap
+
+    os.setsid()
+    log = os.open(str(request["log"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.update(request["env"])
+    os.chdir(str(request["cwd"]))
+    sys.exit(bootstrap.main(request["argv"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
-import zlib
 
 from lora_training.patching.model import Binary
 
@@ -26,6 +24,8 @@ def decode(header: bytes, lines: list[bytes]) -> Binary:
 
 
 def _line(line: bytes) -> bytes:
+    import base64
+
     letter = line[0]
     length = letter - 64 if letter < 91 else letter - 70  # noqa: PLR2004 - A..Z are 1..26, a..z 27..52
     data = base64.b85decode(line[1:])
@@ -35,6 +35,8 @@ def _line(line: bytes) -> bytes:
 
 
 def _inflate(packed: bytes, size: int) -> bytes:
+    import zlib
+
     inflater = zlib.decompressobj()
     try:
         data = inflater.decompress(packed, size + 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lora_training.errors import PatchError
-from lora_training.patching import edits, exclude, lockfile, plan, relock, series, site, stack, standing, transaction
+from lora_training.patching import exclude, lockfile, plan, series, site, stack, standing, transaction
 from lora_training.patching.model import Node, state_of
 from lora_training.patching.stack import PRISTINE
 from lora_training.patching.standing import COPY, Standing
@@ -81,6 +81,8 @@ def revert(workspace: Workspace, targets: Sequence[Target], keep_edits: Path | N
             for item in found:
                 standing.check_no_drift(item)
         else:
+            from lora_training.patching import edits
+
             edits.save(found, keep_edits)
         plans = [_plan_revert(item) for item in found]
         _commit(here, "revert", targets, plans)
@@ -149,7 +151,12 @@ def _copy_edit(item: Standing, path: str, base: Node | None) -> Edit | None:
 
 def _plan_revert(item: Standing) -> _Plan:
     drifted = item.position.drifted
-    base = relock.pristine(item.target, item.stack, item.stack.paths) if drifted else standing.pristine(item)
+    if drifted:
+        from lora_training.patching import relock
+
+        base = relock.pristine(item.target, item.stack, item.stack.paths)
+    else:
+        base = standing.pristine(item)
     found = []
     for path in item.stack.paths:
         copy = standing.copy_of(item, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
@@ -32,7 +33,7 @@ def read(patches: Path) -> dict[str, Stack]:
         written = path.read_text(encoding="utf-8")
         known = _read_own(written)
         if known is not None:
-            return known
+            return dict(known)
         content = _toml(written)
         if content.get("version") != 1:
             raise PatchError(f"{path} has a version that this lora does not know", hint="update lora")
@@ -51,6 +52,7 @@ def _toml(text_: str) -> dict[str, Any]:
     return tomllib.loads(text_)
 
 
+@lru_cache(maxsize=2)
 def _read_own(written: str) -> dict[str, Stack] | None:
     """The content of a lock that stands exactly as `render` writes it, and fast; None for any other."""
     tables: dict[str, dict[str, Any]] = {}

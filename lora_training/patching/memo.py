@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_training import quick
-from lora_training.patching import docs, exclude, journal, lockfile, plan, removal, series, site, stack
+from lora_training.errors import PatchError
+from lora_training.patching import exclude, journal, lockfile, plan, probes, series, site, stack
 from lora_training.patching.standing import COPY
 
 if TYPE_CHECKING:
@@ -30,9 +31,15 @@ def sign(workspace: Workspace, targets: Sequence[Target]) -> list[str] | None:
     exact times, a name that a line cannot hold.
     """
     root = os.fspath(workspace.root)
+    try:
+        stacks = lockfile.read(workspace.patches)
+    except PatchError:
+        return None
+    if not _is_applied(targets, stacks):
+        return None
     now = time.clock_gettime_ns(_COARSE) if _COARSE >= 0 else 0
     lines = []
-    for path in dict.fromkeys(_watched(workspace, targets)):
+    for path in dict.fromkeys(_watched(workspace, targets, stacks)):
         full = os.path.join(root, path)
         if "\n" in path or not _is_settled(full, now):
             return None
@@ -60,16 +67,25 @@ def write(workspace: Workspace, signed: Sequence[str], answers: Mapping[str, str
         os.replace(draft, path)
 
 
-def _watched(workspace: Workspace, targets: Sequence[Target]) -> Iterator[str]:
+def _is_applied(targets: Sequence[Target], stacks: Mapping[str, stack.Stack]) -> bool:
+    """Whether it looks like it: there is no point in signing a tree that is about to change."""
+    for target in targets:
+        stack_ = stacks.get(target.name)
+        kept = next((path for path in stack_.paths if stack.is_kept(stack_, path)), None) if stack_ else None
+        if kept is not None and not os.path.lexists(f"{target.root}/{kept}{COPY}"):
+            return False
+    return True
+
+
+def _watched(workspace: Workspace, targets: Sequence[Target], stacks: Mapping[str, stack.Stack]) -> Iterator[str]:
     root = workspace.root
-    yield from (".gitmodules", ".git", "patches", docs.DOCUMENT, f"patches/{lockfile.LOCK}")
+    yield from (".gitmodules", ".git", "patches", "PATCHES.md", f"patches/{lockfile.LOCK}")
     yield from (_relative(root, path) for path in (_git_files(root) or []))
     state = site.of_workspace(workspace).state
     yield from (_relative(root, journal.path_of(state, phase)) for phase in journal.PHASES)
     for folder in (workspace.patches / "docs", root / "lora_training/runtime/patches", Path(__file__).parent):
         yield _relative(root, folder)
         yield from (_relative(root, path) for path in sorted(folder.glob("*.*")))
-    stacks = lockfile.read(workspace.patches)
     for target in targets:
         yield from (_relative(root, path) for path in _of_target(target, stacks.get(target.name)))
         for parent in _parents(stacks.get(target.name)):
@@ -82,7 +98,7 @@ def _of_target(target: Target, stack_: stack.Stack | None) -> Iterator[Path]:
     yield target.patches
     yield target.patches / series.SERIES
     yield from (target.patches / name for name in series.names(target.patches))
-    for path in (*(stack_.paths if stack_ else ()), *removal.reads(target.name)):
+    for path in (*(stack_.paths if stack_ else ()), *probes.reads(target.name)):
         yield target.root / path
         yield target.root / (path + COPY)
 

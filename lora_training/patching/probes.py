@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable
 
@@ -16,6 +15,8 @@ _IMPORTED = re.compile(r"^from [.\w]+ import (\([^)]*\)|.*)$", re.MULTILINE)
 
 def blip_imports_resolve(read: Read) -> bool:
     """Whether sd-scripts' BLIP finds in transformers.modeling_utils all that it imports from there."""
+    import ast
+
     module = "transformers.modeling_utils"
     blip, utils = read("sd-scripts", _BLIP), read("transformers", _UTILS)
     if blip is None or utils is None:
@@ -43,7 +44,18 @@ PROBES: dict[str, Callable[[Read], bool]] = {
     "resume-counts-hold": resume_counts_hold,
 }
 # Every file, by upstream, that a probe reads; it gets no other.
-FILES = {
+_FILES = {
     "sd-scripts": (_BLIP,),
     "transformers": (_UTILS,),
 }
+# Where each upstream says its version, and how.
+VERSIONS = {
+    "transformers": ("src/transformers/__init__.py", r'^__version__ = "(\d+(?:\.\d+)*)'),
+    "sd-scripts": ("README.md", r"\*\*Version (\d+(?:\.\d+)*) "),
+}
+
+
+def reads(upstream: str) -> tuple[str, ...]:
+    """The files of an upstream that a removal condition may look at."""
+    said = (VERSIONS[upstream][0],) if upstream in VERSIONS else ()
+    return (*said, *_FILES.get(upstream, ()))

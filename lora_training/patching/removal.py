@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from lora_training import git
 from lora_training.errors import PatchError
-from lora_training.patching import tree
-from lora_training.patching.probes import FILES, PROBES, Read
+from lora_training.patching import probes, tree
+from lora_training.patching.probes import PROBES, VERSIONS, Read
 from lora_training.patching.standing import COPY
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 _COMMIT = re.compile(r"upstream-commit ([0-9a-f]{7,64})")
 _VERSION = re.compile(r"version >= (\d+(?:\.\d+)*)")
 _PROBE = re.compile(r"probe ([a-z0-9-]+)")
-# Where each upstream says its version.
-_SAID = {
-    "transformers": ("src/transformers/__init__.py", re.compile(r'^__version__ = "(\d+(?:\.\d+)*)', re.MULTILINE)),
-    "sd-scripts": ("README.md", re.compile(r"\*\*Version (\d+(?:\.\d+)*) ")),
-}
 
 
 @dataclass(frozen=True)
@@ -76,10 +71,10 @@ def _passes(_target: Target, read: Read, probe: str) -> bool:
 
 def version_of(upstream: str, read: Read) -> str | None:
     """The version that an upstream's own files state, None when they do not."""
-    if upstream not in _SAID:
+    if upstream not in VERSIONS:
         return None
-    path, pattern = _SAID[upstream]
-    match = pattern.search(read(upstream, path) or "")
+    path, pattern = VERSIONS[upstream]
+    match = re.search(pattern, read(upstream, path) or "", re.MULTILINE)
     return match[1] if match else None
 
 
@@ -87,18 +82,12 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-def reads(upstream: str) -> tuple[str, ...]:
-    """The files of an upstream that a condition may look at."""
-    said = (_SAID[upstream][0],) if upstream in _SAID else ()
-    return (*said, *FILES.get(upstream, ()))
-
-
 def pristine_reader(targets: Mapping[str, Target]) -> Read:
     """Reads upstream files as they are without patches: the copy where there is one."""
 
     def read(upstream: str, path: str) -> str | None:
         target = targets.get(upstream)
-        if target is None or path not in reads(upstream):
+        if target is None or path not in probes.reads(upstream):
             return None
         node = tree.read(target.root, path + COPY) or tree.read(target.root, path)
         return None if node is None or node.is_folder else node.data.decode("utf-8", "replace")

@@ -44,6 +44,9 @@ _DAMAGED = (
 )
 _PAYLOAD = re.compile(rb"[A-Za-z][0-9A-Za-z!#$%&()*+\-;<=>?@^_`{|}~]+\n?")
 _MARKER = b"\\ "
+# What lines of a hunk begin with; an empty line is one of context whose space was lost.
+_IN_OLD, _IN_NEW = frozenset({b" ", b"\n", b"-"}), frozenset({b" ", b"\n", b"+"})
+_IN_HUNK = _IN_OLD | _IN_NEW
 
 
 @dataclass
@@ -158,35 +161,35 @@ class _Scanner:
         if not match:  # pragma: no cover - the caller has looked
             raise self.refuse("a malformed hunk header")
         hunk = RawHunk(self.at + 1, self.take(), (int(match[1]), int(match[3])))
-        left = [1 if n is None else int(n) for n in (match[2], match[4])]
-        while any(left):
-            self.hunk_line(hunk, left)
+        old, new = (1 if n is None else int(n) for n in (match[2], match[4]))
+        while old > 0 or new > 0:
+            line = self.peek()
+            kind = line[:1]
+            old -= kind in _IN_OLD
+            new -= kind in _IN_NEW
+            if old < 0 or new < 0 or kind not in _IN_HUNK or line[-1:] != b"\n":
+                self.check_hunk_line(hunk, line, max(old, new))
+            hunk.body.append(line)
+            self.at += 1
         if self.peek().startswith(_MARKER):
             hunk.body.append(self.take())
         return hunk
 
-    def hunk_line(self, hunk: RawHunk, left: list[int]) -> None:
-        line = self.peek()
-        kind = line[:1]
+    def check_hunk_line(self, hunk: RawHunk, line: bytes, left: int) -> None:
+        """Refuse a line that looked odd, unless it is a no-newline marker in its place."""
         if not line:
             raise self.refuse("the patch ends inside a hunk", "it was cut off; get it again")
-        if kind == b"\\":
-            if not hunk.body or hunk.body[-1][:1] == b"\\":
-                raise self.refuse("a no-newline marker after no line")
-        elif kind in (b" ", b"\n"):
-            left[0] -= 1
-            left[1] -= 1
-        elif kind in (b"-", b"+"):
-            left[kind == b"+"] -= 1
-        elif kind == b"\r":
+        if line.startswith(b"\\"):
+            if hunk.body and not hunk.body[-1].startswith(b"\\"):
+                return
+            raise self.refuse("a no-newline marker after no line")
+        if line.startswith(b"\r"):
             raise self.refuse("a CRLF line end inside a hunk", _hint(line))
-        else:
-            raise self.refuse(f"{_shown(line)} inside a hunk", f"the hunk's header promises {sum(left)} more lines")
-        if min(left) < 0:
-            raise self.refuse("a hunk longer than its header says")
-        if not line.endswith(b"\n") and kind != b"\\":
+        if line[:1] not in _IN_HUNK:
+            raise self.refuse(f"{_shown(line)} inside a hunk", f"the hunk's header promises {left} more lines")
+        if not line.endswith(b"\n"):
             raise self.refuse("the patch's last line has no end", "it was cut off; get it again")
-        hunk.body.append(self.take())
+        raise self.refuse("a hunk longer than its header says")
 
     def binary(self, section: Section) -> None:
         self.take()

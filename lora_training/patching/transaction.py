@@ -105,12 +105,17 @@ def _plan(root: Path, command: str, edits: Sequence[Edit]) -> Journal:
     beside = _Beside(root, dropped)
     going = {edit.path for edit in edits if edit.after is None}
     moved = {edit.same_as for edit in edits if edit.same_as in going}
+    # a file that gets a copy needs no other one to come back from
+    kept = {edit.same_as: n for n, edit in enumerate(edits) if edit.before is None and edit.same_as not in moved}
     entries = []
     for number, edit in enumerate(edits):
         waiting = f"{beside.of(edit.path)}.lora-{token}-{number}"
         moved_from = edit.same_as if edit.same_as in moved else ""
         new = f"{waiting}.new" if edit.after and not moved_from else ""
         old = f"{waiting}.old" if edit.before and not edit.before.is_folder and edit.path not in moved else ""
+        if old and edit.path in kept:
+            keeper = kept[edit.path]
+            old = f"{beside.of(edits[keeper].path)}.lora-{token}-{keeper}.new"
         entries.append(Entry(edit.path, state_of(edit.before), state_of(edit.after), new, old, moved_from or ""))
     return Journal(command, tuple(entries), made, dropped)
 
@@ -151,7 +156,8 @@ def _stage(root: Path, plan: Journal, edits: Sequence[Edit]) -> None:
         _check_unchanged(base, edit)
         if entry.old:
             _keep(f"{base}/{entry.path}", f"{base}/{entry.old}", edit.before)
-    fs.for_each(pairs, lambda pair: _put(base, *pair))
+    kept = {entry.old for entry in plan.entries}
+    fs.for_each([pair for pair in pairs if pair[0].new and pair[0].new not in kept], lambda pair: _put(base, *pair))
     names = [name for entry in plan.entries for name in (entry.new, entry.old) if name]
     fs.for_each(list({os.path.dirname(f"{base}/{name}") for name in names}), fs.sync_folder)
 
@@ -177,7 +183,7 @@ def _keep(path: str, old: str, node: Node | None) -> None:
 
 
 def _put(base: str, entry: Entry, edit: Edit) -> None:
-    if not entry.new or edit.after is None:
+    if edit.after is None:  # pragma: no cover - only entries with new content come here
         return
     if edit.same_as is not None:
         with contextlib.suppress(OSError):
@@ -216,8 +222,13 @@ def _finish(root: Path, plan: Journal) -> None:
 
 def _undo(root: Path, plan: Journal) -> None:
     """Take the change back. Can be repeated from any point."""
+    kept = {entry.old for entry in plan.entries}
     for entry in plan.entries:
-        if journal.is_creation(entry) and entry.new and not os.path.lexists(f"{root}/{entry.new}"):
+        if not journal.is_creation(entry) or not entry.new or os.path.lexists(f"{root}/{entry.new}"):
+            continue
+        if entry.new in kept:
+            fs.move(f"{root}/{entry.path}", f"{root}/{entry.new}")
+        else:
             fs.remove(f"{root}/{entry.path}")
     for folder in reversed(plan.made):
         fs.remove_folder(f"{root}/{folder}")

@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import UpstreamError
 from lora_training.git import git
 from lora_training.upstream import gitindex
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +71,7 @@ def _gitlink(workspace: Workspace, upstream: Upstream) -> str | None:
 
 def _locked(workspace: Workspace, name: str) -> str | None:
     try:
-        document = tomllib.loads((workspace.patches / "patches.lock").read_text(encoding="utf-8"))
+        document = _toml(workspace.patches / "patches.lock")
     except FileNotFoundError:
         return None
     commit = document.get("upstreams", {}).get(name, {}).get("commit")
@@ -88,8 +83,17 @@ def sdist(workspace: Workspace, name: str) -> Sdist | None:
     path = workspace.root / "third_party" / "sdists.toml"
     if not path.exists():
         return None
-    entry = tomllib.loads(path.read_text(encoding="utf-8")).get(name)
+    entry = _toml(path).get(name)
     return Sdist(**entry) if entry else None
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    # only where it is needed: reading a pin takes place in every patch command
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def head(upstream: Upstream) -> Head:

@@ -182,9 +182,15 @@ class RealParsers:
         )
 
     def parse(self, script: str, argv: list[str]) -> dict[str, object]:
+        return self._ask({"script": script, "argv": argv})
+
+    def takes(self, datasets: dict[str, object]) -> bool:
+        return self._ask({"datasets": datasets})
+
+    def _ask(self, question: dict[str, object]):
         assert self.child.stdin
         assert self.child.stdout
-        self.child.stdin.write(json.dumps({"script": script, "argv": argv}) + "\n")
+        self.child.stdin.write(json.dumps(question) + "\n")
         self.child.stdin.flush()
         return json.loads(self.child.stdout.readline())
 

@@ -1,7 +1,7 @@
 """Run inside the real upstream: its own parsers, built by importing it.
 
 Without input it prints every script's flags; with `parse`, it reads lines of JSON {"script", "argv"} and answers
-each with the parsed values, or with the parser's error.
+each with the parsed values or the parser's error, or {"datasets"} and answers whether upstream's schema takes them.
 """
 
 from __future__ import annotations
@@ -46,6 +46,18 @@ def parse(parser, argv):
         return {"error": said.getvalue()}
 
 
+def accepted(datasets):
+    """Whether upstream's own schema takes a dataset configuration."""
+    import voluptuous
+    from library.config_util import ConfigSanitizer
+
+    try:
+        ConfigSanitizer(True, True, True, True).user_config_validator(datasets)
+    except (voluptuous.Invalid, TypeError, AttributeError):
+        return False
+    return True
+
+
 if __name__ == "__main__":
     sys.path.insert(0, ".")
     out, sys.stdout = sys.stdout, sys.stderr  # upstream prints while it is imported
@@ -56,5 +68,6 @@ if __name__ == "__main__":
         sys.exit()
     for line in sys.stdin:
         asked = json.loads(line)
-        out.write(json.dumps(parse(parsers[asked["script"]], asked["argv"])) + "\n")
+        answer = accepted(asked["datasets"]) if "datasets" in asked else parse(parsers[asked["script"]], asked["argv"])
+        out.write(json.dumps(answer) + "\n")
         out.flush()

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from lora_training import git, proc
 from lora_training.config import load, schema, to_argv, tomlout
+from lora_training.config.checks.datasets import tables
+from lora_training.config.checks.view import View
 from lora_training.config.paths import is_path
 from lora_training.config.schema.types import converted
 from tests.config.helpers import HERE
@@ -118,6 +120,49 @@ def test_the_real_parser_gives_back_the_values_of_the_file(real, real_parsers, t
             assert parsed[key] == expected(known.keys[key], value, tmp_path), (key, value)
         untouched = {f.dest: f.default for f in usable if f.dest not in given_values}
         assert untouched == {key: parsed[key] for key in untouched}
+
+    check()
+
+
+DATASET_KEYS = st.sampled_from(
+    [
+        *("resolution", "batch_size", "enable_bucket", "bucket_reso_steps", "network_multiplier", "validation_split"),
+        *("num_repeats", "shuffle_caption", "caption_dropout_rate", "token_warmup_step", "face_crop_aug_range"),
+        *("caption_extension", "class_tokens", "is_reg", "custom_attributes", "keep_tokens", "colour_aug"),
+    ]
+)
+# no switches where a number is asked for: upstream takes them, and we do not
+DATASET_VALUES = st.one_of(
+    st.integers(1, 9),
+    st.floats(0, 1),
+    st.text(max_size=3),
+    st.lists(st.integers(1, 9) | st.floats(0, 1), max_size=3),
+    st.dictionaries(st.sampled_from("ab"), st.integers(), max_size=1),
+)
+SUBSETS = st.dictionaries(
+    DATASET_KEYS | st.sampled_from(["image_dir", "metadata_file", "conditioning_data_dir"]), DATASET_VALUES, max_size=3
+)
+LIKELY = SUBSETS.map(lambda table: {"image_dir": "x", **table})
+DATASETS = st.tuples(
+    st.dictionaries(DATASET_KEYS, DATASET_VALUES, max_size=2), st.lists(SUBSETS | LIKELY, min_size=1, max_size=2)
+).map(lambda parts: {**parts[0], "subsets": parts[1]})
+
+
+def test_what_we_say_of_a_dataset_is_what_upstream_s_own_schema_says(real, real_parsers, tmp_path):
+    known = real["train_network"]
+
+    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        general=st.dictionaries(DATASET_KEYS, DATASET_VALUES, max_size=2),
+        sets=st.lists(DATASETS, min_size=1, max_size=2),
+    )
+    def check(general, sets):
+        whole = {"general": general, "datasets": sets}
+        path = tmp_path / "c.toml"
+        path.write_text(tomlout.document({"script": "train_network", **whole}), encoding="utf-8")
+        loaded = load(path, environ={})
+        found = list(tables(View(loaded, known)))
+        assert (not found) == real_parsers.takes(whole), [problem.message for problem in found]
 
     check()
 

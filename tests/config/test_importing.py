@@ -166,6 +166,22 @@ class TestCommandLine:
         assert result.launch == {"num_cpu_threads_per_process": 1, "mixed_precision": "bf16", "gpu_ids": [0, 1]}
         assert outcome(result, "accelerate --dynamo_mode") == ("lost", None)
 
+    def test_windows_paths_and_continuations_are_read(self, imported):
+        text = "set LR=1e-3\r\nrem --seed 1\r\naccelerate launch ^\r\n C:\\sd\\train_network.py ^\r\n"
+        text += ' --output_dir "D:\\my out" --learning_rate %LR% --network_args "x=C:\\a"\r\n'
+        result = imported("t.bat", text)
+        assert result.values == {"output_dir": "D:\\my out", "learning_rate": 1e-3, "network_args": {"x": "C:\\a"}}
+
+    def test_variables_that_the_script_sets_are_filled_in(self, imported):
+        text = "lr='2e-4'\nMODEL=a/b # c\nNAME=x\npython train_network.py --learning_rate=$lr "
+        text += "--output_name ${NAME} --vae $GONE"
+        result = imported("t.sh", text)
+        assert result.values == {"learning_rate": 2e-4, "output_name": "x", "vae": "$GONE"}
+
+    def test_powershell_is_read(self, imported):
+        text = '$lr = "3e-4"\naccelerate launch `\n  train_network.py `\n  --learning_rate=$lr --seed 5\n'
+        assert imported("t.ps1", text).values == {"learning_rate": 3e-4, "seed": 5}
+
     def test_its_dataset_configuration_is_taken_in(self, imported, tmp_path):
         (tmp_path / "d.toml").write_text("[[datasets]]\nresolution = 512\n")
         result = imported("t.txt", "python train_network.py --dataset_config d.toml")
@@ -232,7 +248,9 @@ class TestMetadata:
         assert result.datasets == [
             {"resolution": [1024, 1024], "enable_bucket": True, "batch_size": 2, "subsets": [subset]}
         ]
-        assert accounted(result, self.CONTENT)
+        assert accounted(result, [*self.CONTENT, "(not recorded)"])
+        assert outcome(result, "ss_network_dim") == ("mapped", None)
+        assert outcome(result, "ss_datasets") == ("mapped", None)
 
     def test_folders_of_an_older_record_become_subsets(self, imported):
         dirs = json.dumps({"10_cat": {"n_repeats": 10, "img_count": 3}})

@@ -20,11 +20,16 @@ _TYPES: dict[str, type | tuple[type, ...]] = {"bool": bool, "int": int, "float":
 
 def problems(view: View) -> Iterator[Problem]:
     """Everything in the dataset tables that upstream's schema refuses, and datasets that have nothing in them."""
+    yield from tables(view)
+    yield from _presence(view)
+
+
+def tables(view: View) -> Iterator[Problem]:
+    """What upstream's schema refuses in `[general]` and `[[datasets]]`; also a dataset without subsets."""
     config, schema = view.config, view.schema
     yield from _table(config, schema, dict(config.general), schema.datasets.general, ("general",))
     for number, dataset in enumerate(config.datasets):
         yield from _dataset(config, schema, dataset, ("datasets", number))
-    yield from _presence(view)
 
 
 def _presence(view: View) -> Iterator[Problem]:

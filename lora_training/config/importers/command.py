@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 KIND = "a command line"
 _CONTINUED = re.compile(r"[ \t]*[\\^`][ \t]*\r?\n")
+_COMMENT = re.compile(r"^[ \t]*(?:#|::|rem\b).*$|(?<=[ \t])#[^\n'\"]*$", re.MULTILINE | re.IGNORECASE)
+_WINDOWS = re.compile(r"\b[A-Za-z]:\\|\.\\")
+_ASSIGNED = re.compile(
+    r"^[ \t]*(?:export[ \t]+|set[ \t]+|\$)?(?P<name>[A-Za-z_]\w*)[ \t]*=[ \t]*"
+    r"(?P<value>'[^'\n]*'|\"[^\"\n]*\"|\S*)[ \t]*\r?$",
+    re.MULTILINE,
+)
+_USED = re.compile(r"\$(?P<sh>[A-Za-z_]\w*)|\$\{(?P<braced>[A-Za-z_]\w*)\}|%(?P<bat>[A-Za-z_]\w*)%")
 _ENDS = ("&&", "||", ";", "|", "&", ">", ">>")
 _LAUNCH = {
     "num_processes": int,
@@ -33,11 +41,25 @@ _ALIASES = {"n": "num_processes", "m": "module", "q": "quiet"}
 
 
 def split(text: str) -> list[str]:
-    """The words of a command line. Raises ConfigError when its quotes do not match."""
+    """The words of a command line. Raises ConfigError when its quotes do not match.
+
+    Variables that the text itself sets (`NAME=value`, `$name = "value"`, `set NAME=value`) are filled in. Where there
+    are Windows paths, a backslash is a character like any other.
+    """
+    text = _filled(_COMMENT.sub("", text))
+    lexer = shlex.shlex(_CONTINUED.sub(" ", text), posix=True)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    lexer.escape = "" if _WINDOWS.search(text) else "\\"
     try:
-        return shlex.split(_CONTINUED.sub(" ", text), comments=True)
+        return list(lexer)
     except ValueError as exc:
         raise ConfigError(f"the command line cannot be read: {exc}", hint="check its quotes") from None
+
+
+def _filled(text: str) -> str:
+    values = {found["name"]: found["value"].strip().strip("'\"") for found in _ASSIGNED.finditer(text)}
+    return _USED.sub(lambda found: values.get(found["sh"] or found["braced"] or found["bat"], found[0]), text)
 
 
 def training(text: str) -> tuple[str, list[str], list[str]]:

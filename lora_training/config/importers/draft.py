@@ -88,7 +88,7 @@ class Draft:
 
     def took(self, key: str, to: str, note: str | None = None) -> None:
         """Say that a key was carried over."""
-        same = key == to
+        same = to in (key, key.removeprefix("ss_"))
         self.rows.append(Row(key, "mapped" if same else "renamed", None if same else to, note))
 
     def defaulted(self, key: str, note: str) -> None:

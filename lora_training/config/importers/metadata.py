@@ -58,6 +58,7 @@ def convert(content: dict[str, Any], draft: Draft) -> None:
         _take(key, text, content, draft)
     if not draft.datasets:
         _folders(content, draft)
+    draft.lost("(not recorded)", "output_dir, caption_extension, and what only concerns memory or speed")
 
 
 def _take(key: str, text: str, content: dict[str, Any], draft: Draft) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # What a patch with a watcher has among its targets.
 TARGETS = (
-    Target("train_network", "NetworkTrainer.train", "71429c82a93c316b"),
+    Target("train_network", "NetworkTrainer.train", "7feabd5ade6ed2b3"),
     Target("train_network", "NetworkTrainer._build_metadata", "ead395c416170b95"),
     Target("train_network", "NetworkTrainer._run_validation_loop", "262515cc843b019b"),
     Target("train_network", "NetworkTrainer._save_model", "4aa7e2ba00b1f9c3"),

@@ -26,18 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import manifest
 from lora_training.runtime import rng
-from lora_training.runtime.registry import Target
+from lora_training.runtime.model import NoSettings, RuntimePatch, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from types import ModuleType
-
-NAME = "exact-resume"
-REASON = "upstream's resumed run sees other data and other noise than the run that it continues"
-TARGETS = (
-    Target("rich.style", "Style.__init__", "88353189457961c4"),
-    Target("library.accelerator_setup", "prepare_accelerator", "1eca56dce47db0a5"),
-)
 
 # Digests of what made a run, by name, as a JSON object; they go into every state's manifest.
 IDENTITY = "LORA_IDENTITY"
@@ -45,12 +38,11 @@ IDENTITY = "LORA_IDENTITY"
 RUN_FOLDER = "LORA_RUN_FOLDER"
 
 
-def install(module: ModuleType, _settings: Mapping[str, Any]) -> None:
-    """Have every accelerator that upstream makes save and resume exactly."""
+def _install(module: ModuleType, _settings: NoSettings) -> None:
     if module.__name__ == "rich.style":
         # each line that upstream logs draws on the generator that shuffles the captions, for the identity of a link
         vars(module)["randint"] = random.Random(0).randint  # noqa: S311 - it names links
-    else:
+    elif module.__name__ == "library.accelerator_setup":
         _install_in_accelerator_setup(module)
 
 
@@ -233,3 +225,20 @@ def _replace(new: Path, old: Path) -> None:
         old.rename(aside)
     new.rename(old)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+PATCH = RuntimePatch(
+    name="exact-resume",
+    reason="Upstream's resumed run sees other data and other noise than the run that it continues.",
+    upstream_version="v0.11.1",
+    verification="tests/runtime/test_exact_resume.py",
+    removal_condition="a run resumed by upstream ends with the weights of an uninterrupted one",
+    targets=(
+        Target("rich.style", "Style.__init__", "88353189457961c4"),
+        Target("library.accelerator_setup", "prepare_accelerator", "1eca56dce47db0a5"),
+        Target("library.dataset", "collator_class", "19e439bca23332a0"),
+        Target("accelerate.data_loader", "DataLoaderShard.__iter__", "92e3394cfb700c02"),
+    ),
+    install=_install,
+    on_by_default=True,
+)

@@ -32,6 +32,11 @@ class ProgressLine:
         elif "%" not in text:
             click.echo(text, err=True)
 
+    def live(self, text: str) -> None:
+        """Show `text` where it can be written over, and nowhere else."""
+        if self._live:
+            self(text)
+
     def close(self) -> None:
         """Leave the terminal's line clean."""
         if self._live:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import LoraError
+from lora_training.runtime import lifeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ VARIABLE = "LORA_RUNTIME"
 def main(argv: Sequence[str]) -> int:
     """Run the script `argv[0]` with the flags that follow; its exit code, or ours when a patch does not fit."""
     script, *flags = argv
+    lifeline.hold()
     try:
         chosen = json.loads(os.environ.get(VARIABLE, "{}"))
         if chosen:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_training.errors import TrainingError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -56,7 +57,10 @@ def check(path: Path, *, before: Fingerprint | None) -> Result:
 def _open(path: Path) -> tuple[dict[str, str], list[tuple[str, dict[str, Any]]]]:
     import safetensors
 
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise TrainingError(f"{path} cannot be read: {exc.strerror}") from exc
     try:
         tensors: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(data)
         # the format: eight bytes of length, little-endian, then a JSON object
@@ -66,14 +70,30 @@ def _open(path: Path) -> tuple[dict[str, str], list[tuple[str, dict[str, Any]]]]
     return header.get("__metadata__", {}), tensors
 
 
+def check_finite(path: Path) -> None:
+    """Raise TrainingError when the safetensors file `path` does not open or holds a value that is not finite."""
+    for name, tensor in _open(path)[1]:
+        if not _finite(_values(tensor["dtype"], tensor["data"])):
+            raise TrainingError(f"{path} holds values that are not finite, first in {name}")
+
+
+def complete(path: Path, made_by: Mapping[str, str]) -> Result | None:
+    """The LoRA at `path` if it is the sound and finished work of just what `made_by` says; else None."""
+    try:
+        found = check(path, before=None)
+        metadata = _open(path)[0]
+    except TrainingError:
+        return None
+    return found if all(metadata.get(f"lora_{name}") == value for name, value in made_by.items()) else None
+
+
 def _check_values(path: Path, tensors: list[tuple[str, dict[str, Any]]]) -> None:
     if not tensors:
         raise TrainingError(f"{path} holds no tensors")
     moved = False
+    check_finite(path)
     for name, tensor in tensors:
         values = _values(tensor["dtype"], tensor["data"])
-        if not _finite(values):
-            raise TrainingError(f"{path} holds values that are not finite, first in {name}")
         moved = moved or (name.endswith(("lora_up.weight", "lora_B.weight")) and bool(values.any()))
     # the up matrices start at zero, so a LoRA whose every one still is does nothing at all
     if not moved and any(name.endswith(("lora_up.weight", "lora_B.weight")) for name, _ in tensors):

@@ -27,13 +27,14 @@ from typing import TYPE_CHECKING, Any
 from lora_training import manifest
 from lora_training.runtime import rng
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target
+from lora_training.runtime.patches import provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
 
 # Digests of what made a run, by name, as a JSON object; they go into every state's manifest.
-IDENTITY = "LORA_IDENTITY"
+IDENTITY = provenance.VARIABLE
 # Where the ranks leave their generators for the first one, which alone saves.
 RUN_FOLDER = "LORA_RUN_FOLDER"
 

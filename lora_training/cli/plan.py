@@ -1,0 +1,180 @@
+"""All that a training needs, found out before anything is started or written: where the rooms meet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training import workspace
+from lora_training.errors import PatchError, UpstreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_training.config import Config
+    from lora_training.config.schema import Schema
+    from lora_training.launch.spec import LaunchSpec
+    from lora_training.patching.series import Target
+    from lora_training.workspace import Workspace
+
+_UPSTREAM = "sd-scripts"
+# the only assets there are: what `configs/smoke.toml` trains on
+SMOKE = "smoke"
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What trains: upstream at its pin with our patches, or the miniature."""
+
+    path: Path
+    commit: str
+    title: str
+    patches: tuple[str, ...] = ()
+    is_miniature: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run. `dataset` is the text of `folder/dataset.json`; `made_by` has digests of what makes the run, by name."""
+
+    config: Config
+    tree: Tree
+    spec: LaunchSpec
+    runtime: Mapping[str, Mapping[str, Any]]
+    output: Path
+    dataset: str | None
+    made_by: Mapping[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its log and what it was started with."""
+        return self.output.with_suffix(".run")
+
+
+def make(here: Workspace, file: Path, sets: tuple[str, ...]) -> Plan:
+    """Load, check and resolve a configuration. Raises what is wrong with it, the trees or the patches."""
+    from lora_training import config as cfg
+    from lora_training.launch import spec
+    from lora_training.runtime import bootstrap
+
+    config = cfg.load(file, sets=sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)})
+    tree = _tree(here, config)
+    schema = _checked_schema(here, config, tree)
+    runtime = _runtime(config, tree)
+    dataset = cfg.dataset_document(config)
+    flags = cfg.to_argv(config, schema)
+    made_by = _made_by(here, tree, [config.script, *flags], dataset, runtime)
+    output = _output(flags)
+    folder = output.with_suffix(".run")
+    if dataset:
+        flags += ["--dataset_config", str(folder / "dataset.json")]
+    launched = spec.one_process(
+        sys.executable,
+        tree.path / f"{config.script}.py",
+        flags,
+        runtime=bootstrap.environment(runtime) | _channels(folder, made_by),
+        mixed_precision=str(config.launch.mixed_precision or config.values.get("mixed_precision", "no")),
+        cpu_threads=config.launch.num_cpu_threads_per_process or 1,
+    )
+    return Plan(config, tree, launched, runtime, output, dataset, made_by)
+
+
+def _made_by(
+    here: Workspace, tree: Tree, flags: list[str], dataset: str | None, runtime: Mapping[str, Any]
+) -> dict[str, str]:
+    """Digests of what makes a run what it is. Where it writes does not count."""
+    what = [word for flag, word in pairwise(["", *flags]) if flag != "--output_dir"]
+    lock = here.patches / "patches.lock"
+    return {
+        "config": _digest(json.dumps([what, dataset, runtime], sort_keys=True).encode()),
+        "upstream": tree.commit,
+        "patches": _digest(lock.read_bytes() if lock.exists() else b""),
+    }
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _channels(folder: Path, made_by: Mapping[str, str]) -> dict[str, str]:
+    """How the training process and the supervisor talk; the names are those of `runtime`."""
+    from lora_training.runtime import events
+    from lora_training.runtime.patches import exact_resume, graceful_stop, provenance
+    from lora_training.supervise import record
+
+    return {
+        events.VARIABLE: str(folder / record.EVENTS),
+        exact_resume.RUN_FOLDER: str(folder),
+        graceful_stop.VARIABLE: str(folder / record.STOP),
+        provenance.VARIABLE: json.dumps(made_by, sort_keys=True),
+    }
+
+
+def _tree(here: Workspace, config: Config) -> Tree:
+    """Upstream at its pin, every patch in and nothing drifted; for the smoke run alone, the miniature will do."""
+    from lora_training import miniature
+    from lora_training.cli.targets import targets
+    from lora_training.patching import verify
+    from lora_training.upstream import pins
+
+    upstream = here.upstream(_UPSTREAM)
+    is_here = pins.head(upstream).commit is not None
+    if not is_here and config.run.assets != SMOKE:
+        raise UpstreamError(
+            f"{_UPSTREAM} is not there: {upstream.path}",
+            hint=f"`lora upstream sync` brings it from {upstream.url}; README, Mirrors, where that is out of reach",
+        )
+    checked = [target for target in targets(here) if is_here or target.name != _UPSTREAM]
+    problems = verify.trees(here, checked).problems
+    if problems:
+        lines = [f"{problem.upstream}: {problem.what}; mend: {problem.mend}" for problem in problems]
+        raise PatchError("the trees are not what they should be", hint="\n".join(lines))
+    patches = tuple(f"{target.name}/{name}" for target in checked for name in _series(target))
+    if not is_here:
+        folder = Path(miniature.__file__).parent
+        return Tree(folder, "none", "the miniature (NOT sd-scripts)", patches, is_miniature=True)
+    commit = pins.pin(here, _UPSTREAM)
+    return Tree(upstream.path, commit, f"{_UPSTREAM} {commit}", patches)
+
+
+def _checked_schema(here: Workspace, config: Config, tree: Tree) -> Schema:
+    """The script's schema, against which the configuration has been found right."""
+    from lora_training.config import schema as schemas
+    from lora_training.config.checks import Machine, check, installed_here, require
+    from lora_training.runtime import registry
+
+    if tree.is_miniature:
+        # it knows the smoke run's flags alone, and says itself what it does not know
+        require(config, config.problems)
+        return schemas.flags_only(tree.path, config.script)
+    schema = schemas.read(tree.path, config.script, cache=here.cache)
+    require(config, check(config, schema, Machine(tuple(registry.available()), installed_here())))
+    return schema
+
+
+def _series(target: Target) -> tuple[str, ...]:
+    from lora_training.patching import series
+
+    return tuple(name.removesuffix(".patch") for name in series.names(target.patches))
+
+
+def _runtime(config: Config, tree: Tree) -> dict[str, dict[str, Any]]:
+    """The runtime patches that are switched on, with their settings."""
+    from lora_training.runtime import registry
+
+    return {} if tree.is_miniature else registry.chosen(config.runtime)
+
+
+def _output(flags: list[str]) -> Path:
+    """The file that upstream will write at the end; `last` and `safetensors` are its defaults."""
+    given = {
+        name: value for name, value in pairwise(flags) if name in {"--output_dir", "--output_name", "--save_model_as"}
+    }
+    name = f"{given.get('--output_name', 'last')}.{given.get('--save_model_as', 'safetensors')}"
+    return Path(given["--output_dir"]) / name

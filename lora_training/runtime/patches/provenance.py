@@ -1,0 +1,43 @@
+"""Write into every saved LoRA what made it: the digests of configuration, upstream and patches.
+
+They come as a JSON object in `LORA_IDENTITY` and end up in the file's metadata as `lora_<name>`, beside upstream's
+own `ss_*`; with `no_metadata = true` they are left out with the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from lora_training.runtime import training
+from lora_training.runtime.model import NoSettings, RuntimePatch
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from lora_training.runtime.training import Run
+
+VARIABLE = "LORA_IDENTITY"
+
+
+class _Provenance(training.Watcher):
+    def loop_begins(self, run: Run) -> None:
+        made_by = json.loads(os.environ.get(VARIABLE, "{}"))
+        run.trainer._metadata.update({f"lora_{name}": value for name, value in made_by.items()})  # noqa: SLF001
+
+
+def _install(module: ModuleType, _settings: NoSettings) -> None:
+    training.watch(module, "provenance", _Provenance)
+
+
+PATCH = RuntimePatch(
+    name="provenance",
+    reason="Nothing in an upstream LoRA says at which commit and with which changes it was trained.",
+    upstream_version="v0.11.1",
+    verification="tests/runtime/test_provenance.py",
+    removal_condition="upstream writes its own commit into the metadata of a LoRA",
+    targets=training.TARGETS,
+    install=_install,
+    on_by_default=True,
+)

@@ -1,0 +1,102 @@
+"""What ended a training, in one sentence, with the way out, and whether starting again can help."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lora_training.supervise.loop import Ended
+
+
+@dataclass(frozen=True)
+class Death:
+    """A cause of death: its kind, a sentence, what to do about it, and whether a restart may mend it."""
+
+    kind: str
+    sentence: str
+    mend: str
+    restartable: bool
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """What tells a cause: a pattern in the last lines, whose first group, if it has one, is named."""
+
+    kind: str
+    pattern: re.Pattern[str]
+    sentence: str
+    mend: str
+    restartable: bool = False
+
+
+# The first that fits is taken, so the more telling ones come first.
+_SIGNS = (
+    _Sign(
+        "gpu-memory",
+        re.compile(r"CUDA out of memory|torch\.OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED"),
+        "the GPU ran out of memory",
+        "take a smaller batch_size or resolution, or see configs/low-vram.toml",
+    ),
+    _Sign(
+        "disk-full",
+        re.compile(r"No space left on device|Disk quota exceeded"),
+        "the disk is full",
+        "make room, then run the same command again: it goes on from the last good state",
+    ),
+    _Sign(
+        "bad-image",
+        re.compile(
+            r"(?:cannot identify image file|[Ii]mage file is truncated|Error on loading image:?).*?'?([^\s']+)?'?$"
+        ),
+        "an image cannot be read: {}",
+        "mend or remove the image, then run the same command again",
+    ),
+    _Sign(
+        "bad-cache",
+        re.compile(r"(?:BadZipFile|File is not a zip file|[Ee]rror loading file:?)\s*([^\s'\"]+\.npz)?"),
+        "a latent cache file is damaged: {}",
+        "remove the file, then run the same command again",
+    ),
+    _Sign(
+        "nccl",
+        re.compile(r"NCCL error|ncclSystemError|ncclInternalError|ProcessGroupNCCL.*(?:timeout|terminat)"),
+        "the GPUs lost touch with each other (NCCL)",
+        "NCCL_DEBUG=INFO in the environment shows more",
+        restartable=True,
+    ),
+    _Sign(
+        "bad-arguments",
+        re.compile(r"^\S+\.py: error: (.*)$"),
+        "upstream does not take the arguments: {}",
+        "`lora config check` shows what it knows; this one it did not",
+    ),
+    _Sign(
+        "not-finite",
+        re.compile(r"loss is not finite|nan-guard"),
+        "the loss is not a number any more",
+        "lower the learning rate; the log names the images",
+    ),
+)
+
+
+def classify(ended: Ended) -> Death:
+    """What the exit code, the signal and the last lines say. A cause nobody foresaw is worth one more start."""
+    if ended.stalled:
+        return Death(
+            "stalled", "there was no progress within stall_timeout", "see the end of the log", restartable=True
+        )
+    for sign in _SIGNS:
+        found = next((match for line in reversed(ended.tail) if (match := sign.pattern.search(line))), None)
+        if found:
+            named = next((group for group in found.groups() if group), "see the log")
+            return Death(sign.kind, sign.sentence.format(named), sign.mend, sign.restartable)
+    if ended.code == -signal.SIGKILL:
+        what = "something killed the training, most likely the system when memory ran out"
+        return Death("memory", what, "give it more memory or fewer data loader workers", restartable=True)
+    if ended.code < 0:
+        name = signal.Signals(-ended.code).name
+        return Death("signal", f"the training died of {name}", "see the end of the log", restartable=True)
+    return Death("unknown", f"training ended with code {ended.code}", "see the end of the log", restartable=True)

@@ -1,0 +1,100 @@
+"""The supervisor's one loop: what a child says, the clock and the wish to stop go in, how the attempt ended comes out.
+
+Child, clock and queue are given, so that a test can write a history down and never waits.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from queue import SimpleQueue
+
+    from lora_training.supervise.child import Child
+
+# A line that the child wrote, or the code that it ended with (negative: a signal).
+Event = str | int
+
+# How often the loop looks at the clock and at what the child reports, in seconds.
+TICK = 0.2
+_TAIL = 40
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait, in seconds: for a child that was asked to stop, and for one that makes no progress."""
+
+    grace: float = 60.0
+    stall: float | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended: its code (negative: a signal), its last lines, whether we ended it, and why."""
+
+    code: int
+    tail: tuple[str, ...] = ()
+    stalled: bool = False
+    asked: int = 0
+
+
+@dataclass
+class Attempt:
+    """One attempt, watched to its end.
+
+    `clock` gives seconds that only grow. `wanted` says how many times a stop has been asked for: the first is passed
+    on to the child, which has `patience.grace` to save its state; the second ends it. `progress` is called at every
+    tick and says whether there was any since it was last asked; `on_line` gets what the child writes.
+    """
+
+    child: Child
+    events: SimpleQueue[Event]
+    clock: Callable[[], float]
+    patience: Patience
+    wanted: Callable[[], int]
+    progress: Callable[[], bool]
+    on_line: Callable[[str], None]
+    _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
+
+    def watch(self) -> Ended:
+        """Follow the child until it has ended, with all that it started."""
+        try:
+            return self._loop()
+        finally:
+            self.child.end()
+
+    def _loop(self) -> Ended:
+        asked, deadline, stalled = 0, float("inf"), False
+        last = self.clock()
+        while True:
+            event = self._next()
+            if isinstance(event, int):
+                self.progress()
+                return Ended(event, tuple(self._tail), stalled, asked)
+            now = self.clock()
+            if self.progress():
+                last = now
+            if self.patience.stall is not None and now - last > self.patience.stall and not stalled:
+                stalled = True
+                self.child.end()
+            if self.wanted() > asked:
+                asked = self.wanted()
+                deadline = now + self.patience.grace
+                self.child.ask()
+            if asked > 1 or now > deadline:
+                self.child.end()
+
+    def _next(self) -> Event | None:
+        """The next thing to happen; None when a tick has passed without one. A line is noted at once."""
+        try:
+            event = self.events.get(timeout=TICK)
+        except queue.Empty:
+            return None
+        if isinstance(event, str):
+            self._tail.append(event)
+            self.on_line(event)
+        return event

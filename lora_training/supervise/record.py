@@ -1,0 +1,89 @@
+"""The folder of a run: what was started, how each attempt ended, what came of it. One process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lora_training.errors import LoraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EVENTS = "events.jsonl"
+STOP = "stop"
+_RECORD = "run.json"
+
+
+@dataclass
+class Record:
+    """What `run.json` holds. Times are Unix times in seconds; `state` is running, complete, failed or stopped."""
+
+    name: str
+    config: str
+    output: str
+    command: str
+    made_by: dict[str, str]
+    state: str = "running"
+    pid: int = 0
+    started: float = field(default_factory=time.time)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, Any] | None = None
+    why: str | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write it, so that at every moment the file is whole."""
+        partial = folder / f".{_RECORD}.partial"
+        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        partial.rename(folder / _RECORD)
+
+
+def read(folder: Path) -> Record | None:
+    """The record in `folder`; None when there is none that can be read."""
+    try:
+        return Record(**json.loads((folder / _RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the run's folder. Raises LoraError when another process does."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LoraError(
+                f"another run is at work on {folder.with_suffix('')}",
+                hint="wait for it, end it with `lora runs stop`, or choose another output_name",
+            ) from None
+        (folder / STOP).unlink(missing_ok=True)
+        yield
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether some process holds the run's folder."""
+    with contextlib.suppress(OSError, LoraError), alone_quietly(folder):
+        return False
+    return True
+
+
+@contextmanager
+def alone_quietly(folder: Path) -> Iterator[None]:
+    """Hold the folder for a moment, changing nothing in it. Raises LoraError when another process does."""
+    import fcntl
+
+    with (folder / "lock").open() as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LoraError("in use") from None
+        yield

@@ -1,0 +1,184 @@
+"""One training from start to a verified LoRA, over as many attempts as it takes and can help."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lora_training.errors import Interrupted, TrainingError
+from lora_training.supervise import child, deaths, record, result, signals, states
+from lora_training.supervise.loop import Attempt, Ended, Patience
+from lora_training.supervise.tail import Tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from lora_training.launch.spec import LaunchSpec
+    from lora_training.supervise.deaths import Death
+    from lora_training.supervise.result import Result
+    from lora_training.supervise.states import State
+
+_BACKOFF_S = 2.0
+_SUPERVISOR = "LORA_SUPERVISOR"
+
+
+class Watcher(Protocol):
+    """Who is told of a run: the terminal."""
+
+    def line(self, text: str) -> None:
+        """A line that the child wrote."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """An object of `events.jsonl`."""
+
+    def note(self, text: str) -> None:
+        """Something that the supervisor has to say."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run and how long to keep at it. `made_by`: digests, by name, of what makes this run what it is."""
+
+    spec: LaunchSpec
+    config: Path
+    output: Path
+    folder: Path
+    made_by: Mapping[str, str]
+    retries: int = 3
+    patience: Patience = field(default_factory=Patience)
+
+    def attempt(self, state: State | None) -> LaunchSpec:
+        """The child to start, from the beginning or from a state."""
+        flags = ["--resume", str(state.path), "--skip_until_initial_step"] if state else []
+        return replace(self.spec, argv=(*self.spec.argv, *flags), env={**self.spec.env, _SUPERVISOR: str(os.getpid())})
+
+
+@dataclass
+class Run:
+    """A run in progress. To be used inside `record.alone(order.folder)`."""
+
+    order: Order
+    watcher: Watcher
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    start: Callable[[LaunchSpec, queue.SimpleQueue[Any]], child.Child] = child.Process
+    _began: bool = False
+
+    def go(self, state: State | None) -> Result:
+        """Train, from `state` if there is one, until there is a LoRA that holds up.
+
+        Raises TrainingError when that cannot be, in one sentence, and Interrupted when asked to stop.
+        """
+        order = self.order
+        self.record = record.Record(
+            order.output.stem,
+            str(order.config),
+            str(order.output),
+            order.spec.shell(),
+            dict(order.made_by),
+            pid=os.getpid(),
+        )
+        before = result.fingerprint(order.output)
+        try:
+            with signals.counted() as asked:
+                self._attempts(state, asked)
+            found = result.check(order.output, before=before)
+        except TrainingError as exc:
+            self._close("failed", exc.message)
+            raise
+        except Interrupted as exc:
+            self._close("stopped", exc.message)
+            raise
+        self.record.result = {"path": str(found.path), "steps": found.steps, "tensors": found.tensors}
+        self._close("complete", None)
+        return found
+
+    def _attempts(self, state: State | None, asked: signals.Asked) -> None:
+        failures = 0
+        while True:
+            self._began = False
+            ended = self._attempt(state, asked)
+            if ended.code == 0:
+                return
+            if ended.asked:
+                raise self._interrupted(asked)
+            death = deaths.classify(ended)
+            self.watcher.note(f"{death.sentence}; {death.mend}")
+            newest = states.newest(
+                self.order.output, lambda path, why: self.watcher.note(f"passing over {path}: {why}")
+            )
+            # only a newer state is progress: a run that dies at the same place each time is given up
+            failures = 0 if _step(newest) > _step(state) else failures + 1
+            if not (death.restartable and self._began) or failures > self.order.retries:
+                raise self._gave_up(ended, death)
+            state = newest
+            self.watcher.note(f"starting again from step {_step(state)} (attempt {len(self.record.attempts) + 1})")
+            self._rest(_BACKOFF_S * 2**failures, asked)
+
+    def _attempt(self, state: State | None, asked: signals.Asked) -> Ended:
+        number = len(self.record.attempts) + 1
+        log_path = self.order.folder / f"attempt-{number}.log"
+        self.record.attempts.append({"log": str(log_path), "from_step": _step(state), "started": time.time()})
+        self.record.save(self.order.folder)
+        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        with log_path.open("w", encoding="utf-8") as log, closing(Tail(self._events_path, self._on_event)) as tail:
+
+            def on_line(line: str) -> None:
+                log.write(line + "\n")
+                log.flush()
+                self.watcher.line(line)
+
+            started = self.start(self.order.attempt(state), events)
+            watched = Attempt(
+                started, events, self.clock, self.order.patience, lambda: self._wanted(asked), tail.look, on_line
+            )
+            ended = watched.watch()
+        self.record.attempts[-1] |= {"ended": time.time(), "code": ended.code}
+        self.record.save(self.order.folder)
+        return ended
+
+    def _pass_over(self, path: Path, why: str) -> None:
+        self.watcher.note(f"passing over {path}: {why}")
+
+    @property
+    def _events_path(self) -> Path:
+        return self.order.folder / record.EVENTS
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        self._began = self._began or event.get("event") == "start"
+        self.watcher.event(event)
+
+    def _wanted(self, asked: signals.Asked) -> int:
+        return max(asked.count, int((self.order.folder / record.STOP).exists()))
+
+    def _rest(self, seconds: float, asked: signals.Asked) -> None:
+        until = self.clock() + seconds
+        while self.clock() < until:
+            if self._wanted(asked):
+                raise self._interrupted(asked)
+            self.sleep(min(0.2, seconds))
+
+    def _interrupted(self, asked: signals.Asked) -> Interrupted:
+        state = states.newest(self.order.output, lambda _path, _why: None, self.order.made_by)
+        where = f"saved at step {state.step}; the same command goes on from there" if state else "nothing was saved yet"
+        return Interrupted("training was stopped", signum=asked.signum, hint=where)
+
+    def _gave_up(self, ended: Ended, death: Death) -> TrainingError:
+        log = self.record.attempts[-1]["log"]
+        self.record.attempts[-1]["death"] = death.kind
+        return TrainingError(
+            death.sentence, hint=f"{death.mend}\nall it said is in {log}" if ended.tail else death.mend
+        )
+
+    def _close(self, state: str, why: str | None) -> None:
+        self.record.state, self.record.why = state, why
+        self.record.save(self.order.folder)
+
+
+def _step(state: State | None) -> int:
+    return state.step if state else 0

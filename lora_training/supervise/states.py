@@ -1,0 +1,79 @@
+"""Which saved state of a run can be trusted, newest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_training import manifest
+from lora_training.errors import TrainingError
+from lora_training.supervise import result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class State:
+    """A saved state that is whole: its folder, the optimizer steps done, digests of what made it by name."""
+
+    path: Path
+    step: int
+    made_by: Mapping[str, str]
+
+    def differences(self, made_by: Mapping[str, str]) -> tuple[str, ...]:
+        """The names of what differs between what made this state and `made_by`."""
+        names = sorted({*self.made_by, *made_by})
+        return tuple(name for name in names if self.made_by.get(name) != made_by.get(name))
+
+
+def newest(
+    output: Path, passed_over: Callable[[Path, str], None], made_by: Mapping[str, str] | None = None
+) -> State | None:
+    """The state with the most steps among those of the run that writes the LoRA `output`; None when there is none.
+
+    One that was never finished, is damaged, holds values that are not finite or, with `made_by`, was made by
+    something else, is passed over, and reported.
+    """
+    found = [(folder, manifest.read(folder)) for folder in _folders(output)]
+    for folder, described in found:
+        if described is None and not folder.name.endswith((".partial", ".old")):
+            passed_over(folder, "it was never finished, or was saved by something else")
+    whole = [(folder, described) for folder, described in found if described is not None]
+    for folder, described in sorted(whole, key=lambda pair: pair[1].step, reverse=True):
+        state = State(folder, described.step, described.made_by)
+        if made_by is not None and state.differences(made_by):
+            passed_over(folder, "another run made it")
+            continue
+        wrong = manifest.damage(folder, described) or _not_finite(folder)
+        if wrong is None:
+            return state
+        passed_over(folder, wrong)
+    return None
+
+
+def at(folder: Path) -> State:
+    """The state in `folder`. Raises TrainingError when it is not whole."""
+    described = manifest.read(folder)
+    if described is None:
+        raise TrainingError(f"{folder} is no state that was saved to its end", hint="name another with --resume")
+    wrong = manifest.damage(folder, described) or _not_finite(folder)
+    if wrong:
+        raise TrainingError(f"{folder} cannot be trusted: {wrong}", hint="name another with --resume")
+    return State(folder, described.step, described.made_by)
+
+
+def _folders(output: Path) -> list[Path]:
+    """Upstream's names: NAME-step00000010-state, NAME-000002-state, NAME-state; ours while one is replaced."""
+    stem = output.stem
+    patterns = (f"{stem}-step*-state*", f"{stem}-[0-9]*-state*", f"{stem}-state*")
+    return sorted({path for pattern in patterns for path in output.parent.glob(pattern) if path.is_dir()})
+
+
+def _not_finite(folder: Path) -> str | None:
+    try:
+        result.check_finite(folder / "model.safetensors")
+    except TrainingError as exc:
+        return exc.message
+    return None

@@ -1,0 +1,36 @@
+"""What the training process reports: the lines of `events.jsonl` that are new since the last look."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Tail:
+    """Reads a growing file of JSON lines from where it ends now, and hands each new object to `on_event`."""
+
+    def __init__(self, path: Path, on_event: Callable[[dict[str, Any]], None]) -> None:
+        path.touch()
+        self._file = path.open("rb")
+        self._file.seek(0, 2)
+        self._rest = b""
+        self._on_event = on_event
+
+    def look(self) -> bool:
+        """Take what is new; whether there was anything."""
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            self._on_event(event)
+        return bool(lines)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Target:
     """A piece of upstream, or of an installed package, that a patch changes or builds on.
 
-    `digest` is `source.digest` of `name` in `module` at the pin.
+    `digest` is `source.digest` of `name` in `module` at the pin, with our patch files applied.
     """
 
     module: str

@@ -163,7 +163,6 @@ def _prepare_accelerator(wrapped: Callable[..., Any], _: object, args: tuple[Any
     accelerator = wrapped(*args, **kwargs)
     if _run:
         _run.accelerator = accelerator
-        _on(accelerator, "save_state", _save_state)
         _run.tell("accelerator_built")
     return accelerator
 
@@ -178,6 +177,8 @@ def _progress_bar(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...],
     if _run and kwargs.get("desc") == "steps":
         _run.initial_step = _run.step = _run.args.max_train_steps - len(args[0])
         _run.begun = True
+        # only now: whoever else changes how a state is saved has done so, and what is told is the whole of it
+        _on(_run.accelerator, "save_state", _save_state)
         _run.tell("loop_begins")
     return wrapped(*args, **kwargs)
 
@@ -203,7 +204,7 @@ def _save_model(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any)
 
 def _save_state(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     result = method(*args, **kwargs)
-    run.tell("state_saved", Path(result))
+    run.tell("state_saved", Path(args[0] if args else kwargs["output_dir"]))
     return result
 
 

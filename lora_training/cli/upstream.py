@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_training import workspace
+from lora_training.cli.bump import bump
 from lora_training.cli.output import ProgressLine, json_option, print_json
 from lora_training.upstream import status as upstream_status
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def upstream() -> None:
     """The pinned source trees below third_party."""
+
+
+upstream.add_command(bump)
 
 
 @upstream.command()

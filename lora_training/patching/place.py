@@ -88,6 +88,11 @@ def _places(data: bytes, block: bytes, at: int, line: int) -> Iterator[tuple[int
         start = data.find(block, start + 1)
 
 
+def occurrences(data: bytes, block: bytes) -> list[tuple[int, int]]:
+    """Every place, as byte and line from 0, where the whole lines of `block` stand."""
+    return list(_places(data, block, 0, 0)) if block else []
+
+
 def _is_whole(data: bytes, block: bytes, start: int) -> bool:
     """Whether the block begins with a line of `data` and ends with one."""
     begins = start == 0 or data[start - 1 : start] == b"\n"

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_training.cli.checkout import Checkout
 from lora_training.cli.output import json_option, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lora_training.config import Config, Problem
     from lora_training.config.importers import Imported
     from lora_training.config.schema import Flag, Schema
-    from lora_training.workspace import Workspace
 
 _UPSTREAM = "sd-scripts"
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -45,7 +43,7 @@ def config() -> None:
 @json_option
 def check(files: tuple[Path, ...], *, strict: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool) -> None:
     """Say everything that is wrong with FILES. Exit code 1 when there is an error."""
-    here = _Here(tree)
+    here = Checkout(tree)
     results = {file: here.check(file, sets) for file in files}
     if as_json:
         print_json({"files": [_checked(file, found) for file, found in results.items()]})
@@ -108,7 +106,7 @@ def show(  # noqa: PLR0913 - one parameter an option
     """FILE after the environment's and --set's overrides: as TOML, upstream's arguments, JSON or shell lines."""
     from lora_training.config import show as shown
 
-    here = _Here(tree)
+    here = Checkout(tree)
     loaded = here.load(file, sets)
     if as_json or form == "json":
         print_json(shown.as_json(loaded, here.schema(loaded.script), origins=origin))
@@ -143,7 +141,7 @@ def _show_argv(loaded: Config, known: Schema, *, origin: bool) -> None:
 @json_option
 def schema(*, script: str, form: str, tree: Path | None, as_json: bool) -> None:
     """Every flag of a script, as its source at the pin has it."""
-    here = _Here(tree)
+    here = Checkout(tree)
     known = here.schema(script)
     if form == "jsonschema":
         from lora_training.config import jsonschema
@@ -176,7 +174,7 @@ def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
     """What KEY is: upstream's help, type, default and scripts, where it does nothing, and how it has changed."""
     from lora_training.config import explain as explained
 
-    here = _Here(tree)
+    here = Checkout(tree)
     found = explained.explain(here.tree, key, cache=here.workspace.cache)
     if as_json:
         print_json(explained.as_json(found))
@@ -200,7 +198,7 @@ def import_(  # noqa: PLR0913 - one parameter an option
     """Make a configuration from another trainer's FILE (`-`: a command line on stdin), with a report of each key."""
     from lora_training.config import importers
 
-    here = _Here(tree)
+    here = Checkout(tree)
     typed_in = sys.stdin.read() if str(file) == "-" else None
     source = importers.read(file, typed_in)
     imported = importers.convert(source, here.schema, script=script)
@@ -261,57 +259,3 @@ def _write(path: Path, text: str, *, force: bool) -> None:
         raise ConfigError(f"{path} exists", hint="choose another name, or give --force") from None
     except OSError as exc:
         raise ConfigError(f"cannot write {path}: {exc.strerror}") from None
-
-
-class _Here:
-    """The workspace, the tree to check against, and what is known of them."""
-
-    def __init__(self, tree: Path | None) -> None:
-        from lora_training import workspace
-
-        self.workspace: Workspace = workspace.find()
-        self.tree = tree.absolute() if tree else self.workspace.upstream(_UPSTREAM).path
-
-    def environ(self) -> Mapping[str, str]:
-        import os
-
-        return {**os.environ, "LORA_CACHE": str(self.workspace.cache)}
-
-    def load(self, file: Path, sets: tuple[str, ...]) -> Config:
-        from lora_training.config import load
-
-        return load(file, sets=sets, environ=self.environ())
-
-    def schema(self, script: str) -> Schema:
-        from lora_training.config import schema as schemas
-
-        return schemas.read(self.tree, script, cache=self.workspace.cache)
-
-    def check(self, file: Path, sets: tuple[str, ...]) -> tuple[Problem, ...]:
-        """The problems of a file, those of its very text and script included."""
-        from lora_training.config import checks
-
-        return checks.file(
-            file,
-            self.schema,
-            sets=sets,
-            environ=self.environ(),
-            machine=checks.Machine(self.runtime_names(), checks.installed_here()),
-        )
-
-    def runtime_names(self) -> tuple[str, ...]:
-        from lora_training.runtime import registry
-
-        return tuple(registry.available())
-
-    def commit(self) -> str | None:
-        from lora_training.upstream import pins
-
-        if self.tree == self.workspace.upstream(_UPSTREAM).path:
-            return pins.head(self.workspace.upstream(_UPSTREAM)).commit
-        from lora_training import git, proc
-
-        try:
-            return git.git("rev-parse", "HEAD", cwd=self.tree).strip()
-        except proc.ProcError:
-            return None

@@ -103,7 +103,7 @@ def fits(shape: Shape, value: Any) -> bool:
     """Whether upstream's schema takes the value; but a switch is no number."""
     if isinstance(value, list):
         pairs = zip(value, shape.sequence, strict=False)
-        return len(value) == len(shape.sequence) and all(_is(name, item) for item, name in pairs)
+        return bool(value) and len(value) == len(shape.sequence) and all(_is(name, item) for item, name in pairs)
     return any(_is(name, value) for name in shape.scalars)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config.importers import command
+from lora_training.config.importers.kohya_networks import ARGUMENT_NAMES, ARGUMENTS, CONV, NETWORKS
 
 if TYPE_CHECKING:
     from lora_training.config.importers.draft import Draft
@@ -34,47 +35,6 @@ _OFF_AT_ZERO = frozenset(
 )
 _ITS_OWN = frozenset(("model_list", "save_as_bool", "LyCORIS_preset", "use_wandb", "gui_version", "training_preset"))
 _LAUNCH = ("num_processes", "num_machines", "main_process_port", "num_cpu_threads_per_process")
-_KOHYA_ARGS = (
-    *("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "block_dims", "block_alphas"),
-    *("conv_block_dims", "conv_block_alphas", "rank_dropout", "module_dropout"),
-)
-_FLUX_ARGS = (
-    *("img_attn_dim", "img_mlp_dim", "img_mod_dim", "single_dim", "txt_attn_dim", "txt_mlp_dim", "txt_mod_dim"),
-    *("single_mod_dim", "in_dims", "train_double_block_indices", "train_single_block_indices", "split_qkv"),
-    *("train_t5xxl", "train_blocks", "ggpo_beta", "ggpo_sigma", "rank_dropout", "module_dropout"),
-)
-_CONV = ("conv_dim", "conv_alpha")
-_DROPOUT = ("rank_dropout", "module_dropout")
-_LYCORIS = ("LyCORIS_preset", *_CONV, "rank_dropout", "module_dropout", "rank_dropout_scale", "train_norm")
-_LOKR = ("use_tucker", "use_cp", "use_scalar", "bypass_mode", "dora_wd", "factor", "decompose_both")
-_LOHA = ("use_tucker", "use_scalar", "bypass_mode", "dora_wd")
-_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
-# type -> module, fixed arguments, and the settings that become arguments
-_NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "Standard": ("networks.lora", {}, (*_KOHYA_ARGS, *_PLUS)),
-    "Kohya LoCon": ("networks.lora", {}, (*_CONV, *_KOHYA_ARGS, *_PLUS)),
-    "LoRA-FA": ("networks.lora_fa", {}, _KOHYA_ARGS),
-    "Kohya DyLoRA": ("networks.dylora", {}, (*_CONV, "unit", *_KOHYA_ARGS, *_PLUS)),
-    "Kohya LoHa": ("networks.loha", {}, (*_CONV, "use_tucker", *_DROPOUT)),
-    "Kohya LoKr": ("networks.lokr", {}, (*_CONV, "use_tucker", "factor", *_DROPOUT)),
-    "Flux1": ("networks.lora_flux", {}, (*_FLUX_ARGS, *_PLUS)),
-    "Flux1 OFT": ("networks.oft_flux", {}, ("enable_all_linear",)),
-    "HunyuanImage-2.1": ("networks.lora_hunyuan_image", {}, (*_DROPOUT, *_PLUS)),
-    "Anima": ("networks.lora_anima", {}, (*_DROPOUT, *_PLUS)),
-    "Lumina": ("networks.lora_lumina", {}, (*_DROPOUT, *_PLUS)),
-    "LoCon": ("lycoris.kohya", {"algo": "locon"}, (*_LYCORIS, *_LOHA)),
-    "LyCORIS/LoCon": ("lycoris.kohya", {"algo": "locon"}, (*_LYCORIS, *_LOHA)),
-    "LyCORIS/LoHa": ("lycoris.kohya", {"algo": "loha"}, (*_LYCORIS, *_LOHA)),
-    "LyCORIS/LoKr": ("lycoris.kohya", {"algo": "lokr"}, (*_LYCORIS, *_LOKR)),
-    "LyCORIS/DyLoRA": ("lycoris.kohya", {"algo": "dylora"}, (*_LYCORIS, "use_tucker", "unit")),
-    "LyCORIS/GLoRA": ("lycoris.kohya", {"algo": "glora"}, (*_LYCORIS, "use_tucker")),
-    "LyCORIS/iA3": ("lycoris.kohya", {"algo": "ia3"}, ("LyCORIS_preset", *_CONV, "train_on_input")),
-    "LyCORIS/BOFT": ("lycoris.kohya", {"algo": "boft"}, (*_LYCORIS, "use_tucker")),
-    "LyCORIS/Diag-OFT": ("lycoris.kohya", {"algo": "diag-oft"}, (*_LYCORIS, "use_tucker", "constrain", "rescaled")),
-    "LyCORIS/Native Fine-Tuning": ("lycoris.kohya", {"algo": "full"}, _LYCORIS),
-}
-_ARGUMENTS = frozenset(key for _, _, keys in _NETWORKS.values() for key in keys)
-_ARGUMENT_NAMES = {"LyCORIS_preset": "preset", "constrain": "constraint"}
 
 
 def script(content: dict[str, Any]) -> str:
@@ -101,7 +61,7 @@ class _Gui:
             getattr(self, f"_{key}")(key, value)
         elif key in _FAMILIES:
             self.draft.rows.append(_choice(key, value, self.draft.schema.script))
-        elif key in _ARGUMENTS:
+        elif key in ARGUMENTS:
             self._argument(key, value)
         elif key in _ITS_OWN:
             self.draft.defaulted(key, "a setting of the GUI itself")
@@ -127,12 +87,12 @@ class _Gui:
             self.draft.flag(key, value, to=to)
 
     def _argument(self, key: str, value: Any) -> None:
-        module = _NETWORKS.get(str(self.content.get("LoRA_type")))
+        module = NETWORKS.get(str(self.content.get("LoRA_type")))
         used = module is not None and key in module[2]
-        empty = value in ("", None, False) or (_is_zero(value) and key not in _CONV)
+        empty = value in ("", None, False) or (_is_zero(value) and key not in CONV)
         if used and not empty:
             lycoris = module is not None and module[0].startswith("lycoris")
-            name = "block_size" if key == "unit" and lycoris else _ARGUMENT_NAMES.get(key, key)
+            name = "block_size" if key == "unit" and lycoris else ARGUMENT_NAMES.get(key, key)
             self.draft.network(key, value, to=name)
         elif not empty and not used and self.draft.schema.flag(key):
             self._plain(key, value)
@@ -151,7 +111,7 @@ class _Gui:
     # -- settings with a meaning of their own; each method is named after its key
 
     def _LoRA_type(self, key: str, value: Any) -> None:  # noqa: N802 - the GUI's spelling
-        known = _NETWORKS.get(str(value))
+        known = NETWORKS.get(str(value))
         if known is None:
             self.draft.lost(key, f"a network of type {value!r} is not known")
             return

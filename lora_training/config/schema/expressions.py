@@ -8,10 +8,11 @@ import enum
 import operator
 import pathlib
 import string
-import sys
 from typing import TYPE_CHECKING, Any
 
+from lora_training.config.schema import natives
 from lora_training.config.schema.values import (
+    UNSEEN,
     Class,
     Function,
     Instance,
@@ -55,42 +56,6 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
     ast.UAdd: operator.pos,
     ast.Invert: operator.invert,
 }
-_BUILTINS: dict[str, Any] = {
-    function.__name__: function
-    for function in (
-        *(abs, all, any, bool, dict, enumerate, filter, float, frozenset, int, isinstance, len, list, map, max),
-        *(min, object, range, reversed, round, set, sorted, str, sum, tuple, zip),
-    )
-}
-_NATIVE = {
-    "argparse": argparse,
-    "enum": enum,
-    "pathlib": pathlib,
-    "string": string,
-    "sys.platform": sys.platform,
-    "sys.version_info": sys.version_info,
-}
-_PARSER_ACTIVE = frozenset(
-    {"convert_arg_line_to_args", "error", "exit", "parse_args", "parse_known_args", "print_help"}
-)
-_DATA = (str, bytes, int, float, bool, list, tuple, dict, set, frozenset, range, enum.Enum, pathlib.PurePath)
-_ARGPARSE = (argparse.ArgumentParser, argparse.Action, argparse._ArgumentGroup, argparse.Namespace)  # noqa: SLF001 - groups have no public name
-_UNSEEN = (Symbol, SymbolCall)
-
-
-def native(name: str) -> Any:
-    """What a dotted name outside the tree stands for: the real thing where that is harmless, else a Symbol."""
-    if name in _NATIVE:
-        return _NATIVE[name]
-    head, _, attribute = name.rpartition(".")
-    if head in {"argparse", "enum", "pathlib", "string"} and not attribute.startswith("_"):
-        return getattr(_NATIVE[head], attribute, Symbol(name))
-    return Symbol(name)
-
-
-def builtin(name: str) -> Any:
-    """A builtin by name; one that is not pure is a Symbol, and so is an exception."""
-    return _BUILTINS.get(name, Symbol(f"builtins.{name}"))
 
 
 class Expressions:
@@ -122,7 +87,7 @@ class Expressions:
     def truth(self, node: ast.expr, scope: Scope) -> bool:
         """Whether a condition holds. Raises Undecided when reading alone cannot tell."""
         value = self.evaluate(node, scope)
-        if isinstance(value, _UNSEEN):
+        if isinstance(value, UNSEEN):
             raise Undecided(f"`{ast.unparse(node)}` is not known before the program runs")
         return bool(value)
 
@@ -161,11 +126,11 @@ class Expressions:
 
     def _joinedstr(self, node: ast.JoinedStr, scope: Scope) -> Any:
         parts = [self.evaluate(part, scope) for part in node.values]
-        return next((p for p in parts if isinstance(p, _UNSEEN)), None) or "".join(parts)
+        return next((p for p in parts if isinstance(p, UNSEEN)), None) or "".join(parts)
 
     def _formattedvalue(self, node: ast.FormattedValue, scope: Scope) -> Any:
         value = self.evaluate(node.value, scope)
-        if isinstance(value, _UNSEEN):
+        if isinstance(value, UNSEEN):
             return value
         conversions: dict[int, Callable[[Any], Any]] = {ord("s"): str, ord("r"): repr, ord("a"): ascii}
         converted = conversions[node.conversion](value) if node.conversion in conversions else value
@@ -182,21 +147,21 @@ class Expressions:
         """`left op right`; what cannot be seen stays unseen."""
         if kind not in _BINARY:
             raise Undecided(f"the operator {kind.__name__} is not read")
-        if isinstance(left, _UNSEEN) or isinstance(right, _UNSEEN):
+        if isinstance(left, UNSEEN) or isinstance(right, UNSEEN):
             return SymbolCall(f"operator.{kind.__name__}", (left, right), {})
         return self.guarded(_BINARY[kind], left, right)
 
     def _unaryop(self, node: ast.UnaryOp, scope: Scope) -> Any:
         value = self.evaluate(node.operand, scope)
         operation: Callable[[Any], Any] = _UNARY[type(node.op)]
-        return value if isinstance(value, _UNSEEN) else self.guarded(operation, value)
+        return value if isinstance(value, UNSEEN) else self.guarded(operation, value)
 
     def _boolop(self, node: ast.BoolOp, scope: Scope) -> Any:
         wanted = isinstance(node.op, ast.Or)
         value: Any = None
         for part in node.values:
             value = self.evaluate(part, scope)
-            if isinstance(value, _UNSEEN) or bool(value) == wanted:
+            if isinstance(value, UNSEEN) or bool(value) == wanted:
                 return value
         return value
 
@@ -204,7 +169,7 @@ class Expressions:
         left = self.evaluate(node.left, scope)
         for op, part in zip(node.ops, node.comparators, strict=True):
             right = self.evaluate(part, scope)
-            if not isinstance(op, ast.Is | ast.IsNot) and isinstance(left, _UNSEEN) | isinstance(right, _UNSEEN):
+            if not isinstance(op, ast.Is | ast.IsNot) and isinstance(left, UNSEEN) | isinstance(right, UNSEEN):
                 return SymbolCall(f"operator.{type(op).__name__}", (left, right), {})
             if not self.guarded(_COMPARE[type(op)], left, right):
                 return False
@@ -221,7 +186,7 @@ class Expressions:
 
     def _subscript(self, node: ast.Subscript, scope: Scope) -> Any:
         value, key = self.evaluate(node.value, scope), self.evaluate(node.slice, scope)
-        if isinstance(value, (*_UNSEEN, type)) or isinstance(key, _UNSEEN):
+        if isinstance(value, (*UNSEEN, type)) or isinstance(key, UNSEEN):
             return Symbol(ast.unparse(node))
         return self.guarded(operator.getitem, value, key)
 
@@ -272,13 +237,13 @@ class Expressions:
             return self.run_function(target, args, kwargs)
         if isinstance(function, Class):
             return self._instantiate(function, args, kwargs)
-        if isinstance(function, _UNSEEN):
-            return SymbolCall(_text(function), args, kwargs)
-        if function in _BUILTINS.values() and any(isinstance(arg, _UNSEEN) for arg in args):
+        if isinstance(function, UNSEEN):
+            return SymbolCall(function.name, args, kwargs)
+        if natives.is_builtin(function) and any(isinstance(arg, UNSEEN) for arg in args):
             return SymbolCall(function.__name__, args, kwargs)
         if function is argparse.ArgumentParser:
             kwargs = {"prog": "upstream", **kwargs}  # the default reads sys.argv
-        return self.guarded(function, *args, **_argument(function, kwargs))
+        return self.guarded(function, *args, **natives.arguments(function, kwargs))
 
     def _instantiate(self, cls: Class, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance:
         instance = Instance(cls)
@@ -296,8 +261,8 @@ class Expressions:
 
     def attribute(self, value: Any, name: str) -> Any:
         """`value.name`, where looking is harmless. Raises Undecided where it is not."""
-        if isinstance(value, _UNSEEN):
-            return native(f"{_text(value)}.{name}")
+        if isinstance(value, UNSEEN):
+            return natives.native(f"{value.name}.{name}")
         if self.is_module(value):
             return self.module_attribute(value, name)
         if isinstance(value, Static | Function) and name in {"__func__", "__name__"}:
@@ -305,8 +270,10 @@ class Expressions:
         if isinstance(value, Class | Instance):
             return self._member(value, name)
         if value in (argparse, enum, pathlib, string):
-            return native(f"{value.__name__}.{name}")
-        return self._python_attribute(value, name)
+            return natives.native(f"{value.__name__}.{name}")
+        if not natives.is_harmless(value, name):
+            raise Undecided(f"`.{name}` of {type(value).__name__} is not read")
+        return self.guarded(getattr, value, name)
 
     def _member(self, value: Class | Instance, name: str) -> Any:
         if isinstance(value, Instance) and name in value.names:
@@ -319,16 +286,6 @@ class Expressions:
         if isinstance(found, Function) and isinstance(value, Instance):
             return lambda *args, **kwargs: self.call(found, (value, *args), kwargs)
         return found
-
-    def _python_attribute(self, value: Any, name: str) -> Any:
-        harmless = isinstance(value, _ARGPARSE) and name not in _PARSER_ACTIVE
-        data = isinstance(value, _DATA) and not name.startswith("_")
-        if isinstance(value, pathlib.PurePath):
-            data = data and hasattr(pathlib.PurePath, name)
-        members = isinstance(value, type) and issubclass(value, (enum.Enum, str, dict, argparse.ArgumentParser))
-        if not (harmless or data or members):
-            raise Undecided(f"`.{name}` of {type(value).__name__} is not read")
-        return self.guarded(getattr, value, name)
 
     # -- shared by statements
 
@@ -349,12 +306,12 @@ class Expressions:
     def _set_attribute(self, owner: Any, name: str, value: Any) -> None:
         if isinstance(owner, Instance | Class):
             owner.names[name] = value
-        elif isinstance(owner, _ARGPARSE):
+        elif natives.is_parser_part(owner):
             setattr(owner, name, value)
 
     def iterate(self, value: Any) -> Iterator[Any]:
         """The items of `value`. Raises Undecided for what cannot be seen into."""
-        if isinstance(value, _UNSEEN):
+        if isinstance(value, UNSEEN):
             raise Undecided("the items of something outside the tree")
         return self.guarded(iter, value)  # type: ignore[no-any-return] # guarded gives back what iter gives
 
@@ -366,20 +323,3 @@ class Expressions:
             raise
         except Exception as exc:
             raise Raised(type(exc).__name__, str(exc)) from exc
-
-
-def _text(value: Symbol | SymbolCall) -> str:
-    return value.name if isinstance(value, Symbol) else f"{value.function}()"
-
-
-class CustomAction(argparse.Action):
-    """Stands for an action class of the tree's own."""
-
-    def __call__(self, *_args: Any, **_kwargs: Any) -> None:
-        """Never called: nothing is parsed here."""
-
-
-def _argument(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    if getattr(function, "__name__", "") == "add_argument" and isinstance(kwargs.get("action"), Class | Symbol):
-        return kwargs | {"action": CustomAction}
-    return kwargs

@@ -8,16 +8,17 @@ names the file and line.
 from __future__ import annotations
 
 import ast
-import enum
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lora_training.config.schema.expressions import Expressions, builtin, native
+from lora_training.config.schema import nodes
+from lora_training.config.schema.expressions import Expressions
+from lora_training.config.schema.natives import builtin, native
 from lora_training.config.schema.source import Lazy, Module, Tree
 from lora_training.config.schema.values import Class, Function, Raised, Scope, Static, Symbol, SymbolCall, Undecided
 from lora_training.errors import UpstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 _BUDGET = 500_000  # statements; upstream's largest parser takes about 2,000
 _SKIPPED = (ast.Pass, ast.Global, ast.Nonlocal, ast.Delete)
@@ -101,7 +102,7 @@ class Interpreter(Expressions):
             return
         module.ran = True
         scope = Scope(module, module.names)
-        for statement in _top_level(module.tree.body):
+        for statement in nodes.top_level(module.tree.body):
             self._run_global(statement, scope)
 
     def _run_global(self, statement: ast.stmt, scope: Scope) -> None:
@@ -111,7 +112,7 @@ class Interpreter(Expressions):
         try:
             self.run(statement, scope)
         except (Undecided, Raised, _Return, _Loop):
-            for name in _bound(statement):
+            for name in nodes.bound(statement):
                 scope.names[name] = Symbol(f"{scope.module.name}.{name}")
 
     def _changes_data(self, node: ast.expr, scope: Scope) -> bool:
@@ -188,7 +189,7 @@ class Interpreter(Expressions):
             self.assign(node.target, self.evaluate(node.value, scope), scope)
 
     def _run_augassign(self, node: ast.AugAssign, scope: Scope) -> None:
-        current = self.evaluate(_loaded(node.target), scope)
+        current = self.evaluate(nodes.loaded(node.target), scope)
         self.assign(node.target, self.binary(type(node.op), current, self.evaluate(node.value, scope)), scope)
 
     def _run_if(self, node: ast.If, scope: Scope) -> None:
@@ -270,7 +271,7 @@ class Interpreter(Expressions):
         for statement in node.body:
             self._run_global(statement, inner)
         bases = [self.evaluate(base, scope) for base in node.bases]
-        scope.names[node.name] = _enumeration(node.name, bases, inner.names) or Class(
+        scope.names[node.name] = nodes.enumeration(node.name, bases, inner.names) or Class(
             node.name, inner.names, tuple(base for base in bases if isinstance(base, Class))
         )
 
@@ -280,48 +281,10 @@ class Interpreter(Expressions):
             scope.names[alias.asname or name] = Lazy(name, None)
 
     def _run_importfrom(self, node: ast.ImportFrom, scope: Scope) -> None:
-        source = _absolute(node, scope.module)
+        source = nodes.absolute(node, scope.module)
         for alias in node.names:
             if alias.name != "*":
                 scope.names[alias.asname or alias.name] = Lazy(source, alias.name)
             elif (module := self.tree.module(source)) is not None:
                 self._run_module(module)
                 scope.names |= {k: v for k, v in module.names.items() if not k.startswith("_")}
-
-
-def _top_level(statements: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """A module's statements, with the bodies of `try` opened: an import that may fail is taken to work."""
-    for statement in statements:
-        if isinstance(statement, ast.Try):
-            yield from _top_level([*statement.body, *statement.orelse, *statement.finalbody])
-        elif not (isinstance(statement, ast.If) and "__main__" in ast.dump(statement.test)):
-            yield statement
-
-
-def _bound(statement: ast.stmt) -> Iterator[str]:
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            yield node.name
-
-
-def _loaded(target: ast.expr) -> ast.expr:
-    return ast.Name(target.id, ast.Load()) if isinstance(target, ast.Name) else target
-
-
-def _absolute(node: ast.ImportFrom, module: Module) -> str:
-    if not node.level:
-        return node.module or ""
-    parts = module.name.split(".")
-    keep = len(parts) - node.level + (1 if module.is_package else 0)
-    return ".".join([*parts[:keep], *([node.module] if node.module else [])])
-
-
-def _enumeration(name: str, bases: list[Any], names: dict[str, Any]) -> Any:
-    """A real Enum for a class that derives from one, so that `list(E)` and `.value` work; else None."""
-    if not any(isinstance(base, type) and issubclass(base, enum.Enum) for base in bases):
-        return None
-    members = {k: v for k, v in names.items() if not k.startswith("_") and not isinstance(v, Function | Static)}
-    mixin = next((base for base in bases if base in (str, int, float)), None)
-    return enum.Enum(name, members, type=mixin)

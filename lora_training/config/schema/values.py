@@ -44,9 +44,17 @@ class SymbolCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """The call without its arguments, as a name goes on from it."""
+        return f"{self.function}()"
+
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
         """Be callable, so that argparse takes it for a type."""
         raise Undecided(self.function)
+
+
+UNSEEN = (Symbol, SymbolCall)
 
 
 @dataclass(eq=False)

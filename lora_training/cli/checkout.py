@@ -1,0 +1,74 @@
+"""What the `config` commands need of the place they are run in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from lora_training.config import Config, Problem
+    from lora_training.config.schema import Schema
+    from lora_training.workspace import Workspace
+
+_UPSTREAM = "sd-scripts"
+
+
+class Checkout:
+    """The workspace, the tree of sd-scripts to check against, and what is known of them."""
+
+    def __init__(self, tree: Path | None) -> None:
+        from lora_training import workspace
+
+        self.workspace: Workspace = workspace.find()
+        self.tree = tree.absolute() if tree else self.workspace.upstream(_UPSTREAM).path
+
+    def environ(self) -> Mapping[str, str]:
+        """Our environment, with LORA_CACHE always in it."""
+        import os
+
+        return {**os.environ, "LORA_CACHE": str(self.workspace.cache)}
+
+    def load(self, file: Path, sets: tuple[str, ...]) -> Config:
+        """A configuration with its overrides."""
+        from lora_training.config import load
+
+        return load(file, sets=sets, environ=self.environ())
+
+    def schema(self, script: str) -> Schema:
+        """What a script of the tree accepts."""
+        from lora_training.config import schema as schemas
+
+        return schemas.read(self.tree, script, cache=self.workspace.cache)
+
+    def check(self, file: Path, sets: tuple[str, ...]) -> tuple[Problem, ...]:
+        """The problems of a file, those of its very text and script included."""
+        from lora_training.config import checks
+
+        return checks.file(
+            file,
+            self.schema,
+            sets=sets,
+            environ=self.environ(),
+            machine=checks.Machine(self.runtime_names(), checks.installed_here()),
+        )
+
+    def runtime_names(self) -> tuple[str, ...]:
+        """The names of the runtime patches there are."""
+        from lora_training.runtime import registry
+
+        return tuple(registry.available())
+
+    def commit(self) -> str | None:
+        """The tree's commit, where it is known."""
+        from lora_training.upstream import pins
+
+        if self.tree == self.workspace.upstream(_UPSTREAM).path:
+            return pins.head(self.workspace.upstream(_UPSTREAM)).commit
+        from lora_training import git, proc
+
+        try:
+            return git.git("rev-parse", "HEAD", cwd=self.tree).strip()
+        except proc.ProcError:
+            return None

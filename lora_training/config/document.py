@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import positions
+from lora_training.config import nesting, positions
 from lora_training.config.model import Problem
 from lora_training.config.positions import Position
 from lora_training.errors import ConfigError
@@ -66,8 +66,14 @@ def read(path: Path) -> Document:
     except tomllib.TOMLDecodeError as exc:
         raise Unreadable(_located(path, text, str(exc))) from None
     except RecursionError:
-        raise Unreadable(Problem("arrays or tables are nested too deeply", where=str(path))) from None
+        raise Unreadable(_deep(path)) from None
+    if nesting.too_deep(data):
+        raise Unreadable(_deep(path))
     return Document(data, positions.index(text.replace("\r\n", "\n")))
+
+
+def _deep(path: Path) -> Problem:
+    return Problem(f"arrays or tables are nested more than {nesting.LIMIT} deep", where=str(path))
 
 
 def _text(path: Path) -> str:

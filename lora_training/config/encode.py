@@ -173,6 +173,8 @@ def _number(value: float) -> str:
 def _carried(text: str, path: tuple[str | int, ...]) -> str:
     if "\0" in text:
         raise Refused("a command line cannot carry a NUL character", path=path)
+    if text == "--":
+        raise Refused("upstream's parser cannot take `--` for a value", path=path)
     return text
 
 

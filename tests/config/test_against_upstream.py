@@ -89,7 +89,8 @@ def scalars(flag: schema.Flag) -> st.SearchStrategy[object]:
         return st.floats(allow_nan=False, allow_infinity=False) | st.integers(-9, 9)
     if flag.type not in ("str", None):
         return st.integers(0, 1000) | st.floats(0, 1, allow_subnormal=False) | st.sampled_from(["5%", 1.0, 20.0])
-    return PLAIN if is_path(flag) else WORDS
+    # argparse drops a lone `--` even where a value must follow, so it is refused
+    return (PLAIN if is_path(flag) else WORDS).filter(lambda word: word != "--")
 
 
 def values(flag: schema.Flag) -> st.SearchStrategy[object]:

@@ -60,6 +60,7 @@ def test_a_value_becomes_the_words_for_it(argv, text, words):
         ("network_args = {a = {b = 1}}", "cannot be written as key=value", "give a number"),
         ('network_args = ["--x", "b"]', "cannot start with `-`", None),
         ('network_module = "a\\u0000b"', "NUL", None),
+        ('network_module = "--"', "cannot take `--`", None),
         ("learning_rat = 1", "no flag `learning_rat`", "did you mean `learning_rate`?"),
         ("batch_size = 1", "no flag `batch_size`", "belongs under [[datasets]]"),
         ('output_dir = "${NOPE}/x"', "no variable 'NOPE'", None),

@@ -330,6 +330,10 @@ def test_a_trainer_that_we_cannot_carry_over_is_refused_by_name(imported, name, 
         imported(name, content)
 
 
+LETTERS = "abcdefghij"
+BOMB = list(zip(LETTERS, LETTERS[1:], strict=False))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -338,6 +342,11 @@ def test_a_trainer_that_we_cannot_carry_over_is_refused_by_name(imported, name, 
         ("a.json", "{}"),
         ("a.toml", "a ="),
         ("a.yaml", "a: [b"),
+        ("a.yaml", "training: &a [*a]\nlora: 1\n"),
+        (
+            "a.yaml",
+            "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(f"{n}: &{n} [{','.join(['*' + o] * 9)}]\n" for o, n in BOMB),
+        ),
         ("a.yaml", "a: 1"),
         ("a.bin", "x"),
         ("a.json", b"\xff"),

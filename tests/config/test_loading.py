@@ -75,6 +75,16 @@ def test_an_encoding_that_is_not_utf_8_is_named(tmp_path, data, place, hint):
     assert caught.value.hint == hint
 
 
+@pytest.mark.parametrize("depth", [101, 400, 5000])
+@pytest.mark.parametrize(
+    "text", ["a = {0}{1}", "{2}b = 1", "[{2}b]", "[[datasets]]\nx = {0}{1}", "a = {3}1{4}"]
+)  # fmt: skip
+def test_nesting_without_end_is_one_error(config, text, depth):
+    parts = ("[" * depth, "]" * depth, "a." * depth, "{b=" * depth, "}" * depth)
+    with pytest.raises(ConfigError, match="more than 100 deep"):
+        config(BASE + text.format(*parts) + "\n")
+
+
 def test_a_byte_order_mark_and_windows_lines_are_taken(tmp_path):
     (tmp_path / "c.toml").write_bytes(b'\xef\xbb\xbfscript = "x"\r\nseed = 1\r\n')
     loaded = load(tmp_path / "c.toml", environ={})

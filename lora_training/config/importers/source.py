@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_training.config import nesting
 from lora_training.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -76,6 +77,8 @@ def _document(path: Path, suffix: str, text: str) -> Source:
     content = _parsed(path, suffix, text)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings by name")
+    if nesting.too_deep(content):
+        raise ConfigError(f"{path} is nested more than {nesting.LIMIT} deep")
     _refuse_foreign(path, content)
     if suffix == ".toml":
         if isinstance(content.get("script"), str):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -331,7 +332,7 @@ def test_a_trainer_that_we_cannot_carry_over_is_refused_by_name(imported, name, 
 
 
 LETTERS = "abcdefghij"
-BOMB = list(zip(LETTERS, LETTERS[1:], strict=False))
+BOMB = list(pairwise(LETTERS))
 
 
 @pytest.mark.parametrize(

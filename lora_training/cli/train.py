@@ -46,7 +46,7 @@ def train(file: Path, *, sets: tuple[str, ...], resume: str | None, dry_run: boo
 
 def _run(here: Workspace, plan: Plan, resume: str, terminal: Terminal) -> Result:
     from lora_training.cli.plan import SMOKE
-    from lora_training.supervise import record
+    from lora_training.supervise import record, shelf
     from lora_training.supervise import result as results
     from lora_training.supervise.loop import Patience
     from lora_training.supervise.run import Order, Run
@@ -65,6 +65,7 @@ def _run(here: Workspace, plan: Plan, resume: str, terminal: Terminal) -> Result
             return done
         state = _state(plan, resume, terminal)
         _write(plan)
+        shelf.add(here, plan.folder)
         return Run(order, terminal).go(state)
 
 

@@ -1,0 +1,33 @@
+"""Where the runs of a checkout are: one small file each, which points to the run's folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_training.supervise import record
+
+if TYPE_CHECKING:
+    from lora_training.supervise.record import Record
+    from lora_training.workspace import Workspace
+
+
+def add(workspace: Workspace, folder: Path) -> None:
+    """Remember the run in `folder`. Where our state cannot be written, as in a read-only container, it is not."""
+    shelf = workspace.state / "runs"
+    try:
+        shelf.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        (shelf / name).write_text(f"{folder}\n", encoding="utf-8")
+    except OSError:
+        return
+
+
+def runs(workspace: Workspace) -> list[tuple[Path, Record]]:
+    """The runs whose folders are still there, newest first."""
+    shelf = workspace.state / "runs"
+    pointers = sorted(shelf.iterdir()) if shelf.is_dir() else []
+    folders = [Path(pointer.read_text(encoding="utf-8").rstrip("\n")) for pointer in pointers]
+    found = [(folder, run) for folder in folders if (run := record.read(folder))]
+    return sorted(found, key=lambda pair: pair[1].started, reverse=True)

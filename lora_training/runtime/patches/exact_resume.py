@@ -7,7 +7,7 @@ training on them, and goes on with the generators as they were when the state wa
 are then those of the uninterrupted run, whatever the number of workers, which are started anew for each epoch.
 
 Python's generator has a second customer: rich draws on it for every logged line. It gets one of its own, since a
-resumed run logs other lines. For that reason captions are shuffled differently from a run without this patch.
+resumed run logs other lines. For that reason the order of images and captions is another than without this patch.
 
 A state is saved beside its name and renamed when it is whole, with a manifest of its files (`lora_training.manifest`).
 

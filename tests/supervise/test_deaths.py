@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from lora_training.supervise.deaths import classify
+from lora_training.supervise.loop import Ended
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "restartable"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB", "gpu-memory", False),
+        ("OSError: [Errno 28] No space left on device", "disk-full", False),
+        ("PIL.UnidentifiedImageError: cannot identify image file '/data/a cat.png'", "bad-image", False),
+        ("zipfile.BadZipFile: File is not a zip file", "bad-cache", False),
+        ("torch.distributed.DistBackendError: NCCL error in: ../x.cpp:1, unhandled cuda error", "nccl", True),
+        ("train_network.py: error: unrecognized arguments: --nope", "bad-arguments", False),
+        ("ValueError: nobody foresaw this", "unknown", True),
+    ],
+)
+def test_a_cause_is_read_from_the_end_of_the_log(line: str, kind: str, *, restartable: bool) -> None:
+    death = classify(Ended(1, ("step 1", line, "")))
+    assert (death.kind, death.restartable) == (kind, restartable)
+    assert "{" not in death.sentence
+
+
+def test_the_broken_image_is_named() -> None:
+    line = "PIL.UnidentifiedImageError: cannot identify image file '/data/cat.png'"
+    assert "/data/cat.png" in classify(Ended(1, (line,))).sentence
+
+
+def test_a_kill_from_outside_is_most_likely_the_systems() -> None:
+    death = classify(Ended(-9))
+    assert (death.kind, death.restartable) == ("memory", True)
+
+
+def test_another_signal_is_named() -> None:
+    assert "SIGSEGV" in classify(Ended(-11)).sentence
+
+
+def test_a_stall_counts_as_what_it_is() -> None:
+    assert classify(Ended(-9, stalled=True)).kind == "stalled"

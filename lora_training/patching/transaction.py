@@ -19,7 +19,7 @@ from lora_training.patching.names import shown
 from lora_training.patching.plan import parents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
     from pathlib import Path
 
 
@@ -151,15 +151,20 @@ def _folders(root: Path, edits: Sequence[Edit]) -> tuple[tuple[str, ...], tuple[
 
 def _stage(root: Path, plan: Journal, edits: Sequence[Edit]) -> None:
     base = os.fspath(root)
-    pairs = list(zip(plan.entries, edits, strict=True))
-    for entry, edit in pairs:
-        _check_unchanged(base, edit)
-        if entry.old:
-            _keep(f"{base}/{entry.path}", f"{base}/{entry.old}", edit.before)
     kept = {entry.old for entry in plan.entries}
-    fs.for_each([pair for pair in pairs if pair[0].new and pair[0].new not in kept], lambda pair: _put(base, *pair))
+    pairs = list(zip(plan.entries, edits, strict=True))
+    fs.for_each(pairs, lambda pair: _stage_one(base, *pair, kept))
     names = [name for entry in plan.entries for name in (entry.new, entry.old) if name]
     fs.for_each(list({os.path.dirname(f"{base}/{name}") for name in names}), fs.sync_folder)
+
+
+def _stage_one(base: str, entry: Entry, edit: Edit, kept: Container[str]) -> None:
+    _check_unchanged(base, edit)
+    if entry.old:
+        _keep(f"{base}/{entry.path}", f"{base}/{entry.old}", edit.before)
+    # a file that is kept under its new name is there already
+    if edit.after is not None and entry.new and entry.new not in kept:
+        _put(f"{base}/{entry.new}", edit.after, None if edit.same_as is None else f"{base}/{edit.same_as}")
 
 
 def _check_unchanged(base: str, edit: Edit) -> None:
@@ -182,14 +187,12 @@ def _keep(path: str, old: str, node: Node | None) -> None:
         fs.write_new(old, node)
 
 
-def _put(base: str, entry: Entry, edit: Edit) -> None:
-    if edit.after is None:  # pragma: no cover - only entries with new content come here
-        return
-    if edit.same_as is not None:
+def _put(new: str, node: Node, same_as: str | None) -> None:
+    if same_as is not None:
         with contextlib.suppress(OSError):
-            fs.same_again(f"{base}/{edit.same_as}", f"{base}/{entry.new}")
+            fs.same_again(same_as, new)
             return
-    fs.write_new(f"{base}/{entry.new}", edit.after)
+    fs.write_new(new, node)
 
 
 def _discard(root: Path, plan: Journal) -> None:

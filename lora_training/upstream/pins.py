@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import UpstreamError
-from lora_training.git import git
 from lora_training.upstream import gitindex
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ def _gitlink(workspace: Workspace, upstream: Upstream) -> str | None:
     known = gitindex.gitlinks(folder / "index") if folder else None
     if known is not None:
         return known.get(relative)
+    from lora_training.git import git
+
     fields = git("ls-files", "--stage", "--", relative, cwd=workspace.root).split()
     return fields[1] if fields and fields[0] == "160000" else None
 

@@ -32,7 +32,7 @@ def answer(argv: "list[str]") -> "str | None":
             return None
     except (OSError, ValueError):
         return None
-    texts = dict(part.split("\n", 1) for part in answers.split("\0") if part)
+    texts = dict(part.split("\n", 1) for part in answers.split("\0")[:-1])
     return texts.get(command)
 
 

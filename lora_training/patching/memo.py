@@ -57,7 +57,7 @@ def _is_settled(path: str, now: int) -> bool:
 
 def write(workspace: Workspace, signed: Sequence[str], answers: Mapping[str, str]) -> None:
     """Remember `answers` (by command) for as long as every signature is the same. Not being able to is no error."""
-    parts = "\0".join(f"{command}\n{text}" for command, text in answers.items())
+    parts = "".join(f"{command}\n{text}\0" for command, text in answers.items())
     memo = "\n\n".join([quick.HEADER, "\n".join(signed), parts])
     path = workspace.root / quick.MEMO
     draft = path.with_name(f"memo.{os.getpid()}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 Read = Callable[[str, str], "str | None"]
 
 _BLIP = "finetune/blip/med.py"
+_TRAIN_NETWORK = "train_network.py"
 _UTILS = "src/transformers/modeling_utils.py"
 _IMPORTED = re.compile(r"^from [.\w]+ import (\([^)]*\)|.*)$", re.MULTILINE)
 
@@ -34,7 +35,7 @@ def _binds(source: str, name: str) -> bool:
 
 def resume_counts_hold(read: Read) -> bool:
     """Whether a resumed training of sd-scripts no longer takes the steps left in an epoch for all that were done."""
-    script = read("sd-scripts", "train_network.py")
+    script = read("sd-scripts", _TRAIN_NETWORK)
     return script is not None and not re.search(r"^ +global_step = initial_step$", script, re.MULTILINE)
 
 
@@ -45,7 +46,7 @@ PROBES: dict[str, Callable[[Read], bool]] = {
 }
 # Every file, by upstream, that a probe reads; it gets no other.
 _FILES = {
-    "sd-scripts": (_BLIP,),
+    "sd-scripts": (_BLIP, _TRAIN_NETWORK),
     "transformers": (_UTILS,),
 }
 # Where each upstream says its version, and how.

@@ -1,18 +1,25 @@
 """One TOML file: load it, check it, turn it into upstream's flags.
 
-config = load(path)                                # needs no upstream
-known = schema.read(tree, config.script)           # reads upstream's source, imports none of it
-argv = to_argv(config, known, dataset_config=...)  # and dataset_document(config) is that file's text
+    config = load(path)                                # needs no upstream
+    known = schema.read(tree, config.script)           # reads upstream's source, imports none of it
+    require(config, check(config, known))              # every problem at once
+    argv = to_argv(config, known, dataset_config=...)  # and dataset_document(config) is that file's text
+
+Each name is imported when it is first used: a schema from the cache is there in the time that importing all would take.
 """
 
 from __future__ import annotations
 
-from lora_training.config import schema
-from lora_training.config.argv import dataset_document, to_argv
-from lora_training.config.checks import Machine, check, require
-from lora_training.config.load import load
-from lora_training.config.model import Config, Entry, Launch, Problem, Run
-from lora_training.config.schema import Schema
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lora_training.config import schema
+    from lora_training.config.argv import dataset_document, to_argv
+    from lora_training.config.checks import Machine, check, require
+    from lora_training.config.loading import load
+    from lora_training.config.model import Config, Entry, Launch, Problem, Run
+    from lora_training.config.schema import Schema
 
 __all__ = [
     "Config",
@@ -29,3 +36,20 @@ __all__ = [
     "schema",
     "to_argv",
 ]
+
+_HOMES = {
+    "argv": ("dataset_document", "to_argv"),
+    "checks": ("Machine", "check", "require"),
+    "loading": ("load",),
+    "model": ("Config", "Entry", "Launch", "Problem", "Run"),
+    "schema": ("Schema",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    if name in __all__:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

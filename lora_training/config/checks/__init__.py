@@ -10,7 +10,7 @@ from lora_training.config.argv import encoded
 from lora_training.config.checks import buckets, datasets, family, files, flags, network, optimizer, rules
 from lora_training.config.checks.view import View
 from lora_training.config.document import Unreadable
-from lora_training.config.load import load
+from lora_training.config.loading import load
 from lora_training.config.model import Problem
 from lora_training.errors import ConfigError
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config.schema import cache as _cache
-from lora_training.config.schema.datasets import DatasetSchema, Shape, Style, Table
-from lora_training.config.schema.flags import Flag, of_parser
+from lora_training.config.schema.flags import Flag
+from lora_training.config.schema.shapes import DatasetSchema, Shape, Style, Table
 from lora_training.errors import ConfigError, UpstreamError
 
 if TYPE_CHECKING:
@@ -67,6 +65,8 @@ def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
     if not known:
         raise UpstreamError(f"no training script in {tree}", hint="run `lora upstream sync`")
     if script not in known:
+        import difflib
+
         near = difflib.get_close_matches(script, known, n=1)
         hint = f"did you mean `{near[0]}`? " if near else ""
         raise ConfigError(f"upstream has no script `{script}`", hint=f"{hint}its scripts: {', '.join(known)}")
@@ -104,6 +104,10 @@ def _read(tree: Path, script: str) -> tuple[Schema, dict[str, str | None]]:
 
 def _flags(interpreter: Interpreter, script: str) -> tuple[Flag, ...]:
     parser = interpreter.call_name(script, "setup_parser")
+    import argparse
+
+    from lora_training.config.schema.parsers import of_parser
+
     if not isinstance(parser, argparse.ArgumentParser):
         raise UpstreamError(f"{script}.py: setup_parser() gives no parser that can be read")
     return of_parser(parser)

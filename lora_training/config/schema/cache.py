@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,8 @@ def load(folder: Path, tree: Path, script: str) -> dict[str, Any] | None:
 def store(folder: Path, tree: Path, script: str, schema: Mapping[str, Any], files: Mapping[str, str | None]) -> None:
     """Keep a schema with the digests of the files it was read from. A cache that cannot be written is done without."""
     path = _path(folder, tree, script)
+    import tempfile
+
     text = json.dumps({"reader": _reader(), "files": dict(files), "schema": dict(schema)})
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,55 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from lora_training.config.schema.interp import Interpreter
+from lora_training.config.schema.shapes import STYLE_KEYS, DatasetSchema, Shape, Style, Table
 from lora_training.config.schema.values import Function, Instance, Raised, SymbolCall, Undecided
 from lora_training.errors import UpstreamError
 
 _MODULE, _CLASS = "library.config_util", "ConfigSanitizer"
 _SUPPORTED = (True, True, True, True)  # dreambooth, finetuning, controlnet (with masked_loss), caption dropout
-# a subset is of the first style of which it has the key; this is also how upstream tells them apart
-STYLE_KEYS = {"controlnet": "conditioning_data_dir", "finetuning": "metadata_file", "dreambooth": "image_dir"}
 _SCALARS = {bool: "bool", int: "int", float: "float", str: "str", dict: "dict", None: "none"}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The values that a key takes: scalars by the name of their type, and perhaps a sequence of fixed length."""
-
-    scalars: tuple[str, ...]
-    sequence: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """As a message says it: `int or [int, int]`."""
-        sequence = [f"[{', '.join(self.sequence)}]"] if self.sequence else []
-        return " or ".join([*(s for s in self.scalars if s != "none"), *sequence])
-
-
-@dataclass(frozen=True)
-class Table:
-    """The keys of a table and which of them must be there."""
-
-    keys: dict[str, Shape]
-    required: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Style:
-    """A dataset of one style: its own keys, and those of its subsets."""
-
-    dataset: Table
-    subset: Table
-
-
-@dataclass(frozen=True)
-class DatasetSchema:
-    """What upstream accepts in a dataset configuration: `[general]`, and each style of `[[datasets]]`."""
-
-    general: Table
-    styles: dict[str, Style]
 
 
 class _Recorder(Interpreter):

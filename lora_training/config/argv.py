@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config import encode, nearest, ours, paths
+from lora_training.config import schema as schemas
 from lora_training.config.model import Problem
 from lora_training.errors import ConfigError
 
@@ -61,6 +62,9 @@ def unknown_hint(schema: Schema, entry: Entry) -> str | None:
     style = schema.datasets.styles["dreambooth"]
     if entry.key in style.dataset.keys or entry.key in style.subset.keys:
         return f"`{entry.key}` belongs under [[datasets]]"
+    others = schemas.owners(schema.tree).get(entry.key) if schema.tree else None
+    if others:
+        return f"only {', '.join(others)} {'has' if len(others) == 1 else 'have'} it"
     return nearest.hint(entry.key, schema.keys) or _heading_hint(entry)
 
 

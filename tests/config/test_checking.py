@@ -83,6 +83,10 @@ def test_a_misspelt_table_of_ours_too(checked):
     assert said(checked(data="[[datasets.subset]]\nimage_dir = 'x'\n"), "did you mean `subsets`?")
 
 
+def test_a_flag_of_another_script_is_told_whose_it_is(checked):
+    assert said(checked("guidance_scale = 1.0"), "no flag `guidance_scale`", "only flux_train_network has it")
+
+
 def test_a_key_of_another_table_is_told_its_place(checked):
     assert said(checked("num_repeats = 3"), "no flag `num_repeats`", "belongs under [[datasets]]")
     assert said(checked(data="image_dir = 'x'\n"), "belongs under [[datasets.subsets]]")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config.schema import cache as _cache
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lora_training.config.schema.interp import Interpreter
 
-__all__ = ["DatasetSchema", "Flag", "Schema", "Shape", "Style", "Table", "flags_only", "read", "scripts"]
+__all__ = ["DatasetSchema", "Flag", "Schema", "Shape", "Style", "Table", "flags_only", "owners", "read", "scripts"]
 
 _SCRIPT = re.compile(r"(?:[a-z0-9_]+_)?train_network")
 
@@ -35,7 +35,7 @@ class Schema:
     bucket_steps: int = 1
     tree: Path | None = field(default=None, compare=False)
 
-    @cached_property
+    @functools.cached_property
     def keys(self) -> dict[str, Flag]:
         """The keys that a configuration may use: each flag's dest, in the order of upstream's parser."""
         return {flag.dest: flag for flag in self.flags}
@@ -44,7 +44,7 @@ class Schema:
         """The flag of a key: its dest, or any of its options with or without dashes."""
         return self.keys.get(key) or self._options.get(key.lstrip("-").replace("-", "_"))
 
-    @cached_property
+    @functools.cached_property
     def _options(self) -> dict[str, Flag]:
         return {option.lstrip("-").replace("-", "_"): flag for flag in self.flags for option in flag.options}
 
@@ -88,6 +88,16 @@ def flags_only(tree: Path, script: str) -> Schema:
 
     nothing = Style(Table({}), Table({}))
     return Schema(script, _flags(Interpreter(Tree(tree)), script), DatasetSchema(Table({}), {"dreambooth": nothing}))
+
+
+@functools.cache
+def owners(tree: Path) -> dict[str, tuple[str, ...]]:
+    """Every flag's key in `tree`, with the scripts that have it. Takes a moment, once in a process: all are read."""
+    found: dict[str, list[str]] = {}
+    for script in scripts(tree):
+        for key in read(tree, script).keys:
+            found.setdefault(key, []).append(script)
+    return {key: tuple(names) for key, names in found.items()}
 
 
 def _read(tree: Path, script: str) -> tuple[Schema, dict[str, str | None]]:

@@ -59,9 +59,22 @@ def is_path_key(key: str) -> bool:
 def resolve(flag: Flag, value: str, folder: Path, variables: Mapping[str, str]) -> str:
     """What upstream is given for a path: absolute, or a hub id as it stands. Raises UnknownVariable."""
     certain = flag.type == "Path" or flag.dest.endswith(_CERTAIN) or is_written(flag)
-    if not value or not (certain or looks_like_path(value) or (folder / value).exists()):
+    if not value or not (certain or looks_like_path(value) or exists(folder / value)):
         return value
     return absolute(value, folder, variables)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that the system refuses to look up is none."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long or out of reach
+
+
+def below(folder: Path) -> tuple[Path, ...]:
+    """The folders in `folder`; none where they cannot be listed."""
+    try:
+        return tuple(sorted(Path(entry) for entry in os.scandir(folder) if entry.is_dir()))
+    except OSError:
+        return ()
 
 
 def looks_like_path(value: str) -> bool:

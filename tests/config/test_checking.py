@@ -306,6 +306,11 @@ class TestFiles:
         assert said(checked(text), "does not exist")
         assert checked(f'{text}[run]\nassets = "smoke"\n') == ()
 
+    @pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "nul\\u0000byte"])
+    def test_a_name_that_no_system_can_look_up_is_not_there(self, checked, name):
+        found = checked(f'vae = "./{name}"\n', subset=f'[[datasets.subsets]]\nimage_dir = "{name}"\n')
+        assert [p.severity for p in found] == ["error", "error"]
+
     def test_a_hub_id_need_not_be_a_file(self, checked):
         assert checked('vae = "stabilityai/sd-vae-ft-mse"') == ()
 

@@ -189,6 +189,11 @@ class TestCommandLine:
         assert result.datasets == [{"resolution": 512}]
         assert "dataset_config" not in result.values
 
+    @pytest.mark.parametrize("name", ["gone.toml", "${NOPE}/d.toml", "~nobody/d.toml", "x" * 5000 + ".toml"])
+    def test_a_dataset_configuration_that_cannot_be_read_stays_a_flag(self, imported, name):
+        result = imported("t.txt", f"python train_network.py --dataset_config '{name}'")
+        assert result.values["dataset_config"] == name
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [("accelerate launch train_db.py", "no \\*train_network.py"), ("train_network.py --a 'b", "cannot be read")],

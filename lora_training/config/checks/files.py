@@ -49,7 +49,7 @@ def _flag(view: View, key: str, value: Any) -> Iterator[Problem]:
 
 def _missing(view: View, value: str, place: KeyPath, name: str) -> Iterator[Problem]:
     found = _resolved(view, value)
-    if found is None or found.exists() or is_made(view, found):
+    if found is None or paths.exists(found) or is_made(view, found):
         return
     shown = str(found) if str(found) != value else value
     yield view.config.problem(f"{name}: {shown} does not exist", place, hint=_near(found))
@@ -70,7 +70,7 @@ def is_made(view: View, path: Path) -> bool:
 
 def _near(path: Path) -> str | None:
     """The deepest folder on the way that is there."""
-    there = next((parent for parent in path.parents if parent.exists()), None)
+    there = next((parent for parent in path.parents if paths.exists(parent)), None)
     return f"{there} exists, {path.relative_to(there).parts[0]} in it does not" if there else None
 
 
@@ -85,7 +85,7 @@ def _subset(view: View, subset: Subset) -> Iterator[Problem]:
     folder = _resolved(view, value)
     if folder is None or is_made(view, folder):
         return
-    if not folder.exists():
+    if not paths.exists(folder):
         yield from _missing(view, value, place, "`image_dir`")
     elif not folder.is_dir():
         yield view.config.problem(f"`image_dir`: {folder} is not a folder", place)
@@ -116,8 +116,8 @@ def _images(view: View, subset: Subset, folder: Path, place: KeyPath) -> Iterato
         yield view.config.problem(f"`image_dir`: {folder} cannot be read", place)
         return
     if not listing.images:
-        below = any(_listing_of(child) for child in folder.iterdir() if child.is_dir())
-        hint = "upstream does not look into its subfolders: give each a subset" if below else "give a folder of images"
+        deeper = any(_listing_of(child) for child in paths.below(folder))
+        hint = "upstream does not look into its subfolders: give each a subset" if deeper else "give a folder of images"
         yield view.config.problem(f"`image_dir`: {folder} has no images", place, hint=hint)
         return
     yield from _captions(view, subset, folder, listing, place)
@@ -170,9 +170,9 @@ def _caption(view: View, path: Path, place: KeyPath) -> Iterator[Problem]:
 def _data_dir(view: View) -> Iterator[Problem]:
     """`train_data_dir` holds folders whose names begin with a number of repeats: `10_cats`."""
     folder = _resolved(view, str(view.value("train_data_dir")))
-    if folder is None or not folder.is_dir():
+    if folder is None or not paths.exists(folder):
         return
-    named = [child for child in folder.iterdir() if child.is_dir() and _repeats(child.name) > 0]
+    named = [child for child in paths.below(folder) if _repeats(child.name) > 0]
     hint = "name its folders <repeats>_<words>, such as 10_cat; or use [[datasets]]"
     if not named:
         yield view.problem(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import nearest
+from lora_training.config import nearest, paths
 from lora_training.config.schema import networks
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def problems(view: View) -> Iterator[Problem]:
     module, tree = view.value("network_module"), view.schema.tree
     if not isinstance(module, str) or not module.startswith("networks.") or tree is None:
         return
-    if not (tree / f"{module.replace('.', '/')}.py").is_file():
+    if not paths.exists(tree / f"{module.replace('.', '/')}.py"):
         known = [f"networks.{path.stem}" for path in sorted((tree / "networks").glob("*.py"))]
         yield view.problem(f"upstream has no module `{module}`", "network_module", hint=nearest.hint(module, known))
         return

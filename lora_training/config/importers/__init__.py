@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import document
+from lora_training.config import document, paths
 from lora_training.config.importers import command, flat_toml, kohya_gui, metadata, train_lora_tool
 from lora_training.config.importers.draft import Draft, Imported, Row
 from lora_training.config.importers.source import Source, read
@@ -50,10 +52,10 @@ def _datasets(draft: Draft, source: Source) -> None:
     named = draft.values.get("dataset_config")
     if named is None or draft.datasets:
         return
-    path = command.dataset_file(str(named), source.folder)
-    if path.suffix.lower() != ".toml" or not path.is_file():
-        return
-    data = document.read(path).data
+    try:
+        data = document.read(Path(paths.absolute(str(named), source.folder.absolute(), os.environ))).data
+    except (paths.UnknownVariable, document.Unreadable):
+        return  # the flag stays, and the check says what is wrong with it
     datasets = data.get("datasets")
     if isinstance(datasets, list):
         draft.datasets = [item for item in datasets if isinstance(item, dict)]

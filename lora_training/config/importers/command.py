@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config.schema.types import is_negative_number
@@ -156,8 +155,3 @@ def _value(flag: Flag, values: list[str]) -> Any:
     if flag.is_list:
         return values
     return values[0] if values else None
-
-
-def dataset_file(text: str, folder: Path) -> Path:
-    """Where a `--dataset_config` lies."""
-    return Path(folder, Path(text).expanduser())

@@ -60,7 +60,7 @@ class _Gui:
         if key in _MEANINGS:
             getattr(self, f"_{key}")(key, value)
         elif key in _FAMILIES:
-            self.draft.rows.append(_choice(key, value, self.draft.schema.script))
+            self._family(key, value)
         elif key in ARGUMENTS:
             self._argument(key, value)
         elif key in _ITS_OWN:
@@ -69,6 +69,12 @@ class _Gui:
             self._launch(key, value)
         else:
             self._plain(key, value)
+
+    def _family(self, key: str, value: Any) -> None:
+        if value is True:
+            self.draft.took(key, "script", self.draft.schema.script)
+        else:
+            self.draft.defaulted(key, "off")
 
     def _plain(self, key: str, value: Any) -> None:
         prefix = next((p for p in self.own if key.startswith(p)), None)
@@ -276,12 +282,6 @@ _OF_FAMILIES = frozenset(
         *("t5xxl_device", "t5xxl_dtype", "blockwise_fused_optimizers", "fused_optimizer_groups"),
     )
 )
-
-
-def _choice(key: str, value: Any, script: str) -> Any:
-    from lora_training.config.importers.draft import Row
-
-    return Row(key, "renamed", "script", script) if value is True else Row(key, "defaulted", None, "off")
 
 
 def _is_zero(value: Any) -> bool:

@@ -49,6 +49,16 @@ class Row:
     note: str | None = None
 
 
+class _AnyVariable(dict[str, str]):
+    """An environment in which every variable is set: what `${NAME}` stands for is asked when the file is used."""
+
+    def __contains__(self, _name: object) -> bool:
+        return True
+
+    def __missing__(self, _name: str) -> str:
+        return ""
+
+
 class NotTaken(ValueError):
     """A value that the flag cannot take."""
 
@@ -201,7 +211,7 @@ def typed(flag: Flag, value: Any) -> Any:
         return _switch(flag, value)
     taken = _listed(flag, value) if flag.is_list else _scalar(flag, value)
     try:
-        encode.words(flag, Entry(flag.dest, taken, ""), Path(), {})
+        encode.words(flag, Entry(flag.dest, taken, ""), Path(), _AnyVariable())
     except encode.Refused as exc:
         raise NotTaken(exc.message + (f" ({exc.hint})" if exc.hint else "")) from None
     return taken

@@ -32,7 +32,7 @@ from typing import Any
 VARIABLE = "LORA_EVENTS"
 
 
-def emit(kind: str, **fields: Any) -> None:
+def emit(kind: str, /, **fields: Any) -> None:
     """Write one event, when somebody listens."""
     target = os.environ.get(VARIABLE)
     if not target:

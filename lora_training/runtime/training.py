@@ -29,32 +29,60 @@ TARGETS = (
     Target("library.logging_util", "LossRecorder", "ed8fb84a9b77cf21"),
 )
 
+# The same for the points between a batch's loss and the optimizer's step.
+STEP_TARGETS = (
+    Target("accelerate.accelerator", "Accelerator.clip_grad_norm_", "40c2cd509fc17845"),
+    Target("accelerate.accelerator", "Accelerator.unscale_gradients", "7c2ddf850f21b824"),
+    Target("accelerate.optimizer", "AcceleratedOptimizer", "ba532c754efb3460"),
+    Target("accelerate.scheduler", "AcceleratedScheduler.step", "cd1badf73051e094"),
+)
+
 
 class Watcher:
     """What a patch does at the points of a run, in their order. Each method does nothing unless overridden."""
 
-    def accelerator_built(self, run: Run) -> None:
-        """`run.accelerator` is there, nothing is prepared yet."""
+    run: Run
 
-    def loop_begins(self, run: Run) -> None:
+    def accelerator_built(self) -> None:
+        """`self.run.accelerator` is there, nothing is prepared yet."""
+
+    def loop_begins(self) -> None:
         """Everything is loaded, prepared and resumed; the first batch is next."""
 
-    def weights_moved(self, run: Run) -> None:
-        """The optimizer has made step `run.step` (or was kept from it); upstream may save next."""
+    def batch_given(self, batch: dict[str, Any]) -> None:
+        """The next batch to train, before its forward pass."""
 
-    def saved(self, run: Run, path: Path) -> None:
+    def loss_made(self, loss: Any) -> None:
+        """The batch's loss: a tensor of no dimensions, on its device, before its backward pass."""
+
+    def gradients_made(self, network: Any) -> None:
+        """The last backward pass before an optimizer step is done; the ranks reduce their gradients next."""
+
+    def norm_known(self, norm: Any) -> None:
+        """The norm of the (unscaled) gradient before clipping, a tensor on its device. Only where upstream clips."""
+
+    def allows_step(self, optimizer: Any) -> bool | None:
+        """False keeps the optimizer from its step, and leaves weights, its state and the schedule as they are."""
+
+    def weights_moved(self) -> None:
+        """The optimizer has made step `self.run.step` (or was kept from it); upstream may save next."""
+
+    def saved(self, path: Path) -> None:
         """This process has written a LoRA file."""
 
-    def state_saved(self, run: Run, path: Path) -> None:
+    def state_saved(self, path: Path) -> None:
         """This process has written its part of a state folder."""
 
-    def step_ends(self, run: Run) -> None:
-        """`run.loss` and `run.average` are those of step `run.step`; what it saves is written."""
+    def keeps_loss(self, loss: float) -> bool | None:
+        """False keeps a batch's loss out of upstream's running average."""
 
-    def left(self, run: Run) -> None:
+    def step_ends(self) -> None:
+        """`self.run.loss` and `self.run.average` are those of step `self.run.step`; what it saves is written."""
+
+    def left(self) -> None:
         """Every rank has saved what `Run.leave` asked for, and is about to leave."""
 
-    def ended(self, run: Run) -> None:
+    def ended(self) -> None:
         """The training is over and everything is written."""
 
 
@@ -84,15 +112,21 @@ class Run:
     def tell(self, point: str, *args: Any) -> None:
         """Call that method of every watcher."""
         for watcher in self.watchers:
-            getattr(watcher, point)(self, *args)
+            getattr(watcher, point)(*args)
 
-    def leave(self, reason: BaseException) -> None:
+    def agree(self, question: str, *args: Any) -> bool:
+        """Ask every watcher that question; whether none says no."""
+        return False not in [getattr(watcher, question)(*args) for watcher in self.watchers]
+
+    def leave(self, reason: BaseException, *, save: bool = True) -> None:
         """Have upstream save state and LoRA at this step, and raise `reason` when that is done, on every rank.
 
         To be called on every rank alike, in `weights_moved` at the latest. Upstream saves as at one of its
         `save_every_n_steps`: same code, same names.
         """
         self.leaving = reason
+        if save:
+            self.args.save_every_n_steps, self.args.save_state = 1, True
 
 
 _watchers: dict[str, Watcher] = {}
@@ -137,9 +171,14 @@ _INSTALL = {
 def _train(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     global _run  # noqa: PLW0603 - upstream's functions get no trainer to find the run by
     run = _run = Run(trainer, args[0] if args else kwargs["args"], tuple(_watchers.values()))
+    for watcher in run.watchers:
+        watcher.run = run
     _on(trainer, "_build_metadata", _build_metadata)
     _on(trainer, "_run_validation_loop", _validate)
     _on(trainer, "_save_model", _save_model)
+    _on(trainer, "on_step_start", _on_step_start)
+    _on(trainer, "process_batch", _process_batch)
+    _on(trainer, "all_reduce_network", _all_reduce_network)
     _on(trainer, "sample_images", _sample_images)
     try:
         wrapped(*args, **kwargs)
@@ -179,8 +218,46 @@ def _progress_bar(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...],
         _run.begun = True
         # only now: whoever else changes how a state is saved has done so, and what is told is the whole of it
         _on(_run.accelerator, "save_state", _save_state)
+        _on(_run.accelerator, "clip_grad_norm_", _clip)
+        for optimizer in _run.accelerator._optimizers:  # noqa: SLF001 - the only way to them from here
+            _on(optimizer, "step", _step)
         _run.tell("loop_begins")
     return wrapped(*args, **kwargs)
+
+
+def _on_step_start(run: Run, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    if not run.validating:
+        run.tell("batch_given", kwargs["batch"] if "batch" in kwargs else args[5])
+    method(*args, **kwargs)
+
+
+def _process_batch(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    loss = method(*args, **kwargs)
+    if not run.validating:
+        run.tell("loss_made", loss)
+    return loss
+
+
+def _all_reduce_network(run: Run, method: Callable[..., None], accelerator: Any, network: Any) -> None:
+    run.tell("gradients_made", network)
+    method(accelerator, network)
+
+
+def _clip(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    norm = method(*args, **kwargs)
+    run.tell("norm_known", norm)
+    return norm
+
+
+def _step(run: Run, method: Any, *args: Any, **kwargs: Any) -> None:
+    optimizer = method.__self__
+    if not run.accelerator.sync_gradients or run.agree("allows_step", optimizer):
+        if optimizer.scaler is None:
+            optimizer._is_overflow = False  # noqa: SLF001 - accelerate itself resets it only where it has a scaler
+        method(*args, **kwargs)
+    else:
+        # accelerate's own word for it, which keeps the schedule from moving
+        optimizer._is_overflow = True  # noqa: SLF001
 
 
 def _sample_images(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -191,8 +268,6 @@ def _sample_images(run: Run, method: Callable[..., Any], *args: Any, **kwargs: A
         run.step = step
         run.moved = True
         run.tell("weights_moved")
-        if run.leaving:
-            run.args.save_every_n_steps, run.args.save_state = 1, True
     return result
 
 
@@ -217,9 +292,11 @@ def _validate(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -
 
 
 def _add_loss(wrapped: Callable[..., None], recorder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    wrapped(*args, **kwargs)
     if _run is None or _run.validating:
+        wrapped(*args, **kwargs)
         return
+    if _run.agree("keeps_loss", kwargs["loss"]):
+        wrapped(*args, **kwargs)
     _run.epoch, _run.loss, _run.average = kwargs["epoch"] + 1, kwargs["loss"], recorder.moving_average
     if _run.moved:
         _run.moved = False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -99,19 +101,19 @@ class Trainer:
         runtime: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         datasets: list[dict[str, Any]] | None = None,
+        log: str = "log.txt",
     ) -> Training:
         """A training of the smoke run's configuration, with these changes, its output in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         sets = (f"output_dir={folder}", "max_train_steps=6", "save_every_n_steps=100", *sets)
         launched = self._spec(folder, sets, dict(TINY) | dict(runtime or {}), datasets)
         given = {**launched.env, "LORA_EVENTS": str(folder / "events.jsonl"), **(env or {})}
-        log = folder / "log.txt"
-        request = {"argv": launched.argv[3:], "env": given, "cwd": str(launched.cwd), "log": str(log)}
+        request = {"argv": launched.argv[3:], "env": given, "cwd": str(launched.cwd), "log": str(folder / log)}
         assert self._process.stdin
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         pid = self._answers.get(timeout=TIMEOUT)["pid"]
-        return Training(folder, pid, log, self._ends[pid])
+        return Training(folder, pid, folder / log, self._ends[pid])
 
     def __call__(self, folder: Path, *sets: str, **more: Any) -> Training:
         """The same, run to its end."""
@@ -134,6 +136,42 @@ class Trainer:
             runtime=bootstrap.environment(runtime),
             mixed_precision=str(config.values.get("mixed_precision", "no")),
         )
+
+
+def start_ranks(train: Trainer, folder: Path, count: int, *sets: str, **more: Any) -> list[Training]:
+    """So many processes that train together, on the CPU; their events come in one file."""
+    env = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "ACCELERATE_USE_CPU": "1",
+    }
+    env |= {"MASTER_PORT": str(free_port()), "LORA_EVENTS": str(folder / "events.jsonl")}
+    started = []
+    for rank in range(count):
+        own = env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        started.append(train.start(folder, *sets, log=f"log-{rank}.txt", env=own, **more))
+    return started
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def copied_images(folder: Path) -> Path:
+    """The smoke run's images, in a folder whose caches are its own."""
+    shutil.copytree(smoke_images(), folder)
+    for cache in folder.glob("*.npz"):
+        cache.unlink()
+    return folder
+
+
+def dataset(*folders: Path, **more: Any) -> list[dict[str, Any]]:
+    """One dataset as the smoke run has it, a subset for each folder."""
+    subsets = [{"image_dir": str(folder), "caption_extension": ".txt", "num_repeats": 2} for folder in folders]
+    return [{"resolution": [64, 64], "batch_size": 2, "subsets": subsets, **more}]
 
 
 def smoke_images() -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.conftest import Trainer, Training, same
+from tests.runtime.conftest import Trainer, Training, same, start_ranks
 
 STOP = {"progress": {}, "graceful-stop": {}}
 LONG = "max_train_steps=100000"
@@ -96,3 +96,12 @@ def test_armed_and_not_asked_it_changes_nothing(train: Trainer, tmp_path: Path, 
     done = train(tmp_path, runtime=STOP, env={"LORA_STOP_FILE": str(tmp_path / "stop")})
     assert done.code == 0, done.log
     assert same(done.weights(), plain.weights())
+
+
+@pytest.mark.upstream
+def test_asked_of_one_rank_all_of_them_stop_at_the_same_step(train: Trainer, tmp_path: Path) -> None:
+    ranks = start_ranks(train, tmp_path, 2, LONG, runtime=STOP)
+    reached(ranks[1])
+    os.kill(ranks[1].pid, signal.SIGTERM)
+    assert_stopped(ranks[0])
+    assert ranks[1].wait() == 143, ranks[1].log

@@ -51,7 +51,22 @@ def become(request: dict[str, object]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["env"])
     os.chdir(str(request["cwd"]))
+    if "WORLD_SIZE" in os.environ:
+        prepare_frozen_models_as_on_gpus()
     sys.exit(bootstrap.main(request["argv"]))
+
+
+def prepare_frozen_models_as_on_gpus() -> None:
+    """On GPUs accelerate leaves a model that does not train as it is; on CPUs it fails on one."""
+    from accelerate import Accelerator
+
+    original = Accelerator.prepare_model
+
+    def prepare_model(self: Accelerator, model: object, **more: object) -> object:
+        trains = any(each.requires_grad for each in model.parameters())
+        return original(self, model, **more | {"evaluation_mode": not trains})
+
+    Accelerator.prepare_model = prepare_model
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from lora_training.runtime.model import NoSettings, RuntimePatch
 if TYPE_CHECKING:
     from types import FrameType, ModuleType
 
-    from lora_training.runtime.training import Run
 
 NAME = "graceful-stop"
 VARIABLE = "LORA_STOP_FILE"
@@ -37,13 +36,13 @@ class _GracefulStop(training.Watcher):
         self._agree: Any = None
         self._leaving = multiprocessing.RawValue("b", 0)
 
-    def loop_begins(self, run: Run) -> None:
+    def loop_begins(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(signum, self._ask)
-        for loader in run.accelerator._dataloaders:  # noqa: SLF001 - the only way to them from here
+        for loader in self.run.accelerator._dataloaders:  # noqa: SLF001 - the only way to them from here
             _outlive_sigterm(getattr(loader, "base_dataloader", loader), self._leaving)
         atexit.register(self._release_workers)
-        if run.accelerator.num_processes > 1:
+        if self.run.accelerator.num_processes > 1:
             # gloo runs on the host: the ranks agree at each step without waiting for a device
             self._agree = sys.modules["torch.distributed"].new_group(backend="gloo")
 
@@ -53,9 +52,9 @@ class _GracefulStop(training.Watcher):
     def _ask(self, _signum: int, _frame: FrameType | None) -> None:
         self._asked = True
 
-    def weights_moved(self, run: Run) -> None:
-        if self._is_asked() and run.step < run.args.max_train_steps:
-            run.leave(SystemExit(EXIT_CODE))
+    def weights_moved(self) -> None:
+        if self._is_asked() and self.run.step < self.run.args.max_train_steps:
+            self.run.leave(SystemExit(EXIT_CODE))
 
     def _is_asked(self) -> bool:
         asked = self._asked or (self._file is not None and Path(self._file).exists())
@@ -66,11 +65,11 @@ class _GracefulStop(training.Watcher):
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._agree)
         return bool(flag.item())
 
-    def left(self, run: Run) -> None:
+    def left(self) -> None:
         self._release_workers()
-        if isinstance(run.leaving, SystemExit) and run.accelerator.is_main_process:
-            events.emit("stopped", step=run.step)
-            sys.stderr.write(f"lora: stopped as asked, saved at step {run.step}\n")
+        if isinstance(self.run.leaving, SystemExit) and self.run.accelerator.is_main_process:
+            events.emit("stopped", step=self.run.step)
+            sys.stderr.write(f"lora: stopped as asked, saved at step {self.run.step}\n")
 
 
 def _outlive_sigterm(loader: Any, leaving: Any) -> None:

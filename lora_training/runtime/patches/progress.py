@@ -25,34 +25,34 @@ class _Progress(training.Watcher):
     def __init__(self) -> None:
         self._since = 0.0
 
-    def loop_begins(self, run: Run) -> None:
+    def loop_begins(self) -> None:
         self._since = time.perf_counter()
-        total = run.args.max_train_steps
-        _emit(run, "start", total_steps=total, epochs=run.epochs, initial_step=run.initial_step)
+        total = self.run.args.max_train_steps
+        _emit(self.run, "start", total_steps=total, epochs=self.run.epochs, initial_step=self.run.initial_step)
 
-    def step_ends(self, run: Run) -> None:
-        if not run.accelerator.is_main_process:
+    def step_ends(self) -> None:
+        if not self.run.accelerator.is_main_process:
             return
         before, self._since = self._since, time.perf_counter()
         events.emit(
             "step",
-            step=run.step,
-            epoch=run.epoch,
-            loss=run.loss,
-            avr_loss=run.average,
-            lr=_rates(run),
+            step=self.run.step,
+            epoch=self.run.epoch,
+            loss=self.run.loss,
+            avr_loss=self.run.average,
+            lr=_rates(self.run),
             seconds=round(self._since - before, 6),
-            memory_mb=_memory_mb(run.accelerator.device.type),
+            memory_mb=_memory_mb(self.run.accelerator.device.type),
         )
 
-    def saved(self, run: Run, path: Path) -> None:
-        _emit(run, "checkpoint", path=str(path), step=run.step)
+    def saved(self, path: Path) -> None:
+        _emit(self.run, "checkpoint", path=str(path), step=self.run.step)
 
-    def state_saved(self, run: Run, path: Path) -> None:
-        _emit(run, "state", path=str(path), step=run.step)
+    def state_saved(self, path: Path) -> None:
+        _emit(self.run, "state", path=str(path), step=self.run.step)
 
-    def ended(self, run: Run) -> None:
-        _emit(run, "end", step=run.step)
+    def ended(self) -> None:
+        _emit(self.run, "end", step=self.run.step)
 
 
 def _emit(run: Run, kind: str, **fields: Any) -> None:

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runtime.conftest import Trainer, Training, copied_images, dataset, same, start_ranks
+
+GUARD = {"progress": {}, "nan-guard": {}}
+CACHED = ("cache_latents=true", "cache_latents_to_disk=true")
+
+
+def poison(cache: Path) -> None:
+    """Make an image's cached latents NaN: as a VAE in half precision does to some."""
+    import numpy as np
+
+    held = dict(np.load(cache))
+    np.savez(cache, **{name: value * np.nan if name.startswith("latents") else value for name, value in held.items()})
+
+
+def finite(weights: dict[str, Any]) -> bool:
+    return all(bool(value.isfinite().all()) for value in weights.values())
+
+
+@pytest.fixture(scope="module")
+def images(train: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with cached latents, those of one of them NaN."""
+    folder = tmp_path_factory.mktemp("poisoned")
+    made = train(folder / "out", "max_train_steps=1", *CACHED, datasets=dataset(copied_images(folder / "images")))
+    assert made.code == 0, made.log
+    poison(min((folder / "images").glob("*.npz")))
+    return folder / "images"
+
+
+def culprit(images: Path) -> str:
+    return min(images.glob("*.npz")).name.split("_")[0]
+
+
+@pytest.mark.upstream
+def test_without_it_one_image_makes_every_weight_nan_for_good(train: Trainer, tmp_path: Path, images: Path) -> None:
+    done = train(tmp_path, *CACHED, runtime={"progress": {}}, datasets=dataset(images))
+    assert done.code == 0, done.log
+    assert not finite(done.weights())
+    assert done.of("step")[-1]["avr_loss"] is None
+
+
+@pytest.mark.upstream
+@pytest.mark.parametrize("more", [(), ("max_grad_norm=0",), ("gradient_accumulation_steps=2",)], ids=str)
+def test_with_it_the_run_ends_with_a_finite_lora_and_names_the_image(
+    train: Trainer, tmp_path: Path, images: Path, more: tuple[str, ...]
+) -> None:
+    done = train(tmp_path, *CACHED, *more, "max_train_steps=4", runtime=GUARD, datasets=dataset(images))
+    assert done.code == 0, done.log
+    assert finite(done.weights())
+    skipped = done.of("skipped")
+    assert 1 <= len(skipped) <= 4
+    assert all(culprit(images) in " ".join(event["images"]) for event in skipped)
+    assert f"step {skipped[0]['step']} skipped" in done.log
+    assert culprit(images) in done.log
+    assert done.of("step")[-1]["avr_loss"] is not None
+
+
+@pytest.mark.upstream
+def test_too_many_in_a_row_end_the_run_with_its_last_good_weights(train: Trainer, tmp_path: Path, images: Path) -> None:
+    everything = copied_images(tmp_path / "images")
+    datasets = dataset(everything)
+    train(tmp_path / "cache", "max_train_steps=1", *CACHED, datasets=datasets)
+    for cache in everything.glob("*.npz"):
+        poison(cache)
+    guard = GUARD | {"nan-guard": {"max_consecutive": 3}}
+    done = train(tmp_path / "out", *CACHED, "max_train_steps=50", runtime=guard, datasets=datasets)
+    assert done.code == 6
+    assert "error: 3 steps in a row" in done.log
+    assert "Traceback" not in done.log
+    assert done.events[-1] | {"event": "failed", "kind": "not-finite", "step": 3} == done.events[-1]
+    assert finite(done.weights("smoke-step00000003.safetensors"))
+    assert (done.folder / "smoke-step00000003-state" / "model.safetensors").exists()
+    assert not (done.folder / "smoke.safetensors").exists()
+
+
+@pytest.mark.upstream
+def test_weights_that_are_bad_already_are_not_saved(train: Trainer, tmp_path: Path, images: Path) -> None:
+    bad = train(tmp_path / "bad", *CACHED, "max_train_steps=8", datasets=dataset(images))
+    guard = GUARD | {"nan-guard": {"max_consecutive": 2}}
+    done = train(tmp_path / "out", f"network_weights={bad.folder / 'smoke.safetensors'}", runtime=guard)
+    assert done.code == 6
+    assert sorted(path.suffix for path in done.folder.iterdir()) == [".json", ".jsonl", ".txt"]
+
+
+@pytest.mark.upstream
+@pytest.mark.parametrize("more", [(), ("max_grad_norm=0",)], ids=str)
+def test_where_nothing_is_wrong_it_changes_nothing(
+    train: Trainer, tmp_path: Path, plain: Training, more: tuple[str, ...]
+) -> None:
+    guarded = train(tmp_path / "on", *more, runtime=GUARD)
+    alone = train(tmp_path / "off", *more) if more else plain
+    assert same(guarded.weights(), alone.weights())
+    assert guarded.of("skipped") == []
+
+
+@pytest.mark.upstream
+def test_every_rank_skips_the_same_steps(train: Trainer, tmp_path: Path, images: Path) -> None:
+    ranks = start_ranks(train, tmp_path, 2, *CACHED, "max_train_steps=4", runtime=GUARD, datasets=dataset(images))
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].log + ranks[1].log
+    assert finite(ranks[0].weights())
+    steps = [{event["step"] for event in ranks[0].of("skipped") if event["rank"] == rank} for rank in (0, 1)]
+    assert steps[0] == steps[1] != set()
+    culprits = [event for event in ranks[0].of("skipped") if event["loss"] is None]
+    assert culprits
+    assert all(culprit(images) in " ".join(event["images"]) for event in culprits)

@@ -16,15 +16,13 @@ from lora_training.runtime.model import NoSettings, RuntimePatch
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from lora_training.runtime.training import Run
-
 VARIABLE = "LORA_IDENTITY"
 
 
 class _Provenance(training.Watcher):
-    def loop_begins(self, run: Run) -> None:
+    def loop_begins(self) -> None:
         made_by = json.loads(os.environ.get(VARIABLE, "{}"))
-        run.trainer._metadata.update({f"lora_{name}": value for name, value in made_by.items()})  # noqa: SLF001
+        self.run.trainer._metadata.update({f"lora_{name}": value for name, value in made_by.items()})  # noqa: SLF001
 
 
 def _install(module: ModuleType, _settings: NoSettings) -> None:

@@ -79,6 +79,13 @@ _SIGNS = (
         "the loss is not a number any more",
         "lower the learning rate; the log names the images",
     ),
+    _Sign(
+        "exception",
+        re.compile(r"^((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Warning|Interrupt)(?:: .*)?)$"),
+        "training died of {}",
+        "the log says where",
+        restartable=True,
+    ),
 )
 
 

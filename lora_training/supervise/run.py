@@ -108,7 +108,6 @@ class Run:
             if ended.asked:
                 raise self._interrupted(asked)
             death = deaths.classify(ended)
-            self.watcher.note(f"{death.sentence}; {death.mend}")
             newest = states.newest(
                 self.order.output, lambda path, why: self.watcher.note(f"passing over {path}: {why}")
             )
@@ -117,6 +116,7 @@ class Run:
             if not (death.restartable and self._began) or failures > self.order.retries:
                 raise self._gave_up(ended, death)
             state = newest
+            self.watcher.note(death.sentence)
             self.watcher.note(f"starting again from step {_step(state)} (attempt {len(self.record.attempts) + 1})")
             self._rest(_BACKOFF_S * 2**failures, asked)
 

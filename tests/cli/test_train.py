@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +51,7 @@ def test_the_smoke_run_ends_with_a_lora_and_says_what_made_it(trained: Trained) 
 @pytest.mark.upstream
 def test_it_saved_on_the_way_and_kept_its_log(trained: Trained) -> None:
     assert (trained.folder / "smoke-step00000010.safetensors").exists()
-    log = (trained.folder / "smoke.run" / "train.log").read_text(encoding="utf-8")
+    log = (trained.folder / "smoke.run" / "attempt-1.log").read_text(encoding="utf-8")
     assert "LoRA+ UNet LR Ratio: 4" in log
     assert "20/20" in log
 
@@ -113,7 +115,7 @@ def test_a_training_that_fails_is_exit_6_with_the_end_of_its_log(sd_scripts: Pat
     ran = lora("train", SMOKE, "--set", f"output_dir={tmp_path}", "--set", "network_module=nothing.here", cwd=ROOT)
     assert ran.code == 6
     assert "No module named 'nothing'" in ran.err
-    assert "train.log" in ran.err
+    assert "attempt-1.log" in ran.err
 
 
 @pytest.mark.upstream
@@ -125,25 +127,106 @@ def test_a_misspelt_key_is_exit_3_before_anything_starts(sd_scripts: Path, tmp_p
 
 
 @pytest.mark.upstream
-def test_a_sigterm_ends_the_training_and_says_so(sd_scripts: Path, tmp_path: Path) -> None:
-    argv = ["train", str(SMOKE), "--verbose", "--set", f"output_dir={tmp_path}", "--set", "max_train_steps=100000"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "lora_training", *argv],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stderr is not None
-    for line in running.stderr:
-        if line.startswith("steps:"):
-            break
-    running.send_signal(signal.SIGTERM)
-    _, err = running.communicate(timeout=60)
-    assert running.returncode == 143
-    assert "error: training was ended by SIGTERM" in err
-    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)
-    assert left.stdout == ""
+def test_stopped_and_killed_it_ends_with_the_bits_of_a_run_that_was_not(sd_scripts: Path, tmp_path: Path) -> None:
+    """SIGTERM first, then SIGKILL to `lora` itself, then the same command to its end."""
+    sets = ("max_train_steps=60", "save_every_n_steps=5", "save_state=true", "gradient_accumulation_steps=3")
+    whole = start(tmp_path / "whole", *sets)
+    assert whole.wait() == 0
+    output = tmp_path / "interrupted"
+
+    stopped = start(output, *sets)
+    until_a_step(stopped)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait() == 143
+    assert "the same command goes on from there" in said(stopped)
+    assert running_on(output) == ""
+
+    killed = start(output, *sets)
+    until_a_step(killed)
+    killed.kill()
+    killed.wait()
+    until = time.monotonic() + 5
+    while running_on(output) and time.monotonic() < until:
+        pass
+    assert running_on(output) == ""
+
+    last = start(output, *sets)
+    assert last.wait() == 0
+    assert "going on from step" in said(last)
+    names = {path.name for path in (tmp_path / "whole").glob("*.safetensors")}
+    assert len(names) == 13
+    for name in names:
+        assert weights(tmp_path / "whole" / name) == weights(output / name), name
+
+
+@pytest.mark.upstream
+def test_a_complete_run_says_so_and_trains_nothing(trained: Trained) -> None:
+    before = trained.lora.stat().st_mtime_ns
+    again = lora("train", SMOKE, "--set", f"output_dir={trained.folder}", cwd=ROOT)
+    assert again.code == 0
+    assert "this run is complete" in again.err
+    assert again.out == trained.ran.out
+    assert trained.lora.stat().st_mtime_ns == before
+
+
+@pytest.mark.upstream
+def test_the_lora_says_what_made_it(trained: Trained) -> None:
+    from safetensors import safe_open
+
+    with safe_open(trained.lora, "np") as file:
+        found = file.metadata()
+    assert found["lora_upstream"] == "6721028c79ee85a78b3a06dfd8954dae310a1cce"
+    lock = (ROOT / "patches" / "patches.lock").read_bytes()
+    assert found["lora_patches"] == hashlib.sha256(lock).hexdigest()
+
+
+@pytest.mark.upstream
+def test_an_unfinished_run_of_another_config_is_not_gone_on_with(sd_scripts: Path, tmp_path: Path) -> None:
+    sets = ("save_state=true", "max_train_steps=100000")
+    stopped = start(tmp_path, *sets)
+    until_a_step(stopped)
+    stopped.send_signal(signal.SIGINT)
+    assert stopped.wait() == 130
+    other = lora("train", SMOKE, *given(tmp_path, *sets, "learning_rate=0.5"), cwd=ROOT)
+    assert other.code == 3
+    assert "another config" in other.err
+    assert "--resume never" in other.err
+
+
+def given(output: Path, *sets: str) -> list[str]:
+    return [word for item in (f"output_dir={output}", *sets) for word in ("--set", item)]
+
+
+def start(output: Path, *sets: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "lora_training", "train", str(SMOKE), "--verbose", *given(output, *sets)]
+    with output.with_name(f"{output.name}.log").open("a", encoding="utf-8") as log:
+        return subprocess.Popen(argv, cwd=ROOT, stderr=log, stdout=log, text=True)
+
+
+def until_a_step(running: subprocess.Popen[str]) -> None:
+    """Wait until the run reports a step of its own; bounded by the run's own end."""
+    output = Path(next(word for word in running.args if "output_dir=" in word).partition("=")[2])  # type: ignore[union-attr]
+    events = output / "smoke.run" / "events.jsonl"
+    begun = events.stat().st_size if events.exists() else 0
+    while running.poll() is None:
+        if events.exists() and b'"step"' in events.read_bytes()[begun:]:
+            return
+    pytest.fail("the run ended before its first step")
+
+
+def said(running: subprocess.Popen[str]) -> str:
+    output = Path(next(word for word in running.args if "output_dir=" in word).partition("=")[2])  # type: ignore[union-attr]
+    return output.with_name(f"{output.name}.log").read_text(encoding="utf-8")
+
+
+def running_on(output: Path) -> str:
+    return subprocess.run(["pgrep", "-f", f"{output}"], capture_output=True, text=True, check=False).stdout
+
+
+def weights(path: Path) -> dict[str, bytes]:
+    from safetensors.numpy import load_file
+
+    return {name: value.tobytes() for name, value in load_file(path).items()}
 
 
 @pytest.mark.upstream

@@ -15,7 +15,8 @@ from lora_training.supervise.loop import Ended
         ("zipfile.BadZipFile: File is not a zip file", "bad-cache", False),
         ("torch.distributed.DistBackendError: NCCL error in: ../x.cpp:1, unhandled cuda error", "nccl", True),
         ("train_network.py: error: unrecognized arguments: --nope", "bad-arguments", False),
-        ("ValueError: nobody foresaw this", "unknown", True),
+        ("ValueError: nobody foresaw this", "exception", True),
+        ("it just ended", "unknown", True),
     ],
 )
 def test_a_cause_is_read_from_the_end_of_the_log(line: str, kind: str, *, restartable: bool) -> None:

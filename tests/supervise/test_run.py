@@ -1,0 +1,201 @@
+"""Whole runs with a real child process: a small script that reports, saves states and dies as it is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_training.errors import Interrupted, LoraError, TrainingError
+from lora_training.launch.spec import LaunchSpec
+from lora_training.supervise import record, states
+from lora_training.supervise.loop import Patience
+from lora_training.supervise.run import Order, Run
+from tests.helpers import ROOT
+from tests.supervise.test_child import gone
+
+pytest.importorskip("safetensors")
+pytest.importorskip("numpy")
+
+ME = {"config": "c"}
+TRAINER = """
+import json, os, signal, sys, time
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import save_file
+from lora_training import manifest
+out, plan = Path(sys.argv[1]), json.loads(sys.argv[2])
+begin = manifest.read(Path(sys.argv[4])).step if len(sys.argv) > 4 else 0
+def emit(**event):
+    with open(os.environ["LORA_EVENTS"], "a") as file: file.write(json.dumps(event) + "\\n")
+def lora(path, steps):
+    save_file({"a.lora_up.weight": np.ones(3, np.float32)}, path, {"ss_steps": str(steps), "ss_max_train_steps": "6"})
+if plan.get("at_import"): sys.exit(plan["at_import"])
+emit(event="start", total_steps=6)
+for step in range(begin + 1, 7):
+    emit(event="step", step=step)
+    print("step", step, flush=True)
+    if step % 2 == 0:
+        folder = out.with_name(f"{out.stem}-step{step:08d}-state")
+        folder.mkdir(exist_ok=True)
+        save_file({"w": np.ones(2, np.float32)}, folder / "model.safetensors")
+        manifest.write(folder, step=step, made_by={"config": "c"})
+    todo = plan.get(str(step))
+    once = Path(f"{out}.{step}")
+    if todo and not (todo.get("once") and once.exists()):
+        once.touch()
+        if "say" in todo: print(todo["say"], flush=True)
+        if "hang" in todo: signal.pause()
+        os._exit(todo.get("code", 1)) if "kill" not in todo else os.kill(os.getpid(), todo["kill"])
+lora(out, plan.get("steps", 6))
+"""
+
+
+@dataclass
+class Notes:
+    said: list[str] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+
+    def line(self, text: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+    def event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            self.steps.append(event["step"])
+
+
+@dataclass
+class Bench:
+    folder: Path
+    notes: Notes = field(default_factory=Notes)
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "cats.safetensors"
+
+    def order(self, plan: dict[str, Any], **more: Any) -> Order:
+        run_folder = self.output.with_suffix(".run")
+        env = {"LORA_EVENTS": str(run_folder / record.EVENTS), "PYTHONPATH": str(ROOT)}
+        # the flags that come after it on a resume are --resume PATH --skip_until_initial_step
+        argv = (sys.executable, "-c", TRAINER, str(self.output), json.dumps(plan))
+        order = Order(LaunchSpec(argv, env, self.folder), Path("cats.toml"), self.output, run_folder, ME)
+        return replace(order, **more)
+
+    def go(self, plan: dict[str, Any], **more: Any) -> Any:
+        order = self.order(plan, **more)
+        state = states.newest(self.output, lambda _path, _why: None)
+        with record.alone(order.folder):
+            return Run(order, self.notes, sleep=lambda _seconds: None).go(state)
+
+    @property
+    def record(self) -> record.Record:
+        found = record.read(self.output.with_suffix(".run"))
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_training.supervise.run._BACKOFF_S", 0.0)
+
+
+def test_a_training_that_goes_well_is_one_attempt(bench: Bench) -> None:
+    assert bench.go({}).steps == 6
+    assert bench.notes.steps == [1, 2, 3, 4, 5, 6]
+    assert (bench.record.state, len(bench.record.attempts)) == ("complete", 1)
+
+
+def test_a_crash_is_started_again_from_the_newest_state(bench: Bench) -> None:
+    assert bench.go({"5": {"once": True}}).steps == 6
+    assert bench.notes.steps == [1, 2, 3, 4, 5, 5, 6]
+    assert [attempt["from_step"] for attempt in bench.record.attempts] == [0, 4]
+
+
+def test_a_kill_from_outside_is_started_again(bench: Bench) -> None:
+    assert bench.go({"3": {"once": True, "kill": signal.SIGKILL}}).steps == 6
+    assert bench.record.attempts[0]["code"] == -9
+
+
+def test_one_that_dies_at_the_same_place_each_time_is_given_up(bench: Bench) -> None:
+    with pytest.raises(TrainingError, match="code 1"):
+        bench.go({"3": {"code": 1}}, retries=2)
+    # the first attempt made progress, to step 2; none after it did
+    assert [attempt["from_step"] for attempt in bench.record.attempts] == [0, 2, 2, 2]
+    assert bench.record.state == "failed"
+
+
+def test_one_that_dies_before_it_began_is_not_started_again(bench: Bench) -> None:
+    with pytest.raises(TrainingError):
+        bench.go({"at_import": 1})
+    assert len(bench.record.attempts) == 1
+
+
+def test_what_no_restart_mends_is_reported_at_once(bench: Bench) -> None:
+    with pytest.raises(TrainingError, match="disk is full"):
+        bench.go({"3": {"say": "OSError: [Errno 28] No space left on device"}})
+    assert len(bench.record.attempts) == 1
+
+
+def test_a_training_that_hangs_is_ended_and_started_again(bench: Bench) -> None:
+    assert bench.go({"3": {"once": True, "hang": 1}}, patience=Patience(stall=1.5)).steps == 6
+    assert any("no progress" in note for note in bench.notes.said)
+
+
+def test_one_that_stops_short_is_no_success(bench: Bench) -> None:
+    with pytest.raises(TrainingError, match="4 of 6"):
+        bench.go({"steps": 4})
+
+
+def test_asked_to_stop_from_elsewhere_it_stops(bench: Bench) -> None:
+    order = bench.order({"3": {"hang": 1}})
+
+    def stop(event: dict[str, Any]) -> None:
+        if event.get("step") == 3:
+            (order.folder / record.STOP).touch()
+
+    bench.notes.event = stop  # type: ignore[method-assign] - the one thing that differs
+    with record.alone(order.folder), pytest.raises(Interrupted) as caught:
+        Run(order, bench.notes).go(None)
+    assert caught.value.exit_code == 143
+    assert "step 2" in str(caught.value.hint)
+    assert bench.record.state == "stopped"
+
+
+def test_two_runs_on_one_output_are_one_too_many(bench: Bench) -> None:
+    order = bench.order({})
+    with record.alone(order.folder):
+        assert record.is_alive(order.folder)
+        with pytest.raises(LoraError, match="another run"), record.alone(order.folder):
+            pass
+    assert not record.is_alive(order.folder)
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n")
+    parent = """
+import os, subprocess, sys
+env = os.environ | {"LORA_SUPERVISOR": str(os.getpid())}
+subprocess.run([sys.executable, "-m", "lora_training.runtime", sys.argv[1]], env=env, start_new_session=True)
+"""
+    argv = [sys.executable, "-c", parent, str(tmp_path / "script.py")]
+    supervisor = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert supervisor.stdout is not None
+    pid = int(supervisor.stdout.readline())
+    os.kill(supervisor.pid, signal.SIGKILL)
+    supervisor.wait()
+    assert gone(pid)

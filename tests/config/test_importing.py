@@ -123,6 +123,20 @@ class TestFlatToml:
         assert result.values == {"seed": 0, "lr_scheduler_num_cycles": 2}
         assert accounted(result, ["model_train_type", "seed", "lr_restart_cycles", "reg_data_dir"])
 
+    def test_settings_of_lora_scripts_forms_find_their_places(self, imported):
+        text = 'model_train_type = "sd-lora"\nlycoris_algo = "lokr"\nlokr_factor = 8\ndropout = 0\nconv_dim = 4\n'
+        text += 'prodigy_d_coef = "2.0"\nprompt_file = "p.txt"\npositive_prompts = "a"\nsample_width = 512\n'
+        text += 'gpu_ids = ["0", "1"]\nnetwork_args_custom = ["x=1"]\nui_custom_params = "a = 1"\n'
+        text += 'optimizer_args_custom = ["decouple=True"]\nnetwork_args = {y = 2}\n'
+        result = imported("x.toml", text)
+        assert result.values == {
+            "network_args": {"y": 2, "algo": "lokr", "factor": 8, "conv_dim": 4, "x": 1},
+            "optimizer_args": ["d_coef=2.0", "decouple=True"],
+            "sample_prompts": "p.txt",
+        }
+        assert result.launch == {"gpu_ids": [0, 1]}
+        assert {row.key for row in result.rows if row.outcome == "lost"} == {"positive_prompts", "ui_custom_params"}
+
     def test_strings_that_upstream_would_have_passed_on_become_numbers(self, imported):
         result = imported(
             "x.toml", 'learning_rate = "1e-4"\nmax_train_steps = 10.0\nbogus = 1\n', script="train_network"

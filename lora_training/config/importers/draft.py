@@ -128,7 +128,8 @@ class Draft:
             self.network_args |= {name: plain_word(text) for name, text in (word.split("=", 1) for word in words)}
             self.took(key, "network_args")
             return
-        self.flag(key, words, to=to)
+        before = self.values.get(to or key)
+        self.flag(key, [*before, *words] if isinstance(before, list) else words, to=to)
 
     def done(self) -> Imported:
         """The finished configuration."""
@@ -139,7 +140,7 @@ class Draft:
 
 def _pairs(words: Any) -> dict[str, Any]:
     if not isinstance(words, list):
-        return {}
+        return words if isinstance(words, dict) else {}
     return {name: plain_word(text) for name, _, text in (word.partition("=") for word in words)}
 
 

@@ -21,10 +21,21 @@ _TYPES = {
 }
 _TYPE_KEYS = ("model_train_type", "train_type")
 _RENAMED = {"lr_restart_cycles": "lr_scheduler_num_cycles", "network_args_custom": "network_args"}
-_RENAMED |= {"optimizer_args_custom": "optimizer_args", "reg_data_path": "reg_data_dir"}
+_RENAMED |= {"optimizer_args_custom": "optimizer_args", "prompt_file": "sample_prompts"}
 _ITS_OWN = ("name", "version", "author", "description", "enable_preview", "enable_base_weight", "enable_block_weights")
 _MARKS = {"gemma2": "lumina_train_network", "clip_g": "sd3_train_network", "qwen3": "anima_train_network"}
 _MARKS |= {"byt5": "hunyuan_image_train_network", "guidance_scale": "flux_train_network"}
+# settings of lora-scripts' forms that it turns into arguments of the network or the optimizer
+_NETWORK = {
+    "lycoris_algo": "algo",
+    "lokr_factor": "factor",
+    "dylora_unit": "unit",
+    **{key: key for key in ("conv_dim", "conv_alpha", "dropout", "train_norm", "train_t5xxl")},
+    **{key: key for key in ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold")},
+}
+_OPTIMIZER = {"prodigy_d0": "d0", "prodigy_d_coef": "d_coef"}
+_PROMPTS = ("positive_prompts", "negative_prompts")
+_PREVIEW = ("sample_width", "sample_height", "sample_cfg", "sample_seed", "sample_steps", "randomly_choice_prompt")
 _OFF_AT_ZERO = ("save_n_epoch_ratio", "noise_offset", "min_snr_gamma", "scale_weight_norms", "network_dropout")
 
 
@@ -58,16 +69,14 @@ def convert(content: dict[str, Any], draft: Draft) -> None:
 
 def _take(key: str, value: Any, draft: Draft) -> None:
     to = _RENAMED.get(key, key)
-    if key == "datasets" and isinstance(value, list):
-        draft.datasets += [item for item in value if isinstance(item, dict)]
-        draft.took(key, key)
-    elif key == "general" and isinstance(value, dict):
-        draft.general |= value
-        draft.took(key, key)
+    if key in ("datasets", "general"):
+        _take_datasets(key, value, draft)
     elif key in _TYPE_KEYS:
         draft.took(key, "script", draft.schema.script)
-    elif key in _ITS_OWN:
+    elif key in _ITS_OWN or key in _PREVIEW:
         draft.defaulted(key, "a setting of lora-scripts itself")
+    elif draft.schema.flag(to) is None and key in (*_NETWORK, *_OPTIMIZER, *_PROMPTS, "gpu_ids", "ui_custom_params"):
+        _take_form(key, value, draft)
     elif value == "" and draft.schema.flag(to):
         draft.defaulted(key, "empty")
     elif to in _OFF_AT_ZERO and value == 0 and not isinstance(value, bool):
@@ -79,3 +88,34 @@ def _take(key: str, value: Any, draft: Draft) -> None:
         draft.took(key, to)
     else:
         draft.flag(key, value, to=to)
+
+
+def _take_datasets(key: str, value: Any, draft: Draft) -> None:
+    if key == "datasets" and isinstance(value, list):
+        draft.datasets += [item for item in value if isinstance(item, dict)]
+        draft.took(key, key)
+    elif key == "general" and isinstance(value, dict):
+        draft.general |= value
+        draft.took(key, key)
+    else:
+        draft.lost(key, "not of the form that upstream's dataset configuration has")
+
+
+def _take_form(key: str, value: Any, draft: Draft) -> None:
+    """A setting of lora-scripts' forms, which upstream itself does not have."""
+    if value in ("", 0, False, []):
+        draft.defaulted(key, "off")
+    elif key in _NETWORK:
+        draft.network(key, value, to=_NETWORK[key])
+    elif key in _OPTIMIZER:
+        words = draft.values.setdefault("optimizer_args", [])
+        if isinstance(words, list):
+            words.append(f"{_OPTIMIZER[key]}={value}")
+        draft.took(key, "optimizer_args")
+    elif key == "gpu_ids" and isinstance(value, list) and all(str(item).isdecimal() for item in value):
+        draft.launch["gpu_ids"] = list(dict.fromkeys(int(item) for item in value))
+        draft.took(key, "launch.gpu_ids")
+    elif key in _PROMPTS:
+        draft.lost(key, "lora-scripts keeps the prompts in the settings; write them to a file and name it")
+    else:
+        draft.lost(key, "cannot be read; give its settings one by one")

@@ -9,8 +9,11 @@ Imports nothing but os: that is the point.
 
 import os
 
+from lora_training import __version__
+
 MEMO = ".lora/patching/memo"
-HEADER = "lora memo 1"
+# another version, or another copy of this one, may see it otherwise
+HEADER = f"lora memo 1 {__version__} {os.path.dirname(__file__)}"  # noqa: PTH120
 _COMMANDS = {
     ("patch", "apply"): "apply",
     ("patch", "apply", "--json"): "apply --json",

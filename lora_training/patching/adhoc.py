@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
 from lora_training.patching import fs, names, plan, site, transaction, tree
+from lora_training.patching.edit import Edit
 from lora_training.patching.model import ABSENT, REGULAR, Node, sha256, state_of
 from lora_training.patching.names import STATE_FOLDER, shown
 from lora_training.patching.parse import parse
 from lora_training.patching.stack import LockedPatch, Stack
-from lora_training.patching.transaction import Edit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -254,8 +254,10 @@ def _read_record(root: Path) -> Stack:
     try:
         content = json.loads(node.data)
         patches = tuple(LockedPatch(p["name"], p["sha256"], p["files"]) for p in content["patches"])
+        if any(names.problem(path) for path in content["pristine"]):
+            raise ValueError("a name that no patch may have")  # noqa: TRY301 - one way out for all that is wrong with it
         return Stack("", content["pristine"], patches)
-    except (ValueError, KeyError, TypeError) as exc:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:
         raise PatchError(
             f"{root / _RECORD} is damaged: {exc}", hint=f"the originals are in {root / _ORIGINALS}"
         ) from exc

@@ -25,7 +25,7 @@ def save(found: Sequence[Standing], file: Path) -> tuple[Path, ...]:
         path = file if len(drifted) == 1 else file.with_name(f"{file.stem}-{item.target.name}{file.suffix}")
         if path.exists():
             raise PatchError(f"{path} is there already", hint="name another file for the edits")
-        _write(path, of(item))
+        fs.replace_file(path, of(item))
         written.append(path)
     return tuple(written)
 
@@ -42,10 +42,3 @@ def of(item: Standing) -> bytes:
 def _was_patched(item: Standing, path: str) -> bool:
     """A copy shows it; a file that a patch makes, and that is there, needs none."""
     return item.image.get(path + COPY) is not None or item.stack.state(path, 0) == "absent"
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        fs.replace_file(path, data)
-    except OSError as exc:
-        raise PatchError(f"cannot write {path}: {exc.strerror}", hint="nothing was reverted") from exc

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from lora_training.errors import PatchError
 from lora_training.patching import exclude, lockfile, plan, series, site, stack, standing, transaction
+from lora_training.patching.edit import Edit
 from lora_training.patching.model import Node, state_of
 from lora_training.patching.stack import PRISTINE
 from lora_training.patching.standing import COPY, Standing
-from lora_training.patching.transaction import Edit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,7 +21,7 @@ def copies(root: Path) -> None:
     there = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
     if "*.orig" in there.splitlines():
         return
-    path.parent.mkdir(exist_ok=True)
+    fs.make_folder(str(path.parent))
     gap = "" if there.endswith("\n") or not there else "\n"
     fs.replace_file(path, f"{there}{gap}{_LINES}".encode("utf-8", "surrogateescape"))
 

@@ -8,6 +8,7 @@ import stat
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
+from lora_training.errors import PatchError
 from lora_training.patching.model import REGULAR, Node
 
 if TYPE_CHECKING:
@@ -139,13 +140,16 @@ def sync_folder(path: str | Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` in the place of the file `path` in one step, permissions of a new file."""
+    """Put `data` in the place of the file `path` in one step, with a new file's permissions.
+
+    Raises PatchError when that cannot be done; the old file is then still there.
+    """
     temporary = os.fspath(path.with_name(f".{path.name}.{os.getpid()}.tmp"))
     remove(temporary)
     try:
         write_new(temporary, Node(REGULAR, data))
         os.replace(temporary, path)
-    except OSError:
+    except OSError as exc:
         remove(temporary)
-        raise
+        raise PatchError(f"cannot write {path}: {exc.strerror}", hint="it is as it was") from exc
     sync_folder(path.parent)

@@ -40,7 +40,7 @@ def read(patches: Path) -> dict[str, Stack]:
         return {name: _stack(table) for name, table in content.get("upstreams", {}).items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (OSError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise PatchError(f"{path} is damaged: {exc}", hint="restore it from git, or " + _HINT) from exc
 
 

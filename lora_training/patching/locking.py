@@ -36,7 +36,10 @@ def shared(folder: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
 
 @contextmanager
 def _held(folder: Path, kind: int, wait_s: float) -> Iterator[None]:
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise PatchError(f"cannot open {folder}: {exc.strerror}") from exc
     try:
         _wait(fd, kind, folder, wait_s)
         yield

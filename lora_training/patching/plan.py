@@ -173,7 +173,7 @@ class _Run:
     def check_folders(self, change: Change, path: str, image: Mapping[str, Node | None]) -> None:
         for parent in parents(path):
             node = image.get(parent)
-            if node is not None and node.is_link:
+            if node is not None and node.is_link and not (parent in self.leaving and change.action == "create"):
                 raise self.refuse(change, f"{shown(path)} would go through the symbolic link {shown(parent)}")
 
     def check_room(self, change: Change, image: Image) -> None:

@@ -67,10 +67,8 @@ def check_at_pin(target: Target) -> None:
 def names(folder: Path) -> tuple[str, ...]:
     """The patch files that a series lists, in order; none when there is no series. Raises PatchError for a bad line."""
     path = folder / SERIES
-    if not path.exists():
-        return ()
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         words = line.split("#")[0].split()
         if words:
             found.append(_name(f"{path.name} of {folder.name}, line {number}", words))
@@ -79,10 +77,17 @@ def names(folder: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except (OSError, UnicodeDecodeError) as exc:
+        raise PatchError(f"cannot read {path}: {exc}", hint="restore it from git") from exc
+
+
 def _name(where: str, words: list[str]) -> str:
     if words[1:] not in ([], ["-p1"]):
         raise PatchError(f"{where}: {' '.join(words[1:])} is not supported", hint="patches here are made with -p1")
-    if Path(words[0]).name != words[0]:
+    if Path(words[0]).name != words[0] or "\0" in words[0]:
         raise PatchError(f"{where}: {words[0]} is not in the series' own folder")
     return words[0]
 

@@ -68,3 +68,45 @@ def test_on_a_tree_that_moved_on_we_refuse_or_agree_with_git(seed: int, tmp_path
     else:
         assert done.returncode == 0, done.stderr
         assert tree_of(before) == tree_of(gits)
+
+
+def _as_file(path: Path) -> None:
+    path.write_text("a file\n")
+
+
+def _as_folder(path: Path) -> None:
+    (path / "in").mkdir(parents=True)
+    (path / "in" / "f").write_text("in a folder\n")
+    (path / "g").write_text("in a folder too\n")
+
+
+def _as_link(path: Path) -> None:
+    path.symlink_to("elsewhere")
+
+
+KINDS = [_as_file, _as_folder, _as_link]
+
+
+@pytest.mark.parametrize("before", KINDS)
+@pytest.mark.parametrize("after", KINDS)
+def test_a_name_that_becomes_something_else(before, after, tmp_path: Path) -> None:
+    if before is after:
+        return
+    repo, ours = tmp_path / "repo", tmp_path / "ours"
+    (repo / "elsewhere").mkdir(parents=True)
+    (repo / "elsewhere" / "g").write_text("not to be touched\n")
+    before(repo / "x")
+    shutil.copytree(repo, ours, symlinks=True)
+    git("init", "-q", cwd=repo)
+    git("add", "-A", cwd=repo)
+    git("commit", "-q", "-m", "before", cwd=repo)
+    shutil.rmtree(repo / "x") if (repo / "x").is_dir() and before is _as_folder else (repo / "x").unlink()
+    after(repo / "x")
+    git("add", "-A", cwd=repo)
+    patch = tmp_path / "change.patch"
+    patch.write_bytes(diff_bytes(repo, "--cached"))
+    original = tree_of(ours)
+    adhoc.apply(ours, [patch], None)
+    assert tree_of(ours) == tree_of(repo)
+    adhoc.revert(ours, [patch])
+    assert tree_of(ours, without=()) == original

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -192,6 +193,49 @@ def test_a_bomb_in_a_binary_patch_is_not_inflated(folder: Path) -> None:
     head = b"diff --git a/x b/x\nnew file mode 100644\nindex " + b"0" * 40 + b".." + b"1" * 40 + b"\nGIT binary patch\n"
     assert "another size" in _refused(folder, head + b"literal 10\n" + lines + b"\n\n")
     assert "senseless size" in _refused(folder, head + b"literal 99999999999\n" + lines + b"\n\n")
+
+
+def _journal(folder: Path, **entry: str) -> None:
+    whole = {"path": "f", "before": "absent", "after": "absent", "new": "", "old": "", "moved_from": "", **entry}
+    content = {"format": 1, "command": "apply", "entries": [whole], "made": [], "dropped": []}
+    (folder / ".lora-patch").mkdir()
+    (folder / ".lora-patch/journal.staging").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "/{abs}", "link/out"])
+@pytest.mark.parametrize("key", ["path", "new", "old", "moved_from"])
+@pytest.mark.parametrize("phase", ["staging", "ready", "undo"])
+def test_a_journal_that_came_with_the_folder_reaches_nothing_outside(
+    folder: Path, key: str, name: str, phase: str
+) -> None:
+    outside = folder.parent / "out"
+    outside.write_text("theirs")
+    (folder / "link").symlink_to(folder.parent)
+    _journal(folder, **{key: name.replace("/{abs}", str(outside))})
+    (folder / ".lora-patch/journal.staging").rename(folder / f".lora-patch/journal.{phase}")
+    with pytest.raises(PatchError):
+        adhoc.recover(folder)
+    assert outside.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("name", ["../out", "link/out", ".git/hooks/x"])
+def test_a_record_that_came_with_the_folder_reaches_nothing_outside(folder: Path, name: str) -> None:
+    import hashlib
+
+    (folder / "link").symlink_to(folder.parent)
+    patch = folder.parent / "p.patch"
+    patch.write_text(NEW.format(name="f"))
+    state = "100644 " + hashlib.sha256(b"evil").hexdigest()
+    original = folder / ".lora-patch/orig/1" / name.replace("../", "up/")
+    original.parent.mkdir(parents=True)
+    original.write_text("evil")
+    record = {"name": "p.patch", "sha256": hashlib.sha256(patch.read_bytes()).hexdigest(), "files": {name: "absent"}}
+    content = {"format": 1, "pristine": {name: state}, "patches": [record]}
+    (folder / ".lora-patch/applied.json").write_text(json.dumps(content))
+    around = tree_of(folder.parent)
+    with pytest.raises(PatchError):
+        adhoc.revert(folder, [patch])
+    assert tree_of(folder.parent) == around
 
 
 def test_a_header_is_never_carried_out(folder: Path) -> None:

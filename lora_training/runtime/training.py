@@ -23,6 +23,7 @@ TARGETS = (
     Target("train_network", "NetworkTrainer.train", "7feabd5ade6ed2b3"),
     Target("train_network", "NetworkTrainer._build_metadata", "ead395c416170b95"),
     Target("train_network", "NetworkTrainer._run_validation_loop", "262515cc843b019b"),
+    Target("train_network", "NetworkTrainer._remove_model", "92c7f2fd92a19263"),
     Target("train_network", "NetworkTrainer._save_model", "4aa7e2ba00b1f9c3"),
     Target("library.accelerator_setup", "prepare_accelerator", "1eca56dce47db0a5"),
     Target("library.checkpoint_io", "save_and_remove_state_stepwise", "4f11142db17c70d4"),
@@ -58,17 +59,17 @@ class Watcher:
     def gradients_made(self, network: Any) -> None:
         """The last backward pass before an optimizer step is done; the ranks reduce their gradients next."""
 
-    def norm_known(self, norm: Any) -> None:
-        """The norm of the (unscaled) gradient before clipping, a tensor on its device. Only where upstream clips."""
-
     def allows_step(self, optimizer: Any) -> bool | None:
         """False keeps the optimizer from its step, and leaves weights, its state and the schedule as they are."""
 
     def weights_moved(self) -> None:
         """The optimizer has made step `self.run.step` (or was kept from it); upstream may save next."""
 
-    def saved(self, path: Path) -> None:
-        """This process has written a LoRA file."""
+    def saved(self, path: Path, again: Callable[[str], None]) -> None:
+        """This process has written a LoRA file. `again(name)` writes the network as it is now beside it, likewise."""
+
+    def removed(self, path: Path) -> None:
+        """Upstream has removed an old LoRA file."""
 
     def state_saved(self, path: Path) -> None:
         """This process has written its part of a state folder."""
@@ -98,6 +99,7 @@ class Run:
     args: Any
     watchers: tuple[Watcher, ...]
     accelerator: Any = None
+    network: Any = None
     epochs: int = 0
     initial_step: int = 0
     step: int = 0
@@ -108,6 +110,9 @@ class Run:
     validating: bool = False
     moved: bool = False
     leaving: BaseException | None = None
+    _loss: Any = None
+    _norm: Any = None
+    _on_host: tuple[float, float] | None = None
 
     def tell(self, point: str, *args: Any) -> None:
         """Call that method of every watcher."""
@@ -117,6 +122,16 @@ class Run:
     def agree(self, question: str, *args: Any) -> bool:
         """Ask every watcher that question; whether none says no."""
         return False not in [getattr(watcher, question)(*args) for watcher in self.watchers]
+
+    def read(self, optimizer: Any) -> tuple[float, float]:
+        """The last batch's loss and the norm of the gradient, on the host. For `allows_step`.
+
+        Upstream reads the loss there after the optimizer's step. Here both come in one transfer before it, and the
+        loss is left lying on the host, so that upstream's reading it does not wait for the device a second time.
+        """
+        if self._on_host is None:
+            self._on_host = _to_host(self._loss, self._norm if self._norm is not None else _total_norm(optimizer))
+        return self._on_host
 
     def leave(self, reason: BaseException, *, save: bool = True) -> None:
         """Have upstream save state and LoRA at this step, and raise `reason` when that is done, on every rank.
@@ -173,9 +188,11 @@ def _train(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kw
     run = _run = Run(trainer, args[0] if args else kwargs["args"], tuple(_watchers.values()))
     for watcher in run.watchers:
         watcher.run = run
+    _on(trainer, "post_process_network", _post_process_network)
     _on(trainer, "_build_metadata", _build_metadata)
     _on(trainer, "_run_validation_loop", _validate)
     _on(trainer, "_save_model", _save_model)
+    _on(trainer, "_remove_model", _remove_model)
     _on(trainer, "on_step_start", _on_step_start)
     _on(trainer, "process_batch", _process_batch)
     _on(trainer, "all_reduce_network", _all_reduce_network)
@@ -206,6 +223,11 @@ def _prepare_accelerator(wrapped: Callable[..., Any], _: object, args: tuple[Any
     return accelerator
 
 
+def _post_process_network(run: Run, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    run.network = kwargs["network"] if "network" in kwargs else args[2]
+    method(*args, **kwargs)
+
+
 def _build_metadata(run: Run, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
     run.epochs = kwargs["num_train_epochs"]
     method(*args, **kwargs)
@@ -234,6 +256,7 @@ def _on_step_start(run: Run, method: Callable[..., None], *args: Any, **kwargs: 
 def _process_batch(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     loss = method(*args, **kwargs)
     if not run.validating:
+        run._loss, run._norm, run._on_host = loss, None, None  # noqa: SLF001 - `read` is what they are for
         run.tell("loss_made", loss)
     return loss
 
@@ -244,9 +267,27 @@ def _all_reduce_network(run: Run, method: Callable[..., None], accelerator: Any,
 
 
 def _clip(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    norm = method(*args, **kwargs)
-    run.tell("norm_known", norm)
-    return norm
+    run._norm = method(*args, **kwargs)  # noqa: SLF001
+    return run._norm  # noqa: SLF001
+
+
+def _total_norm(optimizer: Any) -> Any:
+    """The norm of the whole gradient, for where upstream does not clip."""
+    from torch.nn.utils import get_total_norm
+
+    params = [each for group in optimizer.param_groups for each in group["params"]]
+    return get_total_norm([each.grad for each in params if each.grad is not None])
+
+
+def _to_host(loss: Any, norm: Any) -> tuple[float, float]:
+    """Both numbers in one transfer; `loss` itself moves to the host."""
+    import torch
+
+    if loss.device.type == "cpu":
+        return loss.item(), norm.item()
+    on_host, norm_on_host = torch.stack([loss.detach().double(), norm.double().to(loss.device)]).tolist()
+    loss.data = torch.tensor(on_host, dtype=loss.dtype)
+    return on_host, norm_on_host
 
 
 def _step(run: Run, method: Any, *args: Any, **kwargs: Any) -> None:
@@ -271,10 +312,18 @@ def _sample_images(run: Run, method: Callable[..., Any], *args: Any, **kwargs: A
     return result
 
 
-def _save_model(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    result = method(*args, **kwargs)
-    run.tell("saved", Path(run.args.output_dir) / kwargs["ckpt_name"])
-    return result
+def _save_model(run: Run, method: Callable[..., Any], **kwargs: Any) -> None:
+    method(**kwargs)
+
+    def again(name: str) -> None:
+        method(**kwargs | {"ckpt_name": name})
+
+    run.tell("saved", Path(run.args.output_dir) / kwargs["ckpt_name"], again)
+
+
+def _remove_model(run: Run, method: Callable[..., Any], **kwargs: Any) -> None:
+    method(**kwargs)
+    run.tell("removed", Path(run.args.output_dir) / kwargs["old_ckpt_name"])
 
 
 def _save_state(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -26,6 +26,7 @@ from tests.helpers import ROOT
 
 SMOKE = ROOT / "configs" / "smoke.toml"
 TIMEOUT = 120
+CACHED = ("cache_latents=true", "cache_latents_to_disk=true")
 TINY = {"tiny-unet": {"block_out_channels": [32, 64, 64, 64]}}
 
 
@@ -202,3 +203,25 @@ def same(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
     return left.keys() == right.keys() and all(
         left[name].numpy().tobytes() == right[name].numpy().tobytes() for name in left
     )
+
+
+def poison(cache: Path) -> None:
+    """Make an image's cached latents NaN: as a VAE in half precision does to some."""
+    import numpy as np
+
+    held = dict(np.load(cache))
+    np.savez(cache, **{name: value * np.nan if name.startswith("latents") else value for name, value in held.items()})
+
+
+def finite(weights: dict[str, Any]) -> bool:
+    return all(bool(value.isfinite().all()) for value in weights.values())
+
+
+@pytest.fixture(scope="session")
+def poisoned(train: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with cached latents, those of one of them NaN."""
+    folder = tmp_path_factory.mktemp("poisoned")
+    made = train(folder / "out", "max_train_steps=1", *CACHED, datasets=dataset(copied_images(folder / "images")))
+    assert made.code == 0, made.log
+    poison(min((folder / "images").glob("*.npz")))
+    return folder / "images"

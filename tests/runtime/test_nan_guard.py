@@ -1,36 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.runtime.conftest import Trainer, Training, copied_images, dataset, same, start_ranks
+from tests.runtime.conftest import CACHED, Trainer, Training, copied_images, dataset, finite, poison, same, start_ranks
 
 GUARD = {"progress": {}, "nan-guard": {}}
-CACHED = ("cache_latents=true", "cache_latents_to_disk=true")
-
-
-def poison(cache: Path) -> None:
-    """Make an image's cached latents NaN: as a VAE in half precision does to some."""
-    import numpy as np
-
-    held = dict(np.load(cache))
-    np.savez(cache, **{name: value * np.nan if name.startswith("latents") else value for name, value in held.items()})
-
-
-def finite(weights: dict[str, Any]) -> bool:
-    return all(bool(value.isfinite().all()) for value in weights.values())
-
-
-@pytest.fixture(scope="module")
-def images(train: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images with cached latents, those of one of them NaN."""
-    folder = tmp_path_factory.mktemp("poisoned")
-    made = train(folder / "out", "max_train_steps=1", *CACHED, datasets=dataset(copied_images(folder / "images")))
-    assert made.code == 0, made.log
-    poison(min((folder / "images").glob("*.npz")))
-    return folder / "images"
 
 
 def culprit(images: Path) -> str:
@@ -38,8 +14,8 @@ def culprit(images: Path) -> str:
 
 
 @pytest.mark.upstream
-def test_without_it_one_image_makes_every_weight_nan_for_good(train: Trainer, tmp_path: Path, images: Path) -> None:
-    done = train(tmp_path, *CACHED, runtime={"progress": {}}, datasets=dataset(images))
+def test_without_it_one_image_makes_every_weight_nan_for_good(train: Trainer, tmp_path: Path, poisoned: Path) -> None:
+    done = train(tmp_path, *CACHED, runtime={"progress": {}}, datasets=dataset(poisoned))
     assert done.code == 0, done.log
     assert not finite(done.weights())
     assert done.of("step")[-1]["avr_loss"] is None
@@ -48,21 +24,23 @@ def test_without_it_one_image_makes_every_weight_nan_for_good(train: Trainer, tm
 @pytest.mark.upstream
 @pytest.mark.parametrize("more", [(), ("max_grad_norm=0",), ("gradient_accumulation_steps=2",)], ids=str)
 def test_with_it_the_run_ends_with_a_finite_lora_and_names_the_image(
-    train: Trainer, tmp_path: Path, images: Path, more: tuple[str, ...]
+    train: Trainer, tmp_path: Path, poisoned: Path, more: tuple[str, ...]
 ) -> None:
-    done = train(tmp_path, *CACHED, *more, "max_train_steps=4", runtime=GUARD, datasets=dataset(images))
+    done = train(tmp_path, *CACHED, *more, "max_train_steps=4", runtime=GUARD, datasets=dataset(poisoned))
     assert done.code == 0, done.log
     assert finite(done.weights())
     skipped = done.of("skipped")
     assert 1 <= len(skipped) <= 4
-    assert all(culprit(images) in " ".join(event["images"]) for event in skipped)
+    assert all(culprit(poisoned) in " ".join(event["images"]) for event in skipped)
     assert f"step {skipped[0]['step']} skipped" in done.log
-    assert culprit(images) in done.log
+    assert culprit(poisoned) in done.log
     assert done.of("step")[-1]["avr_loss"] is not None
 
 
 @pytest.mark.upstream
-def test_too_many_in_a_row_end_the_run_with_its_last_good_weights(train: Trainer, tmp_path: Path, images: Path) -> None:
+def test_too_many_in_a_row_end_the_run_with_its_last_good_weights(
+    train: Trainer, tmp_path: Path, poisoned: Path
+) -> None:
     everything = copied_images(tmp_path / "images")
     datasets = dataset(everything)
     train(tmp_path / "cache", "max_train_steps=1", *CACHED, datasets=datasets)
@@ -80,8 +58,8 @@ def test_too_many_in_a_row_end_the_run_with_its_last_good_weights(train: Trainer
 
 
 @pytest.mark.upstream
-def test_weights_that_are_bad_already_are_not_saved(train: Trainer, tmp_path: Path, images: Path) -> None:
-    bad = train(tmp_path / "bad", *CACHED, "max_train_steps=8", datasets=dataset(images))
+def test_weights_that_are_bad_already_are_not_saved(train: Trainer, tmp_path: Path, poisoned: Path) -> None:
+    bad = train(tmp_path / "bad", *CACHED, "max_train_steps=8", datasets=dataset(poisoned))
     guard = GUARD | {"nan-guard": {"max_consecutive": 2}}
     done = train(tmp_path / "out", f"network_weights={bad.folder / 'smoke.safetensors'}", runtime=guard)
     assert done.code == 6
@@ -100,12 +78,12 @@ def test_where_nothing_is_wrong_it_changes_nothing(
 
 
 @pytest.mark.upstream
-def test_every_rank_skips_the_same_steps(train: Trainer, tmp_path: Path, images: Path) -> None:
-    ranks = start_ranks(train, tmp_path, 2, *CACHED, "max_train_steps=4", runtime=GUARD, datasets=dataset(images))
+def test_every_rank_skips_the_same_steps(train: Trainer, tmp_path: Path, poisoned: Path) -> None:
+    ranks = start_ranks(train, tmp_path, 2, *CACHED, "max_train_steps=4", runtime=GUARD, datasets=dataset(poisoned))
     assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].log + ranks[1].log
     assert finite(ranks[0].weights())
     steps = [{event["step"] for event in ranks[0].of("skipped") if event["rank"] == rank} for rank in (0, 1)]
     assert steps[0] == steps[1] != set()
     culprits = [event for event in ranks[0].of("skipped") if event["loss"] is None]
     assert culprits
-    assert all(culprit(images) in " ".join(event["images"]) for event in culprits)
+    assert all(culprit(poisoned) in " ".join(event["images"]) for event in culprits)

@@ -53,6 +53,8 @@ def become(request: dict[str, object]) -> None:
     os.chdir(str(request["cwd"]))
     if "WORLD_SIZE" in os.environ:
         prepare_frozen_models_as_on_gpus()
+    if "FP16_ON_CPU" in os.environ:
+        train_at_fp16_on_the_cpu()
     sys.exit(bootstrap.main(request["argv"]))
 
 
@@ -67,6 +69,22 @@ def prepare_frozen_models_as_on_gpus() -> None:
         return original(self, model, **more | {"evaluation_mode": not trains})
 
     Accelerator.prepare_model = prepare_model
+
+
+def train_at_fp16_on_the_cpu() -> None:
+    """Accelerate refuses fp16 without a GPU; PyTorch itself has autocast and a scaler for the CPU as well."""
+    import torch
+    from accelerate import Accelerator
+
+    original = Accelerator.__init__
+
+    def init(self: Accelerator, *, mixed_precision: str, **more: object) -> None:
+        original(self, mixed_precision="no", **more)
+        self.state._mixed_precision = mixed_precision
+        self.native_amp = True
+        self.scaler = torch.amp.GradScaler("cpu", **(self.scaler_handler.to_kwargs() if self.scaler_handler else {}))
+
+    Accelerator.__init__ = init
 
 
 if __name__ == "__main__":

@@ -52,7 +52,6 @@ class _NanGuard(training.Watcher):
         self._settings = settings
         self._images: list[str] = []
         self._loss: Any = None
-        self._norm: Any = None
         self._bad_before = False
         self._in_a_row = 0
         self._limit = 0
@@ -66,7 +65,6 @@ class _NanGuard(training.Watcher):
         self._loss = loss
 
     def gradients_made(self, network: Any) -> None:
-        self._norm = None
         if self.run.accelerator.num_processes > 1 or self.run.accelerator.scaler is not None:
             self._mark(network)
 
@@ -77,13 +75,8 @@ class _NanGuard(training.Watcher):
             bad = ~self._loss.detach().isfinite() | self._bad_before
             gradient.masked_fill_(bad.to(gradient.device), math.nan)
 
-    def norm_known(self, norm: Any) -> None:
-        self._norm = norm
-
     def allows_step(self, optimizer: Any) -> bool:
-        if self._norm is None:
-            self._norm = _norm(optimizer)
-        loss, norm = _to_host(self._loss, self._norm)
+        loss, norm = self.run.read(optimizer)
         good = math.isfinite(norm) and (self.run.accelerator.num_processes > 1 or self._finite(loss))
         if not good:
             self._note(loss)
@@ -127,25 +120,6 @@ class _NanGuard(training.Watcher):
     def ended(self) -> None:
         if self._skipped and self.run.accelerator.is_main_process:
             sys.stderr.write(f"lora: {self._skipped} steps were skipped, not finite\n")
-
-
-def _norm(optimizer: Any) -> Any:
-    """The norm of the whole gradient, for where upstream does not clip."""
-    from torch.nn.utils import get_total_norm
-
-    params = [each for group in optimizer.param_groups for each in group["params"]]
-    return get_total_norm([each.grad for each in params if each.grad is not None])
-
-
-def _to_host(loss: Any, norm: Any) -> tuple[float, float]:
-    """Both numbers in one transfer. `loss` itself moves to the host, so that upstream's reading it waits no more."""
-    import torch
-
-    if loss.device.type == "cpu":
-        return loss.item(), norm.item()
-    on_host, norm_on_host = torch.stack([loss.detach().double(), norm.double().to(loss.device)]).tolist()
-    loss.data = torch.tensor(on_host, dtype=loss.dtype)
-    return on_host, norm_on_host
 
 
 def _halvings(scaler: Any) -> int:

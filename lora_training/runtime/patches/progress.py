@@ -13,6 +13,7 @@ from lora_training.runtime import events, training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Start
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import ModuleType
 
@@ -45,7 +46,7 @@ class _Progress(training.Watcher):
             memory_mb=_memory_mb(self.run.accelerator.device.type),
         )
 
-    def saved(self, path: Path) -> None:
+    def saved(self, path: Path, _again: Callable[[str], None]) -> None:
         _emit(self.run, "checkpoint", path=str(path), step=self.run.step)
 
     def state_saved(self, path: Path) -> None:

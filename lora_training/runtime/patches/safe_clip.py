@@ -1,0 +1,70 @@
+"""Clip only a gradient that can be clipped: unscaled, and with a norm that is finite. Skip the step otherwise.
+
+PyTorch's clipping divides by the norm, so one value that is not finite makes every value of the gradient NaN or
+zero, and the step after it goes wrong or to nothing in every weight. Here the gradient is left as it was, and the
+optimizer does not make its step; with a scaler, the scaler skips it, having seen the gradient itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from lora_training.runtime import training
+from lora_training.runtime.model import NoSettings, RuntimePatch, Start
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+NAME = "safe-clip"
+# accelerate's distributed types whose gradients are not all here
+_CLIPS_ITSELF = ("FSDP", "DEEPSPEED", "XLA")
+
+
+class _SafeClip(training.Watcher):
+    def accelerator_built(self) -> None:
+        accelerator = self.run.accelerator
+        self._original = accelerator.clip_grad_norm_
+        accelerator.clip_grad_norm_ = self._clip
+
+    def _clip(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Any:
+        """`Accelerator.clip_grad_norm_` with a division by the norm only where that is finite."""
+        import torch
+        from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+        accelerator = self.run.accelerator
+        if accelerator.distributed_type.value in _CLIPS_ITSELF:
+            return self._original(parameters, max_norm, norm_type=norm_type)
+        accelerator.unscale_gradients()
+        parameters = list(parameters)
+        norm = get_total_norm([each.grad for each in parameters if each.grad is not None], norm_type)
+        # a norm of zero clips nothing
+        clip_grads_with_norm_(parameters, max_norm, torch.where(norm.isfinite(), norm, torch.zeros_like(norm)))
+        return norm
+
+    def allows_step(self, optimizer: Any) -> bool:
+        _, norm = self.run.read(optimizer)
+        return math.isfinite(norm) or optimizer.scaler is not None
+
+
+def _install(module: ModuleType, _settings: NoSettings) -> None:
+    training.watch(module, NAME, _SafeClip)
+
+
+def _unneeded(start: Start, _settings: NoSettings) -> str | None:
+    if "--deepspeed" in start.flags:
+        return "DeepSpeed clips by itself"
+    limit = start.value("--max_grad_norm")
+    return "max_grad_norm = 0 clips nothing" if limit is not None and float(limit) == 0 else None
+
+
+PATCH = RuntimePatch(
+    name=NAME,
+    reason="Clipping by a norm that is not finite destroys the whole gradient, and the step is made all the same.",
+    upstream_version="v0.11.1",
+    verification="tests/runtime/test_fp16.py, tests/runtime/test_safe_clip.py",
+    removal_condition="accelerate clips nothing by a norm that is not finite",
+    targets=(*training.TARGETS, *training.STEP_TARGETS),
+    install=_install,
+    unneeded=_unneeded,
+)

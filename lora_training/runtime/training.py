@@ -47,6 +47,9 @@ class Watcher:
     def accelerator_built(self) -> None:
         """`self.run.accelerator` is there, nothing is prepared yet."""
 
+    def datasets_made(self, group: Any) -> None:
+        """Upstream's `DatasetGroup` to train on is there, with its buckets; no model is loaded yet."""
+
     def loop_begins(self) -> None:
         """Everything is loaded, prepared and resumed; the first batch is next."""
 
@@ -188,15 +191,16 @@ def _train(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kw
     run = _run = Run(trainer, args[0] if args else kwargs["args"], tuple(_watchers.values()))
     for watcher in run.watchers:
         watcher.run = run
-    _on(trainer, "post_process_network", _post_process_network)
-    _on(trainer, "_build_metadata", _build_metadata)
-    _on(trainer, "_run_validation_loop", _validate)
-    _on(trainer, "_save_model", _save_model)
-    _on(trainer, "_remove_model", _remove_model)
-    _on(trainer, "on_step_start", _on_step_start)
-    _on(trainer, "process_batch", _process_batch)
-    _on(trainer, "all_reduce_network", _all_reduce_network)
-    _on(trainer, "sample_images", _sample_images)
+    wrap(trainer, "assert_extra_args", _assert_extra_args)
+    wrap(trainer, "post_process_network", _post_process_network)
+    wrap(trainer, "_build_metadata", _build_metadata)
+    wrap(trainer, "_run_validation_loop", _validate)
+    wrap(trainer, "_save_model", _save_model)
+    wrap(trainer, "_remove_model", _remove_model)
+    wrap(trainer, "on_step_start", _on_step_start)
+    wrap(trainer, "process_batch", _process_batch)
+    wrap(trainer, "all_reduce_network", _all_reduce_network)
+    wrap(trainer, "sample_images", _sample_images)
     try:
         wrapped(*args, **kwargs)
     finally:
@@ -205,8 +209,8 @@ def _train(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kw
         run.tell("ended")
 
 
-def _on(instance: Any, name: str, around: Callable[..., Any]) -> None:
-    """Wrap one method of one object: `around(run, method, *args, **kwargs)`."""
+def wrap(instance: Any, name: str, around: Callable[..., Any]) -> None:
+    """Have one method of one object called as `around(run, method, *args, **kwargs)`, while the run lasts."""
     method = getattr(instance, name)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -221,6 +225,11 @@ def _prepare_accelerator(wrapped: Callable[..., Any], _: object, args: tuple[Any
         _run.accelerator = accelerator
         _run.tell("accelerator_built")
     return accelerator
+
+
+def _assert_extra_args(run: Run, method: Callable[..., None], args: Any, group: Any, validation: Any) -> None:
+    run.tell("datasets_made", group)
+    method(args, group, validation)
 
 
 def _post_process_network(run: Run, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
@@ -239,10 +248,10 @@ def _progress_bar(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...],
         _run.initial_step = _run.step = _run.args.max_train_steps - len(args[0])
         _run.begun = True
         # only now: whoever else changes how a state is saved has done so, and what is told is the whole of it
-        _on(_run.accelerator, "save_state", _save_state)
-        _on(_run.accelerator, "clip_grad_norm_", _clip)
+        wrap(_run.accelerator, "save_state", _save_state)
+        wrap(_run.accelerator, "clip_grad_norm_", _clip)
         for optimizer in _run.accelerator._optimizers:  # noqa: SLF001 - the only way to them from here
-            _on(optimizer, "step", _step)
+            wrap(optimizer, "step", _step)
         _run.tell("loop_begins")
     return wrapped(*args, **kwargs)
 

@@ -1,0 +1,95 @@
+"""Terms of a loss that compare a prediction with its target as pictures, each one number a sample.
+
+Both are what upstream compares: the noise, the velocity or the latents, as the model predicts them. They have the
+shape (batch, channels, height, width); other dimensions between the first and the last two count as channels. All
+terms are 0 where both are the same, and are computed in float32.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import avg_pool2d, interpolate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The side, in latent pixels, of the square over which "low frequency" is the mean: 32 pixels of an image.
+_LOW = 4
+_TINY = 1e-8
+
+
+def structure(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of the gradients, along both axes: (batch,).
+
+    The gradient difference loss of Mathieu, Couprie and LeCun, "Deep multi-scale video prediction beyond mean square
+    error" (ICLR 2016), section 3.2, with the gradients themselves in place of their magnitudes.
+    """
+    axes = [(predicted.diff(dim=axis) - target.diff(dim=axis)).abs() for axis in (-1, -2)]
+    return axes[0].mean(dim=(1, 2, 3)) + axes[1].mean(dim=(1, 2, 3))
+
+
+def light(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of the low-frequency luminance, the blurred mean of the channels: (batch,).
+
+    After the colour loss of Ignatov et al., "DSLR-quality photos on mobile devices with deep convolutional networks"
+    (ICCV 2017), section 3.1: a squared difference after blurring; with a box for the Gaussian, on luminance alone.
+    """
+    difference = (predicted - target).mean(dim=1, keepdim=True)
+    return avg_pool2d(difference, _side(difference)).square().mean(dim=(1, 2, 3))
+
+
+def color(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Squared differences of each channel's mean and standard deviation, averaged over the channels: (batch,).
+
+    The statistics loss of Li et al., "Demystifying neural style transfer" (IJCAI 2017), equation 13, on the latents'
+    own channels.
+    """
+    means = predicted.mean(dim=(2, 3)) - target.mean(dim=(2, 3))
+    deviations = _deviation(predicted) - _deviation(target)
+    return (means.square() + deviations.square()).mean(dim=1)
+
+
+def texture(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Squared difference of each channel's high-frequency energy, averaged over the channels: (batch,).
+
+    The energy is the mean square of what is left when the low frequencies are taken away: the finest level of the
+    pyramid of Burt and Adelson, "The Laplacian pyramid as a compact image code" (IEEE Trans. Commun. 1983), with the
+    energy as the measure of texture of Laws, "Textured image segmentation" (USC 1980).
+    """
+    return (_energy(predicted) - _energy(target)).square().mean(dim=1)
+
+
+TERMS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "lambda_struct": structure,
+    "lambda_light": light,
+    "lambda_color": color,
+    "lambda_tex": texture,
+}
+
+
+def weighted(predicted: torch.Tensor, target: torch.Tensor, factors: dict[str, list[float]]) -> torch.Tensor:
+    """The sum of the terms, each sample's times its factor: (batch,). `factors` holds a list as long as the batch."""
+    predicted, target = _pictures(predicted), _pictures(target)
+    return torch.stack(
+        [TERMS[name](predicted, target) * predicted.new_tensor(values) for name, values in factors.items()]
+    ).sum(dim=0)
+
+
+def _pictures(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float().reshape(tensor.shape[0], -1, *tensor.shape[-2:])
+
+
+def _side(tensor: torch.Tensor) -> int:
+    return int(min(_LOW, *tensor.shape[-2:]))
+
+
+def _deviation(tensor: torch.Tensor) -> torch.Tensor:
+    # the root has no slope at 0
+    return (tensor.var(dim=(2, 3), unbiased=False) + _TINY).sqrt()
+
+
+def _energy(tensor: torch.Tensor) -> torch.Tensor:
+    low = interpolate(avg_pool2d(tensor, _side(tensor)), size=tensor.shape[-2:], mode="nearest")
+    return (tensor - low).square().mean(dim=(2, 3))

@@ -109,12 +109,23 @@ class Trainer:
         sets = (f"output_dir={folder}", "max_train_steps=6", "save_every_n_steps=100", *sets)
         launched = self._spec(folder, sets, dict(TINY) | dict(runtime or {}), datasets)
         given = {**launched.env, "LORA_EVENTS": str(folder / "events.jsonl"), **(env or {})}
-        request = {"argv": launched.argv[3:], "env": given, "cwd": str(launched.cwd), "log": str(folder / log)}
+        return self._fork(folder, launched.argv[3:], given, folder / log)
+
+    def script(self, folder: Path, text: str, *flags: str, runtime: Mapping[str, Any]) -> Training:
+        """A script of our own, run to its end in place of upstream's."""
+        (folder / "script.py").write_text(text, encoding="utf-8")
+        argv = (str(folder / "script.py"), *flags)
+        training = self._fork(folder, argv, bootstrap.environment(runtime), folder / "log.txt")
+        training.wait()
+        return training
+
+    def _fork(self, folder: Path, argv: tuple[str, ...], env: Mapping[str, str], log: Path) -> Training:
+        request = {"argv": argv, "env": env, "cwd": str(self._tree), "log": str(log)}
         assert self._process.stdin
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         pid = self._answers.get(timeout=TIMEOUT)["pid"]
-        return Training(folder, pid, folder / log, self._ends[pid])
+        return Training(folder, pid, log, self._ends[pid])
 
     def __call__(self, folder: Path, *sets: str, **more: Any) -> Training:
         """The same, run to its end."""

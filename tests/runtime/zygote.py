@@ -18,7 +18,8 @@ library.original_unet library.sampling library.loss library.checkpoint_io librar
 
 
 def main() -> None:
-    sys.path.insert(0, sys.argv[1])
+    # the bootstrap gives the first place to the script's folder
+    sys.path.insert(1, sys.argv[1])
     for name in HEAVY.split():
         importlib.import_module(name)
     say({"ready": True})

@@ -156,20 +156,26 @@ def status(*, as_json: bool) -> None:
 @patch.command(name="list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    """The patches of each upstream, in order."""
+    """The patches of each upstream, in order, and those made at run time."""
+    from dataclasses import asdict
+
     from lora_training.cli.targets import targets
     from lora_training.patching import series
+    from lora_training.runtime import registry
 
     rows = [
         {"upstream": target.name, "name": item.name, "description": item.fields["Description"].split("\n")[0]}
         for target in targets(workspace.find())
         for item in series.read(target.patches)
     ]
+    runtime = registry.listing()
     if as_json:
-        print_json({"patches": rows})
+        print_json({"patches": rows, "runtime": [asdict(item) for item in runtime]})
         return
     for row in rows:
         click.echo(f"{row['upstream']}/{row['name']}: {row['description']}")
+    for item in runtime:
+        click.echo(f"runtime/{item.name}{' (on by default)' if item.on_by_default else ''}: {item.description}")
 
 
 @patch.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_training import workspace
@@ -68,13 +69,15 @@ def revert(*, json_wanted: bool, keep_edits: Path | None = None) -> int:
 
 def verify(*, json_wanted: bool) -> int:
     """Check everything; 1 when something is not as it should be."""
+    from lora_training.cli import runtime_targets
     from lora_training.patching import engine
     from lora_training.patching import verify as checks
 
     here = workspace.find()
     wanted = targets(here)
-    signed = _sign(here, wanted)
+    signed = _sign(here, wanted, runtime_targets.files(here))
     found = checks.verify(here, wanted)
+    found = replace(found, problems=(*found.problems, *runtime_targets.problems(here)))
     if signed and not found.problems and found.recovered is None:
         idle = engine.idle(here, wanted)
         answers = {f"apply{flag}": patch_words.result(idle, json_wanted=bool(flag)) for flag in ("", " --json")}
@@ -85,10 +88,10 @@ def verify(*, json_wanted: bool) -> int:
     return 1 if found.problems else 0
 
 
-def _sign(here: Workspace, wanted: list[Target]) -> list[str] | None:
+def _sign(here: Workspace, wanted: list[Target], also: Sequence[Path] = ()) -> list[str] | None:
     from lora_training.patching import memo
 
-    return memo.sign(here, wanted)
+    return memo.sign(here, wanted, also)
 
 
 def _remember(here: Workspace, signed: list[str], answers: dict[str, str]) -> None:

@@ -24,8 +24,10 @@ _COARSE = 5 if os.uname().sysname == "Linux" else -1
 _SECOND_NS = 1_000_000_000
 
 
-def sign(workspace: Workspace, targets: Sequence[Target]) -> list[str] | None:
-    """The files that an answer rests on, each with its signature, a line each. To be called before they are read.
+def sign(workspace: Workspace, targets: Sequence[Target], also: Sequence[Path] = ()) -> list[str] | None:
+    """The files that an answer rests on, `also` these, each with its signature, a line each.
+
+    To be called before they are read.
 
     None where a later write might not show: a file that was changed just now (git calls it racy), a file system without
     exact times, a name that a line cannot hold.
@@ -39,7 +41,7 @@ def sign(workspace: Workspace, targets: Sequence[Target]) -> list[str] | None:
         return None
     now = time.clock_gettime_ns(_COARSE) if _COARSE >= 0 else 0
     lines = []
-    for path in dict.fromkeys(_watched(workspace, targets, stacks)):
+    for path in dict.fromkeys([*_watched(workspace, targets, stacks), *(_relative(root, path) for path in also)]):
         full = os.path.join(root, path)
         if "\n" in path or not _is_settled(full, now):
             return None
@@ -121,5 +123,5 @@ def _git_files(tree: Path) -> list[Path]:
     return found
 
 
-def _relative(root: Path, path: Path) -> str:
+def _relative(root: Path | str, path: Path) -> str:
     return os.fspath(path).removeprefix(f"{root}/")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import pkgutil
+import sys
+from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,33 @@ def problems(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, list[se
         if name in known
     }
     return {name: wrong for name, wrong in found.items() if wrong}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A runtime patch as a command line shows it. `settings` are the defaults; None has to be given."""
+
+    name: str
+    description: str
+    on_by_default: bool
+    settings: dict[str, Any]
+
+
+def listing() -> list[Listed]:
+    """Every runtime patch, in the order of their names."""
+    return [_listed(patch) for patch in available().values()]
+
+
+def _listed(patch: RuntimePatch) -> Listed:
+    summary = (sys.modules[patch.install.__module__].__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    values = {field.name: None if field.default is MISSING else field.default for field in fields(patch.settings)}
+    return Listed(patch.name, summary.strip(), patch.on_by_default, values)
+
+
+def files(tree: Path) -> list[Path]:
+    """The source files that `check` reads, as far as they are there."""
+    modules = dict.fromkeys(target.module for patch in available().values() for target in patch.targets)
+    return [found for found in (verify.locate(module, tree) for module in modules) if found]
 
 
 def check(tree: Path, names: Iterable[str] | None = None) -> list[verify.Problem]:

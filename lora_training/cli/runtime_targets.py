@@ -1,0 +1,40 @@
+"""The runtime patches' part in `lora patch verify`: whether what they change is what they were made for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lora_training
+
+if TYPE_CHECKING:
+    from lora_training.patching.verify import Problem
+    from lora_training.workspace import Workspace
+
+_UPSTREAM = "sd-scripts"
+_PACKAGE = Path(lora_training.__file__).resolve().parent
+
+
+def problems(here: Workspace) -> list[Problem]:
+    """What is wrong with their targets, in the upstream's tree and in the packages that are installed here."""
+    from lora_training.patching.verify import Problem
+    from lora_training.runtime import registry
+
+    mend = "`make setup`; or switch the patch off in [runtime]"
+    return [Problem(_UPSTREAM, str(each), mend) for each in (registry.check(_tree(here)) if _is_ours(here) else [])]
+
+
+def files(here: Workspace) -> list[Path]:
+    """What the answer of `problems` rests on."""
+    from lora_training.runtime import registry
+
+    return [*registry.files(_tree(here)), *sorted((_PACKAGE / "runtime").rglob("*.py"))] if _is_ours(here) else []
+
+
+def _is_ours(here: Workspace) -> bool:
+    """Whether the patches of this package are the checkout's, and there is a tree for them to be for."""
+    return here.root.resolve() == _PACKAGE.parent and (_tree(here) / "library").is_dir()
+
+
+def _tree(here: Workspace) -> Path:
+    return here.root / "third_party" / _UPSTREAM

@@ -7,9 +7,9 @@ import json
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from lora_training.errors import LoraError
+from lora_training.errors import ConfigError, LoraError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,11 +53,10 @@ def read(folder: Path) -> Record | None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the run's folder. Raises LoraError when another process does."""
+    """Hold the run's folder. Raises LoraError when another process does, ConfigError when it cannot be written to."""
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as handle:
+    with _lock_file(folder) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -67,6 +66,17 @@ def alone(folder: Path) -> Iterator[None]:
             ) from None
         (folder / STOP).unlink(missing_ok=True)
         yield
+
+
+def _lock_file(folder: Path) -> IO[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / "lock").open("w")
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot write to {folder.parent}: {exc.strerror}",
+            hint="choose another output_dir, or mend its permissions",
+        ) from exc
 
 
 def is_alive(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lora_training.errors import Interrupted, LoraError, TrainingError
+from lora_training.errors import ConfigError, Interrupted, LoraError, TrainingError
 from lora_training.launch.spec import LaunchSpec
 from lora_training.supervise import record, states
 from lora_training.supervise.loop import Patience
@@ -183,6 +183,12 @@ def test_two_runs_on_one_output_are_one_too_many(bench: Bench) -> None:
         with pytest.raises(LoraError, match="another run"), record.alone(order.folder):
             pass
     assert not record.is_alive(order.folder)
+
+
+def test_an_output_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="Not a directory"), record.alone(tmp_path / "file" / "cats.run"):
+        pass
 
 
 def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from lora_training.config import Config, Problem
@@ -51,8 +51,14 @@ class Checkout:
             self.schema,
             sets=sets,
             environ=self.environ(),
-            machine=checks.Machine(self.runtime_names(), checks.installed_here()),
+            machine=checks.Machine(self.runtime_names(), checks.installed_here(), self.runtime_problems),
         )
+
+    def runtime_problems(self, table: Mapping[str, Any]) -> Mapping[str, Iterable[Any]]:
+        """What is wrong with the settings in `[runtime]`."""
+        from lora_training.runtime import registry
+
+        return registry.problems(table)
 
     def runtime_names(self) -> tuple[str, ...]:
         """The names of the runtime patches there are."""

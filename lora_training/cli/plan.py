@@ -154,7 +154,7 @@ def _checked_schema(here: Workspace, config: Config, tree: Tree) -> Schema:
         require(config, config.problems)
         return schemas.flags_only(tree.path, config.script)
     schema = schemas.read(tree.path, config.script, cache=here.cache)
-    require(config, check(config, schema, Machine(tuple(registry.available()), installed_here())))
+    require(config, check(config, schema, Machine(tuple(registry.available()), installed_here(), registry.problems)))
     return schema
 
 

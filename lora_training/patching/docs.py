@@ -83,8 +83,15 @@ def _runtime_patch(path: Path) -> str:
         raise PatchError(f"{path} does not say its {', '.join(missing)}")
     summary = (ast.get_docstring(module) or "").split("\n\n")[0].replace("\n", " ")
     lines = [f"- {field.replace('_', '-').title()}: {fields[field]}" for field in _RUNTIME_FIELDS]
+    lines += [f"- Settings: {' '.join(text.split())}" for text in _settings(module)]
     source = f"- Source: `lora_training/runtime/patches/{path.name}`"
     return "\n".join([f"#### {fields['name']}", "", f"**{summary}**", "", *lines, source])
+
+
+def _settings(module: ast.Module) -> list[str]:
+    """What the class `Settings` says of itself, if there is one."""
+    found = [node for node in module.body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
+    return [text for text in map(ast.get_docstring, found) if text]
 
 
 def _fields(module: ast.Module) -> dict[str, str]:

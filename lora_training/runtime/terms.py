@@ -73,8 +73,13 @@ def weighted(predicted: torch.Tensor, target: torch.Tensor, factors: dict[str, l
     """The sum of the terms, each sample's times its factor: (batch,). `factors` holds a list as long as the batch."""
     predicted, target = _pictures(predicted), _pictures(target)
     return torch.stack(
-        [TERMS[name](predicted, target) * predicted.new_tensor(values) for name, values in factors.items()]
+        [TERMS[name](predicted, target) * factors_on(predicted, values) for name, values in factors.items()]
     ).sum(dim=0)
+
+
+def factors_on(beside: torch.Tensor, values: list[float]) -> torch.Tensor:
+    """The values as a tensor like `beside`, on its device without waiting for it."""
+    return torch.tensor(values, dtype=beside.dtype).to(beside.device, non_blocking=True)
 
 
 def _pictures(tensor: torch.Tensor) -> torch.Tensor:

@@ -289,11 +289,13 @@ def _total_norm(optimizer: Any) -> Any:
 
 
 def _to_host(loss: Any, norm: Any) -> tuple[float, float]:
-    """Both numbers in one transfer; `loss` itself moves to the host."""
+    """Both numbers; from a device in one transfer, after which `loss` itself is on the host."""
+    return (loss.item(), norm.item()) if loss.device.type == "cpu" else _transfer(loss, norm)
+
+
+def _transfer(loss: Any, norm: Any) -> tuple[float, float]:
     import torch
 
-    if loss.device.type == "cpu":
-        return loss.item(), norm.item()
     on_host, norm_on_host = torch.stack([loss.detach().double(), norm.double().to(loss.device)]).tolist()
     loss.data = torch.tensor(on_host, dtype=loss.dtype)
     return on_host, norm_on_host

@@ -9,7 +9,7 @@ import pytest
 
 from lora_training.runtime.model import Start
 from lora_training.runtime.patches import grad_scaler
-from tests.runtime.conftest import Trainer, Training, same
+from tests.runtime.conftest import CACHED, Trainer, Training, dataset, finite, same
 
 HALF = {"env": {"FP16_ON_CPU": "1", "ACCELERATE_MIXED_PRECISION": "fp16"}}
 SETS = ("mixed_precision=fp16", "save_state=true", "save_every_n_steps=3", "max_train_steps=3")
@@ -52,6 +52,20 @@ def test_guard_and_clipping_leave_a_run_with_a_scaler_as_it_is(train: Trainer, t
     assert scaler(guarded) == scaler(alone)
     assert same(guarded.weights(), alone.weights())
     assert guarded.of("skipped") == []
+
+
+@pytest.mark.upstream
+def test_an_image_that_is_not_finite_is_named_and_the_scaler_skips_its_steps(
+    train: Trainer, tmp_path: Path, poisoned: Path
+) -> None:
+    runtime = {"progress": {}, "nan-guard": {}}
+    done = train(tmp_path, *SETS, *CACHED, "max_train_steps=4", runtime=runtime, datasets=dataset(poisoned), **HALF)
+    assert done.code == 0, done.log
+    assert finite(done.weights())
+    skipped = done.of("skipped")
+    assert skipped
+    assert all(min(poisoned.glob("*.npz")).name.split("_")[0] in " ".join(event["images"]) for event in skipped)
+    assert scaler(done)["_growth_tracker"] < 3
 
 
 def test_without_fp16_there_is_no_scaler_to_set() -> None:

@@ -6,6 +6,7 @@ then, when it has ended, its exit code. Each child runs the same bootstrap as a 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -14,7 +15,8 @@ import threading
 
 HEAVY = """torch torchvision cv2 accelerate transformers diffusers diffusers.models.autoencoders.autoencoder_kl
 transformers.models.clip.modeling_clip library.config_util library.dataset library.train_util library.strategy_sd
-library.original_unet library.sampling library.loss library.checkpoint_io library.optimizer networks.lora"""
+library.original_unet library.sampling library.loss library.checkpoint_io library.optimizer networks.lora ftfy
+diffusers.pipelines.stable_diffusion diffusers.models.unets.unet_2d_condition library.model_io bitsandbytes"""
 
 
 def main() -> None:
@@ -22,6 +24,8 @@ def main() -> None:
     sys.path.insert(1, sys.argv[1])
     for name in HEAVY.split():
         importlib.import_module(name)
+    # upstream collects garbage more than once, and all of this is none
+    gc.freeze()
     say({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_training.config.argv import encoded
 from lora_training.config.checks import buckets, datasets, family, files, flags, network, optimizer, rules
@@ -15,7 +15,7 @@ from lora_training.config.model import Problem
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from lora_training.config.model import Config
@@ -28,11 +28,13 @@ __all__ = ["Machine", "check", "file", "installed_here", "require"]
 class Machine:
     """What a check needs to know of the place that trains; None for what is not known, which is then not checked.
 
-    `runtime` is the names of the runtime patches there are; `installed` says whether a package is there.
+    `runtime` is the names of the runtime patches there are; `installed` says whether a package is there; `settings`
+    says what is wrong with the settings in `[runtime]`, by patch.
     """
 
     runtime: Collection[str] | None = None
     installed: Callable[[str], bool] | None = None
+    settings: Callable[[Mapping[str, Any]], Mapping[str, Iterable[Any]]] | None = None
 
 
 def check(
@@ -47,6 +49,8 @@ def check(
     found += [*network.problems(view), *optimizer.problems(view, machine.installed), *files.problems(view)]
     if machine.runtime is not None:
         found += flags.runtime(config, machine.runtime)
+    if machine.settings is not None:
+        found += flags.settings(config, machine.settings(config.runtime))
     return _sorted(found)
 
 

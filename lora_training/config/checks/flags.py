@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_training.config import nearest
 from lora_training.config.argv import encoded
 from lora_training.config.model import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from lora_training.config.checks.view import View
     from lora_training.config.model import Config
@@ -54,3 +54,11 @@ def runtime(config: Config, known: Collection[str]) -> Iterator[Problem]:
         if name not in known:
             hint = nearest.hint(name, known) or f"there are: {', '.join(sorted(known)) or 'none'}"
             yield config.problem(f"[runtime] has no patch named `{name}`", ("runtime", name), hint=hint)
+
+
+def settings(config: Config, wrong: Mapping[str, Iterable[Any]]) -> Iterator[Problem]:
+    """Settings of runtime patches that do not fit: by patch, each with `key` (or None), `message` and `hint`."""
+    for name, found in wrong.items():
+        for each in found:
+            path = ("runtime", name, each.key) if each.key else ("runtime", name)
+            yield config.problem(f"[runtime.{name}]: {each.message}", path, hint=each.hint)

@@ -82,7 +82,9 @@ class _DatasetLoss(training.Watcher):
         samples = batch["custom_attributes"]
         weights = [float(each.get("loss_weight", 1.0) * each.get(_FACTOR, 1.0)) for each in samples]
         if any(weight != 1.0 for weight in weights):
-            batch["loss_weights"] = batch["loss_weights"] * batch["loss_weights"].new_tensor(weights)
+            from lora_training.runtime import terms
+
+            batch["loss_weights"] = batch["loss_weights"] * terms.factors_on(batch["loss_weights"], weights)
         values = {name: [float(each.get(name, 0.0)) for each in samples] for name in _LAMBDAS}
         self._lambdas = {name: each for name, each in values.items() if any(each)}
         self._batch = batch

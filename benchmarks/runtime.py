@@ -3,9 +3,9 @@
     python -m benchmarks.runtime [--rounds N] [--steps N] [--json FILE]
 
 The smoke model is trained on the real upstream, once a round for every patch alone and for all of them; the rounds
-take turns. A figure is the time that the fastest tenth of its steps stayed below, since other work on the machine only
-ever adds to it, over the same of the unpatched training in the same round.
-A step's time is taken between two entries in upstream's own loss recorder. Each training is forked from one process
+take turns. A figure is the median of its steps over that of the unpatched training in the same round. A step is what
+the process spends between two entries in upstream's own loss recorder: processor time, which other work on the machine
+hardly changes, and the right thing to count on a CPU only. Each training is forked from one process
 that has imported everything.
 """
 
@@ -91,13 +91,13 @@ def _command(folder: Path, steps: int) -> tuple[Path, list[str], dict[str, str]]
 
 
 def _train(folder: Path, argv: list[str], chosen: dict[str, Any]) -> float:
-    """The time of a step, in seconds."""
+    """The processor time of a step, in seconds."""
     times = folder / "times.json"
     if pid := os.fork():
         _, status = os.waitpid(pid, 0)
         if status:
             sys.exit(f"with {', '.join(chosen) or 'no patch'}: {(folder / 'log.txt').read_text(encoding='utf-8')}")
-        return statistics.quantiles(json.loads(times.read_text(encoding="utf-8"))[WARM_UP:], n=10)[0]
+        return float(statistics.median(json.loads(times.read_text(encoding="utf-8"))[WARM_UP:]))
     code = 1
     try:
         code = _in_child(folder, argv, chosen, times)
@@ -126,7 +126,7 @@ def _stopwatch() -> list[float]:
     original, stamps = recorder.add, []
 
     def add(self: object, **loss: object) -> None:
-        stamps.append(time.perf_counter())
+        stamps.append(time.process_time())
         original(self, **loss)
 
     recorder.add = add

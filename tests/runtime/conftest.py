@@ -103,13 +103,21 @@ class Trainer:
         env: Mapping[str, str] | None = None,
         datasets: list[dict[str, Any]] | None = None,
         log: str = "log.txt",
+        script: str | None = None,
     ) -> Training:
-        """A training of the smoke run's configuration, with these changes, its output in `folder`."""
+        """A training of the smoke run's configuration, with these changes, its output in `folder`.
+
+        `script` is the text of a script of our own, to run in place of upstream's with the same flags.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         sets = (f"output_dir={folder}", "max_train_steps=6", "save_every_n_steps=100", *sets)
         launched = self._spec(folder, sets, dict(TINY) | dict(runtime or {}), datasets)
         given = {**launched.env, "LORA_EVENTS": str(folder / "events.jsonl"), **(env or {})}
-        return self._fork(folder, launched.argv[3:], given, folder / log)
+        argv = launched.argv[3:]
+        if script:
+            (folder / "script.py").write_text(script, encoding="utf-8")
+            argv = (str(folder / "script.py"), *argv[1:])
+        return self._fork(folder, argv, given, folder / log)
 
     def script(self, folder: Path, text: str, *flags: str, runtime: Mapping[str, Any]) -> Training:
         """A script of our own, run to its end in place of upstream's."""

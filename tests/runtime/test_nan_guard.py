@@ -77,6 +77,40 @@ def test_where_nothing_is_wrong_it_changes_nothing(
     assert guarded.of("skipped") == []
 
 
+OTHER_SCRIPT = """
+import train_network
+from library import args as args_util
+
+class OwnTrainer(train_network.NetworkTrainer):
+    def sample_images(self, *args):
+        pass
+    def on_step_start(self, *args, **kwargs):
+        pass
+    def all_reduce_network(self, accelerator, network):
+        pass
+    def process_batch(self, *args, **kwargs):
+        return super().process_batch(*args, **kwargs) * 2
+
+if __name__ == "__main__":
+    parser = train_network.setup_parser()
+    args = parser.parse_args()
+    args_util.verify_command_line_training_args(args)
+    OwnTrainer().train(args)
+"""
+
+
+@pytest.mark.upstream
+def test_a_script_with_a_trainer_of_its_own_is_guarded_too(train: Trainer, tmp_path: Path, poisoned: Path) -> None:
+    """As every script but `train_network` has: its overridden methods run, and are watched."""
+    done = train(tmp_path, *CACHED, runtime=GUARD, datasets=dataset(poisoned), script=OTHER_SCRIPT)
+    assert done.code == 0, done.log
+    assert finite(done.weights())
+    assert [event["step"] for event in done.of("step")] == [1, 2, 3, 4, 5, 6]
+    assert done.of("skipped")
+    # twice upstream's loss, as its own class has it
+    assert max(event["loss"] or 0 for event in done.of("step")) > 1.7
+
+
 @pytest.mark.upstream
 def test_every_rank_skips_the_same_steps(train: Trainer, tmp_path: Path, poisoned: Path) -> None:
     ranks = start_ranks(train, tmp_path, 2, *CACHED, "max_train_steps=4", runtime=GUARD, datasets=dataset(poisoned))

@@ -27,6 +27,7 @@ lint: setup-dev  ## style, types, stale documents
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
+	@$(LORA) patch docs --check
 
 patch-apply: setup   ## apply every patch
 	@$(LORA) patch apply

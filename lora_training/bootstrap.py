@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 _LEVELS = ("train", "dev")
 _NEEDS = (3, 10)
 _UPSTREAM_MISSING = 4
+# For how long a git host that was out of reach is not asked again by every `make`, in seconds.
+_PAUSE_S = 600.0
+_PACKAGES = ("accelerate", "bitsandbytes", "click", "diffusers", "numpy", "torch", "torchvision", "unidiff", "xformers")
 
 
 class SetupError(Exception):
@@ -40,13 +44,16 @@ class Setup:
 
     def run(self) -> None:
         """Do what is left to do."""
-        self.state.mkdir(exist_ok=True)
+        try:
+            self.state.mkdir(exist_ok=True)
+        except OSError as exc:
+            raise SetupError(f"cannot write to {self.root}: {exc.strerror}") from exc
         with self._lock():
             fresh = self._packages()
-            has_upstream = self._trees()
+            self._trees()
             self._transformers(fresh=fresh)
         if fresh:
-            say("ready" if has_upstream else "ready, without sd-scripts: only the smoke config will train")
+            say("ready")
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -71,7 +78,7 @@ class Setup:
         if done == wanted and self._works():
             return False
         uv = self._uv()
-        if not done or done["python"] != wanted["python"] or not self._works():
+        if not done or done.get("python") != wanted["python"] or not self._works():
             # without a stamp an earlier set-up was cut short, perhaps in the middle of a package
             say(f"making .venv with Python {wanted['python']}")
             self._call([uv, "venv", "--quiet", "--clear", "--no-python-downloads", "-p", sys.executable, self.venv])
@@ -83,13 +90,31 @@ class Setup:
         self.stamp.write_text(json.dumps(wanted), encoding="utf-8")
         return True
 
-    def _trees(self) -> bool:
-        """Bring the pinned trees and patch them; whether sd-scripts is here."""
+    def _trees(self) -> None:
+        """Bring the pinned trees, as far as they can be reached, and patch them."""
         self._lora("upstream", "sync", "transformers")
+        has_upstream = self._sd_scripts()
+        # asking first, since a training that runs holds the trees, and nobody is in its way who only looks
+        if self._lora("patch", "verify", allowed=(0, 1)) != 0:
+            # a tree that is not here cannot be patched, and must not keep the other from it
+            self._lora("patch", "apply", *([] if has_upstream else ["transformers"]))
+
+    def _sd_scripts(self) -> bool:
+        """Bring sd-scripts; whether it is here. One that was out of reach is not asked for again for a while."""
+        failed = self.state / "sd-scripts-unreachable"
+        if failed.exists() and time.time() - failed.stat().st_mtime < _PAUSE_S and not self._has_sd_scripts():
+            say("sd-scripts was out of reach a moment ago; `lora upstream sync` tries again at once")
+            return False
         code = self._lora("upstream", "sync", "sd-scripts", allowed=(0, _UPSTREAM_MISSING))
-        # a tree that is not here cannot be patched, and must not keep the other from it
-        self._lora("patch", "apply", *([] if code == 0 else ["transformers"]))
+        if code == 0:
+            failed.unlink(missing_ok=True)
+        else:
+            failed.touch()
+            say("going on without sd-scripts: only the smoke config will train")
         return code == 0
+
+    def _has_sd_scripts(self) -> bool:
+        return (self.root / "third_party" / "sd-scripts" / "train_network.py").exists()
 
     def _transformers(self, *, fresh: bool) -> None:
         """Install transformers from the patched tree: in place, so that what is verified is what runs."""
@@ -142,24 +167,28 @@ class Setup:
 
     def _done(self) -> dict[str, str]:
         try:
-            done: dict[str, str] = json.loads(self.stamp.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            done = {str(key): str(value) for key, value in json.loads(self.stamp.read_text(encoding="utf-8")).items()}
+        except (FileNotFoundError, ValueError, AttributeError):
             return {}
         # console scripts name their folder, so an environment that was moved is no good
         return done if done.get("root") == str(self.root) else {}
 
     def _works(self) -> bool:
-        return _succeeds([self._python, "-c", "pass"])
+        """Whether everything large or early is there; a folder that somebody emptied is no package."""
+        missing = f"[name for name in {_PACKAGES} if importlib.util.find_spec(name) is None]"
+        code = f"import importlib.util, sys; sys.exit(bool({missing}))"
+        return (self.venv / "bin" / "lora").exists() and _succeeds([self._python, "-c", code])
 
     @property
     def _python(self) -> Path:
         return self.venv / "bin" / "python"
 
     def _lora(self, *args: str, allowed: Sequence[int] = (0,)) -> int:
+        """Run a command of ours on this very checkout, whatever LORA_HOME says."""
         return self._call([self._python, "-m", "lora_training", *args], allowed=allowed, quiet=True)
 
     def _call(self, argv: Sequence[str | Path], *, allowed: Sequence[int] = (0,), quiet: bool = False) -> int:
-        env = _environment()
+        env = _environment() | {"LORA_HOME": str(self.root)}
         out = subprocess.DEVNULL if quiet else None
         code = subprocess.run([str(arg) for arg in argv], cwd=self.root, env=env, check=False, stdout=out).returncode
         if code not in allowed:

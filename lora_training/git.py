@@ -42,8 +42,13 @@ def _keep(name: str) -> bool:
 
 
 def git(*args: str, cwd: Path, allowed: Sequence[int] = (0,), stdin: str | bytes | None = None) -> str:
-    """Run `git args` in `cwd` and return its stdout, unstripped. Raises proc.ProcError on any other code."""
-    return proc.run(["git", *args], cwd=cwd, env=environment(), allowed=allowed, stdin=stdin).stdout
+    """Run `git args` in `cwd` and return its stdout, unstripped. Raises proc.ProcError on any other code.
+
+    `cwd` is a repository's own folder: git does not look for one above it, so that a damaged repository inside
+    another is an error and not the other one.
+    """
+    env = environment() | {"GIT_CEILING_DIRECTORIES": str(cwd.absolute().parent)}
+    return proc.run(["git", *args], cwd=cwd, env=env, allowed=allowed, stdin=stdin).stdout
 
 
 def succeeds(*args: str, cwd: Path) -> bool:

@@ -51,9 +51,12 @@ class Workspace:
     @property
     def upstreams(self) -> dict[str, Upstream]:
         """Every upstream that `.gitmodules` names, by the last part of its path, in the file's order."""
-        parser = configparser.ConfigParser()
-        parser.read_string(self._gitmodules())
-        found = (self._upstream(parser[section]) for section in parser.sections())
+        parser = configparser.ConfigParser(interpolation=None, strict=False)
+        try:
+            parser.read_string(self._gitmodules())
+            found = [self._upstream(parser[section]) for section in parser.sections()]
+        except (configparser.Error, KeyError, OSError, UnicodeDecodeError) as exc:
+            raise UpstreamError(f"{self.root / '.gitmodules'} cannot be read: {exc}") from exc
         return {upstream.name: upstream for upstream in found}
 
     def upstream(self, name: str) -> Upstream:
@@ -83,12 +86,19 @@ def find(start: Path | None = None) -> Workspace:
     named = os.environ.get(HOME_VARIABLE)
     if named:
         return _named(Path(named).expanduser())
-    here = (start or Path.cwd()).absolute()
+    here = start.absolute() if start else _current_folder()
     package = Path(__file__).resolve().parent
     for folder in (here, *here.parents, *package.parents):
         if _is_checkout(folder):
             return Workspace(folder)
     raise LoraError("no checkout of lora-training found here or above", hint=f"set {HOME_VARIABLE} to its folder")
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise LoraError("the current folder does not exist any more", hint="change to one that does") from None
 
 
 def _named(folder: Path) -> Workspace:

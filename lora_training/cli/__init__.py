@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,13 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _report("interrupted", None)
         return 130
+    except BrokenPipeError:
+        # whoever read our output has had enough; what Python still holds back must not fail once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as exc:
+        _report(str(exc), None)
+        return 1
 
 
 def _run_click(argv: Sequence[str]) -> int:

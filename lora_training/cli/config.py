@@ -237,6 +237,8 @@ def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, *
     from lora_training import workspace
     from lora_training.config import presets
 
+    if not name.name:
+        raise click.UsageError("NAME must be the name of a file")
     here = workspace.find()
     chosen = presets.find(here.root / "configs", preset)
     asking = sys.stdin.isatty()

@@ -23,7 +23,7 @@ class ProgressLine:
     """
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr is not None and sys.stderr.isatty()
 
     def __call__(self, text: str) -> None:
         """Show `text` in place of what was shown before."""
@@ -31,6 +31,11 @@ class ProgressLine:
             click.echo(f"\r\x1b[K{text[: self._width()]}", nl=False, err=True)
         elif "%" not in text:
             click.echo(text, err=True)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is a terminal, where lines can be written over."""
+        return self._live
 
     def live(self, text: str) -> None:
         """Show `text` where it can be written over, and nowhere else."""

@@ -186,16 +186,29 @@ def show(name: str, *, as_json: bool) -> None:
     from lora_training.cli.targets import targets
     from lora_training.patching import series
 
-    for target in targets(workspace.find()):
-        for item in series.read(target.patches):
-            if name in (item.name, f"{target.name}/{item.name}", item.name.split("-")[0]):
-                if as_json:
-                    files = list(item.patch.paths)
-                    print_json({"upstream": target.name, "name": item.name, "header": item.fields, "files": files})
-                else:
-                    click.echo(item.data, nl=False)
-                return
-    raise PatchError(f"there is no patch {name}", hint="`lora patch list` shows them")
+    found = [
+        (target.name, item)
+        for target in targets(workspace.find())
+        for item in series.read(target.patches)
+        if name.removesuffix(".patch") in _names(target.name, item.name.removesuffix(".patch"))
+    ]
+    if not found:
+        raise PatchError(f"there is no patch {name}", hint="`lora patch list` shows them")
+    if len(found) > 1:
+        both = ", ".join(f"{upstream}/{item.name}" for upstream, item in found)
+        raise PatchError(f"there are {len(found)} patches {name}", hint=f"name one of {both}")
+    upstream, item = found[0]
+    if as_json:
+        files = list(item.patch.paths)
+        print_json({"upstream": upstream, "name": item.name, "header": item.fields, "files": files})
+    else:
+        click.echo(item.data, nl=False)
+
+
+def _names(upstream: str, name: str) -> tuple[str, ...]:
+    """All that a patch may be called: its name or number, with or without its upstream."""
+    number = name.partition("-")[0]
+    return (name, number, f"{upstream}/{name}", f"{upstream}/{number}")
 
 
 @patch.command()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training import workspace
-from lora_training.errors import PatchError, UpstreamError
+from lora_training.errors import ConfigError, PatchError, UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _UPSTREAM = "sd-scripts"
 # the only assets there are: what `configs/smoke.toml` trains on
 SMOKE = "smoke"
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,18 @@ class Plan:
         return self.output.with_suffix(".run")
 
 
-def make(here: Workspace, file: Path, sets: tuple[str, ...]) -> Plan:
-    """Load, check and resolve a configuration. Raises what is wrong with it, the trees or the patches."""
+def make(here: Workspace, file: Path, sets: tuple[str, ...], *, write: bool) -> Plan:
+    """Load, check and resolve a configuration. Raises what is wrong with it, the trees or the patches.
+
+    Without `write` nothing is written, not even to the cache.
+    """
     from lora_training import config as cfg
     from lora_training.launch import spec
     from lora_training.runtime import bootstrap
 
     config = cfg.load(file, sets=sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)})
     tree = _tree(here, config)
-    schema = _checked_schema(here, config, tree)
+    schema = _checked_schema(config, tree, here.cache if write else None)
     runtime = _runtime(config, tree)
     dataset = cfg.dataset_document(config)
     flags = cfg.to_argv(config, schema)
@@ -89,7 +93,8 @@ def _made_by(
     here: Workspace, tree: Tree, flags: list[str], dataset: str | None, runtime: Mapping[str, Any]
 ) -> dict[str, str]:
     """Digests of what makes a run what it is. Where it writes does not count."""
-    what = [word for flag, word in pairwise(["", *flags]) if flag != "--output_dir"]
+    place = _value(flags, "output_dir", "")
+    what = [word for word in flags if word not in (place, f"--output_dir={place}")]
     lock = here.patches / "patches.lock"
     return {
         "config": _digest(json.dumps([what, dataset, runtime], sort_keys=True).encode()),
@@ -135,6 +140,8 @@ def _tree(here: Workspace, config: Config) -> Tree:
     if problems:
         lines = [f"{problem.upstream}: {problem.what}; mend: {problem.mend}" for problem in problems]
         raise PatchError("the trees are not what they should be", hint="\n".join(lines))
+    for target in checked:
+        _refuse_edits(here, target)
     patches = tuple(f"{target.name}/{name}" for target in checked for name in _series(target))
     if not is_here:
         folder = Path(miniature.__file__).parent
@@ -143,7 +150,7 @@ def _tree(here: Workspace, config: Config) -> Tree:
     return Tree(upstream.path, commit, f"{_UPSTREAM} {commit}", patches)
 
 
-def _checked_schema(here: Workspace, config: Config, tree: Tree) -> Schema:
+def _checked_schema(config: Config, tree: Tree, cache: Path | None) -> Schema:
     """The script's schema, against which the configuration has been found right."""
     from lora_training.config import schema as schemas
     from lora_training.config.checks import Machine, check, installed_here, require
@@ -153,9 +160,26 @@ def _checked_schema(here: Workspace, config: Config, tree: Tree) -> Schema:
         # it knows the smoke run's flags alone, and says itself what it does not know
         require(config, config.problems)
         return schemas.flags_only(tree.path, config.script)
-    schema = schemas.read(tree.path, config.script, cache=here.cache)
+    schema = schemas.read(tree.path, config.script, cache=cache)
     require(config, check(config, schema, Machine(tuple(registry.available()), installed_here(), registry.problems)))
     return schema
+
+
+def _refuse_edits(here: Workspace, target: Target) -> None:
+    """A file that no patch of ours touches must be the pin's: what is trained is what the record says."""
+    from lora_training.patching import status as patched
+    from lora_training.upstream import status
+
+    read = status.read(here, target.name)
+    ours = {path for row in patched.read(here, [target]) for path in row.patched}
+    edits = [path for path in read.changed if path not in ours]
+    if edits:
+        more = f" and {len(edits) - _SHOWN} more" if edits[_SHOWN:] else ""
+        raise PatchError(
+            f"{target.name} has changes that are no patch of ours: {', '.join(edits[:_SHOWN])}{more}",
+            hint="`lora patch new` makes a patch of them;\n"
+            f"`lora upstream sync {target.name} --discard-edits` and `lora patch apply` throw them away",
+        )
 
 
 def _series(target: Target) -> tuple[str, ...]:
@@ -173,8 +197,17 @@ def _runtime(config: Config, tree: Tree) -> dict[str, dict[str, Any]]:
 
 def _output(flags: list[str]) -> Path:
     """The file that upstream will write at the end; `last` and `safetensors` are its defaults."""
-    given = {
-        name: value for name, value in pairwise(flags) if name in {"--output_dir", "--output_name", "--save_model_as"}
-    }
-    name = f"{given.get('--output_name', 'last')}.{given.get('--save_model_as', 'safetensors')}"
-    return Path(given["--output_dir"]) / name
+    name, form = _value(flags, "output_name", "last"), _value(flags, "save_model_as", "safetensors")
+    if not name or "/" in name:
+        raise ConfigError(f"`output_name` cannot be {name!r}", hint="it is the name of a file, without a folder")
+    if form != "safetensors":
+        raise ConfigError(
+            f"`save_model_as` cannot be {form!r}", hint="what was trained is checked at the end; that takes safetensors"
+        )
+    return Path(_value(flags, "output_dir", "")) / f"{name}.{form}"
+
+
+def _value(flags: list[str], name: str, default: str) -> str:
+    """What a flag is given, as the next word or after its own `=`."""
+    joined = (flag.partition("=")[2] for flag in flags if flag.startswith(f"--{name}="))
+    return next((after for flag, after in pairwise(flags) if flag == f"--{name}"), next(joined, default))

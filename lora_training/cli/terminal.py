@@ -30,7 +30,11 @@ class Terminal:
                 self._total, self._seconds = event["total_steps"], []
             case "step" if not self._verbose:
                 self._seconds.append(event["seconds"])
-                self._progress.live(self._step(event))
+                text = self._step(event)
+                self._progress.live(text)
+                # without a terminal, a line for each tenth of the way
+                if not self._progress.is_live and event["step"] % max(1, self._total // 10) == 0:
+                    click.echo(text, err=True)
             case "skipped":
                 self.note(f"step {event['step']} skipped, not finite: {', '.join(map(str, event['images']))}")
 
@@ -47,7 +51,7 @@ class Terminal:
         # the steps of this attempt only, so that both are right after a resume
         each = sum(self._seconds) / len(self._seconds)
         left = (self._total - event["step"]) * each
-        rates = " ".join(f"{rate:.2g}" for rate in dict.fromkeys(event["lr"]))
+        rates = " ".join("not finite" if rate is None else f"{rate:.2g}" for rate in dict.fromkeys(event["lr"]))
         loss = "not finite" if event["avr_loss"] is None else f"{event['avr_loss']:.4f}"
         memory = "" if event["memory_mb"] is None else f"  {event['memory_mb']:.0f} MB"
         place = f"step {event['step']}/{self._total}  epoch {event['epoch']}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lora_training import workspace
-from lora_training.errors import ConfigError
+from lora_training.errors import ConfigError, LoraError
 
 if TYPE_CHECKING:
     from lora_training.cli.plan import Plan
@@ -35,7 +35,7 @@ def train(file: Path, *, sets: tuple[str, ...], resume: str | None, dry_run: boo
     here = workspace.find()
     # no patch command may change the trees: each attempt imports upstream anew, and upstream imports late
     with site.shared_lock(here):
-        plan = plans.make(here, file, sets)
+        plan = plans.make(here, file, sets, write=not dry_run)
         if dry_run:
             click.echo(plan.spec.shell())
             return
@@ -94,8 +94,9 @@ def _state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
 def _write(plan: Plan) -> None:
     """What the child reads, and the command for people to read."""
     if plan.dataset:
-        (plan.folder / "dataset.json").write_text(plan.dataset, encoding="utf-8")
-    (plan.folder / "command.sh").write_text(plan.spec.shell() + "\n", encoding="utf-8")
+        (plan.folder / "dataset.json").write_text(plan.dataset, encoding="utf-8", errors="surrogateescape")
+    shell = plan.spec.shell() + "\n"
+    (plan.folder / "command.sh").write_text(shell, encoding="utf-8", errors="surrogateescape")
 
 
 def _warn_of_miniature() -> None:
@@ -114,7 +115,11 @@ def _make_assets(here: Workspace) -> None:
     folder = here.cache / SMOKE
     if not folder.exists():
         click.echo(f"making a tiny model, its tokenizer and some images in {folder}", err=True)
-        proc.run([sys.executable, "-m", "lora_training.smoke", str(folder)], cwd=here.root)
+        try:
+            proc.run([sys.executable, "-m", "lora_training.smoke", str(folder)], cwd=here.root)
+        except proc.ProcError as exc:
+            last = (exc.hint or "").splitlines()[-1:]
+            raise LoraError(f"cannot make {folder}", hint="; ".join(last) or None) from exc
 
 
 def _report(plan: Plan, result: Result) -> None:

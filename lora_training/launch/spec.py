@@ -44,6 +44,8 @@ def one_process(  # noqa: PLR0913 - each is a different thing, and all are named
     env = {
         "ACCELERATE_MIXED_PRECISION": mixed_precision,
         "OMP_NUM_THREADS": str(cpu_threads),
+        # upstream's log wraps at the terminal's width, in the middle of the names that matter
+        "COLUMNS": "200",
         # lines must reach the log when they are written
         "PYTHONUNBUFFERED": "1",
         **runtime,

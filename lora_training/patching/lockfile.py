@@ -41,7 +41,9 @@ def read(patches: Path) -> dict[str, Stack]:
     except FileNotFoundError:
         return {}
     except (OSError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise PatchError(f"{path} is damaged: {exc}", hint="restore it from git, or " + _HINT) from exc
+        raise PatchError(
+            f"{path} is damaged: {exc}", hint=f"restore it: git checkout -- {path.name}, in {path.parent}"
+        ) from exc
 
 
 def _toml(text_: str) -> dict[str, Any]:

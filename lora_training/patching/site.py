@@ -50,6 +50,6 @@ def together(site: Site) -> Iterator[Recovered | None]:
 
 @contextmanager
 def shared_lock(workspace: Workspace) -> Iterator[None]:
-    """Held by a training start until the child has imported upstream: no patch command runs meanwhile."""
+    """Held by a training as long as it runs, since each of its attempts imports upstream: no tree changes meanwhile."""
     with together(of_workspace(workspace)):
         yield

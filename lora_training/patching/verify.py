@@ -41,7 +41,9 @@ class Verified:
 def verify(workspace: Workspace, targets: Sequence[Target]) -> Verified:
     """Check every upstream, and what is written about our patches. What is wrong is reported and not raised."""
     found = trees(workspace, targets)
-    about = (*_removal_problems(targets), *_document_problems(workspace, targets))
+    # a probe reads pristine files, which only a tree without a problem is sure to have
+    removable = () if found.problems else tuple(_removal_problems(targets))
+    about = (*removable, *_document_problems(workspace, targets))
     return replace(found, problems=(*found.problems, *about))
 
 

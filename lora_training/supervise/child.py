@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from lora_training.supervise.loop import Event
 
 
+# How long the last lines of a child that has ended may take to arrive, in seconds.
+_DRAIN_S = 5.0
+
+
 class Child(Protocol):
     """What the loop needs of a child; the tests have one that follows a script."""
 
@@ -44,6 +48,7 @@ class Process:
             start_new_session=True,
         )
         self._events = events
+        self._is_over = False
         self._reader = _thread(self._read)
         _thread(self._wait)
 
@@ -54,9 +59,12 @@ class Process:
 
     def end(self) -> None:
         """Kill the whole session: data loaders' workers outlive a crashed parent."""
+        if self._is_over:
+            # the number may be another process's by now
+            return
         try:
             os.killpg(self._popen.pid, signal.SIGKILL)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):
             return
 
     def _read(self) -> None:
@@ -66,10 +74,11 @@ class Process:
                     self._events.put(line.rstrip("\n"))
 
     def _wait(self) -> None:
-        # the child's end counts, not the pipe's: a worker that outlives its parent holds the pipe open
+        # the child's end counts, not the pipe's: a process that outlives it in another session holds the pipe open
         code = self._popen.wait()
         self.end()
-        self._reader.join()
+        self._is_over = True
+        self._reader.join(_DRAIN_S)
         self._events.put(code)
 
 

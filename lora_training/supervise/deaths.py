@@ -75,7 +75,7 @@ _SIGNS = (
     ),
     _Sign(
         "not-finite",
-        re.compile(r"loss is not finite|nan-guard"),
+        re.compile(r"a loss or a gradient that is not finite"),
         "the loss is not a number any more",
         "lower the learning rate; the log names the images",
     ),

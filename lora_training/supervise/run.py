@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import time
@@ -68,6 +69,7 @@ class Run:
     sleep: Callable[[float], None] = time.sleep
     start: Callable[[LaunchSpec, queue.SimpleQueue[Any]], child.Child] = child.Process
     _began: bool = False
+    _told: bool = False
 
     def go(self, state: State | None) -> Result:
         """Train, from `state` if there is one, until there is a LoRA that holds up.
@@ -108,9 +110,7 @@ class Run:
             if ended.asked:
                 raise self._interrupted(asked)
             death = deaths.classify(ended)
-            newest = states.newest(
-                self.order.output, lambda path, why: self.watcher.note(f"passing over {path}: {why}")
-            )
+            newest = states.newest(self.order.output, self._pass_over, self.order.made_by) or state
             # only a newer state is progress: a run that dies at the same place each time is given up
             failures = 0 if _step(newest) > _step(state) else failures + 1
             if not (death.restartable and self._began) or failures > self.order.retries:
@@ -121,8 +121,7 @@ class Run:
             self._rest(_BACKOFF_S * 2**failures, asked)
 
     def _attempt(self, state: State | None, asked: signals.Asked) -> Ended:
-        number = len(self.record.attempts) + 1
-        log_path = self.order.folder / f"attempt-{number}.log"
+        log_path = self._new_log()
         self.record.attempts.append({"log": str(log_path), "from_step": _step(state), "started": time.time()})
         self.record.save(self.order.folder)
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -142,6 +141,11 @@ class Run:
         self.record.save(self.order.folder)
         return ended
 
+    def _new_log(self) -> Path:
+        """A name that no earlier attempt has, those of earlier runs of the same command included."""
+        names = (self.order.folder / f"attempt-{number}.log" for number in itertools.count(1))
+        return next(path for path in names if not path.exists())
+
     def _pass_over(self, path: Path, why: str) -> None:
         self.watcher.note(f"passing over {path}: {why}")
 
@@ -154,6 +158,9 @@ class Run:
         self.watcher.event(event)
 
     def _wanted(self, asked: signals.Asked) -> int:
+        if asked.count == 1 and not self._told:
+            self._told = True
+            self.watcher.note("saving the state at the next step, then leaving; ask again to end at once")
         return max(asked.count, int((self.order.folder / record.STOP).exists()))
 
     def _rest(self, seconds: float, asked: signals.Asked) -> None:

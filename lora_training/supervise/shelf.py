@@ -28,6 +28,6 @@ def runs(workspace: Workspace) -> list[tuple[Path, Record]]:
     """The runs whose folders are still there, newest first."""
     shelf = workspace.state / "runs"
     pointers = sorted(shelf.iterdir()) if shelf.is_dir() else []
-    folders = [Path(pointer.read_text(encoding="utf-8").rstrip("\n")) for pointer in pointers]
+    folders = [Path(pointer.read_text(encoding="utf-8", errors="replace").rstrip("\n")) for pointer in pointers]
     found = [(folder, run) for folder in folders if (run := record.read(folder))]
     return sorted(found, key=lambda pair: pair[1].started, reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,9 +67,9 @@ def at(folder: Path) -> State:
 
 def _folders(output: Path) -> list[Path]:
     """Upstream's names: NAME-step00000010-state, NAME-000002-state, NAME-state; ours while one is replaced."""
-    stem = output.stem
-    patterns = (f"{stem}-step*-state*", f"{stem}-[0-9]*-state*", f"{stem}-state*")
-    return sorted({path for pattern in patterns for path in output.parent.glob(pattern) if path.is_dir()})
+    wanted = re.compile(rf"{re.escape(output.stem)}(?:-step\d{{8,}}|-\d{{6,}})?-state(?:\.partial|\.old)?")
+    folders = output.parent.iterdir() if output.parent.is_dir() else ()
+    return sorted(path for path in folders if wanted.fullmatch(path.name) and path.is_dir())
 
 
 def _not_finite(folder: Path) -> str | None:

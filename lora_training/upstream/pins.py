@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # Lies in a tree that came from a source archive, where a repository would have `.git`.
 MARKER = ".lora-upstream.json"
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+# How many names may lead to each other, from HEAD to a commit; git's own limit.
+_DEPTH = 5
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,10 @@ def head(upstream: Upstream) -> Head:
         return Head(_resolve(folder, "HEAD"), "git")
     try:
         marker = json.loads((upstream.path / MARKER).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        return Head(str(marker["commit"]), "sdist") if marker["files"] else Head(None, "none")
+    except (OSError, ValueError, KeyError, TypeError):
+        # a marker that cannot be read is as good as none
         return Head(None, "none")
-    return Head(marker["commit"], "sdist")
 
 
 def manifest(upstream: Upstream) -> dict[str, str]:
@@ -127,12 +132,17 @@ def _git_folder(tree: Path) -> Path | None:
     return (tree / text.removeprefix("gitdir:").strip()).resolve()
 
 
-def _resolve(folder: Path, ref: str) -> str | None:
+def _resolve(folder: Path, ref: str, depth: int = 0) -> str | None:
+    """The commit that a name leads to; None for a damaged repository, and for names that lead to each other."""
     try:
         text = (folder / ref).read_text(encoding="utf-8").strip()
     except (FileNotFoundError, NotADirectoryError):
         return _packed(folder, ref)
-    return _resolve(folder, text.removeprefix("ref:").strip()) if text.startswith("ref:") else text
+    except (OSError, ValueError):
+        return None
+    if text.startswith("ref:") and depth < _DEPTH:
+        return _resolve(folder, text.removeprefix("ref:").strip(), depth + 1)
+    return text if _COMMIT.fullmatch(text) else None
 
 
 def _packed(folder: Path, ref: str) -> str | None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from lora_training.errors import UpstreamError
 from lora_training.proc import ProcError
@@ -38,15 +38,17 @@ def sync(workspace: Workspace, name: str, progress: Callable[[str], None], *, di
         staging = _clean_staging(workspace, upstream)
         head = pins.head(upstream)
         pin = pins.pin(workspace, name)
-        if head.commit == pin:
+        if head.commit == pin and not (discard_edits and status.changes(upstream, head)):
             return "kept"
         _check_replaceable(upstream, head, pin, discard_edits=discard_edits)
-        tree = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=staging))
+        # a folder inside, since a temporary one is for its owner alone
+        tree = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=staging)) / name
+        tree.mkdir()
         try:
             outcome = _bring(workspace, upstream, pin, tree, progress)
             _put_in_place(tree, upstream.path, staging)
         finally:
-            _remove(tree)
+            _remove(tree.parent)
     return outcome
 
 
@@ -55,10 +57,17 @@ def _lock(workspace: Workspace) -> Iterator[None]:
     """One sync at a time in a checkout; a second one waits."""
     import fcntl
 
-    workspace.state.mkdir(exist_ok=True)
-    with (workspace.state / "sync.lock").open("w") as handle:
+    with _lock_file(workspace) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def _lock_file(workspace: Workspace) -> IO[str]:
+    try:
+        workspace.state.mkdir(exist_ok=True)
+        return (workspace.state / "sync.lock").open("w")
+    except OSError as exc:
+        raise UpstreamError(f"cannot write to {workspace.state}: {exc.strerror}", hint="mend its permissions") from exc
 
 
 def _clean_staging(workspace: Workspace, upstream: Upstream) -> Path:

@@ -119,6 +119,19 @@ def test_a_training_that_fails_is_exit_6_with_the_end_of_its_log(sd_scripts: Pat
 
 
 @pytest.mark.upstream
+def test_an_edit_that_is_no_patch_of_ours_stops_the_start(sd_scripts: Path, tmp_path: Path) -> None:
+    edited = sd_scripts / "library" / "utils.py"
+    before = edited.read_bytes()
+    try:
+        edited.write_bytes(before + b"# an edit\n")
+        ran = lora("train", SMOKE, "--set", f"output_dir={tmp_path}", cwd=ROOT)
+    finally:
+        edited.write_bytes(before)
+    assert ran.code == 5
+    assert "library/utils.py" in ran.err
+
+
+@pytest.mark.upstream
 def test_a_misspelt_key_is_exit_3_before_anything_starts(sd_scripts: Path, tmp_path: Path) -> None:
     ran = lora("train", SMOKE, "--set", f"output_dir={tmp_path}", "--set", "learning_rat=1", cwd=ROOT)
     assert ran.code == 3

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from lora_training.launch.spec import LaunchSpec
 from lora_training.supervise.child import Process
@@ -65,6 +68,14 @@ os._exit(9)
     pid, code = run(crash, tmp_path)
     assert code == 9
     assert gone(int(pid))
+
+
+def test_a_process_that_left_the_session_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_training.supervise.child._DRAIN_S", 0.2)
+    stray = "import subprocess, sys; s = subprocess.Popen(['sleep', '60'], start_new_session=True); print(s.pid)"
+    pid, code = run(stray, tmp_path)
+    os.kill(int(pid), signal.SIGKILL)
+    assert code == 0
 
 
 def test_asked_it_gets_a_sigterm_and_can_answer(tmp_path: Path) -> None:

@@ -30,6 +30,17 @@ def test_the_broken_image_is_named() -> None:
     assert "/data/cat.png" in classify(Ended(1, (line,))).sentence
 
 
+def test_the_banner_of_a_patch_is_no_cause() -> None:
+    banner = ("lora: runtime patch nan-guard: on", "lora: runtime patch progress: on")
+    assert classify(Ended(-9, banner)).kind == "memory"
+    assert classify(Ended(1, banner)).kind == "unknown"
+
+
+def test_nan_guards_last_word_is_one() -> None:
+    said = "error: 3 steps in a row had a loss or a gradient that is not finite"
+    assert classify(Ended(6, (said,))).kind == "not-finite"
+
+
 def test_a_kill_from_outside_is_most_likely_the_systems() -> None:
     death = classify(Ended(-9))
     assert (death.kind, death.restartable) == ("memory", True)

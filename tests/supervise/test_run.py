@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lora_training import manifest
 from lora_training.errors import ConfigError, Interrupted, LoraError, TrainingError
 from lora_training.launch.spec import LaunchSpec
 from lora_training.supervise import record, states
@@ -21,8 +22,8 @@ from lora_training.supervise.run import Order, Run
 from tests.helpers import ROOT
 from tests.supervise.test_child import gone
 
-pytest.importorskip("safetensors")
-pytest.importorskip("numpy")
+safetensors_file = pytest.importorskip("safetensors.numpy").save_file
+np = pytest.importorskip("numpy")
 
 ME = {"config": "c"}
 TRAINER = """
@@ -129,6 +130,17 @@ def test_a_crash_is_started_again_from_the_newest_state(bench: Bench) -> None:
 def test_a_kill_from_outside_is_started_again(bench: Bench) -> None:
     assert bench.go({"3": {"once": True, "kill": signal.SIGKILL}}).steps == 6
     assert bench.record.attempts[0]["code"] == -9
+
+
+def test_a_restart_takes_no_state_that_another_run_made(bench: Bench) -> None:
+    folder = bench.folder / "cats-step00000099-state"
+    folder.mkdir()
+    safetensors_file({"w": np.ones(2, np.float32)}, folder / "model.safetensors")
+    manifest.write(folder, step=99, made_by={"config": "another"})
+    order = bench.order({"1": {"once": True}})
+    with record.alone(order.folder):
+        assert Run(order, bench.notes, sleep=lambda _seconds: None).go(None).steps == 6
+    assert [attempt["from_step"] for attempt in bench.record.attempts] == [0, 0]
 
 
 def test_one_that_dies_at_the_same_place_each_time_is_given_up(bench: Bench) -> None:

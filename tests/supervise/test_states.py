@@ -93,9 +93,16 @@ def test_a_state_that_was_being_replaced_is_found_under_either_name(output: Path
     assert newest(output) == (8, [])
 
 
-def test_another_runs_states_in_the_folder_are_left_alone(output: Path) -> None:
-    save(output.with_name("cats-and-dogs.safetensors"), 99)
+@pytest.mark.parametrize("name", ["cats-and-dogs", "cats-2", "cats-000002"])
+def test_another_runs_states_in_the_folder_are_left_alone(output: Path, name: str) -> None:
+    save(output.with_name(f"{name}.safetensors"), 99)
     assert newest(output) == (None, [])
+
+
+def test_a_name_with_brackets_finds_its_own_states(output: Path) -> None:
+    strange = output.with_name("dog[1].safetensors")
+    save(strange, 8)
+    assert newest(strange) == (8, [])
 
 
 def test_a_folder_that_is_no_state_is_refused_by_name(tmp_path: Path) -> None:

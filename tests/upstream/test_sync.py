@@ -89,6 +89,30 @@ def test_edits_in_the_way_of_a_moved_pin_are_kept_and_named(site: Site) -> None:
     assert (site.tree / "train_network.py").read_text() == "print(2)\n"
 
 
+def test_edits_at_the_pin_are_thrown_away_only_when_asked(site: Site) -> None:
+    sync(site.here, "sd-scripts", quiet)
+    (site.tree / "train_network.py").unlink()
+    assert sync(site.here, "sd-scripts", quiet) == "kept"
+    assert sync(site.here, "sd-scripts", quiet, discard_edits=True) == "git"
+    assert (site.tree / "train_network.py").read_text() == "print(1)\n"
+
+
+def test_others_may_read_what_we_brought(site: Site) -> None:
+    sync(site.here, "sd-scripts", quiet)
+    assert site.tree.stat().st_mode & 0o777 == site.here.root.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("head", ["", "ref: HEAD", "nonsense"])
+def test_a_damaged_repository_is_of_unknown_origin_and_left_alone(site: Site, head: str) -> None:
+    sync(site.here, "sd-scripts", quiet)
+    (site.tree / ".git" / "HEAD").write_text(head)
+    (site.tree / "precious.txt").write_text("mine\n")
+    with pytest.raises(UpstreamError, match="neither a checkout"):
+        sync(site.here, "sd-scripts", quiet)
+    assert (site.tree / "precious.txt").exists()
+    assert lora("upstream", "status", cwd=site.here.root).out.startswith("sd-scripts: missing")
+
+
 def test_something_of_unknown_origin_is_never_replaced(site: Site) -> None:
     (site.tree / "thesis.txt").write_text("years of work\n")
     with pytest.raises(UpstreamError, match="neither a checkout nor a source archive"):

@@ -75,7 +75,8 @@ _SIGNS = (
     ),
     _Sign(
         "not-finite",
-        re.compile(r"a loss or a gradient that is not finite"),
+        # and not where the banner names the patch
+        re.compile(r"^error: nan-guard|a loss or a gradient that is not finite"),
         "the loss is not a number any more",
         "lower the learning rate; the log names the images",
     ),

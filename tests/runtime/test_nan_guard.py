@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lora_training.supervise.deaths import classify
+from lora_training.supervise.loop import Ended
 from tests.runtime.conftest import CACHED, Trainer, Training, copied_images, dataset, finite, poison, same, start_ranks
 
 GUARD = {"progress": {}, "nan-guard": {}}
@@ -49,12 +51,15 @@ def test_too_many_in_a_row_end_the_run_with_its_last_good_weights(
     guard = GUARD | {"nan-guard": {"max_consecutive": 3}}
     done = train(tmp_path / "out", *CACHED, "max_train_steps=50", runtime=guard, datasets=datasets)
     assert done.code == 6
-    assert "error: 3 steps in a row" in done.log
+    assert "error: nan-guard: 3 steps in a row" in done.log
     assert "Traceback" not in done.log
     assert done.events[-1] | {"event": "failed", "kind": "not-finite", "step": 3} == done.events[-1]
     assert finite(done.weights("smoke-step00000003.safetensors"))
     assert (done.folder / "smoke-step00000003-state" / "model.safetensors").exists()
     assert not (done.folder / "smoke.safetensors").exists()
+    assert classify(Ended(6, tuple(done.log.splitlines()[-25:]))).kind == "not-finite"
+    banner = next(line for line in done.log.splitlines() if "runtime patch nan-guard" in line)
+    assert classify(Ended(1, (banner,))).kind != "not-finite"
 
 
 @pytest.mark.upstream

@@ -108,7 +108,7 @@ class _NanGuard(training.Watcher):
         if not self._in_a_row or self._in_a_row < self._limit:
             return
         saves = _weights_are_finite(self.run)
-        what = f"{self._in_a_row} steps in a row had a loss or a gradient that is not finite"
+        what = f"nan-guard: {self._in_a_row} steps in a row had a loss or a gradient that is not finite"
         hint = f"the state of the last good step is saved as that of step {self.run.step}" if saves else None
         self._end = TrainingError(what, hint=hint)
         self.run.leave(self._end, save=saves)

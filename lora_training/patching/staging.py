@@ -25,20 +25,21 @@ def stage(root: Path, plan: Journal, edits: Sequence[Edit]) -> None:
     Raises OSError when it cannot be written, PatchError when a file is not as it was read.
     """
     kept = {entry.old for entry in plan.entries}
-    pairs = list(zip(plan.entries, edits, strict=True))
-    fs.for_each(pairs, lambda pair: _stage_one(root, *pair, kept))
+    with fs.batch() as batch:
+        for entry, edit in zip(plan.entries, edits, strict=True):
+            _stage_one(root, entry, edit, kept, batch)
     names = [name for entry in plan.entries for name in (entry.new, entry.old) if name]
     fs.for_each(list({os.path.dirname(f"{root}/{name}") for name in names}), fs.sync_folder)
 
 
-def _stage_one(root: Path, entry: Entry, edit: Edit, kept: Container[str]) -> None:
+def _stage_one(root: Path, entry: Entry, edit: Edit, kept: Container[str], batch: fs.Batch) -> None:
     base = os.fspath(root)
     _check_unchanged(root, edit)
     if entry.old:
-        _keep(f"{base}/{entry.path}", f"{base}/{entry.old}", edit.before)
+        _keep(f"{base}/{entry.path}", f"{base}/{entry.old}", edit.before, batch)
     # a file that is kept under its new name is there already
     if edit.after is not None and entry.new and entry.new not in kept:
-        _put(f"{base}/{entry.new}", edit.after, None if edit.same_as is None else f"{base}/{edit.same_as}")
+        _put(f"{base}/{entry.new}", edit.after, None if edit.same_as is None else f"{base}/{edit.same_as}", batch)
 
 
 def _check_unchanged(root: Path, edit: Edit) -> None:
@@ -52,27 +53,26 @@ def _check_unchanged(root: Path, edit: Edit) -> None:
         raise PatchError(f"{shown(edit.path)} changed while this command ran", hint="nothing was written; run it again")
 
 
-def _keep(path: str, old: str, node: Node | None) -> None:
+def _keep(path: str, old: str, node: Node | None, batch: fs.Batch) -> None:
     """A second name for the file as it is, for an undo; a copy where there are no hard links."""
     try:
         fs.same_again(path, old)
     except OSError:
         if node is None:  # pragma: no cover - only files that were read are kept
             raise
-        fs.write_new(old, node)
+        batch.write(old, node)
 
 
-def _put(new: str, node: Node, same_as: str | None) -> None:
+def _put(new: str, node: Node, same_as: str | None, batch: fs.Batch) -> None:
     if same_as is not None:
         with contextlib.suppress(OSError):
             fs.same_again(same_as, new)
             return
-    fs.write_new(new, node)
+    batch.write(new, node)
 
 
 def discard(root: Path, plan: Journal) -> None:
     """Take away whatever still waits."""
-    for entry in plan.entries:
-        for name in (entry.new, entry.old):
-            if name:
-                fs.remove(f"{root}/{name}")
+    names = dict.fromkeys(name for entry in plan.entries for name in (entry.new, entry.old) if name)
+    # to give the space of a file free may take milliseconds; one that is not there takes none
+    fs.for_each([full for name in names if os.path.lexists(full := f"{root}/{name}")], fs.remove)

@@ -102,7 +102,7 @@ def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Wr
         if not files:
             raise PatchError(f"{target.name} has no edits to take in")
         paths = list(dict.fromkeys([*draft.patch.paths, *files]))
-        _check_last_word(work.drafts[at + 1 :], paths)
+        _check_last_word(draft.name, work.drafts[at + 1 :], paths)
         below = _applied(work.drafts[:at], work.base)
         path = target.patches / draft.name
         fields = {**draft.fields, "Last-Update": _today()}
@@ -154,12 +154,12 @@ def _position(target: Target, drafts: Sequence[_Draft], name: str | None) -> int
     return names.index(name or names[-1])
 
 
-def _check_last_word(later: Sequence[_Draft], paths: Sequence[str]) -> None:
+def _check_last_word(name: str, later: Sequence[_Draft], paths: Sequence[str]) -> None:
     for draft in later:
         shared = set(draft.patch.paths) & set(paths)
         if shared:
             raise PatchError(
-                f"{draft.name} comes later and touches {shown(min(shared))} too",
+                f"{name} cannot take the edits: {draft.name} comes later and touches {shown(min(shared))} too",
                 hint=f"refresh {draft.name} instead, or take it out of the series for the time being",
             )
 

@@ -127,6 +127,7 @@ def _plan_apply(item: Standing) -> _Plan:
         if problems:
             raise PatchError("; ".join(problems), hint="look at the change, then run `lora patch lock`")
         return _Plan(TreeResult(item.target.name, "unchanged", names), ())
+    stack.check_copies_have_room(item.stack)
     base = standing.pristine(item)
     image, moved = standing.final(item, base)
     found = [Edit(path, item.image[path], image.get(path)) for path in item.stack.paths]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lora_training.errors import PatchError
 from lora_training.patching import plan
 from lora_training.patching.model import ABSENT, Node, Patch, state_of
+from lora_training.patching.names import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,6 +94,7 @@ def build(
     paths = sorted({path for patch in patches for path in patch.paths})
     _check_copies_kept_apart(paths)
     stack = Stack(commit, {path: state_of(pristine.get(path)) for path in paths}, tuple(locked))
+    check_copies_have_room(stack)
     return stack, image, moved
 
 
@@ -100,6 +102,18 @@ def _check_copies_kept_apart(paths: Sequence[str]) -> None:
     for path in paths:
         if f"{path}.orig" in paths:
             raise PatchError(f"{path}.orig is touched by a patch, but that is where {path} is kept")
+
+
+def check_copies_have_room(stack: Stack) -> None:
+    """Raise PatchError when a file ends up where there was a folder, and pristine copies would be kept in that."""
+    for path in stack.paths:
+        taken = [p for p in plan.parents(path) if p in stack.pristine and stack.state(p, stack.last) != ABSENT]
+        if taken and is_kept(stack, path):
+            raise PatchError(
+                f"the patches turn the folder {shown(taken[0])} into a file, "
+                f"but {shown(path)} in it needs a place for its pristine copy",
+                hint="give that file another name in the patch; nothing was written",
+            )
 
 
 def touched(stack: Stack) -> tuple[str, ...]:

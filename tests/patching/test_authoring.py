@@ -74,7 +74,7 @@ def test_refresh_of_a_patch_under_a_later_one_is_refused(checkout: Checkout) -> 
     engine.apply(checkout.here, checkout.targets)
     path = checkout.root("alpha") / "a.py"
     path.write_text(path.read_text() + "more\n")
-    with pytest.raises(PatchError, match=r"0002-second\.patch comes later and touches a\.py too"):
+    with pytest.raises(PatchError, match=r"0001-.*edits: 0002-second\.patch comes later and touches a\.py too"):
         authoring.refresh(checkout.here, _edited(checkout, "alpha"), "0001-first.patch")
 
 

@@ -60,7 +60,7 @@ def change(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def no_turning(change: tuple[Path, Path]) -> tuple[Path, Path]:
-    """The same, but no folder takes a file's place: making one then may find the disk full when the file has gone."""
+    """The same, but no folder takes a file's place, nor a file a folder's: to make one again takes space."""
     root, patch = change
     sections = patch.read_bytes().split(b"diff --git ")
     patch.write_bytes(b"diff --git ".join(section for section in sections if b"/was a" not in section))
@@ -146,6 +146,25 @@ def test_a_disk_that_fills_up_at_any_call_leaves_all_or_nothing(no_turning: tupl
         if code:
             assert tree_of(root, without=()) == before, at
     assert at > 20
+
+
+def test_a_disk_that_fills_up_while_files_and_folders_change_places_is_seen_to_by_the_next_command(
+    change: tuple[Path, Path],
+) -> None:
+    root, patch = change
+    before = tree_of(root)
+    code, at, unfinished = 5, 0, 0
+    while code != 0:
+        at += 1
+        code = without_space(lambda: adhoc.apply(root, [patch], None), at)
+        assert code in (0, 5)
+        if code:
+            unfinished += tree_of(root) != before
+            # there is space again, and any command will do
+            adhoc.verify(root, [patch])
+            assert tree_of(root) == before, at
+            assert not list(root.glob(".lora-patch/*")), at
+    assert unfinished
 
 
 def test_a_file_edited_after_a_crash_is_not_overwritten(change: tuple[Path, Path]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_training.errors import PatchError, UpstreamError
-from lora_training.patching import docs, engine, lockfile, verify
+from lora_training.patching import docs, engine, lockfile, stack, verify
 from lora_training.patching.locking import exclusive
 from lora_training.patching.site import of_workspace, shared_lock
 from tests.helpers import git
@@ -163,6 +163,39 @@ def test_a_foreign_orig_is_refused_and_never_touched(checkout: Checkout) -> None
     before = checkout.trees()
     with pytest.raises(PatchError, match=r"c\.py\.orig is in the way and not ours"):
         engine.apply(checkout.here, checkout.targets)
+    assert checkout.trees() == before
+
+
+TURNED = b"""\
+diff --git a/lib/b.py b/lib/b.py
+deleted file mode 100644
+--- a/lib/b.py
++++ /dev/null
+@@ -1 +0,0 @@
+-b
+diff --git a/lib b/lib
+new file mode 100644
+--- /dev/null
++++ b/lib
+@@ -0,0 +1 @@
++a file
+"""
+
+
+def test_a_folder_that_holds_pristine_copies_cannot_become_a_file(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout.add_diff("alpha", "turn", TURNED)
+    before = checkout.trees()
+    wanted = r"turn the folder lib into a file, but lib/b\.py in it needs a place for its pristine copy"
+    with pytest.raises(PatchError, match=wanted):
+        checkout.lock()
+    with monkeypatch.context() as patching:
+        patching.setattr(stack, "check_copies_have_room", lambda _: None)
+        checkout.lock()
+    with pytest.raises(PatchError, match=wanted) as refused:
+        engine.apply(checkout.here, checkout.targets)
+    assert refused.value.exit_code == 5
     assert checkout.trees() == before
 
 

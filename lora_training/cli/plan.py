@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from lora_training.config import Config
     from lora_training.config.schema import Schema
+    from lora_training.launch.processes import Processes
     from lora_training.launch.spec import LaunchSpec
     from lora_training.patching.series import Target
     from lora_training.workspace import Workspace
@@ -68,25 +70,40 @@ def make(here: Workspace, file: Path, sets: tuple[str, ...], *, write: bool) -> 
     from lora_training.runtime import bootstrap
 
     config = cfg.load(file, sets=sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)})
+    processes = _processes(config)
     tree = _tree(here, config)
     schema = _checked_schema(config, tree, here.cache if write else None)
     runtime = _runtime(config, tree)
     dataset = cfg.dataset_document(config)
     flags = cfg.to_argv(config, schema)
-    made_by = _made_by(here, tree, [config.script, *flags], dataset, runtime)
+    made_by = _made_by(here, tree, [config.script, *flags, str(processes.count)], dataset, runtime)
     output = _output(flags)
     folder = output.with_suffix(".run")
     if dataset:
         flags += ["--dataset_config", str(folder / "dataset.json")]
-    launched = spec.one_process(
+    launched = spec.several(
         sys.executable,
         tree.path / f"{config.script}.py",
         flags,
+        processes=processes,
         runtime=bootstrap.environment(runtime) | _channels(folder, made_by),
         mixed_precision=str(config.launch.mixed_precision or config.values.get("mixed_precision", "no")),
         cpu_threads=config.launch.num_cpu_threads_per_process or 1,
     )
     return Plan(config, tree, launched, runtime, output, dataset, made_by)
+
+
+def _processes(config: Config) -> Processes:
+    """The processes to train in, with a port that is free now where accelerate is to be given one."""
+    from lora_training.launch import gpus, processes
+
+    found = processes.resolve(config.launch, lambda: gpus.there(os.environ, gpus.installed))
+    if found.count == 1 or found.file_store or found.machines > 1 or found.port:
+        return found
+    # accelerate's own choice is one fixed port, which a second training on the machine could not have
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return replace(found, port=int(listening.getsockname()[1]))
 
 
 def _made_by(

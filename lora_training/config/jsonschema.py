@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 _TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "dict": "object", "Path": "string"}
 _OF_LAUNCH: dict[str, dict[str, Any]] = {
-    "num_processes": {"type": "integer", "minimum": 1},
+    "num_processes": {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]},
     "gpu_ids": {"type": "array", "items": {"type": "integer", "minimum": 0}, "uniqueItems": True, "minItems": 1},
     "mixed_precision": {"enum": ["no", "fp16", "bf16"]},
     "backend": {"enum": ["accelerate", "filestore"]},
     "main_process_ip": {"type": "string"},
     "main_process_port": {"type": "integer", "minimum": 1, "maximum": 65535},
+    "rdzv_backend": {"enum": ["static", "c10d"]},
 }
 _OF_RUN: dict[str, dict[str, Any]] = {
     "assets": {"enum": ["smoke"]},

@@ -51,9 +51,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Launch:
-    """`[launch]`: processes, precision, machines. None is left to the launcher."""
+    """`[launch]`: processes, precision, machines. None is left to the launcher.
 
-    num_processes: int | None = None
+    `num_processes` counts those of all machines; `auto` is one for each GPU.
+    """
+
+    num_processes: int | Literal["auto"] | None = None
     gpu_ids: tuple[int, ...] | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     backend: Literal["accelerate", "filestore"] | None = None
@@ -61,6 +64,7 @@ class Launch:
     machine_rank: int | None = None
     main_process_ip: str | None = None
     main_process_port: int | None = None
+    rdzv_backend: Literal["static", "c10d"] | None = None
     num_cpu_threads_per_process: int | None = None
 
 

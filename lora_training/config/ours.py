@@ -39,7 +39,7 @@ def _is_int(value: Any) -> bool:
 
 _TEXT = _Key("a string", lambda v: isinstance(v, str) and bool(v))
 _LAUNCH = {
-    "num_processes": _integer(1),
+    "num_processes": _Key('a whole number of at least 1, or "auto"', lambda v: v == "auto" or (_is_int(v) and v >= 1)),
     "gpu_ids": _Key(
         "a list of different whole numbers, such as [0, 1]",
         lambda v: isinstance(v, list) and bool(v) and all(_is_int(i) and i >= 0 for i in v) and len(set(v)) == len(v),
@@ -50,6 +50,7 @@ _LAUNCH = {
     "machine_rank": _integer(0),
     "main_process_ip": _TEXT,
     "main_process_port": _Key("a port, 1 to 65535", lambda v: _is_int(v) and 0 < v < 2**16),
+    "rdzv_backend": _one_of("static", "c10d"),
     "num_cpu_threads_per_process": _integer(1),
 }
 _RUN = {

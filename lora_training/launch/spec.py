@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from lora_training.launch.processes import Processes
+
 
 @dataclass(frozen=True)
 class LaunchSpec:
@@ -41,7 +43,44 @@ def one_process(  # noqa: PLR0913 - each is a different thing, and all are named
     `cpu_threads` is accelerate's `--num_cpu_threads_per_process` with accelerate's default: more threads than free
     cores make small CPU operations many times slower, not faster.
     """
-    env = {
+    env = _environment(runtime, mixed_precision, cpu_threads)
+    return LaunchSpec((python, "-m", "lora_training.runtime", str(script), *flags), env, script.parent)
+
+
+def several(  # noqa: PLR0913 - as above
+    python: str,
+    script: Path,
+    flags: Sequence[str],
+    *,
+    processes: Processes,
+    runtime: Mapping[str, str],
+    mixed_precision: str,
+    cpu_threads: int = 1,
+) -> LaunchSpec:
+    """Training processes as `processes` says; one on one machine is started as `one_process` has it.
+
+    Several are started by `accelerate launch`, each through our bootstrap, or by `runtime.ranks`, and then meet in a
+    file instead of at a port.
+    """
+    one = one_process(python, script, flags, runtime=runtime, mixed_precision=mixed_precision, cpu_threads=cpu_threads)
+    env = dict(one.env)
+    if processes.cpu and processes.count > 1:
+        env["ACCELERATE_USE_CPU"] = "1"
+    if processes.gpu_ids is not None:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, processes.gpu_ids))
+    command = (str(script), *flags)
+    if processes.count == 1:
+        argv = one.argv
+    elif processes.file_store:
+        argv = (python, "-m", "lora_training.runtime.ranks", str(processes.count), *command)
+    else:
+        options = _accelerate(processes, mixed_precision, cpu_threads)
+        argv = (python, "-m", "accelerate.commands.launch", *options, "-m", "lora_training.runtime", *command)
+    return LaunchSpec(argv, env, one.cwd)
+
+
+def _environment(runtime: Mapping[str, str], mixed_precision: str, cpu_threads: int) -> dict[str, str]:
+    return {
         "ACCELERATE_MIXED_PRECISION": mixed_precision,
         "OMP_NUM_THREADS": str(cpu_threads),
         # upstream's log wraps at the terminal's width, in the middle of the names that matter
@@ -50,4 +89,22 @@ def one_process(  # noqa: PLR0913 - each is a different thing, and all are named
         "PYTHONUNBUFFERED": "1",
         **runtime,
     }
-    return LaunchSpec((python, "-m", "lora_training.runtime", str(script), *flags), env, script.parent)
+
+
+def _accelerate(processes: Processes, mixed_precision: str, cpu_threads: int) -> list[str]:
+    """The options of `accelerate launch`: all that it would else ask its own configuration file for."""
+    options = {
+        "num_processes": processes.count,
+        "num_machines": processes.machines,
+        "machine_rank": processes.machine_rank,
+        "gpu_ids": "all" if processes.gpu_ids is None else ",".join(map(str, processes.gpu_ids)),
+        "mixed_precision": mixed_precision,
+        "num_cpu_threads_per_process": cpu_threads,
+        "dynamo_backend": "no",
+        "rdzv_backend": processes.rdzv_backend,
+        "main_process_ip": processes.ip,
+        "main_process_port": processes.port,
+    }
+    given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    # also on CPUs, where ACCELERATE_USE_CPU says so: its `--cpu` starts several processes by MPI only
+    return ["--multi_gpu", *given]

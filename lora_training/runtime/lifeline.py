@@ -10,14 +10,20 @@ import time
 
 # The supervisor's process id.
 VARIABLE = "LORA_SUPERVISOR"
+# torch.distributed's own name; set where a launcher has started several of us.
+RANK = "RANK"
 _POLL_S = 1.0
 
 
 def hold() -> None:
-    """Watch the supervisor from a thread of its own, if there is one to watch."""
+    """Watch the supervisor, if there is one, and a rank's launcher, each from a thread of its own."""
     pid = os.environ.get(VARIABLE, "")
-    if pid.isdecimal():
-        threading.Thread(target=_watch, args=(int(pid),), daemon=True).start()
+    watched = [int(pid)] if pid.isdecimal() else []
+    if RANK in os.environ:
+        # accelerate's launcher gives each rank a session of its own, so nobody else ends it with the launcher
+        watched.append(os.getppid())
+    for each in watched:
+        threading.Thread(target=_watch, args=(each,), daemon=True).start()
 
 
 def _watch(pid: int) -> None:

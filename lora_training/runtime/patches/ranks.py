@@ -1,0 +1,68 @@
+"""Let several processes train together where accelerate does not: on CPUs, and without a port to meet at.
+
+accelerate gives every model that it prepares to PyTorch's DistributedDataParallel when it runs on CPUs, which refuses
+one that has nothing to train, and upstream prepares the frozen ones, too. On GPUs accelerate leaves those as they are;
+here it does so on CPUs as well.
+
+The environment variable `LORA_FILE_STORE` names a file, to be made by the ranks, through which they then find each
+other, as `torch.distributed` has it, in place of a TCP port. `runtime.ranks` sets it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from lora_training.runtime.model import NoSettings, RuntimePatch, Start, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+VARIABLE = "LORA_FILE_STORE"
+
+
+def _install(module: ModuleType, _settings: NoSettings) -> None:
+    if module.__name__ == "accelerate.state":
+        wrapt.wrap_function_wrapper(module, "PartialState.__init__", _meet)
+    else:
+        wrapt.wrap_function_wrapper(module, "Accelerator.prepare_model", _prepare_model)
+
+
+def _meet(wrapped: Callable[..., None], _state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Accelerate hands what it is given on to `init_process_group`."""
+    store = os.environ.get(VARIABLE)
+    if store:
+        kwargs["init_method"] = Path(store).as_uri()
+        kwargs["rank"], kwargs["world_size"] = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    wrapped(*args, **kwargs)
+
+
+def _prepare_model(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    model = args[0] if args else kwargs["model"]
+    if not any(each.requires_grad for each in model.parameters()):
+        kwargs["evaluation_mode"] = True
+    return wrapped(*args, **kwargs)
+
+
+def _unneeded(start: Start, _settings: NoSettings) -> str | None:
+    return "there is one process" if int(start.environ.get("WORLD_SIZE", "1")) == 1 else None
+
+
+PATCH = RuntimePatch(
+    name="ranks",
+    reason="accelerate fails on a frozen model where several processes train on CPUs, and upstream prepares such.",
+    upstream_version="v0.11.1",
+    verification="tests/launch/test_ranks.py",
+    removal_condition="accelerate prepares a frozen model on CPUs and can be told how the ranks meet",
+    targets=(
+        Target("accelerate.state", "PartialState.__init__", "d1a6dad877ada8a9"),
+        Target("accelerate.accelerator", "Accelerator.prepare_model", "adce63cbf8567275"),
+    ),
+    install=_install,
+    on_by_default=True,
+    unneeded=_unneeded,
+)

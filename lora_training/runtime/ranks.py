@@ -1,0 +1,87 @@
+"""`python -m lora_training.runtime.ranks COUNT SCRIPT [FLAGS]`: so many ranks on this machine, without a port.
+
+They meet in a file (`patches/ranks.py`). When one dies, all end; SIGTERM is passed on to each.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_training.runtime import lifeline
+from lora_training.runtime.patches import ranks as meeting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+# How long the other ranks may take to leave when one has left with an error of its own, in seconds.
+_LEAVE_S = 10.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the ranks to their end; the first code that is not 0, negative for a signal."""
+    count, *command = argv
+    lifeline.hold()
+    ranks: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(_signum: int, _frame: FrameType | None) -> None:
+        for rank in ranks:
+            rank.terminate()
+
+    signal.signal(signal.SIGTERM, pass_on)
+    # a Ctrl-C reaches the ranks by itself
+    signal.signal(signal.SIGINT, lambda _signum, _frame: None)
+    with tempfile.TemporaryDirectory(prefix="lora-ranks-") as folder:
+        ranks.extend(_start(rank, int(count), Path(folder) / "store", command) for rank in range(int(count)))
+        return _watch(ranks)
+
+
+def _start(rank: int, count: int, store: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    env = os.environ | {name: str(value) for name, value in places.items()} | {meeting.VARIABLE: str(store)}
+    return subprocess.Popen([sys.executable, "-m", "lora_training.runtime", *command], env=env)
+
+
+def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all; after a death by a signal, or too long after an error, for none."""
+    ends: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for rank in ranks:
+        threading.Thread(target=_report, args=(rank, ends), daemon=True).start()
+    bad = 0
+    try:
+        for _ in ranks:
+            code = ends.get(timeout=_LEAVE_S if bad else None)
+            bad = bad or code
+            if code < 0:
+                break
+    except queue.Empty:
+        pass
+    for rank in ranks:
+        rank.kill()
+        rank.wait()
+    return bad
+
+
+def _report(rank: subprocess.Popen[bytes], ends: queue.SimpleQueue[int]) -> None:
+    ends.put(rank.wait())
+
+
+def _leave(code: int) -> None:
+    """End as the first bad rank has ended, so that whoever waits for us can tell a signal from an exit."""
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    _leave(main(sys.argv[1:]))

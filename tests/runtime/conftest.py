@@ -158,9 +158,12 @@ class Trainer:
         )
 
 
-def start_ranks(train: Trainer, folder: Path, count: int, *sets: str, **more: Any) -> list[Training]:
+def start_ranks(
+    train: Trainer, folder: Path, count: int, *sets: str, env: Mapping[str, str] | None = None, **more: Any
+) -> list[Training]:
     """So many processes that train together, on the CPU; their events come in one file."""
     env = {
+        **(env or {}),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",

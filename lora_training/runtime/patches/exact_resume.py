@@ -86,6 +86,8 @@ class _Recorder:
         self.epoch_start: dict[str, Any] = {}
         self.resumed: _Saved | None = None
         self.has_loader = False
+        # what accelerate shuffles the data with where there are several ranks
+        self.order: Any = None
 
     def attach(self) -> None:
         """Put our methods in front of the accelerator's own, on this one object."""
@@ -110,11 +112,12 @@ class _Recorder:
             self.has_loader = True
             _follow(type(prepared))
             prepared.lora_recorder = self
+            self.order = getattr(prepared, "synchronized_generator", None)
         return prepared
 
     def begin_epoch(self) -> None:
         """Take down the generators as they are before the first batch of an epoch."""
-        self.epoch_start = rng.capture()
+        self.epoch_start = self._capture()
 
     def _load_state(self, folder: str, *args: Any, **kwargs: Any) -> None:
         self.original["load_state"](folder, *args, **kwargs)
@@ -133,10 +136,10 @@ class _Recorder:
             # the epoch was at its end, so there is nothing to load
             yield None
             self._shuffle_up_to(loader, 0)
-            rng.restore(saved.now)
+            self._restore(saved.now)
             return
         self._shuffle_up_to(loader, -1)
-        rng.restore(saved.epoch_start)
+        self._restore(saved.epoch_start)
         batches = iter(loader)
         for number in range(1, count):
             self._set_step(loader, number)
@@ -144,7 +147,7 @@ class _Recorder:
         self._set_step(loader, count)
         yield next(batches)
         self._set_step(loader, count + 1)
-        rng.restore(saved.now)
+        self._restore(saved.now)
         yield from batches
 
     def _shuffle_up_to(self, loader: Any, ahead: int) -> None:
@@ -189,7 +192,15 @@ class _Recorder:
         self.original["wait_for_everyone"]()
 
     def _now(self) -> _Saved:
-        return _Saved(self.epoch_start, rng.capture())
+        return _Saved(self.epoch_start, self._capture())
+
+    def _capture(self) -> dict[str, Any]:
+        return rng.capture() | {"order": None if self.order is None else self.order.get_state()}
+
+    def _restore(self, states: dict[str, Any]) -> None:
+        rng.restore(states)
+        if self.order is not None and states.get("order") is not None:
+            self.order.set_state(states["order"])
 
     def _of_other_ranks(self) -> list[Path]:
         if RUN_FOLDER not in os.environ:

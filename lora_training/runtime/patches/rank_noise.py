@@ -1,0 +1,55 @@
+"""Give each rank noise and timesteps of its own.
+
+Upstream seeds all ranks alike, so at every step they add the same noise, at the same timesteps, to different images:
+the gradients that are averaged have less to tell each other than the batch's size promises. Here every rank but the
+first seeds torch's generators anew when the loop begins, from the run's seed, its rank and the step. Python's
+generator, which shuffles buckets and captions, is left alone: the ranks must agree on the order of the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from typing import TYPE_CHECKING
+
+from lora_training.runtime import training
+from lora_training.runtime.model import NoSettings, RuntimePatch, Start, Target
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+NAME = "rank-noise"
+
+
+class _RankNoise(training.Watcher):
+    def loop_begins(self) -> None:
+        torch = sys.modules["torch"]
+        rank = self.run.accelerator.process_index
+        if rank:
+            # exact-resume puts the generators of a resumed run back after this
+            made_of = f"{torch.initial_seed()} {rank} {self.run.initial_step}"
+            torch.manual_seed(int.from_bytes(hashlib.sha256(made_of.encode()).digest()[:8], "little") >> 1)
+
+
+def _install(module: ModuleType, _settings: NoSettings) -> None:
+    training.watch(module, NAME, _RankNoise)
+
+
+def _unneeded(start: Start, _settings: NoSettings) -> str | None:
+    return "there is one process" if int(start.environ.get("WORLD_SIZE", "1")) == 1 else None
+
+
+PATCH = RuntimePatch(
+    name=NAME,
+    reason="Upstream's ranks draw the same noise and the same timesteps at every step.",
+    upstream_version="v0.11.1",
+    verification="tests/launch/test_rank_noise.py",
+    removal_condition="upstream's ranks draw different noise",
+    targets=(
+        *training.TARGETS,
+        Target("library.loss", "get_noise_noisy_latents_and_timesteps", "ed57b13d7f132b3d"),
+        Target("library.loss", "get_timesteps", "2b9a2403b7cc6042"),
+    ),
+    install=_install,
+    unneeded=_unneeded,
+)

@@ -1,0 +1,114 @@
+"""`lora train` in two processes on the real upstream, on the CPU with gloo, started in both ways."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import ROOT
+
+pytestmark = pytest.mark.upstream
+
+TIMEOUT = 240
+STEPS = 8
+SETS = (
+    "launch.num_processes=2",
+    f"max_train_steps={STEPS}",
+    "save_every_n_steps=2",
+    "save_state=true",
+    "network_module=tests.launch.probe",
+)
+
+
+@contextmanager
+def training(folder: Path, backend: str) -> Iterator[subprocess.Popen[str]]:
+    sets = [word for each in (*SETS, f"launch.backend={backend}", f"output_dir={folder}") for word in ("--set", each)]
+    argv = [sys.executable, "-m", "lora_training", "train", str(ROOT / "configs" / "smoke.toml"), "-v", *sets]
+    # a machine with GPUs trains on its CPU here, too
+    env = os.environ | {"TEST_PROBE": str(folder), "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    folder.mkdir()
+    with subprocess.Popen(
+        argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def ended(started: subprocess.Popen[str]) -> str:
+    out, _ = started.communicate(timeout=TIMEOUT)
+    assert started.returncode == 0, out[-4000:]
+    return out
+
+
+def assert_trained_together(folder: Path) -> None:
+    """The ranks saw different data, each step's gradient was the mean of theirs, and they end with the same weights."""
+    import torch
+
+    first, second = (torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1))
+    assert first["latents"]
+    assert not any(map(torch.equal, first["latents"], second["latents"]))
+    assert first["own"]
+    assert any(not torch.equal(*pair) for pair in zip(first["own"], second["own"], strict=True))
+    for one, other, *means in zip(first["own"], second["own"], first["mean"], second["mean"], strict=True):
+        assert all(torch.equal(mean, (one + other) / 2) for mean in means)
+    assert all(map(torch.equal, first["weights"], second["weights"]))
+
+
+def tensors(folder: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return {name: value.tobytes() for name, value in load_file(folder / "smoke.safetensors").items()}
+
+
+@pytest.fixture(scope="module")
+def whole(sd_scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes trained, started by accelerate and never interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "accelerate"
+    with training(folder, "accelerate") as started:
+        assert f"steps     {STEPS}" in ended(started)
+    return folder
+
+
+def test_two_that_accelerate_started_train_together(whole: Path) -> None:
+    assert_trained_together(whole)
+
+
+def test_a_rank_killed_ends_both_and_what_is_started_again_ends_with_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "filestore"
+    with training(folder, "filestore") as started:
+        assert started.stdout
+        # the line comes when a state has been saved; its folder is whole by the time that the next step is over
+        state = folder / "smoke-step00000002-state"
+        while not state.exists():
+            assert started.stdout.readline(), "it ended before the first state"
+        os.kill(rank_of(started.pid, "1"), signal.SIGKILL)
+        out = ended(started)
+    assert "starting again from step" in out
+    record = json.loads((folder / "smoke.run" / "run.json").read_text(encoding="utf-8"))
+    assert [attempt["code"] for attempt in record["attempts"]] == [-signal.SIGKILL, 0]
+    assert_trained_together(folder)
+    assert tensors(folder) == tensors(whole)
+
+
+def rank_of(supervisor: int, rank: str) -> int:
+    """The process id of that rank among all that work for `supervisor`."""
+    wanted = {f"RANK={rank}", f"LORA_SUPERVISOR={supervisor}"}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environ = (entry / "environ").read_text(encoding="utf-8", errors="replace").split("\0")
+        except OSError:
+            continue
+        if wanted <= set(environ):
+            return int(entry.name)
+    raise AssertionError(wanted)

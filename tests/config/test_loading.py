@@ -103,6 +103,8 @@ def test_a_file_that_cannot_be_read_is_one_error(tmp_path, name):
         ("[launch]\nnum_proceses = 2\n", ("num_proceses", "did you mean `num_processes`?")),
         ("[run]\nretires = 2\n", ("retires", "did you mean `retries`?")),
         ("[launch]\nnum_processes = 0\n", ("num_processes", "at least 1")),
+        ('[launch]\nnum_processes = "all"\n', ("num_processes", '"auto"')),
+        ('[launch]\nrdzv_backend = "etcd"\n', ("rdzv_backend", '"static" or "c10d"')),
         ("[launch]\nnum_processes = true\n", ("num_processes", "whole number")),
         ("[launch]\ngpu_ids = [0, 0]\n", ("gpu_ids", "different")),
         ('[launch]\nbackend = "mpi"\n', ("backend", '"accelerate" or "filestore"')),

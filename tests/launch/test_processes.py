@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from lora_training.config.model import Launch
 from lora_training.errors import ConfigError
 from lora_training.launch.processes import Processes, resolve
+from tests.helpers import ROOT, lora
 
 
 def of(gpus: int, **wanted: Any) -> Processes:
@@ -64,3 +66,12 @@ def test_machines_meet_at_accelerates_port_unless_another_is_named() -> None:
     assert of(2, **several).port == 29500
     named = of(2, **several, main_process_port=1234, rdzv_backend="c10d")
     assert (named.ip, named.port, named.machine_rank, named.rdzv_backend) == ("10.0.0.1", 1234, 1, "c10d")
+
+
+def test_more_gpus_than_any_machine_has_end_the_command_before_anything_is_looked_at(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('script = "train_network"\n[launch]\ngpu_ids = [1000]\n', encoding="utf-8")
+    ran = lora("train", file, cwd=ROOT)
+    assert ran.code == 3
+    assert "error: [launch] gpu_ids: there is no GPU 1000" in ran.err
+    assert list(tmp_path.iterdir()) == [file]

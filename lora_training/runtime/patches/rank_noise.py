@@ -43,7 +43,7 @@ PATCH = RuntimePatch(
     name=NAME,
     reason="Upstream's ranks draw the same noise and the same timesteps at every step.",
     upstream_version="v0.11.1",
-    verification="tests/launch/test_rank_noise.py",
+    verification="tests/runtime/test_rank_noise.py",
     removal_condition="upstream's ranks draw different noise",
     targets=(
         *training.TARGETS,

@@ -56,7 +56,7 @@ PATCH = RuntimePatch(
     name="ranks",
     reason="accelerate fails on a frozen model where several processes train on CPUs, and upstream prepares such.",
     upstream_version="v0.11.1",
-    verification="tests/launch/test_ranks.py",
+    verification="tests/launch/test_two_processes.py, tests/runtime/test_ranks.py",
     removal_condition="accelerate prepares a frozen model on CPUs and can be told how the ranks meet",
     targets=(
         Target("accelerate.state", "PartialState.__init__", "d1a6dad877ada8a9"),

@@ -106,7 +106,7 @@ def _smoke(python: Path) -> float | None:
         # the first run compiles bytecode, which is not what is measured
         _run(train)
         started = time.monotonic()
-        _run(train)
+        _run([*train, "--resume", "never"])
     except subprocess.CalledProcessError as exc:
         sys.stderr.write(exc.stderr + "\n")
         return None

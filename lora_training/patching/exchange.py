@@ -60,7 +60,7 @@ def _move(root: Path, pairs: Sequence[tuple[str, str]]) -> None:
     known: dict[str, bool] = {}
     for source, target in pairs:
         old, new = f"{root}/{source}", f"{root}/{target}"
-        if not layout.reach(root, source, known) or fs.is_folder(old) or not os.path.lexists(old):
+        if not layout.reach(root, source, known) or not fs.is_file(old):
             continue
         if not layout.reach(root, target, known):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), new)
@@ -84,6 +84,7 @@ def _make_folders(root: Path, folders: Sequence[str]) -> None:
 
 def _settle(root: Path, plan: Journal) -> None:
     """Have the new names on the disk before the journal goes, and take away what waited for the other outcome."""
-    folders = {os.path.dirname(f"{root}/{entry.path}") for entry in plan.entries}
+    names = (*(entry.path for entry in plan.entries), *plan.made, *plan.dropped)
+    folders = {os.path.dirname(f"{root}/{name}") for name in names}
     fs.for_each([folder for folder in folders if fs.is_folder(folder)], fs.sync_folder)
     staging.discard(root, plan)

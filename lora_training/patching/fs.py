@@ -139,6 +139,14 @@ def is_folder(path: str) -> bool:
         return False
 
 
+def is_file(path: str) -> bool:
+    """Whether something is there that is no folder: a file, or a link to anything."""
+    try:
+        return not stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 def make_folder(path: str) -> None:
     """Make a folder unless something is there."""
     with contextlib.suppress(FileExistsError):

@@ -66,7 +66,7 @@ def write(state: Path, journal: Journal) -> None:
     content = {**vars(journal), "entries": [vars(entry) for entry in journal.entries]}
     data = json.dumps({"format": _FORMAT, **content}).encode()
     draft = os.fspath(state / "journal.draft")
-    state.mkdir(parents=True, exist_ok=True)
+    _make_folder(state)
     fs.remove(draft)
     try:
         fs.write_new(draft, Node(REGULAR, data))
@@ -75,6 +75,13 @@ def write(state: Path, journal: Journal) -> None:
         fs.remove(draft)
         raise
     fs.sync_folder(state)
+
+
+def _make_folder(state: Path) -> None:
+    made = [folder for folder in (state, *state.parents) if not folder.exists()]
+    state.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        fs.sync_folder(folder.parent)
 
 
 def advance(state: Path, old: Phase, new: Phase) -> None:

@@ -116,6 +116,8 @@ def _rows(files: Mapping[str, str]) -> list[str]:
 
 
 def _quoted(value: str) -> str:
+    if value.isprintable() and '"' not in value and "\\" not in value:
+        return f'"{value}"'
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else c for c in escaped) + '"'  # noqa: PLR2004 - four digits end there
 

@@ -11,11 +11,11 @@ from lora_training.patching import fs, layout, tree
 from lora_training.patching.names import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from lora_training.patching.edit import Edit
-    from lora_training.patching.journal import Entry, Journal
+    from lora_training.patching.journal import Journal
     from lora_training.patching.model import Node
 
 
@@ -25,28 +25,26 @@ def stage(root: Path, plan: Journal, edits: Sequence[Edit]) -> None:
     Raises OSError when it cannot be written, PatchError when a file is not as it was read.
     """
     kept = {entry.old for entry in plan.entries}
+    folders: dict[str, bool] = {}
     with fs.batch() as batch:
         for entry, edit in zip(plan.entries, edits, strict=True):
-            _stage_one(root, entry, edit, kept, batch)
+            _check_unchanged(root, edit, folders)
+            if entry.old:
+                _keep(f"{root}/{entry.path}", f"{root}/{entry.old}", edit.before, batch)
+            # a file that is kept under its new name is there already
+            if edit.after is not None and entry.new and entry.new not in kept:
+                _put(
+                    f"{root}/{entry.new}", edit.after, None if edit.same_as is None else f"{root}/{edit.same_as}", batch
+                )
     names = [name for entry in plan.entries for name in (entry.new, entry.old) if name]
     fs.for_each(list({os.path.dirname(f"{root}/{name}") for name in names}), fs.sync_folder)
 
 
-def _stage_one(root: Path, entry: Entry, edit: Edit, kept: Container[str], batch: fs.Batch) -> None:
-    base = os.fspath(root)
-    _check_unchanged(root, edit)
-    if entry.old:
-        _keep(f"{base}/{entry.path}", f"{base}/{entry.old}", edit.before, batch)
-    # a file that is kept under its new name is there already
-    if edit.after is not None and entry.new and entry.new not in kept:
-        _put(f"{base}/{entry.new}", edit.after, None if edit.same_as is None else f"{base}/{edit.same_as}", batch)
-
-
-def _check_unchanged(root: Path, edit: Edit) -> None:
+def _check_unchanged(root: Path, edit: Edit, folders: dict[str, bool]) -> None:
     full = f"{root}/{edit.path}"
     if edit.before is None or edit.before.is_folder:
         # what lies behind a link that is about to go does not count
-        changed = edit.before is None and layout.reach(root, edit.path, {}) and os.path.lexists(full)
+        changed = edit.before is None and layout.reach(root, edit.path, folders) and os.path.lexists(full)
     else:
         changed = edit.before.stamp is not None and tree.stamp_of(os.lstat(full)) != edit.before.stamp
     if changed:

@@ -1,7 +1,13 @@
 """All of a set of file changes, or none: staged beside the tree, made with renames, finished or undone after a crash.
 
 Nothing in the tree changes while new content is written. When all of it is on the disk, one rename of the journal
-decides that the change shall be; what is left is renames, which need no space and can be repeated.
+decides that the change shall be; what is left is renames, which need no space and can be repeated. (The exception: a
+folder that takes a file's name, or a file a folder's, is made or made again then. Should the disk fill up in that very
+moment, the journal stays, and the next command brings it to its end.)
+
+What is on the disk when, as far as `fsync` of files and folders goes: the journal before the first new file is made;
+each new file, and every name that waits, before the decision; the decision before the first rename; all renames, and
+the folders that came and went, before the journal goes. What waits only for an undo goes before the journal too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """How long a series of 100 patches over 300 files takes, in one run against the tools that people use for it.
 
-    python -m benchmarks.patching [--rounds N] [--json FILE]
+    python -m benchmarks.patching [--rounds N] [--runs N] [--json FILE] [--write FILE]
 
-The files are real ones, of the trees in third_party. Every command is a fresh process on a fresh copy. Tools that are
-not installed are left out; patch-package is brought from npm when npm is there.
+The files are real ones, of the trees in third_party. Every command is a fresh process on a fresh copy, begun when the
+disk has taken all that was written before. Tools that are not installed are left out; patch-package is brought from npm
+when npm is there. `--write docs/benchmarks.md` puts the tables there.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -223,55 +226,166 @@ def _npm(folder: Path) -> Path | None:
 # -- the measurement
 
 
-def measure(root: Path, modules: Path | None, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds, the median of `rounds`, by tool and command. Tools take turns, so that all see the same machine."""
-    taken: dict[str, dict[str, list[float]]] = {}
+@dataclass(frozen=True)
+class Taken:
+    """Milliseconds of one command over all rounds: elapsed, the median and the least, and processor time, the least."""
+
+    median: float
+    best: float
+    cpu: float
+
+
+Figures = dict[str, dict[str, Taken]]
+
+
+def measure(root: Path, modules: Path | None, rounds: int, *, settled: bool) -> Figures:
+    """What each tool's commands take. Tools take turns, so that all see the same machine.
+
+    With `settled`, the disk first takes what the copying, or the command before, left to be written.
+    """
+    taken: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for _ in range(rounds):
         for name, make in tools(modules).items():
             copy = root.with_name("copy")
             shutil.copytree(root, copy, symlinks=True)
             for command, act in make(copy).commands.items():
-                taken.setdefault(name, {}).setdefault(command, []).append(_time(act))
+                taken.setdefault(name, {}).setdefault(command, []).append(_time(act, settled=settled))
             shutil.rmtree(copy)
         empty = _run(sys.executable, "-c", "pass", cwd=root, env=_CACHED)
-        taken.setdefault("python -c pass", {}).setdefault("start", []).extend(_time(empty) for _ in range(4))
-    return {name: {c: statistics.median(t) for c, t in rows.items()} for name, rows in taken.items()}
+        taken.setdefault(_EMPTY, {}).setdefault("start", []).extend(_time(empty, settled=False) for _ in range(4))
+    return {name: {command: _summed(times) for command, times in rows.items()} for name, rows in taken.items()}
 
 
-def _time(act: Command) -> float:
+def _time(act: Command, *, settled: bool) -> tuple[float, float]:
+    if settled:
+        os.sync()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     act()
-    return time.perf_counter() - start
+    elapsed = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return elapsed, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def report(seconds: dict[str, dict[str, float]]) -> None:
-    """A table: milliseconds, and how many times as long as ours."""
-    ours = seconds["lora"]
-    columns = ["apply", "first no-op apply", "no-op apply", "first verify", "verify", "revert"]
-    print("| tool | " + " | ".join(columns) + " |\n| --- |" + " --- |" * len(columns))
-    for name, rows in seconds.items():
-        if name == "python -c pass":
-            continue
-        cells = [f"{rows[c] * 1000:.0f} ms ({rows[c] / ours[c]:.2f}x)" if c in rows else "-" for c in columns]
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    start = seconds["python -c pass"]["start"]
-    times = ", ".join(f"{name} {ours[name] / start:.2f}x" for name in ("no-op apply", "verify"))
-    print(f"\npython -c pass takes {start * 1000:.1f} ms; lora in terms of that: {times}")
+def _summed(times: list[tuple[float, float]]) -> Taken:
+    elapsed = [1000 * wall for wall, _ in times]
+    return Taken(statistics.median(elapsed), min(elapsed), min(1000 * cpu for _, cpu in times))
+
+
+# -- the report
+
+_EMPTY = "python -c pass"
+_COLUMNS = ("apply", "first no-op apply", "no-op apply", "first verify", "verify", "revert")
+_METHOD = """\
+A series of 100 patches over 300 files of sd-scripts and transformers (50 patches and 150 files each; a patch changes 3
+files in 2 places each). Every command is a fresh process (for `git apply` and GNU patch: one process a patch), and
+begins when the disk has taken all that was written before it (but in the last run). Tools take turns. A cell is the
+median of the elapsed time, in brackets the least, then the least processor time (user and system), in milliseconds.
+
+What to bear in mind: `lora` has every file on the disk (`fsync`) before it changes the first one, can finish or undo
+what was cut off, and keeps pristine copies; `git apply`, GNU patch and patch-package do none of that, quilt keeps
+copies. How long `fsync` takes depends on the disk. The machine was busy with other work, so that elapsed times vary
+from run to run; compare within a run. The first no-op apply or verify after a change looks at every file, those after
+it only at their signatures.
+
+The last run does not wait for the disk before each command: the copied tree, and what the command before wrote, is not
+on the disk yet. A tool that waits for the disk then waits for more, and one that does not never gets to give space free
+that a file has on the disk, which takes this disk milliseconds a file. A tree that was checked out a while ago is like
+the other runs.
+"""
+
+
+def table(figures: Figures) -> str:
+    """The figures of one run."""
+    ours = figures["lora"]
+    lines = ["| tool | " + " | ".join(_COLUMNS) + " |", "| --- |" + " --- |" * len(_COLUMNS)]
+    for name, rows in figures.items():
+        if name != _EMPTY:
+            lines.append(f"| {name} | " + " | ".join(_cell(rows.get(c)) for c in _COLUMNS) + " |")
+    start = figures[_EMPTY]["start"].median
+    times = ", ".join(f"{name} {ours[name].median / start:.1f} x" for name in ("no-op apply", "verify"))
+    others = [(name, rows) for name, rows in figures.items() if name not in ("lora", _EMPTY)]
+    ratios = "; ".join(
+        f"{name} apply {rows['apply'].median / ours['apply'].median:.2f} x, "
+        f"revert {rows['revert'].median / ours['revert'].median:.2f} x"
+        for name, rows in others
+    )
+    lines += [
+        "",
+        f"`{_EMPTY}` takes {start:.1f} ms; in terms of that, lora: {times}.",
+        "",
+        f"In terms of lora: {ratios}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(taken: Taken | None) -> str:
+    return f"{taken.median:.0f} ({taken.best:.0f}) {taken.cpu:.0f}" if taken else "-"
+
+
+def document(runs: list[tuple[str, Figures]], machine: str, rounds: int) -> str:
+    """The page with all runs."""
+    parts = [
+        "# Benchmarks: patching",
+        "Written by `python -m benchmarks.patching --write docs/benchmarks.md`.",
+        machine,
+    ]
+    parts.append(_METHOD.rstrip())
+    parts.append(f"Each run has {rounds} rounds.")
+    for title, figures in runs:
+        parts += [f"## {title}", table(figures).rstrip()]
+    return "\n\n".join(parts) + "\n"
+
+
+def machine(modules: Path | None) -> str:
+    """What it was measured on and with, and when."""
+    kernel = os.uname()
+    disk = _said("findmnt", "-n", "-o", "FSTYPE", "-T", tempfile.gettempdir())
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    versions = [f"Python {platform.python_version()}", _said("git", "--version")]
+    versions += [_said("patch", "--version")] if shutil.which("patch") else []
+    versions += [f"quilt {_said('quilt', '--version')}"] if shutil.which("quilt") else []
+    if modules:
+        package = json.loads((modules / "node_modules/patch-package/package.json").read_text(encoding="utf-8"))
+        versions += [f"patch-package {package['version']} on node {_said('node', '--version')}"]
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    return (
+        f"{day}, {kernel.sysname} {kernel.release} {kernel.machine}, {os.cpu_count()} processors shared with "
+        f"other work (load {load} at the end), {disk} file system. " + ", ".join(versions) + "."
+    )
+
+
+def _said(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return (done.stdout.splitlines() or ["unknown"])[0].strip()
 
 
 def main() -> None:
     """Build, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", type=Path, metavar="FILE")
     args = parser.parse_args()
+    runs: list[tuple[str, Figures]] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         root = build(folder)
-        seconds = measure(root, _npm(folder / "npm"), args.rounds)
-    report(seconds)
+        modules = _npm(folder / "npm")
+        for number in range(args.runs + 1):
+            settled = number < args.runs
+            title = f"Run {number + 1}" + ("" if settled else ", without waiting for the disk before each command")
+            runs.append((title, measure(root, modules, args.rounds, settled=settled)))
+            print(f"{title}\n\n{table(runs[-1][1])}", flush=True)
+            if args.write:
+                args.write.parent.mkdir(parents=True, exist_ok=True)
+                args.write.write_text(document(runs, machine(modules), args.rounds), encoding="utf-8")
     if args.json:
-        args.json.write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
+        plain = {
+            title: {name: {c: vars(t) for c, t in rows.items()} for name, rows in run.items()} for title, run in runs
+        }
+        args.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lora_training import git, proc
 from lora_training.errors import UpstreamError
-from lora_training.upstream import pins
+from lora_training.upstream import fetch, pins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,12 +42,27 @@ def scratch(workspace: Workspace, upstream: Upstream, ref: str) -> Iterator[Rehe
     (workspace.root / "third_party").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="lora-bump-") as folder:
         tree = Path(folder) / upstream.name
-        git.git("worktree", "add", "--quiet", "--detach", str(tree), commit, cwd=upstream.path)
+        git.git("worktree", "add", "--quiet", "--no-checkout", "--detach", str(tree), commit, cwd=upstream.path)
         try:
-            listed = git.git("ls-files", "-z", cwd=tree)
-            yield Rehearsal(commit, tree, tuple(path for path in listed.split("\0") if path))
+            _check_out(workspace, upstream, tree)
+            listed = git.git("ls-files", "-z", cwd=tree).split("\0")
+            yield Rehearsal(commit, tree, tuple(path for path in listed if path and (tree / path).exists()))
         finally:
             git.git("worktree", "remove", "--force", str(tree), cwd=upstream.path)
+
+
+def _check_out(workspace: Workspace, upstream: Upstream, tree: Path) -> None:
+    """As much of the commit as a sync would bring: a mirror may have no more of it."""
+    chosen = tree / git.git("rev-parse", "--git-path", "info/sparse-checkout", cwd=tree).strip()
+    chosen.parent.mkdir(parents=True, exist_ok=True)
+    chosen.write_text("\n".join(fetch.patterns(workspace, upstream)) + "\n", encoding="utf-8")
+    try:
+        git.git("-c", "core.sparseCheckout=true", "read-tree", "-mu", "HEAD", cwd=tree)
+    except proc.ProcError as failure:
+        raise UpstreamError(
+            f"cannot check {upstream.name} out as it is to be; git says:\n{failure.hint}",
+            hint="a mirror that lacks a file is told so: git config --global --add lora.exclude THE/FILE",
+        ) from failure
 
 
 def resolve(upstream: Upstream, ref: str) -> str:

@@ -43,14 +43,15 @@ def from_git(
     # what `clone --filter` would write: blobs come when a checkout asks for them
     git.git("config", "remote.origin.promisor", "true", cwd=tree)
     git.git("config", "remote.origin.partialCloneFilter", "blob:none", cwd=tree)
-    _set_sparse(tree, _patterns(workspace, upstream))
+    _set_sparse(tree, patterns(workspace, upstream))
     progress(f"{upstream.name}: fetching {commit[:12]} from {upstream.url}")
     _git(tree, progress, "fetch", "--progress", "--depth=1", "--filter=blob:none", "--no-tags", "origin", commit)
     progress(f"{upstream.name}: checking out {commit[:12]}")
     _git(tree, progress, "checkout", "--progress", "--detach", commit)
 
 
-def _patterns(workspace: Workspace, upstream: Upstream) -> list[str]:
+def patterns(workspace: Workspace, upstream: Upstream) -> list[str]:
+    """What of a tree is checked out: what we need of it, less what the user's `lora.exclude` names."""
     excluded = git.config_values(EXCLUDE_SETTING, cwd=workspace.root)
     return [*_NEEDED.get(upstream.name, ("/*",)), *(f"!/{pattern.lstrip('/')}" for pattern in excluded)]
 

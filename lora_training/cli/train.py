@@ -61,7 +61,7 @@ def _run(here: Workspace, plan: Plan, resume: str, terminal: Terminal) -> Result
     with record.alone(plan.folder):
         done = results.complete(plan.output, plan.made_by) if resume == "auto" else None
         if done:
-            terminal.note("this run is complete; nothing to train (--resume never trains it again)")
+            terminal.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
         state = _state(plan, resume, terminal)
         _write(plan)

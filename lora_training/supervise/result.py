@@ -40,9 +40,10 @@ def fingerprint(path: Path) -> Fingerprint | None:
     return Fingerprint(found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def check(path: Path, *, before: Fingerprint | None) -> Result:
+def check(path: Path, *, before: Fingerprint | None, told: tuple[int, int] | None = None) -> Result:
     """Open the LoRA at `path`: written since `before`, readable, not empty, finite, not all zero, trained to the end.
 
+    `told` is the steps done and planned as the training reported them, for a LoRA that was saved without metadata.
     Raises TrainingError saying which of these does not hold.
     """
     if fingerprint(path) in (None, before):
@@ -51,7 +52,7 @@ def check(path: Path, *, before: Fingerprint | None) -> Result:
         )
     metadata, tensors = _open(path)
     _check_values(path, tensors)
-    return Result(path, len(tensors), _check_steps(path, metadata))
+    return Result(path, len(tensors), _check_steps(path, metadata, told))
 
 
 def _open(path: Path) -> tuple[dict[str, str], list[tuple[str, dict[str, Any]]]]:
@@ -116,12 +117,14 @@ def _finite(values: Any) -> bool:
     return bool(np.isfinite(values).all())
 
 
-def _check_steps(path: Path, metadata: dict[str, str]) -> int:
-    """The steps that the metadata says, which must be those that were planned."""
+def _check_steps(path: Path, metadata: dict[str, str], told: tuple[int, int] | None) -> int:
+    """The steps that the metadata says, or else the training, which must be those that were planned."""
     try:
         done, planned = int(metadata["ss_steps"]), int(metadata["ss_max_train_steps"])
     except (KeyError, ValueError) as exc:
-        raise TrainingError(f"{path} does not say how many steps it was trained (no_metadata?)") from exc
+        if told is None:
+            raise TrainingError(f"neither {path} nor the training says how many steps it was trained") from exc
+        done, planned = told
     if done != planned:
         raise TrainingError(f"{path} was trained for {done} of {planned} steps")
     return done

@@ -70,6 +70,7 @@ class Run:
     start: Callable[[LaunchSpec, queue.SimpleQueue[Any]], child.Child] = child.Process
     _began: bool = False
     _told: bool = False
+    _reported: tuple[int, int] | None = None
 
     def go(self, state: State | None) -> Result:
         """Train, from `state` if there is one, until there is a LoRA that holds up.
@@ -89,7 +90,7 @@ class Run:
         try:
             with signals.counted() as asked:
                 self._attempts(state, asked)
-            found = result.check(order.output, before=before)
+            found = result.check(order.output, before=before, told=self._reported)
         except TrainingError as exc:
             self._close("failed", exc.message)
             raise
@@ -154,7 +155,12 @@ class Run:
         return self.order.folder / record.EVENTS
 
     def _on_event(self, event: dict[str, Any]) -> None:
-        self._began = self._began or event.get("event") == "start"
+        match event.get("event"):
+            case "start":
+                self._began = True
+                self._reported = (event.get("initial_step", 0), event["total_steps"])
+            case "step" if self._reported:
+                self._reported = (event["step"], self._reported[1])
         self.watcher.event(event)
 
     def _wanted(self, asked: signals.Asked) -> int:

@@ -89,5 +89,9 @@ def test_fewer_steps_than_planned_are_refused(tmp_path: Path) -> None:
     assert "12 of 20" in refusal(path)
 
 
-def test_a_lora_without_its_step_count_is_refused(tmp_path: Path) -> None:
-    assert "does not say" in refusal(save(tmp_path / "a.safetensors", metadata={}))
+def test_a_lora_without_its_step_count_needs_the_trainings_word(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.safetensors", metadata={})
+    assert "says how many steps" in refusal(path)
+    assert result.check(path, before=None, told=(20, 20)).steps == 20
+    with pytest.raises(TrainingError, match="12 of 20"):
+        result.check(path, before=None, told=(12, 20))

@@ -21,7 +21,6 @@ _HEAD = """\
 # The state of every file that the patches touch: git's mode and the content's sha256, or "absent".
 version = 1
 """
-_HINT = "run `lora patch lock`"
 _ROW = re.compile(r'(?:"([^"\\]*)"|([a-z0-9]+)) = "([^"\\]*)"')
 _TABLE = re.compile(r'(\[\[?)upstreams\."([^"\\]*)"\.?([a-z.]*)\]\]?')
 

@@ -81,13 +81,13 @@ def _lock_file(folder: Path) -> IO[str]:
 
 def is_alive(folder: Path) -> bool:
     """Whether some process holds the run's folder."""
-    with contextlib.suppress(OSError, LoraError), alone_quietly(folder):
+    with contextlib.suppress(OSError, LoraError), _glance(folder):
         return False
     return True
 
 
 @contextmanager
-def alone_quietly(folder: Path) -> Iterator[None]:
+def _glance(folder: Path) -> Iterator[None]:
     """Hold the folder for a moment, changing nothing in it. Raises LoraError when another process does."""
     import fcntl
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "lora-state.json"
+# In a state that was saved only because the run was to stop; it is not among the files that the manifest lists.
+_PASSING = "lora-passing"
 _CHUNK = 1 << 20
 
 
@@ -48,6 +50,16 @@ def read(folder: Path) -> Manifest | None:
         return Manifest(int(raw["step"]), dict(raw["made_by"]), dict(raw["files"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def mark_passing(folder: Path) -> None:
+    """Say of a state that it is for going on from only, and may go when the run has got further."""
+    (folder / _PASSING).touch()
+
+
+def is_passing(folder: Path) -> bool:
+    """Whether the state in `folder` is marked so."""
+    return (folder / _PASSING).exists()
 
 
 def damage(folder: Path, manifest: Manifest) -> str | None:

@@ -46,6 +46,7 @@ def train(file: Path, *, sets: tuple[str, ...], resume: str | None, dry_run: boo
 
 def _run(here: Workspace, plan: Plan, resume: str, terminal: Terminal) -> Result:
     from lora_training.cli.plan import SMOKE
+    from lora_training.runtime.patches import graceful_stop
     from lora_training.supervise import record, shelf
     from lora_training.supervise import result as results
     from lora_training.supervise.loop import Patience
@@ -57,7 +58,16 @@ def _run(here: Workspace, plan: Plan, resume: str, terminal: Terminal) -> Result
         _make_assets(here)
     settings = plan.config.run
     patience = Patience(stall=settings.stall_timeout)
-    order = Order(plan.spec, plan.config.path, plan.output, plan.folder, plan.made_by, settings.retries, patience)
+    order = Order(
+        plan.spec,
+        plan.config.path,
+        plan.output,
+        plan.folder,
+        plan.made_by,
+        settings.retries,
+        patience,
+        sees_stop_file=graceful_stop.NAME in plan.runtime,
+    )
     with record.alone(plan.folder):
         done = results.complete(plan.output, plan.made_by) if resume == "auto" else None
         if done:

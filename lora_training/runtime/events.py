@@ -15,7 +15,7 @@ Nothing here raises into the training: a line that cannot be written is lost. Ma
 | checkpoint | `path`, `step`: a LoRA file has been written |
 | state | `path`, `step`: a state folder has been written (by this process; see exact-resume for the others) |
 | skipped | `step`, `images`, `in_a_row`, `rank`: nan-guard kept a bad step from the weights |
-| stopped | `step`: state and LoRA are saved as asked for, and the process leaves with 143 |
+| stopped | `step`: the state is saved as asked for, and the process leaves with 143 |
 | failed | `kind` (such as `not-finite`), `step`, `message`: it gives up, and leaves with 6 |
 | end | `step`: the training is over and everything is written |
 """

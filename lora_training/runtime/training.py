@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from lora_training import manifest
 from lora_training.runtime.model import Target
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class Run:
     """The training in this process, as far as it has come.
 
     `step` counts optimizer steps done, `epoch` from 1; `loss` is that of the last batch, as upstream read it.
-    `moved`: a step is made whose loss is still to come; `leaving`: what `leave` was given.
+    `moved`: a step is made whose loss is still to come; `leaving`: what `leave` was given; `passing` and
+    `state_only`: what is saved then is a state to clear away later, and no LoRA.
     """
 
     trainer: Any
@@ -113,6 +115,8 @@ class Run:
     validating: bool = False
     moved: bool = False
     leaving: BaseException | None = None
+    passing: bool = False
+    state_only: bool = False
     _loss: Any = None
     _norm: Any = None
     _on_host: tuple[float, float] | None = None
@@ -145,6 +149,20 @@ class Run:
         self.leaving = reason
         if save:
             self.args.save_every_n_steps, self.args.save_state = 1, True
+
+    def step_aside(self, reason: BaseException) -> None:
+        """The same for a run that is to go on: between two of upstream's own saves only a state, and no LoRA file.
+
+        A state that upstream would not have saved is marked, so that it can go when the run has got further.
+        """
+        args = self.args
+        due = bool(args.save_every_n_steps) and self.step % args.save_every_n_steps == 0
+        self.leaving, self.passing, self.state_only = reason, not (due and args.save_state), not due
+        args.save_state = True
+        if not due:
+            args.save_every_n_steps = 1
+            # what goes of earlier saves is counted from upstream's own
+            args.save_last_n_steps = args.save_last_n_steps_state = None
 
 
 _watchers: dict[str, Watcher] = {}
@@ -324,6 +342,8 @@ def _sample_images(run: Run, method: Callable[..., Any], *args: Any, **kwargs: A
 
 
 def _save_model(run: Run, method: Callable[..., Any], **kwargs: Any) -> None:
+    if run.state_only:
+        return
     method(**kwargs)
 
     def again(name: str) -> None:
@@ -339,7 +359,10 @@ def _remove_model(run: Run, method: Callable[..., Any], **kwargs: Any) -> None:
 
 def _save_state(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     result = method(*args, **kwargs)
-    run.tell("state_saved", Path(args[0] if args else kwargs["output_dir"]))
+    folder = Path(args[0] if args else kwargs["output_dir"])
+    if run.passing:
+        manifest.mark_passing(folder)
+    run.tell("state_saved", folder)
     return result
 
 

@@ -21,7 +21,7 @@ Event = str | int
 
 # How often the loop looks at the clock and at what the child reports, in seconds.
 TICK = 0.2
-_TAIL = 40
+_TAIL = 100
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Attempt:
     """One attempt, watched to its end.
 
     `clock` gives seconds that only grow. `wanted` says how many times a stop has been asked for: the first is passed
-    on to the child, which has `patience.grace` to save its state; the second ends it. `progress` is called at every
-    tick and says whether there was any since it was last asked; `on_line` gets what the child writes.
+    on to the child by `ask`, and it has `patience.grace` to save its state; the second ends it. `progress` is called
+    at every tick and says whether there was any since it was last asked; `on_line` gets what the child writes.
     """
 
     child: Child
@@ -56,6 +56,7 @@ class Attempt:
     clock: Callable[[], float]
     patience: Patience
     wanted: Callable[[], int]
+    ask: Callable[[], None]
     progress: Callable[[], bool]
     on_line: Callable[[str], None]
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
@@ -84,7 +85,7 @@ class Attempt:
             if self.wanted() > asked:
                 asked = self.wanted()
                 deadline = now + self.patience.grace
-                self.child.ask()
+                self.ask()
             if asked > 1 or now > deadline:
                 self.child.end()
 

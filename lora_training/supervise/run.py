@@ -43,7 +43,10 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Order:
-    """What to run and how long to keep at it. `made_by`: digests, by name, of what makes this run what it is."""
+    """What to run and how long to keep at it. `made_by`: digests, by name, of what makes this run what it is.
+
+    `sees_stop_file`: once it trains, the child saves its state and leaves when there is a file `record.STOP`.
+    """
 
     spec: LaunchSpec
     config: Path
@@ -52,6 +55,7 @@ class Order:
     made_by: Mapping[str, str]
     retries: int = 3
     patience: Patience = field(default_factory=Patience)
+    sees_stop_file: bool = True
 
     def attempt(self, state: State | None) -> LaunchSpec:
         """The child to start, from the beginning or from a state."""
@@ -97,6 +101,7 @@ class Run:
         except Interrupted as exc:
             self._close("stopped", exc.message)
             raise
+        states.clear_passing(order.output)
         self.record.result = {"path": str(found.path), "steps": found.steps, "tensors": found.tensors}
         self._close("complete", None)
         return found
@@ -123,6 +128,7 @@ class Run:
 
     def _attempt(self, state: State | None, asked: signals.Asked) -> Ended:
         log_path = self._new_log()
+        states.clear_passing(self.order.output, before=_step(state))
         self.record.attempts.append({"log": str(log_path), "from_step": _step(state), "started": time.time()})
         self.record.save(self.order.folder)
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -134,10 +140,16 @@ class Run:
                 self.watcher.line(line)
 
             started = self.start(self.order.attempt(state), events)
-            watched = Attempt(
-                started, events, self.clock, self.order.patience, lambda: self._wanted(asked), tail.look, on_line
-            )
-            ended = watched.watch()
+            ended = Attempt(
+                started,
+                events,
+                self.clock,
+                self.order.patience,
+                wanted=lambda: self._wanted(asked),
+                ask=lambda: self._ask(started),
+                progress=tail.look,
+                on_line=on_line,
+            ).watch()
         self.record.attempts[-1] |= {"ended": time.time(), "code": ended.code}
         self.record.save(self.order.folder)
         return ended
@@ -168,6 +180,17 @@ class Run:
             self._told = True
             self.watcher.note("saving the state at the next step, then leaving; ask again to end at once")
         return max(asked.count, int((self.order.folder / record.STOP).exists()))
+
+    def _ask(self, started: child.Child) -> None:
+        """Ask for the state to be saved: every rank looks for the file, and no launcher between us ends it early."""
+        try:
+            if self._began and self.order.sees_stop_file:
+                (self.order.folder / record.STOP).touch()
+                return
+        except OSError:
+            # on a full disk, say
+            self.watcher.note("the stop file cannot be written, so the training gets a signal")
+        started.ask()
 
     def _rest(self, seconds: float, asked: signals.Asked) -> None:
         until = self.clock() + seconds

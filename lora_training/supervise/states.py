@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,14 @@ def newest(
             return state
         passed_over(folder, wrong)
     return None
+
+
+def clear_passing(output: Path, *, before: int | None = None) -> None:
+    """Remove the states that were saved only for the run to go on from, of all steps or of those below `before`."""
+    for folder in _folders(output):
+        described = manifest.read(folder)
+        if manifest.is_passing(folder) and (before is None or (described is not None and described.step < before)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def at(folder: Path) -> State:

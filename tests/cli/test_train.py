@@ -168,6 +168,7 @@ def test_stopped_and_killed_it_ends_with_the_bits_of_a_run_that_was_not(sd_scrip
     assert "going on from step" in said(last)
     names = {path.name for path in (tmp_path / "whole").glob("*.safetensors")}
     assert len(names) == 13
+    assert {path.name for path in output.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
     for name in names:
         assert weights(tmp_path / "whole" / name) == weights(output / name), name
 

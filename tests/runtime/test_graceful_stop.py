@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_training import manifest
 from tests.runtime.conftest import Trainer, Training, same, start_ranks
 
 STOP = {"progress": {}, "graceful-stop": {}}
@@ -25,8 +26,10 @@ def assert_stopped(training: Training) -> int:
     assert training.events[-1]["event"] == "stopped"
     step = int(training.events[-1]["step"])
     assert [event["step"] for event in training.of("step")][-1] == step
-    assert (training.folder / f"smoke-step{step:08d}.safetensors").exists()
-    assert (training.folder / f"smoke-step{step:08d}-state" / "train_state.json").exists()
+    assert list(training.folder.glob("*.safetensors")) == []
+    state = training.folder / f"smoke-step{step:08d}-state"
+    assert (state / "train_state.json").exists()
+    assert manifest.is_passing(state)
     assert f"saved at step {step}" in training.log
     assert "Traceback" not in training.log
     return step
@@ -63,14 +66,40 @@ def test_the_file_stops_it_at_the_next_step_with_what_upstream_would_have_saved(
     flag.touch()
     training = train.start(tmp_path / "stopped", runtime=STOP, env={"LORA_STOP_FILE": str(flag)})
     assert assert_stopped(training) == 1
-    name = "smoke-step00000001.safetensors"
-    assert same(training.weights(name), upstreams.weights(name))
     state = Path("smoke-step00000001-state")
-    assert sorted(path.name for path in (training.folder / state).iterdir()) == sorted(
-        path.name for path in (upstreams.folder / state).iterdir()
-    )
+    assert {path.name for path in (training.folder / state).iterdir()} == {
+        "lora-passing",
+        *(path.name for path in (upstreams.folder / state).iterdir()),
+    }
     for file in ("model.safetensors", "train_state.json"):
         assert (training.folder / state / file).read_bytes() == (upstreams.folder / state / file).read_bytes()
+
+
+@pytest.mark.upstream
+@pytest.mark.parametrize("saves_states", [True, False])
+def test_at_a_step_where_upstream_saves_it_saves_what_upstream_does(
+    train: Trainer, tmp_path: Path, saves_states: bool
+) -> None:
+    flag = tmp_path / "stop"
+    flag.touch()
+    sets = ("save_every_n_steps=1", f"save_state={str(saves_states).lower()}")
+    training = train.start(tmp_path, *sets, runtime=STOP, env={"LORA_STOP_FILE": str(flag)})
+    assert training.wait() == 143, training.log
+    assert (tmp_path / "smoke-step00000001.safetensors").exists()
+    assert manifest.is_passing(tmp_path / "smoke-step00000001-state") != saves_states
+
+
+@pytest.mark.upstream
+def test_stopping_takes_no_earlier_checkpoint_away(train: Trainer, tmp_path: Path) -> None:
+    sets = (LONG, "save_every_n_steps=3", "save_state=true", "save_last_n_steps=3")
+    training = train.start(tmp_path, *sets, runtime=STOP)
+    while len(training.of("step")) < 7:
+        assert training.ends.empty(), training.log
+    os.kill(training.pid, signal.SIGTERM)
+    assert training.wait() == 143, training.log
+    step = int(training.events[-1]["step"])
+    saved = [step // 3 * 3 - 3, step // 3 * 3]
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {f"smoke-step{n:08d}.safetensors" for n in saved}
 
 
 @pytest.mark.upstream

@@ -1,9 +1,10 @@
 """Save and leave at the next step boundary when asked: by SIGTERM, by SIGUSR1, or by a file that appears.
 
 The environment variable `LORA_STOP_FILE` names the file. Before the training loop has begun there is nothing to save
-and the signals keep their default effect. After it, the run saves its state and its LoRA by upstream's own code, as
-at one of its `save_every_n_steps`, emits `stopped` and leaves with exit code 143. Asked on one rank, all of them
-stop, at the same step. In the last step of all, it finishes instead.
+and the signals keep their default effect. After it, the run saves its state by upstream's own code, as at one of its
+`save_every_n_steps`, emits `stopped` and leaves with exit code 143. Asked on one rank, all of them stop, at the same
+step. In the last step of all, it finishes instead. A run that goes on from there ends with the files of one that was
+never stopped: at a step where upstream saves no LoRA none is saved, and the state is marked as one to clear away.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class _GracefulStop(training.Watcher):
 
     def weights_moved(self) -> None:
         if self._is_asked() and self.run.step < self.run.args.max_train_steps:
-            self.run.leave(SystemExit(EXIT_CODE))
+            self.run.step_aside(SystemExit(EXIT_CODE))
 
     def _is_asked(self) -> bool:
         asked = self._asked or (self._file is not None and Path(self._file).exists())

@@ -32,6 +32,9 @@ class _Sign:
     restartable: bool = False
 
 
+_KILLED = "something killed the training, most likely the system when memory ran out"
+_MORE_MEMORY = "give it more memory or fewer data loader workers"
+
 # The first that fits is taken, so the more telling ones come first.
 _SIGNS = (
     _Sign(
@@ -81,6 +84,14 @@ _SIGNS = (
         "lower the learning rate; the log names the images",
     ),
     _Sign(
+        # torchrun's report on the first rank that died; its own code is 1
+        "memory",
+        re.compile(r"^\s*exitcode\s*: -9 "),
+        _KILLED,
+        _MORE_MEMORY,
+        restartable=True,
+    ),
+    _Sign(
         "exception",
         re.compile(r"^((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Warning|Interrupt)(?:: .*)?)$"),
         "training died of {}",
@@ -102,8 +113,7 @@ def classify(ended: Ended) -> Death:
             named = next((group for group in found.groups() if group), "see the log")
             return Death(sign.kind, sign.sentence.format(named), sign.mend, sign.restartable)
     if ended.code == -signal.SIGKILL:
-        what = "something killed the training, most likely the system when memory ran out"
-        return Death("memory", what, "give it more memory or fewer data loader workers", restartable=True)
+        return Death("memory", _KILLED, _MORE_MEMORY, restartable=True)
     if ended.code < 0:
         name = signal.Signals(-ended.code).name
         return Death("signal", f"the training died of {name}", "see the end of the log", restartable=True)

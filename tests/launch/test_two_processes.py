@@ -35,7 +35,7 @@ def training(folder: Path, backend: str) -> Iterator[subprocess.Popen[str]]:
     argv = [sys.executable, "-m", "lora_training", "train", str(ROOT / "configs" / "smoke.toml"), "-v", *sets]
     # a machine with GPUs trains on its CPU here, too
     env = os.environ | {"TEST_PROBE": str(folder), "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with subprocess.Popen(
         argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as started:
@@ -87,11 +87,7 @@ def test_two_that_accelerate_started_train_together(whole: Path) -> None:
 def test_a_rank_killed_ends_both_and_what_is_started_again_ends_with_the_same_bits(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "filestore"
     with training(folder, "filestore") as started:
-        assert started.stdout
-        # the line comes when a state has been saved; its folder is whole by the time that the next step is over
-        state = folder / "smoke-step00000002-state"
-        while not state.exists():
-            assert started.stdout.readline(), "it ended before the first state"
+        first_state(started, folder)
         os.kill(rank_of(started.pid, "1"), signal.SIGKILL)
         out = ended(started)
     assert "starting again from step" in out
@@ -99,6 +95,39 @@ def test_a_rank_killed_ends_both_and_what_is_started_again_ends_with_the_same_bi
     assert [attempt["code"] for attempt in record["attempts"]] == [-signal.SIGKILL, 0]
     assert_trained_together(folder)
     assert tensors(folder) == tensors(whole)
+
+
+def test_stopped_and_with_a_rank_killed_under_accelerate_it_ends_with_the_same_bits(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "accelerate"
+    with training(folder, "accelerate") as started:
+        first_state(started, folder)
+        started.send_signal(signal.SIGTERM)
+        out, _ = started.communicate(timeout=TIMEOUT)
+    assert started.returncode == 128 + signal.SIGTERM, out
+    assert "the same command goes on from there" in out
+    with training(folder, "accelerate") as started:
+        began(started, folder, times=2)
+        os.kill(rank_of(started.pid, "1"), signal.SIGKILL)
+        out = ended(started)
+    assert "most likely the system when memory ran out" in out
+    assert tensors(folder) == tensors(whole)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def first_state(started: subprocess.Popen[str], folder: Path) -> None:
+    assert started.stdout
+    # the line comes when a state has been saved; its folder is whole by the time that the next step is over
+    while not (folder / "smoke-step00000002-state").exists():
+        assert started.stdout.readline(), "it ended before the first state"
+
+
+def began(started: subprocess.Popen[str], folder: Path, times: int) -> None:
+    """Return when the run has begun that many attempts."""
+    events = folder / "smoke.run" / "events.jsonl"
+    while events.read_text(encoding="utf-8").count('"start"') < times:
+        assert started.poll() is None, "it ended before it began"
 
 
 def rank_of(supervisor: int, rank: str) -> int:

@@ -32,16 +32,6 @@ class ProgressLine:
         elif "%" not in text:
             click.echo(text, err=True)
 
-    @property
-    def is_live(self) -> bool:
-        """Whether there is a terminal, where lines can be written over."""
-        return self._live
-
-    def live(self, text: str) -> None:
-        """Show `text` where it can be written over, and nowhere else."""
-        if self._live:
-            self(text)
-
     def close(self) -> None:
         """Leave the terminal's line clean."""
         if self._live:

@@ -35,7 +35,7 @@ class Watcher(Protocol):
         """A line that the child wrote."""
 
     def event(self, event: dict[str, Any]) -> None:
-        """An object of `events.jsonl`."""
+        """An object of `events.jsonl`, or `attempt`: a child is about to start, from step `from_step`."""
 
     def note(self, text: str) -> None:
         """Something that the supervisor has to say."""
@@ -131,6 +131,7 @@ class Run:
         states.clear_passing(self.order.output, before=_step(state))
         self.record.attempts.append({"log": str(log_path), "from_step": _step(state), "started": time.time()})
         self.record.save(self.order.folder)
+        self.watcher.event({"event": "attempt", "number": len(self.record.attempts), "from_step": _step(state)})
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with log_path.open("w", encoding="utf-8") as log, closing(Tail(self._events_path, self._on_event)) as tail:
 

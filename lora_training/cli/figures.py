@@ -1,0 +1,64 @@
+"""The figures of a training as they are shown: taken from its events, in the words of a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+_MB_A_GB = 1024
+
+
+@dataclass
+class Figures:
+    """Where an attempt is. Seconds a step and the time left count its own steps only, so a resume keeps them right."""
+
+    step: int = 0
+    total: int = 0
+    epochs: int = 0
+    checkpoints: int = 0
+    _last: dict[str, Any] = field(default_factory=dict)
+    _steps: int = 0
+    _seconds: float = 0.0
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Note an object of `events.jsonl`."""
+        match event.get("event"):
+            case "attempt":
+                self._steps, self._seconds, self._last = 0, 0.0, {}
+            case "start":
+                self.step, self.total = event.get("initial_step", 0), event["total_steps"]
+                self.epochs = event.get("epochs", 0)
+            case "step":
+                self._steps, self._seconds = self._steps + 1, self._seconds + event["seconds"]
+                self.step, self._last = event["step"], event
+            case "checkpoint":
+                self.checkpoints += 1
+
+    @property
+    def known(self) -> bool:
+        """Whether there has been a step in this attempt."""
+        return bool(self._last)
+
+    def words(self) -> list[str]:
+        """What is known after a step, each figure with its name, the more telling ones first."""
+        event = self._last
+        rates = " ".join("not finite" if rate is None else f"{rate:.2g}" for rate in dict.fromkeys(event["lr"]))
+        loss = "not finite" if event["avr_loss"] is None else f"{event['avr_loss']:.4f}"
+        found = [f"step {self.step}/{self.total}", f"epoch {event['epoch']}" + (f"/{self.epochs}" * bool(self.epochs))]
+        found += [f"loss {loss}", f"lr {rates}" if rates else "", f"{self._each:.3g} s/step", f"{self._left()} left"]
+        found += ["" if event["memory_mb"] is None else _memory(event["memory_mb"])]
+        found += [f"{self.checkpoints} checkpoint{'s' * (self.checkpoints > 1)}" if self.checkpoints else ""]
+        return [word for word in found if word]
+
+    @property
+    def _each(self) -> float:
+        return self._seconds / self._steps
+
+    def _left(self) -> str:
+        hours, rest = divmod(round((self.total - self.step) * self._each), 3600)
+        minutes, seconds = divmod(rest, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _memory(megabytes: float) -> str:
+    return f"{megabytes:.0f} MB" if megabytes < _MB_A_GB else f"{megabytes / _MB_A_GB:.1f} GB"

@@ -54,7 +54,8 @@ class RuntimePatch:
 
     `install` is called once for each module that `targets` names, right after its import, with the settings: an
     instance of `settings`, a frozen dataclass whose fields are the keys of `[runtime.NAME]` (see `settings.parse`).
-    `unneeded` says why a start can do without the patch, or None. Neither the module that defines a patch nor what
+    `unneeded` says why a start can do without the patch, or None. `prepare` is called before anything of upstream is
+    imported, for what has to be there by then. Neither the module that defines a patch nor what
     it imports at the top may import torch or upstream.
     """
 
@@ -68,3 +69,4 @@ class RuntimePatch:
     settings: type = NoSettings
     on_by_default: bool = False
     unneeded: Callable[[Start, Any], str | None] = always
+    prepare: Callable[[], None] | None = None

@@ -96,6 +96,8 @@ def install(table: Mapping[str, Mapping[str, Any]], tree: Path, start: Start) ->
             needed[name] = parsed
     _refuse(check(tree, needed))
     for name, parsed in needed.items():
+        if (prepare := available()[name].prepare) is not None:
+            prepare()
         for module in dict.fromkeys(target.module for target in available()[name].targets):
             _at_import(module, _hook(available()[name], parsed, module, tree))
     return lines

@@ -1,0 +1,164 @@
+"""How soon a training gets to its first step, and what supervision costs after it, beside `accelerate launch`.
+
+    python -m benchmarks.launching [--pairs N] [--steps N] [--write FILE]
+
+Both train the smoke model on the real upstream with the same flags: `lora train`, and what upstream's README gives,
+`accelerate launch --num_cpu_threads_per_process 1 train_network.py ...`. They take turns, and each starts a fresh
+process. The first step is there when upstream's own progress bar says so. The smoke model is narrower than upstream
+knows, so for `accelerate launch` a script of three lines sets its widths and runs upstream's script.
+
+What supervision costs a step is the processor time of `lora`'s own process between the first step and the last, as a
+part of the processor time that the same step takes in the training started by `accelerate launch`. The hooks inside
+the training are measured by `benchmarks.runtime`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "configs" / "smoke.toml"
+_TICKS = os.sysconf("SC_CLK_TCK")
+BARE = """
+import atexit, json, os, runpy, sys, time
+sys.path.insert(0, os.getcwd())
+import library.original_unet as unet
+unet.BLOCK_OUT_CHANNELS = (32, 64, 64, 64); unet.TIMESTEP_INPUT_DIM = 32; unet.TIME_EMBED_DIM = 128
+from library import logging_util
+seen, add = [], logging_util.LossRecorder.add
+def note(*args, **kwargs):
+    seen.append(time.process_time())
+    return add(*args, **kwargs)
+logging_util.LossRecorder.add = note
+atexit.register(lambda: open(os.environ["SEEN"], "w").write(json.dumps(seen)))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+class Started(NamedTuple):
+    """A training that has ended: seconds to its first step, and its own processor time a step after it."""
+
+    first_step: float
+    each: float
+
+
+def main() -> None:
+    """Measure, and print what was found."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--pairs", type=int, default=5)
+    options.add_argument("--steps", type=int, default=100)
+    options.add_argument("--write", type=Path)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _lora(folder / "warm", 2)
+        pairs = [_pair(folder / str(number)) for number in range(given.pairs)]
+        cost = _supervision(folder, given.steps)
+    text = _table(pairs, *cost)
+    print(text)
+    if given.write:
+        given.write.write_text(text + "\n", encoding="utf-8")
+
+
+def _pair(folder: Path) -> tuple[float, float]:
+    """Seconds to the first step: ours, and accelerate's."""
+    ours = _lora(folder / "lora", 2).first_step
+    return ours, _accelerate(folder, _flags(folder / "lora"), 2).first_step
+
+
+def _supervision(folder: Path, steps: int) -> tuple[float, float]:
+    """Processor seconds a step: of `lora`'s own process, and of bare upstream's training."""
+    ours = _lora(folder / "long" / "lora", steps).each
+    return ours, _accelerate(folder / "long", _flags(folder / "long" / "lora"), steps).each
+
+
+def _lora(output: Path, steps: int) -> Started:
+    sets = [f"output_dir={output}", f"max_train_steps={steps}", "save_every_n_steps=1000000"]
+    argv = [sys.executable, "-m", "lora_training", "train", str(CONFIG), "-v"]
+    return _watch([*argv, *(word for each in sets for word in ("--set", each))], ROOT, {}, steps)
+
+
+def _flags(output: Path) -> list[str]:
+    """Upstream's flags of that run of ours."""
+    words = shlex.split((output / "smoke.run" / "command.sh").read_text(encoding="utf-8"))
+    return words[next(at for at, word in enumerate(words) if word.endswith("train_network.py")) :]
+
+
+def _accelerate(folder: Path, words: list[str], steps: int) -> Started:
+    script, *flags = words
+    (folder / "bare.py").write_text(BARE, encoding="utf-8")
+    flags = [str(folder / "theirs") if after == "--output_dir" else word for after, word in pairwise(["", *flags])]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
+    env = {"SEEN": str(folder / "seen.json")}
+    found = _watch([*launcher, str(folder / "bare.py"), script, *flags], Path(script).parent, env, steps)
+    seen = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
+    return found._replace(each=statistics.median(after - before for before, after in pairwise(seen)))
+
+
+def _watch(argv: list[str], cwd: Path, env: dict[str, str], steps: int) -> Started:
+    """Start it and follow its progress bar."""
+    bar = re.compile(rf"steps:.* (\d+)/{steps} ")
+    began, first, spent = time.monotonic(), 0.0, (0.0, 0.0)
+    said = []
+    with subprocess.Popen(
+        argv,
+        cwd=cwd,
+        env=os.environ | env | {"CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as started:
+        for line in started.stdout or ():
+            said.append(line)
+            found = bar.search(line)
+            if found and int(found[1]) > 0:
+                first = first or time.monotonic() - began
+                spent = (spent[0] or _processor(started.pid), _processor(started.pid))
+    if started.returncode:
+        sys.exit("".join(said))
+    return Started(first, (spent[1] - spent[0]) / max(1, steps - 1))
+
+
+def _processor(pid: int) -> float:
+    """The processor time of one process, in seconds; its children that have not ended are not in it."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _table(pairs: list[tuple[float, float]], supervision: float, bare: float) -> str:
+    rows = [f"| {ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} |" for ours, theirs in pairs]
+    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+    load = " ".join(f"{each:.1f}" for each in os.getloadavg())
+    lines = [
+        "# Benchmarks: launching",
+        "",
+        "Written by `python -m benchmarks.launching --write docs/launching.md`. Seconds to the first step of the smoke",
+        f"run, on {os.cpu_count()} processors with a load of {load} at the end.",
+        "",
+        "| lora train | accelerate launch | ratio |",
+        "| --- | --- | --- |",
+        *rows,
+        "",
+        f"Median ratio: {ratio:.2f}.",
+        "",
+        f"Supervision: {1000 * supervision:.2f} ms of processor time a step in `lora`'s own process; a step of bare",
+        f"upstream takes {1000 * bare:.1f} ms; that is {100 * supervision / bare:.2f} %.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,14 +120,21 @@ def test_a_training_that_fails_is_exit_6_with_the_end_of_its_log(sd_scripts: Pat
 
 
 @pytest.mark.upstream
-def test_an_edit_that_is_no_patch_of_ours_stops_the_start(sd_scripts: Path, tmp_path: Path) -> None:
-    edited = sd_scripts / "library" / "utils.py"
-    before = edited.read_bytes()
-    try:
-        edited.write_bytes(before + b"# an edit\n")
-        ran = lora("train", SMOKE, "--set", f"output_dir={tmp_path}", cwd=ROOT)
-    finally:
-        edited.write_bytes(before)
+def test_an_edit_that_is_no_patch_of_ours_stops_the_start(
+    sd_scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    for name in ("patches", "third_party"):
+        shutil.copytree(ROOT / name, checkout / name, symlinks=True)
+    shutil.copy(ROOT / ".gitmodules", checkout)
+    (checkout / "lora_training").mkdir()
+    monkeypatch.setenv("LORA_HOME", str(checkout))
+    monkeypatch.setenv("LORA_CACHE", str(workspace.Workspace(ROOT).state / "cache"))
+    dry = ["train", SMOKE, "--set", f"output_dir={tmp_path / 'out'}", "--dry-run"]
+    assert lora(*dry, cwd=ROOT).code == 0
+    with (checkout / "third_party" / "sd-scripts" / "library" / "utils.py").open("a") as edited:
+        edited.write("# an edit\n")
+    ran = lora(*dry, cwd=ROOT)
     assert ran.code == 5
     assert "library/utils.py" in ran.err
 

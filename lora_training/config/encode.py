@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _LEGAL = {"int": "a whole number", "float": "a number", "str": "a string", "Path": "a string", None: "a string"}
 _LITERAL_TABLES = ("optimizer_args", "lr_scheduler_args")  # upstream reads these words with ast.literal_eval
+TABLES = ("network_args", *_LITERAL_TABLES)  # upstream splits each of their words at its `=`
 
 
 class Refused(ValueError):
@@ -65,7 +67,12 @@ def _items(flag: Flag, value: Any, folder: Path, variables: Mapping[str, str]) -
         raise Refused(f"`{flag.dest}` takes {flag.nargs} values, not {len(items)}")
     if flag.nargs == "+" and not items:
         raise Refused(f"`{flag.dest}` takes at least one value")
-    return [_scalar(flag, item, folder, variables, (n,)) for n, item in enumerate(items)]
+    found = [_scalar(flag, item, folder, variables, (n,)) for n, item in enumerate(items)]
+    for number, word in enumerate(found if flag.dest in TABLES else ()):
+        if "=" not in word:
+            hint = "better still, make it a table with lines key = value"
+            raise Refused(f"an item of `{flag.dest}` must be key=value, not {word!r}", hint, (number,))
+    return found
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -140,6 +147,8 @@ def _typed(flag: Flag, value: Any, path: tuple[str | int, ...]) -> str:
         right = number or isinstance(value, str)
     if not right:
         raise Refused(f"`{flag.dest}` must be {_legal(flag)}, not {_shown(value)}", _cure(flag, value), path)
+    if number and not math.isfinite(value):
+        raise Refused(f"`{flag.dest}` cannot be {_shown(value)}: it must be finite", path=path)
     text = value if isinstance(value, str) else _number(value)
     reason = types.refusal(flag, text)
     if reason is not None and isinstance(value, float) and value.is_integer():

@@ -1,11 +1,11 @@
-"""Everything there is to say about one of upstream's flags."""
+"""Everything there is to say about one of upstream's flags, or about a key of ours."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import history, nearest
+from lora_training.config import history, nearest, ours
 from lora_training.config import schema as schemas
 from lora_training.config.checks.family import INERT
 from lora_training.errors import ConfigError, UpstreamError
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explained:
-    """A key: the flag in each script that has it, the dataset tables that have it, where it is inert, its changes."""
+    """A key: what it is in a table of ours (`ours.described`), the flag in each script
+    that has it, the dataset tables that have it, where it is inert, its changes.
+    """
 
     key: str
+    ours: tuple[str, str, str] | None
     flags: dict[str, Flag]
     dataset_tables: dict[str, str]
     absent: tuple[str, ...]
@@ -41,12 +44,14 @@ def explain(tree: Path, key: str, *, cache: Path | None = None) -> Explained:
     if not read:
         raise UpstreamError(f"no training script in {tree}", hint="run `lora upstream sync`")
     tables = _dataset_tables(next(iter(read.values())), key)
-    if not flags and not tables:
-        known = {name for schema in read.values() for name in schema.keys}
+    own = ours.described(key)
+    if not flags and not tables and not own:
+        known = {name for schema in read.values() for name in schema.keys} | {*ours.LAUNCH_KEYS, *ours.RUN_KEYS}
         raise ConfigError(f"upstream has no flag `{key}`", hint=nearest.hint(key, known))
     inert = INERT.get(key)
     return Explained(
         key=key,
+        ours=own,
         flags=flags,
         dataset_tables=tables,
         absent=tuple(script for script in read if script not in flags),
@@ -69,6 +74,7 @@ def as_json(found: Explained) -> dict[str, Any]:
     """The same for a program."""
     return {
         "key": found.key,
+        "ours": dict(zip(("table", "takes", "help"), found.ours, strict=True)) if found.ours else None,
         "scripts": {script: flag.public() for script, flag in found.flags.items()},
         "dataset_tables": found.dataset_tables,
         "absent": list(found.absent),
@@ -81,6 +87,12 @@ def as_json(found: Explained) -> dict[str, Any]:
 def lines(found: Explained) -> Iterator[str]:
     """The same for a person."""
     yield found.key
+    if found.ours:
+        table, takes, text = found.ours
+        yield f"  in [{table}], ours: {takes}"
+        yield f"    help: {text}"
+    if not found.flags and not found.dataset_tables:
+        return
     for flag, scripts in _grouped(found.flags):
         yield f"  in: {', '.join(scripts)}"
         yield from (f"    {name}: {text}" for name, text in _facts(flag))

@@ -19,46 +19,61 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Key:
-    """What a key of ours takes: the words for it, a test, and how it is kept."""
+    """What a key of ours takes, the words for it, a test, and what the key is for."""
 
     legal: str
     accepts: Callable[[Any], bool]
+    help: str
 
 
-def _integer(least: int) -> _Key:
-    return _Key(f"a whole number of at least {least}", lambda v: _is_int(v) and v >= least)
+def _integer(least: int, text: str) -> _Key:
+    return _Key(f"a whole number of at least {least}", lambda v: _is_int(v) and v >= least, text)
 
 
-def _one_of(*words: str) -> _Key:
-    return _Key(" or ".join(f'"{word}"' for word in words), lambda v: isinstance(v, str) and v in words)
+def _one_of(*words: str, text: str) -> _Key:
+    return _Key(" or ".join(f'"{word}"' for word in words), lambda v: isinstance(v, str) and v in words, text)
 
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_TEXT = _Key("a string", lambda v: isinstance(v, str) and bool(v))
 _LAUNCH = {
-    "num_processes": _Key('a whole number of at least 1, or "auto"', lambda v: v == "auto" or (_is_int(v) and v >= 1)),
+    "num_processes": _Key(
+        'a whole number of at least 1, or "auto"',
+        lambda v: v == "auto" or (_is_int(v) and v >= 1),
+        'how many processes train, those of all machines together; "auto" is one for each GPU',
+    ),
     "gpu_ids": _Key(
         "a list of different whole numbers, such as [0, 1]",
         lambda v: isinstance(v, list) and bool(v) and all(_is_int(i) and i >= 0 for i in v) and len(set(v)) == len(v),
+        "which GPUs of this machine train, counted from 0",
     ),
-    "mixed_precision": _one_of("no", "fp16", "bf16"),
-    "backend": _one_of("accelerate", "filestore"),
-    "num_machines": _integer(1),
-    "machine_rank": _integer(0),
-    "main_process_ip": _TEXT,
-    "main_process_port": _Key("a port, 1 to 65535", lambda v: _is_int(v) and 0 < v < 2**16),
-    "rdzv_backend": _one_of("static", "c10d"),
-    "num_cpu_threads_per_process": _integer(1),
+    "mixed_precision": _one_of("no", "fp16", "bf16", text="accelerate's; the flag mixed_precision counts for more"),
+    "backend": _one_of("accelerate", "filestore", text="what starts several processes and how they meet"),
+    "num_machines": _integer(1, "how many machines train together"),
+    "machine_rank": _integer(0, "this machine's number among them, from 0"),
+    "main_process_ip": _Key(
+        "a string", lambda v: isinstance(v, str) and bool(v), "the address of the machine whose machine_rank is 0"
+    ),
+    "main_process_port": _Key(
+        "a port, 1 to 65535", lambda v: _is_int(v) and 0 < v < 2**16, "where the processes meet on that machine"
+    ),
+    "rdzv_backend": _one_of("static", "c10d", text="how several machines find each other, as torchrun has it"),
+    "num_cpu_threads_per_process": _integer(1, "threads of one process on the CPU; 1 unless given"),
 }
 _RUN = {
-    "assets": _one_of("smoke"),
-    "resume": _Key('"auto", "never" or the path of a saved state', lambda v: isinstance(v, str) and bool(v)),
-    "retries": _integer(0),
+    "assets": _one_of("smoke", text="what to make before the start: the smoke run's tiny model and images"),
+    "resume": _Key(
+        '"auto", "never" or the path of a saved state',
+        lambda v: isinstance(v, str) and bool(v),
+        'where to go on from: the newest good state ("auto", which is the default), nowhere, or that state',
+    ),
+    "retries": _integer(0, "how often a training that died is started again without progress; 3 unless given"),
     "stall_timeout": _Key(
-        "a number of seconds above 0", lambda v: (_is_int(v) or isinstance(v, float)) and 0 < v < float("inf")
+        "a number of seconds above 0",
+        lambda v: (_is_int(v) or isinstance(v, float)) and 0 < v < float("inf"),
+        "after so long without a step or a checkpoint it counts as dead; never unless given",
     ),
 }
 
@@ -69,6 +84,12 @@ RUN_KEYS = tuple(_RUN)
 def table_of(key: str) -> str | None:
     """Which of our tables has a key of that name."""
     return next((name for name, keys in (("launch", LAUNCH_KEYS), ("run", RUN_KEYS)) if key in keys), None)
+
+
+def described(key: str) -> tuple[str, str, str] | None:
+    """A key of ours: its table, what it takes, what it is for; None when we have none of that name."""
+    tables = {"launch": _LAUNCH, "run": _RUN}
+    return next(((name, keys[key].legal, keys[key].help) for name, keys in tables.items() if key in keys), None)
 
 
 def launch(raw: Any, report: Report) -> tuple[Launch, list[Problem]]:

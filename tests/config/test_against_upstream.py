@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_training import git, proc
-from lora_training.config import load, schema, to_argv, tomlout
+from lora_training.config import encode, load, schema, to_argv, tomlout
 from lora_training.config.checks.datasets import tables
 from lora_training.config.checks.view import View
 from lora_training.config.paths import is_path
@@ -99,6 +99,8 @@ def values(flag: schema.Flag) -> st.SearchStrategy[object]:
     if not flag.is_list:
         return scalars(flag)
     safe = PLAIN.filter(lambda w: not w.startswith("-")) if flag.type == "str" else scalars(flag)
+    if flag.dest in encode.TABLES:
+        safe = safe.map("k={}".format)
     return st.lists(safe, max_size=3)
 
 

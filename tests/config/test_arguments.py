@@ -58,7 +58,7 @@ def test_a_value_becomes_the_words_for_it(argv, text, words):
         ('lr_warmup_steps = "many"', "cannot be 'many'", None),
         ("[g]\ntext_encoder_lr = {a = 1}", "not a table", None),
         ("network_args = {a = {b = 1}}", "cannot be written as key=value", "give a number"),
-        ('network_args = ["--x", "b"]', "cannot start with `-`", None),
+        ('network_args = ["--x=1", "b=2"]', "cannot start with `-`", None),
         ('network_module = "a\\u0000b"', "NUL", None),
         ('network_module = "--"', "cannot take `--`", None),
         ("learning_rat = 1", "no flag `learning_rat`", "did you mean `learning_rate`?"),

@@ -354,3 +354,17 @@ def test_a_file_that_is_no_toml_is_one_problem(tmp_path):
 
 def test_the_pin_has_the_scripts_that_the_family_rules_name(real):
     assert set(real) >= FLOW
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_a_number_that_is_not_finite_is_refused(checked, value: str) -> None:
+    said(checked(f"learning_rate = {value}"), "learning_rate", "finite")
+
+
+def test_a_network_argument_without_a_value_is_refused(checked) -> None:
+    said(checked('network_args = ["conv_dim=4", "foo"]'), "network_args", "key=value", "foo")
+
+
+def test_a_state_to_resume_from_that_is_not_there_is_an_error(checked) -> None:
+    said(checked('[run]\nresume = "states/none"'), "resume", "does not exist")
+    assert not checked('[run]\nresume = "never"')

@@ -200,3 +200,13 @@ def test_help_imports_nothing_heavy(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
     )
     assert not {"torch", "git", "rich", "yaml"} & set(done.stdout.split("'"))
+
+
+@pytest.mark.upstream
+def test_explain_knows_our_own_keys(sd_scripts: Path) -> None:
+    ran = lora("config", "explain", "stall_timeout", cwd=ROOT)
+    assert "[run]" in ran.out
+    assert "seconds" in ran.out
+    both = json.loads(lora("config", "explain", "mixed_precision", "--json", cwd=ROOT).out)
+    assert both["ours"]["table"] == "launch"
+    assert "train_network" in both["scripts"]

@@ -95,8 +95,9 @@ def require(config: Config, problems: Collection[Problem]) -> None:
         return
     first, *rest = errors
     more = [f"{problem.place}: {problem.message}" for problem in rest]
+    same = " with the same --set and LORA_* shows" if any(each.position is None for each in errors) else " shows"
     hint = "\n".join(
-        [*([first.hint] if first.hint else []), *more, f"`lora config check {config.path}` shows all of it"]
+        [*([first.hint] if first.hint else []), *more, f"`lora config check {config.path}`{same} all of it"]
     )
     raise ConfigError(f"{first.place}: {first.message}", hint=hint)
 

@@ -29,10 +29,18 @@ def problems(view: View) -> Iterator[Problem]:
             values = view.value(flag.dest)
             for value in values if isinstance(values, list) else [values]:
                 yield from _flag(view, flag.dest, value)
+    yield from _state(view)
     for subset in view.subsets:
         yield from _subset(view, subset)
     if not view.config.datasets and view.given("train_data_dir"):
         yield from _data_dir(view)
+
+
+def _state(view: View) -> Iterator[Problem]:
+    """`[run] resume`, where it names a folder."""
+    named = view.config.run.resume
+    if named not in ("auto", "never"):
+        yield from _missing(view, named, ("run", "resume"), "`[run] resume`")
 
 
 def _flag(view: View, key: str, value: Any) -> Iterator[Problem]:

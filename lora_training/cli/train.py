@@ -45,6 +45,7 @@ def train(file: Path, *, sets: tuple[str, ...], resume: str | None, dry_run: boo
 
 
 def _run(here: Workspace, plan: Plan, resume: str, terminal: Terminal) -> Result:
+    from lora_training.cli import before
     from lora_training.cli.plan import SMOKE
     from lora_training.runtime.patches import graceful_stop
     from lora_training.supervise import record, shelf
@@ -73,6 +74,7 @@ def _run(here: Workspace, plan: Plan, resume: str, terminal: Terminal) -> Result
         if done:
             terminal.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
+        before.check(here, plan)
         state = _state(plan, resume, terminal)
         _write(plan)
         shelf.add(here, plan.folder)

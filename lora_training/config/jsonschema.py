@@ -26,6 +26,7 @@ _OF_RUN: dict[str, dict[str, Any]] = {
     "assets": {"enum": ["smoke"]},
     "resume": {"type": "string"},
     "retries": {"type": "integer", "minimum": 0},
+    "checks": {"enum": ["all", "quick", "none"]},
     "stall_timeout": {"type": "number", "exclusiveMinimum": 0},
 }
 

@@ -72,13 +72,15 @@ class Launch:
 class Run:
     """`[run]`: how a run is kept going. `resume` is `auto`, `never` or an absolute path; `stall_timeout` in seconds.
 
-    `assets = "smoke"` has a tiny model and images made under `${LORA_CACHE}/smoke` before the start.
+    `assets = "smoke"` has a tiny model and images made under `${LORA_CACHE}/smoke` before the start. `checks` are those
+    before the start: all, those that do not open every image and cache file, or none.
     """
 
     assets: Literal["smoke"] | None = None
     resume: str = "auto"
     retries: int = 3
     stall_timeout: float | None = None
+    checks: Literal["all", "quick", "none"] = "all"
 
 
 @dataclass(frozen=True)

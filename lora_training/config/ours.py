@@ -70,6 +70,9 @@ _RUN = {
         'where to go on from: the newest good state ("auto", which is the default), nowhere, or that state',
     ),
     "retries": _integer(0, "how often a training that died is started again without progress; 3 unless given"),
+    "checks": _one_of(
+        "all", "quick", "none", text="what to look at before the start; quick leaves the images and caches out"
+    ),
     "stall_timeout": _Key(
         "a number of seconds above 0",
         lambda v: (_is_int(v) or isinstance(v, float)) and 0 < v < float("inf"),

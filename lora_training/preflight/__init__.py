@@ -1,0 +1,1 @@
+"""Checks before a training starts: what would end it in the middle, or at once, is found now. Prints nothing."""

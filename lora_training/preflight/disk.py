@@ -1,0 +1,118 @@
+"""Whether what a training will write fits on the disks that it writes to. A quota is not seen."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_training.preflight import latents as caches
+from lora_training.preflight import saves, sizes
+from lora_training.preflight.finding import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from lora_training.preflight.finding import Job
+    from lora_training.preflight.listing import Subset
+
+_LEAST = 1 << 20  # a log, a record, and the smallest LoRA
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+_THOUSAND = 1000
+# an estimate may be out by this much without a run being refused that would fit
+_MARGIN = 2
+
+
+@dataclass
+class _Disk:
+    """What goes to one file system: its name for people, bytes in all, and of what."""
+
+    folder: Path
+    needed: int = 0
+    parts: list[str] = field(default_factory=list)
+
+    def add(self, number: int, size: int, what: str) -> None:
+        if number > 0 and size > 0:
+            self.needed += number * size
+            self.parts.append(f"{number} {what} of {_shown(size)}")
+
+
+def free(folder: Path) -> int:
+    """The bytes that we may still write to the disk of a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def findings(
+    job: Job, subsets: Sequence[Subset], cached: Collection[str], free: Callable[[Path], int] = free
+) -> list[Finding]:
+    """An error when not even one checkpoint fits, a warning when all will not. `cached` have latents on the disk."""
+    disks: dict[int, _Disk] = {}
+    there = free(job.output.parent)
+    least = _checkpoints(job, subsets, _disk(disks, job.output.parent))
+    if there < least:
+        message = f"the disk of {job.output.parent} has {_shown(there)} left; one checkpoint takes {_shown(least)}"
+        return [Finding(message, "make room, or choose another output_dir")]
+    _caches(job, subsets, cached, disks)
+    return list(_short(disks.values(), free))
+
+
+def _short(disks: Collection[_Disk], free: Callable[[Path], int]) -> Iterator[Finding]:
+    for disk in disks:
+        there = free(disk.folder)
+        if there < disk.needed:
+            message = f"the disk of {disk.folder} has {_shown(there)} left, and about {_shown(disk.needed)} are to come"
+            hint = f"{', '.join(disk.parts)}; save_last_n_steps and save_last_n_epochs keep fewer checkpoints"
+            yield Finding(message, hint, "warning")
+
+
+def _disk(disks: dict[int, _Disk], folder: Path) -> _Disk:
+    return disks.setdefault(folder.stat().st_dev, _Disk(folder))
+
+
+def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
+    """Add what the run will write besides what is there of it already; the least that one save takes."""
+    loras, states = _earlier(job.output)
+    number = saves.count(job, subsets)
+    lora = max(loras, default=0) or sizes.lora(job) or 0
+    state = max(states, default=0) or sizes.state(job) or 0
+    disk.add(max(1, number.loras - len(loras)), lora, "LoRAs")
+    disk.add(max(1, number.states - len(states)) if number.states else 0, state, "states")
+    sure = lora if loras else lora // _MARGIN
+    sure += (state if states else state // _MARGIN) if number.states else 0
+    return max(_LEAST, sure)
+
+
+def _earlier(output: Path) -> tuple[list[int], list[int]]:
+    """The sizes of the LoRAs and of the states that earlier attempts at this run have left."""
+    ours = re.compile(rf"{re.escape(output.stem)}(?:-step\d{{8,}}|-\d{{6,}})?(-state|{re.escape(output.suffix)})")
+    found: dict[str, list[int]] = {"-state": [], output.suffix: []}
+    for path in output.parent.iterdir():
+        match = ours.fullmatch(path.name)
+        if match:
+            files = [path] if path.is_file() else list(path.rglob("*"))
+            found[match[1]].append(sum(file.stat().st_size for file in files if file.is_file()))
+    return found[output.suffix], found["-state"]
+
+
+def _caches(job: Job, subsets: Sequence[Subset], cached: Collection[str], disks: dict[int, _Disk]) -> None:
+    for subset in subsets:
+        folder = Path(os.path.dirname(subset.images[0])) if subset.images else None
+        if folder is None or not folder.is_dir():
+            continue
+        disk = _disk(disks, folder)
+        if job.on("cache_latents_to_disk"):
+            missing = sum(image not in cached for image in subset.images)
+            disk.add(missing, sizes.latents(job, subset), "cached latents")
+        if job.on("cache_text_encoder_outputs_to_disk") and job.script in caches.OUTPUTS:
+            suffix = caches.OUTPUTS[job.script]
+            missing = sum(not os.path.exists(os.path.splitext(image)[0] + suffix) for image in subset.images)
+            disk.add(missing, sizes.outputs(job), "cached text encoder outputs")
+
+
+def _shown(size: float) -> str:
+    power = min(len(_UNITS) - 1, int(math.log(max(1, size), _THOUSAND)))
+    return f"{size / _THOUSAND**power:.3g} {_UNITS[power]}"

@@ -1,0 +1,22 @@
+"""What a file really is when it is not what its name says: the classic ends of a download that went wrong."""
+
+from __future__ import annotations
+
+ENOUGH = 512
+_PAGES = (b"<!doctype html", b"<html", b"<?xml", b"<head")
+
+
+def kind(start: bytes) -> str | None:
+    """What a file is that begins with `start`, its first `ENOUGH` bytes; None for what is not told from that."""
+    if not start:
+        return "empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself"
+    if start.lstrip().lower().startswith(_PAGES):
+        return "a web page, not the file itself"
+    return "all zeros at its start" if len(start) == ENOUGH and not any(start) else None
+
+
+def mend(kind: str) -> str:
+    """What to do about it."""
+    return "`git lfs pull` fetches it" if "LFS" in kind else "fetch it again"

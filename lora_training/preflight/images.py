@@ -1,0 +1,126 @@
+"""Whether every image of a training decodes: upstream finds out in the middle of it, or while it caches latents."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from lora_training.preflight import checking
+from lora_training.preflight.finding import Finding
+from lora_training.preflight.listing import PLUGINS
+from lora_training.preflight.seen import Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from lora_training.preflight.finding import Job, Progress
+    from lora_training.preflight.listing import Subset
+
+_SHOWN = 10
+# upstream converts to RGB or RGBA, which never fails from these
+_PLAIN = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+
+
+def findings(
+    job: Job, subsets: Sequence[Subset], cached: Collection[str], progress: Progress, *, quick: bool = False
+) -> list[Finding]:
+    """The images that do not decode, in one finding; or that there are none. `cached` have latents on the disk.
+
+    With `quick` no image is opened.
+    """
+    total = sum(len(subset.images) for subset in subsets)
+    if not total:
+        where = ", ".join(subset.name for subset in subsets if subset.name) or "the dataset"
+        hint = "upstream would end without training anything; file endings are all in lower or all in upper case"
+        return [Finding(f"there are no images in {where}", hint=hint)]
+    if quick:
+        return []
+    paths = [path for subset in subsets for path in (*subset.images, *subset.extra)]
+    found = checking.broken(paths, _check(), Seen(job.cache, f"images {_judge()}"), "images", progress)
+    small = {path for subset in subsets for path in _passed_over(subset, found)}
+    return list(_report({path: wrong for path, wrong in found.items() if path not in small}, cached))
+
+
+def _report(found: dict[str, str], cached: Collection[str]) -> Iterator[Finding]:
+    """One error for all; a warning for those that upstream need not open, since their latents are there."""
+    for severity, some in (
+        ("error", [path for path in found if path not in cached]),
+        ("warning", [path for path in found if path in cached and os.path.lexists(path)]),
+    ):
+        if some:
+            what = "image does" if len(some) == 1 else "images do"
+            tail = "" if severity == "error" else ", and only cached latents stand in"
+            message = f"{len(some)} {what} not decode{tail}: {some[0]} ({found[some[0]]})"
+            more = [f"{path} ({found[path]})" for path in some[1:_SHOWN]]
+            more += [f"and {len(some) - _SHOWN} more"] if len(some) > _SHOWN else []
+            yield Finding(message, "\n".join([*more, "mend, replace or remove them"]), severity)  # type: ignore[arg-type]
+
+
+def _judge() -> str:
+    import PIL
+
+    return str(PIL.__version__)
+
+
+def _check() -> Callable[[str], str | None]:
+    """What says why an image does not decode; with the plugins imported for which upstream lists more."""
+    import warnings
+
+    from PIL import Image
+
+    for package in PLUGINS:
+        if find_spec(package):
+            import_module("jxlpy.JXLImagePlugin" if package == "jxlpy" else package)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    return decode
+
+
+def decode(path: str) -> str | None:
+    """Why upstream could not load an image, or None: all of it is decoded, as `library.utils.load_image` does."""
+    from PIL import Image
+
+    if os.path.exists(path) and not os.path.isfile(path):
+        return "not a file"
+    try:
+        with Image.open(path) as image:
+            # a JPEG's data is read to its end at any size; an eighth takes less time and memory
+            image.draft("RGB", (1, 1))
+            image.load()
+            if image.mode not in _PLAIN:
+                image.convert("RGB")
+    except Image.UnidentifiedImageError:
+        return _kind(path)
+    except Exception as exc:  # noqa: BLE001 - each decoder has its own ways to fail
+        return str(getattr(exc, "strerror", None) or exc or type(exc).__name__)
+    return None
+
+
+def _kind(path: str) -> str:
+    from lora_training.preflight import foreign
+
+    try:
+        with open(path, "rb") as file:
+            start = file.read(foreign.ENOUGH)
+    except OSError as exc:
+        return str(exc.strerror)
+    return foreign.kind(start) or "no image that PIL knows"
+
+
+def _passed_over(subset: Subset, found: Collection[str]) -> Iterator[str]:
+    """Of the broken images those that upstream leaves out by their size, which is none when it cannot be read."""
+    limit = subset.options.get("skip_image_resolution")
+    if limit:
+        most = limit**2 if isinstance(limit, int) else limit[0] * limit[-1]
+        yield from (path for path in subset.images if path in found and os.path.exists(path) and _area(path) <= most)
+
+
+def _area(path: str) -> int:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return int(image.width * image.height)
+    except (OSError, ValueError, SyntaxError):
+        return 0

@@ -1,0 +1,120 @@
+"""Cached latents and text encoder outputs beside the images: those that do not open are set aside, and made again."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from lora_training.preflight import checking, listing
+from lora_training.preflight.finding import Finding
+from lora_training.preflight.seen import Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lora_training.preflight.finding import Job, Progress
+    from lora_training.preflight.listing import Subset
+
+SUFFIX = ".broken"
+_SHOWN = 3
+# what upstream's strategies of each script end the names of their files with
+LATENTS = {
+    "train_network": "_sd.npz",
+    "sdxl_train_network": "_sdxl.npz",
+    "sd3_train_network": "_sd3.npz",
+    "flux_train_network": "_flux.npz",
+    "lumina_train_network": "_lumina.npz",
+    "hunyuan_image_train_network": "_hi.npz",
+    "anima_train_network": "_anima.npz",
+}
+OUTPUTS = {
+    "sdxl_train_network": "_te_outputs.npz",
+    "sd3_train_network": "_sd3_te.npz",
+    "flux_train_network": "_flux_te.npz",
+    "lumina_train_network": "_lumina_te.npz",
+    "hunyuan_image_train_network": "_hi_te.npz",
+    "anima_train_network": "_anima_te.npz",
+}
+_OLD = frozenset({"train_network", "sdxl_train_network"})  # also read IMAGE.npz, from before the size was in the name
+_SIZE = re.compile(r"_\d+x\d+")
+
+
+def used(job: Job, subsets: Sequence[Subset]) -> tuple[dict[str, str], list[str]]:
+    """The cache files that upstream will read: latents with the image they are of, and text encoder outputs."""
+    latents: dict[str, str] = {}
+    outputs: list[str] = []
+    for subset in subsets:
+        stems = {os.path.splitext(image)[0]: image for image in subset.images}
+        # a metadata file's images take what lies beside them, whether it was asked for or not
+        if job.on("cache_latents_to_disk") or subset.is_finetuning:
+            latents |= _latents(job.script, stems)
+        if job.on("cache_text_encoder_outputs_to_disk") and job.script in OUTPUTS:
+            outputs += [path for stem in stems if os.path.exists(path := stem + OUTPUTS[job.script])]
+    return latents, outputs
+
+
+def _latents(script: str, stems: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    suffix = LATENTS.get(script)
+    for folder in dict.fromkeys(map(os.path.dirname, stems)) if suffix else ():
+        for path in (os.path.join(folder, name) for name in listing.names(folder) if name.endswith(".npz")):
+            stem, _, size = path.removesuffix(suffix or "").rpartition("_")
+            if path.endswith(suffix or "") and _SIZE.fullmatch(f"_{size}") and stem in stems:
+                yield path, stems[stem]
+            elif script in _OLD and path.removesuffix(".npz") in stems:
+                yield path, stems[path.removesuffix(".npz")]
+
+
+def set_aside(
+    job: Job, latents: Mapping[str, str], outputs: Sequence[str], progress: Progress
+) -> tuple[frozenset[str], list[Finding]]:
+    """Rename what does not open to NAME.broken. The images that have good latents, and what there is to say."""
+    found: dict[str, str] = {}
+    if latents or outputs:
+        seen = Seen(job.cache, "caches 1")
+        found = checking.broken([*latents, *outputs], damage, seen, "cached latents and outputs", progress)
+    good = frozenset(image for path, image in latents.items() if path not in found)
+    return good, list(_moved(found)) if found else []
+
+
+def _moved(found: Mapping[str, str]) -> Iterator[Finding]:
+    failed = {path: _move(path) for path in found}
+    hint = "remove it, or make its folder one that can be written to"
+    for path, why in failed.items():
+        if why:
+            yield Finding(f"the cache file {path} is broken ({found[path]}), and cannot be set aside: {why}", hint)
+    done = [f"{path} ({wrong})" for path, wrong in found.items() if not failed[path]]
+    if done:
+        what = "cache file was broken and is" if len(done) == 1 else "cache files were broken and are"
+        more = f" and {len(done) - _SHOWN} more" if len(done) > _SHOWN else ""
+        message = f"{len(done)} {what} set aside as NAME{SUFFIX}: {', '.join(done[:_SHOWN])}{more}"
+        yield Finding(message, "upstream makes what is missing again", "warning")
+
+
+def _move(path: str) -> str | None:
+    """Why it cannot be renamed, or None. That it is gone is right: another machine of the same run was first."""
+    try:
+        os.replace(path, path + SUFFIX)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        return exc.strerror
+    return None
+
+
+def damage(path: str) -> str | None:
+    """Why a cache file cannot be used, or None: every part is read, and so its checksum; latents must be finite."""
+    import numpy as np
+
+    try:
+        with open(path, "rb") as file:
+            held = np.load(file, allow_pickle=False)
+            if isinstance(held, np.ndarray):
+                return "no zip archive"
+            for name in held.files:
+                part = held[name]
+                if name.startswith("latents") and part.dtype.kind == "f" and not np.isfinite(part).all():
+                    return f"{name} holds values that are not finite"
+    except Exception as exc:  # noqa: BLE001 - numpy, zipfile and zlib each have their own for a damaged file
+        return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+    return None

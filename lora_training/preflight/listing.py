@@ -1,0 +1,198 @@
+"""Which images a training will read: the same ones, by the same rules, as upstream's datasets list.
+
+Read in upstream's `library/{dataset,dreambooth_dataset,finetuning_dataset,controlnet_dataset,config_util}.py`.
+Names are strings here, as upstream has them, and there may be a hundred thousand of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from lora_training.preflight.finding import Job
+
+_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# the plugins for which upstream lists more, and that must be imported for PIL to open those
+PLUGINS = {"pillow_avif": ".avif", "jxlpy": ".jxl", "pillow_jxl": ".jxl"}
+_INFO_CACHE = "metadata_cache.json"
+# the dataset configuration has other names for two of the flags that it falls back to
+_FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
+
+
+class Unreadable(Exception):
+    """A file that lists images does not say which."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The images of one of upstream's subsets, in its order, and its options with everything they fall back to.
+
+    `extra` is images that belong to those, one of each, such as a ControlNet's; `is_finetuning` when a metadata file
+    lists the images, and cached latents are then as good as the image.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    options: Mapping[str, Any]
+    extra: tuple[str, ...] = ()
+    is_finetuning: bool = False
+
+    @property
+    def repeats(self) -> int:
+        """How many times an epoch sees each image."""
+        return int(self.options.get("num_repeats") or 1)
+
+
+def subsets(job: Job) -> list[Subset]:
+    """Every subset that upstream would use, also those without images. Raises Unreadable."""
+    found = []
+    document = _document(job)
+    for dataset in document.get("datasets", []):
+        names = set()
+        for table in dataset.get("subsets", []):
+            subset = _subset(job, table, dataset, document.get("general", {}))
+            # upstream takes the first of those with the same name, and none that is repeated less than once
+            if subset.name not in names and subset.options.get("num_repeats", 1) >= 1:
+                names.add(subset.name)
+                found.append(subset)
+    return found
+
+
+def _document(job: Job) -> Mapping[str, Any]:
+    if job.dataset is not None:
+        return job.dataset
+    if job.value("dataset_config"):
+        return _read_config(_absolute(job, job.value("dataset_config") or ""))
+    folder = job.value("train_data_dir")
+    if job.value("in_json"):
+        table = {"metadata_file": job.value("in_json"), **({"image_dir": folder} if folder else {})}
+        return {"datasets": [{"subsets": [table]}]}
+    tables = [*_numbered(job, folder, is_reg=False), *_numbered(job, job.value("reg_data_dir"), is_reg=True)]
+    return {"datasets": [{"subsets": tables}]}
+
+
+def _read_config(path: str) -> Mapping[str, Any]:
+    """A dataset configuration of upstream's own, TOML or JSON."""
+    import toml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file) if path.lower().endswith(".json") else toml.load(file)
+    except (OSError, ValueError, IndexError, TypeError) as exc:
+        raise Unreadable(f"{path} cannot be read: {exc}") from exc
+    if not isinstance(document, dict):
+        raise Unreadable(f"{path} has no datasets")
+    return document
+
+
+def _numbered(job: Job, folder: str | None, *, is_reg: bool) -> Iterator[dict[str, Any]]:
+    """The folders in `folder` that are named <repeats>_<words>."""
+    if not folder or not os.path.isdir(_absolute(job, folder)):
+        return
+    for entry in sorted(os.scandir(_absolute(job, folder)), key=lambda entry: entry.name):
+        try:
+            repeats = int(entry.name.split("_")[0])
+        except ValueError:
+            continue
+        if repeats >= 1 and entry.is_dir():
+            yield {"image_dir": entry.path, "num_repeats": repeats, "is_reg": is_reg}
+
+
+def _subset(job: Job, table: Mapping[str, Any], dataset: Mapping[str, Any], general: Mapping[str, Any]) -> Subset:
+    options = {**_from_flags(job), **general, **dataset, **table}
+    folder = _absolute(job, table["image_dir"]) if table.get("image_dir") else None
+    if "metadata_file" in table and "conditioning_data_dir" not in table:
+        path = _absolute(job, table["metadata_file"])
+        return Subset(path, tuple(_listed(path, folder)), options, is_finetuning=True)
+    images = tuple(_folder(folder or "", cached=bool(options.get("cache_info"))))
+    if "conditioning_data_dir" not in table:
+        return Subset(folder or "", images, options)
+    beside = _absolute(job, table["conditioning_data_dir"])
+    pairs = [_first(beside, _stem(os.path.basename(image))) for image in images]
+    return Subset(folder or "", images, options, tuple(pair for pair in pairs if pair))
+
+
+def _from_flags(job: Job) -> dict[str, Any]:
+    """The options that a dataset configuration leaves to flags, as far as they matter here."""
+    found: dict[str, Any] = {key: True for key in ("flip_aug", "cache_info", "alpha_mask") if job.on(key)}
+    for key in ("batch_size", "num_repeats"):
+        number = job.number(_FLAG_NAMES[key])
+        found |= {key: int(number)} if number is not None else {}
+    for key in ("resolution", "skip_image_resolution"):
+        numbers = [int(part) for part in (job.value(key) or "").split(",") if part.strip().isdecimal()]
+        found |= {key: numbers} if numbers else {}
+    return found
+
+
+def _absolute(job: Job, path: str) -> str:
+    return os.path.join(job.cwd, path)
+
+
+def extensions() -> tuple[str, ...]:
+    """The endings that upstream looks for here, in lower and in upper case and in no mixture of them."""
+    more = {ending for package, ending in PLUGINS.items() if find_spec(package)}
+    return tuple(case for ending in (*_EXTENSIONS, *sorted(more)) for case in (ending, ending.upper()))
+
+
+def names(folder: str) -> list[str]:
+    """What is in a folder; nothing where it cannot be listed."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _folder(folder: str, *, cached: bool) -> list[str]:
+    """The images of a folder, not of those in it: as `glob` has it, hidden files are none."""
+    if cached and os.path.isfile(os.path.join(folder, _INFO_CACHE)):
+        return list(_json(os.path.join(folder, _INFO_CACHE)))
+    endings = extensions()
+    return [os.path.join(folder, name) for name in names(folder) if name[0] != "." and name.endswith(endings)]
+
+
+def _json(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError) as exc:
+        raise Unreadable(f"{path} cannot be read: {exc}") from exc
+    if not isinstance(found, dict):
+        raise Unreadable(f"{path} is no table of images")
+    return found
+
+
+def _listed(path: str, folder: str | None) -> Iterator[str]:
+    """The images that a metadata file names: one that is not there is looked for with each ending."""
+    for key in _keys(path):
+        if not os.path.isabs(key) and folder is None:
+            raise Unreadable(f"{path} names {key}, for which `image_dir` is needed")
+        image = os.path.join(folder or "", key)
+        if not os.path.splitext(key)[1] or not os.path.exists(image):
+            image = _first(os.path.dirname(image), os.path.basename(key)) or image
+        yield image
+
+
+def _keys(path: str) -> list[str]:
+    if not path.endswith(".jsonl"):
+        return list(_json(path))
+    try:
+        with open(path, encoding="utf-8") as file:
+            return list(dict.fromkeys(str(json.loads(line)["image_path"]) for line in file))
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise Unreadable(f"{path} cannot be read: {exc}") from exc
+
+
+def _first(folder: str, stem: str) -> str | None:
+    return min(
+        (path for end in extensions() if os.path.lexists(path := os.path.join(folder, stem + end))), default=None
+    )
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0]

@@ -1,0 +1,119 @@
+"""About how large what a training writes will be, in bytes. None where there is no telling."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from lora_training.preflight import tensors, weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lora_training.preflight.finding import Job
+    from lora_training.preflight.listing import Subset
+    from lora_training.preflight.tensors import Tensor
+
+_WHOLE, _HALF = 4, 2  # bytes a number
+_DEFAULT_DIM = 4
+# what a LoRA has no matrices for: embeddings, time steps, norms, the VAE
+_LEFT_OUT = re.compile(r"embed|emb_layers|time_|vector_in|guidance_in|modulation|first_stage_model|norm|lm_head")
+_TEXT = re.compile(r"cond_stage_model|conditioner|text_encoders?|text_model|encoder\.layers")
+_DIMS = re.compile(r"\w*(?:dims?|rank)=")
+# bytes a parameter that an optimizer keeps; AdamW's two moments for those not named
+_OPTIMIZERS = {"8bit": 2, "prodigy": 16, "lion": 4, "sgd": 4, "adafactor": 1}
+_ADAM = 8
+# of latents: bytes a pixel of the image, four a number
+_LATENTS = {"train_network": 1 / 4, "sdxl_train_network": 1 / 4, "hunyuan_image_train_network": 1 / 4}
+_LATENTS_OF_16 = 1.0
+# of text encoder outputs: tokens and their width, four bytes a number
+_SDXL_OUTPUTS = 77 * (768 + 1280) * 4
+_T5_WIDTH = 4096
+_T5_TOKENS = {"flux_train_network": 512, "sd3_train_network": 256 + 77}
+
+
+def lora(job: Job) -> int | None:
+    """A LoRA of the plain kind, by the shapes in the headers of the models that it is for."""
+    values = _values(job)
+    return values * _bytes(job) if values else None
+
+
+def state(job: Job) -> int | None:
+    """A saved state: the network in full precision, and what the optimizer keeps of it."""
+    values = _values(job)
+    kind = (job.value("optimizer_type") or "AdamW").lower()
+    kept = next((size for word, size in _OPTIMIZERS.items() if word in kind), _ADAM)
+    return values * (_WHOLE + kept) if values else None
+
+
+def _bytes(job: Job) -> int:
+    half = (job.value("save_precision") or "float") in ("fp16", "bf16") or job.on("full_fp16") or job.on("full_bf16")
+    return _HALF if half else _WHOLE
+
+
+def _values(job: Job) -> int | None:
+    """How many numbers the network has."""
+    settings = job.flags.get("network_args", ())
+    plain = (job.value("network_module") or "").startswith("networks.lora")
+    if not plain or job.on("dim_from_weights") or any(_DIMS.match(word) for word in settings):
+        return None
+    dim = int(job.number("network_dim") or _DEFAULT_DIM)
+    sides = sum(_sides(name, tensor) for name, tensor in _tensors(job))
+    return dim * sides or None
+
+
+def _tensors(job: Job) -> Iterator[tuple[str, Tensor]]:
+    """The model's matrices that a LoRA is for. A file that does not open has been reported elsewhere."""
+    text = not job.on("network_train_unet_only")
+    for path in _files(job):
+        try:
+            header = tensors.read(path)
+        except (tensors.Damaged, OSError):
+            continue
+        for name, tensor in header.items():
+            if name.endswith("weight") and not _LEFT_OUT.search(name) and (text or not _TEXT.search(name)):
+                yield name, tensor
+
+
+def _files(job: Job) -> Iterator[Path]:
+    value = job.value(weights.MODEL)
+    path = job.cwd / value if value else None
+    if path and path.is_dir():
+        for part in ("unet", "transformer", "text_encoder", "text_encoder_2"):
+            yield from sorted((path / part).glob("*.safetensors"))[:1]
+    elif path and path.suffix == ".safetensors":
+        yield path
+
+
+def _sides(name: str, tensor: Tensor) -> int:
+    """Inputs and outputs of a matrix, or of a convolution of one pixel; none of anything else."""
+    shape = tensor.shape[:2] if tensor.shape[2:] in ((), (1, 1)) else ()
+    if len(shape) != 2:  # noqa: PLR2004 - a matrix
+        return 0
+    if name.endswith("in_proj_weight"):  # three matrices in one
+        return 3 * shape[1] + shape[0]
+    return sum(shape)
+
+
+def latents(job: Job, subset: Subset) -> int:
+    """One image's cached latents."""
+    wide, *high = _resolution(subset)
+    pixels = wide * (high[0] if high else wide)
+    each = _LATENTS.get(job.script, _LATENTS_OF_16) * (2 if subset.options.get("flip_aug") else 1)
+    return math.ceil(pixels * (each + (_WHOLE if subset.options.get("alpha_mask") else 0)))
+
+
+def _resolution(subset: Subset) -> list[int]:
+    given = subset.options.get("resolution", 0)
+    return [int(side) for side in given] if isinstance(given, list | tuple) else [int(given)]
+
+
+def outputs(job: Job) -> int:
+    """One image's cached text encoder outputs; nothing where it depends on the caption."""
+    if job.script == "sdxl_train_network":
+        return _SDXL_OUTPUTS
+    tokens = _T5_TOKENS.get(job.script, 0)
+    asked = job.number("t5xxl_max_token_length")
+    return int(min(tokens, asked) if asked else tokens) * _T5_WIDTH * _WHOLE

@@ -1,0 +1,83 @@
+"""A safetensors file's header, and whether the file has all that it says.
+
+The format: eight bytes of length, little-endian, a JSON object of that many bytes, then the data it points into.
+https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_training.preflight import foreign
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_LONGEST = 100_000_000  # the library refuses more
+_PREFIX = 8
+_BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
+_BITS |= {"F8_E5M2": 8, "F8_E4M3": 8, "I8": 8, "U8": 8, "BOOL": 8}
+
+
+class Damaged(Exception):
+    """The file does not open; the text says what it is instead or what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a whole file, by name. Raises Damaged, and OSError when it cannot be read."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(foreign.ENOUGH)
+        other = foreign.kind(start) or ("a PyTorch checkpoint, named .safetensors" if start[:2] == b"PK" else None)
+        if other:
+            raise Damaged(f"is {other}")
+        length = int.from_bytes(start[:_PREFIX], "little")
+        if length > _LONGEST or start[_PREFIX : _PREFIX + 1] not in (b"{", b""):
+            raise Damaged("is no safetensors file")
+        if size < _PREFIX + length:
+            raise Damaged(f"is cut off in its header, after {size} bytes")
+        file.seek(_PREFIX)
+        header = _header(file.read(length))
+    return _tensors(header, size - _PREFIX - length)
+
+
+def _header(text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise Damaged(f"has a damaged header: {exc}") from exc
+    if not isinstance(found, dict):
+        raise Damaged("has a damaged header")
+    found.pop("__metadata__", None)
+    return found
+
+
+def _tensors(header: dict[str, Any], data: int) -> dict[str, Tensor]:
+    """The tensors of a header whose data is `data` bytes, one after the other and nothing else."""
+    try:
+        found = {name: Tensor(str(raw["dtype"]), tuple(map(int, raw["shape"]))) for name, raw in header.items()}
+        spans = {name: (int(raw["data_offsets"][0]), int(raw["data_offsets"][1])) for name, raw in header.items()}
+    except (TypeError, ValueError, KeyError, IndexError) as exc:
+        raise Damaged("has a damaged header") from exc
+    end = max((end for _, end in spans.values()), default=0)
+    if data < end:
+        raise Damaged(f"is cut off: {end - data} of {end} bytes are missing")
+    if data > end:
+        raise Damaged(f"has {data - end} bytes too many")
+    for name, tensor in found.items():
+        bits = _BITS.get(tensor.dtype)
+        if bits and math.prod(tensor.shape) * bits != 8 * (spans[name][1] - spans[name][0]):
+            raise Damaged(f"has a damaged header: {name} has another size than its shape")
+    return found

@@ -1,0 +1,158 @@
+"""Whether the files of weights that a training loads are what they should be, and whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training.preflight import families, foreign, hub, tensors
+from lora_training.preflight.finding import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from lora_training.preflight.finding import Job
+
+MODEL = "pretrained_model_name_or_path"
+# upstream's flags that are given weights: a file, a folder in diffusers' format, or a name on the hub
+KEYS = (
+    *(MODEL, "vae", "clip_l", "clip_g", "t5xxl", "ae", "gemma2", "text_encoder", "byt5", "qwen3"),
+    *("llm_adapter_path", "controlnet_model_name_or_path", "network_weights", "base_weights"),
+)
+_HUB = (MODEL, "vae")
+_TENSORS = (".safetensors", ".sft")
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+# the scripts whose model goes through pickle unless its name ends in .safetensors, after links are followed
+_BY_NAME: dict[str, Callable[[Path], str]] = {"train_network": os.path.realpath, "sdxl_train_network": os.readlink}
+_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "transformer")
+
+
+def findings(job: Job) -> list[Finding]:
+    """What is wrong with each of them. One that is not there at all is found when the configuration is checked."""
+    found = []
+    for key in KEYS:
+        for value in job.flags.get(key, ()):
+            path = Path(job.cwd, value)
+            for wrong in _one(job, key, value, path):
+                message, hint = wrong
+                found.append(Finding(f"`{key}`: {message}", hint))
+    return found
+
+
+def _one(job: Job, key: str, value: str, path: Path) -> Iterator[tuple[str, str | None]]:
+    try:
+        if path.is_dir():
+            yield from _folder(job, key, path)
+        elif path.exists():
+            yield from _file(job, key, path)
+        elif key in _HUB:
+            yield from hub.missing(value, job.environ)
+    except OSError as exc:
+        yield f"{exc.filename or path} cannot be read: {exc.strerror or exc}", None
+
+
+def _file(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
+    wrong = damage(path)
+    if wrong:
+        yield f"{path} {wrong}", foreign.mend(wrong)
+        return
+    if key != MODEL:
+        return
+    yield from _links(job, path)
+    if path.suffix.lower() in _TENSORS:
+        family = families.of(tensors.read(path))
+        mismatch = families.mismatch(job.script, family, v2=job.on("v2")) if family else None
+        if mismatch:
+            yield f"{path} {mismatch[0]}", mismatch[1]
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a file of weights, or None. Only its ends are read. Raises OSError."""
+    if path.suffix.lower() in _TENSORS:
+        try:
+            tensors.read(path)
+        except tensors.Damaged as exc:
+            return str(exc)
+        return None
+    with path.open("rb") as file:
+        start = file.read(foreign.ENOUGH)
+    other = foreign.kind(start)
+    if other:
+        return f"is {other}"
+    if start.startswith(b"PK\x03\x04") and path.suffix.lower() in _PICKLES and not _is_whole_zip(path):
+        return f"is cut off or damaged, after {path.stat().st_size} bytes"
+    return None
+
+
+def _is_whole_zip(path: Path) -> bool:
+    """Whether a checkpoint's list of parts, which is at its end, is there. (`torch.save` writes zip files.)"""
+    try:
+        with zipfile.ZipFile(path):
+            return True
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+
+
+def _links(job: Job, path: Path) -> Iterator[tuple[str, str | None]]:
+    """Upstream goes by the name of what a link points to: the hub's own cache has links to files without an ending."""
+    follow = _BY_NAME.get(job.script)
+    if follow is None or not path.is_symlink():
+        return
+    target = Path(job.cwd, follow(path))
+    hint = f"give the file itself, or a hard link or copy of it that ends in {path.suffix}"
+    if not target.exists():
+        yield f"{path} is a relative link, which upstream follows from another folder, to {target}", hint
+    elif path.suffix.lower() == ".safetensors" and target.suffix.lower() != ".safetensors":
+        yield f"{path} is a link to {target.name}, which upstream takes for a pickle, by its name", hint
+
+
+def _folder(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
+    """A folder in diffusers' format: its index, the folders of its parts, and the weights in them."""
+    parts = [path]
+    if key == MODEL and job.script in _BY_NAME:
+        index = path / "model_index.json"
+        if not index.exists():
+            yield (
+                f"{path} has no model_index.json, so it is no model in diffusers' format",
+                "give a file, or that folder",
+            )
+            return
+        model = _json(index)
+        if model is None:
+            yield f"{index} is damaged", "fetch it again"
+            return
+        mismatch = families.pipeline(job.script, str(model.get("_class_name")))
+        if mismatch:
+            yield f"{path} {mismatch[0]}", mismatch[1]
+        parts = [path / name for name in _PARTS if isinstance(model.get(name), list) and model[name][0]]
+    for part in parts:
+        yield from _part(part, is_needed=part != path)
+
+
+def _part(folder: Path, *, is_needed: bool) -> Iterator[tuple[str, str | None]]:
+    """One part's weights: safetensors if there are any, else pickles. Of several variants one that is whole will do."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    weights = [p for p in files if p.suffix == ".safetensors"] or [p for p in files if p.suffix == ".bin"]
+    if is_needed and not weights:
+        yield f"{folder} has no weights", "fetch the model again"
+    wrong = {file: why for file in weights if (why := damage(file))}
+    for file, why in wrong.items():
+        if "-of-" in file.name or len(wrong) == len(weights):
+            yield f"{file} {why}", foreign.mend(why)
+    for index in (p for p in files if p.name.endswith(".safetensors.index.json")):
+        listed = _json(index)
+        names = set((listed or {}).get("weight_map", {}).values())
+        missing = sorted(name for name in names if not (folder / str(name)).exists())
+        if listed is None or missing:
+            yield f"{folder} lacks {', '.join(missing) or 'a readable index'}", "fetch the model again"
+
+
+def _json(path: Path) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lora_training.preflight import weights
+from tests.helpers import write
+from tests.preflight.helpers import checkpoint, cut, job
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+SD1 = {"cond_stage_model.transformer.text_model.a.weight": (4, 4), "model.diffusion_model.b.weight": (8, 8)}
+SD2 = {"cond_stage_model.model.transformer.resblocks.0.a.weight": (4, 4)}
+SDXL = {"conditioner.embedders.1.model.transformer.a.weight": (4, 4)}
+SD3 = {"model.diffusion_model.joint_blocks.0.a.weight": (4, 4)}
+LORA = {"lora_unet_a.lora_down.weight": (4, 4)}
+ODD = {"double_blocks.0.img_attn.qkv.weight": (4, 4)}
+
+
+def said(folder: Path, script: str = "train_network", **flags: object) -> list[str]:
+    found = weights.findings(job(folder, script=script, **flags))
+    assert all(each.severity == "error" for each in found)
+    return [f"{each.message}\n{each.hint}" for each in found]
+
+
+@pytest.mark.parametrize("key", weights.KEYS)
+def test_a_download_that_was_cut_off_is_named_with_its_key(tmp_path: Path, key: str) -> None:
+    path = checkpoint(tmp_path / "a.safetensors", ODD)
+    assert said(tmp_path, **{key: path}) == []
+    (only,) = said(tmp_path, **{key: cut(path)})
+    assert only.startswith(f"`{key}`: {path} is cut off")
+    assert "fetch it again" in only
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt"])
+@pytest.mark.parametrize(
+    ("content", "what"), [(LFS, "Git LFS"), ("\n<!DOCTYPE html><html>", "a web page"), ("", "is empty")]
+)
+def test_what_is_no_model_at_all_is_called_by_its_name(tmp_path: Path, name: str, content: str, what: str) -> None:
+    write(tmp_path, {name: content})
+    (only,) = said(tmp_path, vae=tmp_path / name)
+    assert what in only
+
+
+def test_every_damage_to_a_header_is_seen(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "a.safetensors", SD1)
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    harmed = {
+        "in its header": whole[: length // 2],
+        "is no safetensors file": b"\x80\x02}q\x00" + whole,
+        "damaged header": whole[:8] + b"{" * length + whole[8 + length :],
+        "bytes too many": whole + b"x",
+        "another size": whole.replace(b"[4, 4]", b"[4, 5]"),
+        "is a PyTorch checkpoint": b"PK\x03\x04" + whole,
+        "all zeros": bytes(1000),
+    }
+    for what, content in harmed.items():
+        path.write_bytes(content)
+        assert what in (weights.damage(path) or ""), what
+
+
+def test_a_cut_off_checkpoint_is_seen_and_an_old_one_is_let_be(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as file:
+        file.writestr("archive/data.pkl", b"x" * 1000)
+    (tmp_path / "old.ckpt").write_bytes(b"\x80\x02}q\x00.")
+    for name in ("a.ckpt", "old.ckpt"):
+        assert said(tmp_path, vae=tmp_path / name) == []
+    (only,) = said(tmp_path, vae=cut(tmp_path / "a.ckpt"))
+    assert "cut off or damaged" in only
+
+
+@pytest.mark.parametrize(
+    ("script", "tensors", "flags", "mend"),
+    [
+        ("train_network", SD1, {}, None),
+        ("train_network", SD2, {"v2": True}, None),
+        ("train_network", ODD, {}, None),
+        ("sdxl_train_network", SDXL, {}, None),
+        ("sd3_train_network", SD3, {}, None),
+        ("flux_train_network", ODD, {}, None),
+        ("train_network", SDXL, {}, 'script = "sdxl_train_network"'),
+        ("sdxl_train_network", SD1, {}, 'script = "train_network"'),
+        ("flux_train_network", SDXL, {}, 'script = "sdxl_train_network"'),
+        ("train_network", SD2, {}, "v2 = true"),
+        ("train_network", SD1, {"v2": True}, "v2 = false"),
+        ("sdxl_train_network", LORA, {}, "network_weights"),
+    ],
+)
+def test_a_model_of_another_family_is_said_before_it_loads(
+    tmp_path: Path, script: str, tensors: dict[str, tuple[int, ...]], flags: dict[str, object], mend: str | None
+) -> None:
+    path = checkpoint(tmp_path / "a.safetensors", tensors)
+    found = said(tmp_path, script, pretrained_model_name_or_path=path, **flags)
+    assert [mend in each for each in found if mend] == ([True] if mend else [])
+    assert said(tmp_path, script, network_weights=path, **flags) == []
+
+
+def diffusers(folder: Path, name: str = "StableDiffusionPipeline") -> Path:
+    index = {"_class_name": name, "unet": ["diffusers", "X"], "vae": ["diffusers", "Y"], "safety_checker": [None, None]}
+    write(folder, {"model_index.json": json.dumps(index)})
+    for part in ("unet", "vae"):
+        checkpoint(folder / part / "diffusion_pytorch_model.safetensors", ODD)
+    return folder
+
+
+def test_the_parts_of_a_diffusers_folder_must_be_there_and_whole(tmp_path: Path) -> None:
+    model = diffusers(tmp_path / "model")
+    assert said(tmp_path, pretrained_model_name_or_path=model) == []
+    (only,) = said(tmp_path, "sdxl_train_network", pretrained_model_name_or_path=model)
+    assert 'script = "train_network"' in only
+    unet = model / "unet" / "diffusion_pytorch_model.safetensors"
+    checkpoint(unet.with_name("diffusion_pytorch_model.fp16.safetensors"), ODD)
+    cut(unet)
+    assert said(tmp_path, pretrained_model_name_or_path=model) == []
+    unet.with_name("diffusion_pytorch_model.fp16.safetensors").unlink()
+    (model / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    cut_off, missing = said(tmp_path, pretrained_model_name_or_path=model)
+    assert f"{unet} is cut off" in cut_off
+    assert f"{model / 'vae'} has no weights" in missing
+    (model / "model_index.json").write_text("{")
+    assert "damaged" in said(tmp_path, pretrained_model_name_or_path=model)[0]
+    (model / "model_index.json").unlink()
+    assert "no model_index.json" in said(tmp_path, pretrained_model_name_or_path=model)[0]
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    checkpoint(folder / "model-00001-of-00002.safetensors", ODD)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    write(folder, {"model.safetensors.index.json": json.dumps(index)})
+    (only,) = said(tmp_path, "lumina_train_network", gemma2=folder)
+    assert "lacks model-00002-of-00002.safetensors" in only
+
+
+def test_a_link_that_upstream_follows_to_something_else_is_said(tmp_path: Path) -> None:
+    """As in the hub's own cache: a relative link to a file without an ending."""
+    blob = checkpoint(tmp_path / "blobs" / "0123", SD1)
+    link = tmp_path / "snapshots" / "model.safetensors"
+    link.parent.mkdir()
+    link.symlink_to(os.path.relpath(blob, link.parent))
+    (only,) = said(tmp_path, pretrained_model_name_or_path=link)
+    assert "takes for a pickle" in only
+    checkpoint(blob, SDXL)
+    (only,) = said(tmp_path, "sdxl_train_network", pretrained_model_name_or_path=link)
+    assert "relative link" in only
+    assert said(tmp_path, "flux_train_network", clip_l=link) == []
+
+
+def test_a_name_on_the_hub_is_left_to_upstream_unless_it_is_told_to_stay_offline(tmp_path: Path) -> None:
+    name = "someone/some-model"
+    assert said(tmp_path, pretrained_model_name_or_path=name) == []
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    (only,) = said(tmp_path, pretrained_model_name_or_path=name, environ=offline)
+    assert "HF_HUB_OFFLINE" in only
+    (tmp_path / "hub" / "models--someone--some-model").mkdir(parents=True)
+    assert said(tmp_path, pretrained_model_name_or_path=name, environ=offline) == []

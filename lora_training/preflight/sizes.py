@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _WHOLE, _HALF = 4, 2  # bytes a number
 _DEFAULT_DIM = 4
 # what a LoRA has no matrices for: embeddings, time steps, norms, the VAE
-_LEFT_OUT = re.compile(r"embed|emb_layers|time_|vector_in|guidance_in|modulation|first_stage_model|norm|lm_head")
+_LEFT_OUT = re.compile(r"embed|emb_layers|time_|vector_in|guidance_in|first_stage_model|norm|lm_head")
 _TEXT = re.compile(r"cond_stage_model|conditioner|text_encoders?|text_model|encoder\.layers")
 _DIMS = re.compile(r"\w*(?:dims?|rank)=")
 # bytes a parameter that an optimizer keeps; AdamW's two moments for those not named

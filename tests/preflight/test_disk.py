@@ -96,6 +96,13 @@ def test_what_earlier_attempts_left_is_measured_and_is_there_already(tmp_path: P
     assert "10 LoRAs of 2 MB, 10 states of 3 MB" in (only.hint or "")
     # measured, so there is no doubt
     assert found(work, 4 * MB)[0].severity == "error"
+    # and what will be written over is there already
+    assert (
+        found(training(tmp_path, model, max_train_steps=10, save_every_n_steps=5), int(1.5 * MB))[0].severity == "error"
+    )
+    path = work.output
+    path.write_bytes(b"")
+    assert found(training(tmp_path, model, max_train_steps=10), int(1.5 * MB)) == []
 
 
 def test_caches_to_come_are_added_up_and_those_that_are_there_are_not(tmp_path: Path, model: Path) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from importlib.util import find_spec
+import warnings
 from typing import TYPE_CHECKING
 
 from lora_training.preflight import checking
 from lora_training.preflight.finding import Finding
-from lora_training.preflight.listing import PLUGINS
 from lora_training.preflight.seen import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from lora_training.preflight.finding import Job, Progress
     from lora_training.preflight.listing import Subset
@@ -37,8 +35,10 @@ def findings(
         return [Finding(f"there are no images in {where}", hint=hint)]
     if quick:
         return []
+    # a corrupt EXIF block, or more pixels than PIL likes, is none of our business
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     paths = [path for subset in subsets for path in (*subset.images, *subset.extra)]
-    found = checking.broken(paths, _check(), Seen(job.cache, f"images {_judge()}"), "images", progress)
+    found = checking.broken(paths, decode, Seen(job.cache, f"images {_judge()}"), "images", progress)
     small = {path for subset in subsets for path in _passed_over(subset, found)}
     return list(_report({path: wrong for path, wrong in found.items() if path not in small}, cached))
 
@@ -62,19 +62,6 @@ def _judge() -> str:
     import PIL
 
     return str(PIL.__version__)
-
-
-def _check() -> Callable[[str], str | None]:
-    """What says why an image does not decode; with the plugins imported for which upstream lists more."""
-    import warnings
-
-    from PIL import Image
-
-    for package in PLUGINS:
-        if find_spec(package):
-            import_module("jxlpy.JXLImagePlugin" if package == "jxlpy" else package)
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    return decode
 
 
 def decode(path: str) -> str | None:

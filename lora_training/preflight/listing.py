@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from lora_training.preflight.finding import Job
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# the plugins for which upstream lists more, and that must be imported for PIL to open those
-PLUGINS = {"pillow_avif": ".avif", "jxlpy": ".jxl", "pillow_jxl": ".jxl"}
+# the plugins for which upstream lists more; PIL opens those once they are imported
+_PLUGINS = {"pillow_avif": ".avif", "jxlpy.JXLImagePlugin": ".jxl", "pillow_jxl": ".jxl"}
 _INFO_CACHE = "metadata_cache.json"
 # the dataset configuration has other names for two of the flags that it falls back to
 _FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
@@ -51,8 +52,13 @@ class Subset:
 
 def subsets(job: Job) -> list[Subset]:
     """Every subset that upstream would use, also those without images. Raises Unreadable."""
-    found = []
-    document = _document(job)
+    try:
+        return list(_subsets(job, _document(job)))
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise Unreadable(f"{job.value('dataset_config')} is no dataset configuration: {exc}") from exc
+
+
+def _subsets(job: Job, document: Mapping[str, Any]) -> Iterator[Subset]:
     for dataset in document.get("datasets", []):
         names = set()
         for table in dataset.get("subsets", []):
@@ -60,8 +66,7 @@ def subsets(job: Job) -> list[Subset]:
             # upstream takes the first of those with the same name, and none that is repeated less than once
             if subset.name not in names and subset.options.get("num_repeats", 1) >= 1:
                 names.add(subset.name)
-                found.append(subset)
-    return found
+                yield subset
 
 
 def _document(job: Job) -> Mapping[str, Any]:
@@ -134,10 +139,19 @@ def _absolute(job: Job, path: str) -> str:
     return os.path.join(job.cwd, path)
 
 
+@cache
 def extensions() -> tuple[str, ...]:
     """The endings that upstream looks for here, in lower and in upper case and in no mixture of them."""
-    more = {ending for package, ending in PLUGINS.items() if find_spec(package)}
+    more = {ending for plugin, ending in _PLUGINS.items() if _imports(plugin)}
     return tuple(case for ending in (*_EXTENSIONS, *sorted(more)) for case in (ending, ending.upper()))
+
+
+def _imports(plugin: str) -> bool:
+    try:
+        import_module(plugin)
+    except Exception:  # noqa: BLE001 - upstream goes on without it, whatever is wrong with it
+        return False
+    return True
 
 
 def names(folder: str) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,22 @@ def test_conditioning_images_belong_to_their_images(tmp_path: Path) -> None:
     table = {"image_dir": str(tmp_path / "in"), "conditioning_data_dir": str(tmp_path / "beside")}
     (found,) = listing.subsets(job(tmp_path, table))
     assert found.extra == (str(tmp_path / "beside" / "a.jpg"),)
+
+
+@pytest.mark.parametrize("text", ["datasets = 3", "[[datasets]]\nsubsets = [1]", "datasets"])
+def test_a_dataset_configuration_that_is_none_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "own.toml").write_text(text)
+    with pytest.raises(listing.Unreadable, match=r"own\.toml"):
+        listing.subsets(job(tmp_path, dataset_config="own.toml"))
+
+
+def test_a_plugin_that_does_not_import_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"pillow_avif.py": "raise RuntimeError", "pillow_jxl.py": ""})
+    monkeypatch.syspath_prepend(tmp_path)
+    listing.extensions.cache_clear()
+    try:
+        assert {".jxl", ".JXL"} <= set(listing.extensions())
+        assert ".avif" not in listing.extensions()
+    finally:
+        listing.extensions.cache_clear()
+        sys.modules.pop("pillow_jxl", None)

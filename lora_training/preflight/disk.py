@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -49,15 +50,27 @@ def free(folder: Path) -> int:
 def findings(
     job: Job, subsets: Sequence[Subset], cached: Collection[str], free: Callable[[Path], int] = free
 ) -> list[Finding]:
-    """An error when not even one checkpoint fits, a warning when all will not. `cached` have latents on the disk."""
+    """An error when not even one checkpoint fits, a warning when all will not; nothing when there is no telling.
+
+    `cached` is the images that have latents on the disk.
+    """
+    with contextlib.suppress(OSError):
+        return list(_findings(job, subsets, cached, free))
+    return []
+
+
+def _findings(
+    job: Job, subsets: Sequence[Subset], cached: Collection[str], free: Callable[[Path], int]
+) -> Iterator[Finding]:
     disks: dict[int, _Disk] = {}
     there = free(job.output.parent)
     least = _checkpoints(job, subsets, _disk(disks, job.output.parent))
     if there < least:
         message = f"the disk of {job.output.parent} has {_shown(there)} left; one checkpoint takes {_shown(least)}"
-        return [Finding(message, "make room, or choose another output_dir")]
+        yield Finding(message, "make room, or choose another output_dir")
+        return
     _caches(job, subsets, cached, disks)
-    return list(_short(disks.values(), free))
+    yield from _short(disks.values(), free)
 
 
 def _short(disks: Collection[_Disk], free: Callable[[Path], int]) -> Iterator[Finding]:

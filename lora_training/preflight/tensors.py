@@ -44,7 +44,7 @@ def read(path: Path) -> Mapping[str, Tensor]:
         if other:
             raise Damaged(f"is {other}")
         length = int.from_bytes(start[:_PREFIX], "little")
-        if length > _LONGEST or start[_PREFIX : _PREFIX + 1] not in (b"{", b""):
+        if length > _LONGEST or start[_PREFIX : _PREFIX + 1] not in (b"{", b" ", b""):
             raise Damaged("is no safetensors file")
         if size < _PREFIX + length:
             raise Damaged(f"is cut off in its header, after {size} bytes")

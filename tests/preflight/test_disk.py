@@ -135,3 +135,11 @@ def test_saves_are_counted_as_upstream_makes_and_removes_them(
     """A hundred steps, two in each epoch."""
     work = training(tmp_path, model, max_train_steps=100, **flags)
     assert saves.count(work, listing.subsets(work)) == saves.Saves(loras, states)
+
+
+def test_a_disk_that_does_not_say_what_is_left_is_no_reason_to_stop(tmp_path: Path, model: Path) -> None:
+    def free(_folder: Path) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    work = training(tmp_path, model)
+    assert disk.findings(work, listing.subsets(work), frozenset(), free) == []

@@ -35,6 +35,12 @@ class UpstreamError(LoraError):
     exit_code = 4
 
 
+class EngineError(LoraError):
+    """What should train is not to be had in a container: no engine, no such image, no GPU for it."""
+
+    exit_code = 4
+
+
 class PatchError(LoraError):
     """A patch was refused: conflict, drift, unsafe path, malformed."""
 

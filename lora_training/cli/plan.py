@@ -77,8 +77,8 @@ def make(here: Workspace, file: Path, sets: tuple[str, ...], *, write: bool) -> 
     dataset = cfg.dataset_document(config)
     flags = cfg.to_argv(config, schema)
     made_by = _made_by(here, tree, [config.script, *flags, str(processes.count)], dataset, runtime)
-    output = _output(flags)
-    folder = output.with_suffix(".run")
+    target = output(flags)
+    folder = target.with_suffix(".run")
     if dataset:
         flags += ["--dataset_config", str(folder / "dataset.json")]
     launched = spec.several(
@@ -90,7 +90,7 @@ def make(here: Workspace, file: Path, sets: tuple[str, ...], *, write: bool) -> 
         mixed_precision=str(config.launch.mixed_precision or config.values.get("mixed_precision", "no")),
         cpu_threads=config.launch.num_cpu_threads_per_process or 1,
     )
-    return Plan(config, tree, launched, runtime, output, dataset, made_by)
+    return Plan(config, tree, launched, runtime, target, dataset, made_by)
 
 
 def _processes(config: Config) -> Processes:
@@ -212,7 +212,7 @@ def _runtime(config: Config, tree: Tree) -> dict[str, dict[str, Any]]:
     return {} if tree.is_miniature else registry.chosen(config.runtime)
 
 
-def _output(flags: list[str]) -> Path:
+def output(flags: list[str]) -> Path:
     """The file that upstream will write at the end; `last` and `safetensors` are its defaults."""
     name, form = _value(flags, "output_name", "last"), _value(flags, "save_model_as", "safetensors")
     if not name or "/" in name:

@@ -26,13 +26,29 @@ if TYPE_CHECKING:
 @click.option("--resume", metavar="auto|never|PATH", help="From the newest good state, from the start, or from that.")
 @click.option("--dry-run", is_flag=True, help="Print the exact command as one shell line, and write nothing.")
 @click.option("-v", "--verbose", is_flag=True, help="Show upstream's own log as it is written.")
-def train(file: Path, *, sets: tuple[str, ...], resume: str | None, dry_run: bool, verbose: bool) -> None:
+@click.option("--docker", is_flag=True, help="Train in a container, by Docker or Podman.")
+@click.option("--image", metavar="NAME", help="The container's image, if not lora-training.")
+def train(  # noqa: PLR0913 - one argument an option
+    file: Path,
+    *,
+    sets: tuple[str, ...],
+    resume: str | None,
+    dry_run: bool,
+    verbose: bool,
+    docker: bool,
+    image: str | None,
+) -> None:
     """Train a LoRA as FILE says, or go on where an earlier run of it ended."""
     from lora_training.cli import plan as plans
     from lora_training.cli.terminal import Terminal
     from lora_training.patching import site
 
     here = workspace.find()
+    if docker or image:
+        from lora_training.cli import container
+
+        asked = container.Asked(file, sets, image, resume, verbose=verbose)
+        click.get_current_context().exit(container.train(here, asked, dry_run=dry_run))
     # no patch command may change the trees: each attempt imports upstream anew, and upstream imports late
     with site.shared_lock(here):
         plan = plans.make(here, file, sets, write=not dry_run)

@@ -1,0 +1,233 @@
+"""`lora train --docker`: the same training in a container, its output and its exit code passed on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_training import git, workspace
+from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
+from lora_training.launch import container as containers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lora_training.config import Config
+    from lora_training.config.places import Place
+    from lora_training.config.schema import Schema
+    from lora_training.engine.connection import Connection
+    from lora_training.engine.containers import Ended
+    from lora_training.launch.container import Container, Engine, Order
+    from lora_training.supervise import signals
+    from lora_training.workspace import Workspace
+
+_UPSTREAM = "sd-scripts"
+# what changes a training or its way out, and is no path of this machine
+_PASSED_ON = (
+    *("ACCELERATE_USE_CPU", "CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "TRANSFORMERS_OFFLINE"),
+    *("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE", "WANDB_PROJECT"),
+    *(name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY") for name in (proxy, proxy.lower())),
+)
+# what `lora` itself ends with; any other code is the engine's or the kernel's
+_OURS = frozenset({*range(7), 130, 143})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command was given; `image` None is the one that `make docker-build` makes."""
+
+    file: Path
+    sets: tuple[str, ...] = ()
+    image: str | None = None
+    resume: str | None = None
+    verbose: bool = False
+
+
+def train(here: Workspace, asked: Asked, *, dry_run: bool) -> int:
+    """Train in a container and return the exit code of the `lora` in it. Raises whatever keeps it from that.
+
+    A dry run prints the command that would do the same, and writes nothing.
+    """
+    from lora_training.engine import connection
+
+    order = _order(here, asked, write=not dry_run)
+    if dry_run:
+        click.echo(containers.describe(order, _caller(), _kind()).shell())
+        return 0
+    with connection.connected(os.environ) as engine:
+        _compare(here, engine, order.image, chosen=asked.image is not None)
+        if order.gpus and not engine.gives_gpus:
+            raise EngineError(
+                "this Podman lets the GPUs out without a word", hint="Podman 5.4 passes them on, and so does Docker"
+            )
+        _remember(here, order)
+        return _run(engine, containers.describe(order, _caller(), engine.kind))
+
+
+def _order(here: Workspace, asked: Asked, *, write: bool) -> Order:
+    from lora_training import config as cfg
+    from lora_training.cli import mounts, plan
+    from lora_training.config import places
+    from lora_training.launch import gpus
+
+    config = cfg.load(asked.file, sets=asked.sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)})
+    schema = _checked(here, config, write=write)
+    output = plan.output(cfg.to_argv(config, schema))
+    if not output.is_absolute():
+        raise ConfigError(f"{config.path} says nothing of `output_dir`", hint="name the folder for the LoRA")
+    resume = asked.resume
+    if resume not in (None, "auto", "never"):
+        resume = str(Path(resume).expanduser().absolute())
+    shown = (*_around(config, resume), *places.places(config, schema))
+    return containers.Order(
+        image=asked.image or containers.IMAGE,
+        config=config.path,
+        output=output,
+        mounts=mounts.prepared(shown, _caches(here), write=write),
+        sets=(*asked.sets, *places.rewrites(config, schema)),
+        resume=resume,
+        verbose=asked.verbose,
+        env=_environment(here),
+        gpus=gpus.there(os.environ, gpus.installed) > 0,
+        tty=sys.stdout.isatty() and sys.stderr.isatty(),
+        machines=config.launch.num_machines or 1,
+    )
+
+
+def _checked(here: Workspace, config: Config, *, write: bool) -> Schema:
+    """The script's schema. What is wrong with the configuration is said here, where its paths are."""
+    from lora_training.config import schema as schemas
+    from lora_training.config.checks import Machine, check, require
+    from lora_training.runtime import registry
+
+    schema = schemas.read(here.upstream(_UPSTREAM).path, config.script, cache=here.cache if write else None)
+    # which packages there are is the image's matter
+    require(config, check(config, schema, Machine(tuple(registry.available()), None, registry.problems)))
+    return schema
+
+
+def _around(config: Config, resume: str | None) -> Iterable[Place]:
+    """What the training reads besides what the configuration's keys name."""
+    from lora_training.config.places import Place
+
+    yield Place("config", config.path)
+    for state in (resume, config.run.resume):
+        if state not in (None, "auto", "never"):
+            yield Place("resume", Path(state))
+
+
+def _caches(here: Workspace) -> dict[str, Path]:
+    """Folders of ours to write to, by where the container has them."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    # ours stays where it is: a configuration may name it
+    return {str(here.cache): here.cache, containers.HUB_CACHE: Path(home).expanduser().absolute()}
+
+
+def _environment(here: Workspace) -> dict[str, str]:
+    from lora_training.config import document
+
+    names = (*_PASSED_ON, *(override.where for override in document.from_environment(os.environ)))
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    return {**given, workspace.CACHE_VARIABLE: str(here.cache), "TERM": os.environ.get("TERM", "dumb")}
+
+
+def _caller() -> containers.Caller:
+    return containers.Caller(os.getuid(), os.getgid(), tuple(sorted(os.getgroups())))
+
+
+def _kind() -> Engine:
+    """The engine's kind, for a command that is only shown; without an engine, an ordinary one."""
+    from lora_training.engine import connection
+
+    try:
+        with connection.connected(os.environ) as engine:
+            return engine.kind
+    except EngineError as exc:
+        click.echo(f"lora: {exc.message}; this is the command for an ordinary Docker", err=True)
+        return containers.Engine()
+
+
+def _compare(here: Workspace, engine: Connection, image: str, *, chosen: bool) -> None:
+    """The image must be what this checkout would make; one that was chosen by name is taken with a warning."""
+    from lora_training.engine import images
+
+    wanted = _wanted(here)
+    labelled = images.labels(engine, image)
+    different, unsaid = images.differences(labelled, wanted), images.unsaid(labelled, wanted)
+    if different and not chosen:
+        raise EngineError(
+            f"the image {image} is not what this checkout would make: {'; '.join(different)}",
+            hint=f"`make docker-build` makes it anew; `--image {image}` takes it as it is",
+        )
+    if different:
+        click.echo(f"warning: the image {image} is not what this checkout would make: {'; '.join(different)}", err=True)
+    if unsaid:
+        click.echo(f"warning: the image {image} does not say its {', '.join(unsaid)}", err=True)
+    for note in images.differences(labelled, _revision(here)):
+        click.echo(f"lora: the image {image} was made from {note}", err=True)
+
+
+def _wanted(here: Workspace) -> dict[str, str]:
+    """The labels of an image that is made from this checkout: its pins, its patch set."""
+    import hashlib
+
+    from lora_training.engine import images
+    from lora_training.upstream import pins
+
+    lock = here.patches / "patches.lock"
+    digest = hashlib.sha256(lock.read_bytes() if lock.exists() else b"").hexdigest()
+    return {**{images.PIN + name: pins.pin(here, name) for name in here.upstreams}, images.PATCHES: digest}
+
+
+def _revision(here: Workspace) -> dict[str, str]:
+    from lora_training.engine import images
+
+    if not (here.root / ".git").exists():
+        return {}
+    head = git.git("rev-parse", "HEAD", cwd=here.root, allowed=(0, 128)).strip()
+    return {images.REVISION: head} if head else {}
+
+
+def _remember(here: Workspace, order: Order) -> None:
+    """`lora runs` of this checkout shows the run: the image has a checkout of its own, which forgets it."""
+    from lora_training.supervise import shelf
+
+    shelf.add(here, order.output.with_suffix(".run"))
+
+
+def _run(engine: Connection, wanted: Container) -> int:
+    from lora_training.engine import containers as running
+    from lora_training.supervise import signals
+
+    screen = running.Screen(_write, _size if wanted.tty else None)
+    with signals.counted() as asked:
+        ended = running.run(engine, wanted, screen, asked)
+    return _code(ended, asked, wanted)
+
+
+def _size() -> tuple[int, int]:
+    size = shutil.get_terminal_size()
+    return size.columns, size.lines
+
+
+def _write(chunk: bytes, is_error: bool) -> None:  # noqa: FBT001 - as the engine has it
+    stream: Any = sys.stderr if is_error else sys.stdout
+    stream.buffer.write(chunk)
+    stream.buffer.flush()
+
+
+def _code(ended: Ended, asked: signals.Asked, wanted: Container) -> int:
+    if ended.code in _OURS and not ended.out_of_memory:
+        return ended.code
+    hint = "the same command goes on from its last state"
+    if asked.count:
+        raise Interrupted("the container was killed", signum=asked.signum, hint=hint)
+    why = "it ran out of memory" if ended.out_of_memory else ended.error or f"code {ended.code}"
+    raise TrainingError(f"the container {wanted.name} was ended from outside: {why}", hint=hint)

@@ -1,0 +1,187 @@
+"""One container from its creation to its removal: its output as it comes, signals passed on, how it ended."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_training.engine import refusals
+from lora_training.errors import Interrupted, LoraError
+from lora_training.launch.container import RUN_LABEL, SHM_BYTES, STOP_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lora_training.engine.connection import Connection
+    from lora_training.launch.container import Container
+    from lora_training.supervise.signals import Asked
+
+_GLANCE_S = 0.1
+# the first asks for the state to be saved, the second for an end at once; the third is for who does not listen
+_PATIENCE = 2
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where the output goes: `write(chunk, is_error)`. `size` is the terminal's columns and lines, if there is one."""
+
+    write: Callable[[bytes, bool], None]
+    size: Callable[[], tuple[int, int]] | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a container ended. `error` is the engine's own word, if it had one."""
+
+    code: int
+    out_of_memory: bool = False
+    error: str = ""
+
+
+def run(engine: Connection, container: Container, screen: Screen, asked: Asked) -> Ended:
+    """Run a container to its end and remove it, whatever happens. `asked` counts the signals to pass on.
+
+    Raises EngineError when the engine refuses, LoraError when the run has a container already.
+    """
+    with refusals.told(), _created(engine, container) as name:
+        if asked.count:
+            raise Interrupted("stopped before the start", signum=asked.signum)
+        stream = engine.api.attach(name, stream=True, demux=True)  # before the start, so that nothing is missed
+        engine.api.start(name)
+        return _Watch(engine.api, name, screen, asked).to_its_end(stream)
+
+
+@contextmanager
+def _created(engine: Connection, container: Container) -> Iterator[str]:
+    from docker.errors import NotFound
+
+    name = _create(engine, container)
+    try:
+        yield name
+    finally:
+        with suppress(NotFound):
+            engine.api.remove_container(name, v=True, force=True)
+
+
+def _create(engine: Connection, container: Container) -> str:
+    from docker.errors import APIError
+
+    given = arguments(engine.api, container)
+    try:
+        return str(engine.api.create_container(**given)["Id"])
+    except APIError as exc:
+        if exc.status_code != 409 or not _is_over(engine, container):  # noqa: PLR2004 - Conflict
+            raise
+    return str(engine.api.create_container(**given)["Id"])
+
+
+def _is_over(engine: Connection, container: Container) -> bool:
+    """Remove what a `lora` that was killed has left of the same run. Raises LoraError when it still trains."""
+    found = engine.api.inspect_container(container.name)
+    run, program = (found["Config"].get("Labels") or {}).get(RUN_LABEL), engine.kind.program
+    if run != container.labels[RUN_LABEL]:
+        return False
+    if found["State"].get("Running"):
+        raise LoraError(
+            f"this run is at work in the container {container.name} already",
+            hint=f"`{program} logs -f {container.name}` follows it;\n"
+            f"`{program} stop {container.name}` saves its state and ends it",
+        )
+    engine.api.remove_container(container.name, v=True, force=True)
+    return True
+
+
+def arguments(api: Any, container: Container) -> dict[str, Any]:
+    """What `APIClient.create_container` takes."""
+    from docker.types import Mount
+
+    host = api.create_host_config(
+        mounts=[Mount(m.target, m.source, type="bind", read_only=not m.writable) for m in container.mounts],
+        shm_size=SHM_BYTES,
+        group_add=[str(group) for group in container.groups],
+        device_requests=_gpus(container),
+        network_mode=container.network,
+        userns_mode=container.userns,
+        security_opt=list(container.security),
+    )
+    return {
+        "image": container.image,
+        "name": container.name,
+        "command": list(container.command),
+        "user": container.user,
+        "environment": dict(container.env),
+        "labels": dict(container.labels),
+        "tty": container.tty,
+        "stop_timeout": STOP_TIMEOUT_S,
+        "host_config": host,
+    }
+
+
+def _gpus(container: Container) -> list[Any]:
+    """All of them: `gpu_ids` and CUDA_VISIBLE_DEVICES then mean within what they mean without."""
+    from docker.types import DeviceRequest
+
+    if container.gpus == "cdi":
+        return [DeviceRequest(driver="cdi", device_ids=["nvidia.com/gpu=all"])]
+    return [DeviceRequest(count=-1, capabilities=[["gpu"]])] if container.gpus else []
+
+
+class _Watch:
+    """A container at work."""
+
+    def __init__(self, api: Any, name: str, screen: Screen, asked: Asked) -> None:
+        self._api, self._name, self._screen, self._asked = api, name, screen, asked
+        self._passed_on = 0
+        self._size: tuple[int, int] | None = None
+
+    def to_its_end(self, stream: Any) -> Ended:
+        for chunk, is_error in self._chunks(stream):
+            self._screen.write(chunk, is_error)
+        # the log may end first: then the engine has gone, or is about to notice
+        while (state := self._api.inspect_container(self._name)["State"]).get("Running"):
+            self._look()
+            threading.Event().wait(_GLANCE_S)
+        return Ended(state["ExitCode"], bool(state.get("OOMKilled")), state.get("Error") or "")
+
+    def _chunks(self, stream: Any) -> Iterator[tuple[bytes, bool]]:
+        """The output, read in a thread of its own: a signal must be passed on while there is none."""
+        chunks: queue.SimpleQueue[tuple[bytes, bool] | None] = queue.SimpleQueue()
+
+        def read() -> None:
+            try:
+                for out, err in stream:
+                    chunks.put((err, True) if err else (out or b"", False))
+            finally:
+                chunks.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        while True:
+            self._look()
+            try:
+                found = chunks.get(timeout=_GLANCE_S)
+            except queue.Empty:
+                continue
+            if found is None:
+                return
+            yield found
+
+    def _look(self) -> None:
+        size = self._screen.size() if self._screen.size else None
+        if size and size != self._size:
+            self._size = size
+            self._tell(self._api.resize, height=size[1], width=size[0])
+        while self._passed_on < self._asked.count:
+            self._passed_on += 1
+            harsh = self._passed_on > _PATIENCE
+            self._tell(self._api.kill, signal=signal.SIGKILL.name if harsh else signal.Signals(self._asked.signum).name)
+
+    def _tell(self, order: Callable[..., Any], **how: Any) -> None:
+        """Have the engine do something to the container, which may have ended by now."""
+        from docker.errors import APIError
+
+        with suppress(APIError):
+            order(self._name, **how)

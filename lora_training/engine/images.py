@@ -1,0 +1,59 @@
+"""The image that is to train: is it there, and is it what this checkout would make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_training.engine import refusals
+from lora_training.errors import EngineError
+from lora_training.launch.container import IMAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_training.engine.connection import Connection
+
+# what the Dockerfile writes on it
+REVISION = "org.opencontainers.image.revision"
+PATCHES = "lora.patches.sha256"
+PIN = "lora.pin."
+
+
+def labels(engine: Connection, name: str) -> dict[str, str]:
+    """The labels of an image that the engine has. It is never pulled: whoever wants gigabytes asks for them.
+
+    Raises EngineError when the engine has no such image.
+    """
+    from docker.errors import ImageNotFound
+
+    with refusals.told():
+        try:
+            found = engine.api.inspect_image(name)
+        except ImageNotFound as exc:
+            program = engine.kind.program
+            hint = "`make docker-build` makes it" if name == IMAGE else f"`{program} pull {name}` brings it"
+            message = f"{program} has no image {name}"
+            raise EngineError(message, hint=f"{hint}; `{program} images` lists those there are") from exc
+    return dict((found.get("Config") or {}).get("Labels") or {})
+
+
+def differences(labelled: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[str, ...]:
+    """What an image says otherwise than this checkout does, each as a few words. Its silence is no difference."""
+    return tuple(
+        f"{_noun(key)} {_short(labelled[key])}, not {_short(value)}"
+        for key, value in wanted.items()
+        if labelled.get(key) and labelled[key] != value
+    )
+
+
+def unsaid(labelled: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[str, ...]:
+    """What an image does not say of itself: it was built without `make docker-build`, or is something else."""
+    return tuple(_noun(key) for key in wanted if not labelled.get(key))
+
+
+def _noun(key: str) -> str:
+    return {PATCHES: "patch set", REVISION: "commit"}.get(key, key.removeprefix(PIN))
+
+
+def _short(text: str) -> str:
+    return text[:12]

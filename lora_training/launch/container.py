@@ -1,0 +1,217 @@
+"""What a training container is, as data. Pure: nothing is read, started or written here.
+
+A host's folders are mounted where they are on the host. So the configuration, the digests that say what made a run,
+its logs and its saved states name the same paths within and without, and a run may go on in a container or outside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from lora_training.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+IMAGE = "lora-training"
+HUB_CACHE = "/cache/huggingface"
+RUN_LABEL = "org.lora-training.run"
+# More than a step and the state of a large model take. Who stops the container from outside waits for as long.
+STOP_TIMEOUT_S = 300
+# Only a limit: the data loader's workers and NCCL take what they need, and Docker's own 64 MB is too little for them.
+SHM_BYTES = 8 * 2**30
+# What the image is made of. A mount there, or above, would put the host's files in its place.
+_NEVER_WITHIN = tuple(map(PurePosixPath, ("/dev", "/proc", "/sys")))
+_SOFTWARE = ("/bin", "/etc", "/lib", "/lib32", "/lib64", "/opt/lora", "/opt/venv", "/sbin", "/usr")
+_IMAGES_OWN = (*_NEVER_WITHIN, *map(PurePosixPath, _SOFTWARE))
+_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A file or folder of the host, `source` (without symbolic links), as the container sees it at `target`."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What matters of a container engine.
+
+    `rootless`: its root is the caller. `remapped`: it gives its users other ids. `selinux`: it confines by labels.
+    """
+
+    program: str = "docker"
+    rootless: bool = False
+    remapped: bool = False
+    selinux: bool = False
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose files the outputs are to be."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be trained, and in what. `output` is the LoRA; `sets` and `resume` are the options of `lora train`."""
+
+    image: str
+    config: Path
+    output: Path
+    mounts: tuple[Mount, ...]
+    sets: tuple[str, ...] = ()
+    resume: str | None = None
+    verbose: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    gpus: bool = False
+    tty: bool = False
+    machines: int = 1
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container to create. `gpus` is how to ask for all of them: the engine's own way, as CDI devices, or not."""
+
+    image: str
+    name: str
+    command: tuple[str, ...]
+    mounts: tuple[Mount, ...]
+    env: Mapping[str, str]
+    labels: Mapping[str, str]
+    user: str
+    groups: tuple[int, ...] = ()
+    gpus: str | None = None
+    tty: bool = False
+    network: str | None = None
+    userns: str | None = None
+    security: tuple[str, ...] = ()
+    program: str = "docker"
+
+    def shell(self) -> str:
+        """The same as one line for a POSIX shell. A secret is left to the environment that the line is run in."""
+        return shlex.join([self.program, "run", *self._options(), self.image, *self.command])
+
+    def _options(self) -> Iterator[str]:
+        yield from ("--rm", "--name", self.name, "--user", self.user)
+        for group in self.groups:
+            yield from ("--group-add", str(group))
+        yield from (word for mount in self.mounts for word in ("--mount", _mount_option(mount)))
+        yield from ("--shm-size", str(SHM_BYTES), "--stop-timeout", str(STOP_TIMEOUT_S))
+        for name, value in self.env.items():
+            yield from ("--env", name if _SECRET.search(name) else f"{name}={value}")
+        for name, value in self.labels.items():
+            yield from ("--label", f"{name}={value}")
+        yield from {"engine": ("--gpus", "all"), "cdi": ("--device", "nvidia.com/gpu=all")}.get(self.gpus or "", ())
+        for name, given in (("--network", self.network), ("--userns", self.userns)):
+            yield from (name, given) if given else ()
+        yield from (word for item in self.security for word in ("--security-opt", item))
+
+
+def describe(order: Order, caller: Caller, engine: Engine) -> Container:
+    """The container that trains what `order` says, its files belonging to `caller`.
+
+    Raises ConfigError for a path that cannot be mounted where it is.
+    """
+    described = Container(
+        image=order.image,
+        name=_name(order.output),
+        command=_command(order),
+        mounts=merged(order.mounts),
+        env=dict(sorted(order.env.items())),
+        labels={RUN_LABEL: str(order.output.with_suffix(".run"))},
+        # without root, the engine's root is who called it, and any other user someone else
+        user="0:0" if engine.rootless else f"{caller.uid}:{caller.gid}",
+        groups=() if engine.rootless else tuple(group for group in caller.groups if group != caller.gid),
+        gpus=("cdi" if engine.program == "podman" else "engine") if order.gpus else None,
+        tty=order.tty,
+        # several machines meet at a port of this one
+        network="host" if order.machines > 1 else None,
+        userns="host" if engine.remapped and not engine.rootless else None,
+        security=("label=disable",) if engine.selinux else (),
+        program=engine.program,
+    )
+    _refuse_bytes(described)
+    return described
+
+
+def merged(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
+    """The mounts, outermost first, without those that a writable one shows already. Raises ConfigError as `describe`.
+
+    What lies within an output is not mounted on its own: upstream could neither replace nor delete it there.
+    """
+    by_target: dict[str, Mount] = {}
+    for mount in mounts:
+        _refuse(mount)
+        there = by_target.get(mount.target)
+        by_target[mount.target] = mount if there is None or mount.writable else there
+    kept: list[Mount] = []
+    for mount in sorted(by_target.values(), key=lambda mount: PurePosixPath(mount.target).parts):
+        if not any(outer.writable and _shows(outer, mount) for outer in kept):
+            kept.append(mount)
+    return tuple(kept)
+
+
+def is_refused(target: str) -> bool:
+    """Whether a mount at `target` would hide what the image is made of."""
+    path = PurePosixPath(target)
+    above = any(own.is_relative_to(path) for own in _IMAGES_OWN)
+    return above or any(path.is_relative_to(own) for own in _NEVER_WITHIN)
+
+
+def _shows(outer: Mount, inner: Mount) -> bool:
+    """Whether `inner` is there at its target once `outer` is mounted."""
+    target, source = PurePosixPath(inner.target), PurePosixPath(inner.source)
+    if not (target.is_relative_to(outer.target) and source.is_relative_to(outer.source)):
+        return False
+    return target.relative_to(outer.target) == source.relative_to(outer.source)
+
+
+def _refuse(mount: Mount) -> None:
+    if is_refused(mount.target):
+        raise ConfigError(
+            f"{mount.target} cannot be mounted: it would hide the image's own files",
+            hint="name a folder further down, or move what is in it",
+        )
+
+
+def _refuse_bytes(container: Container) -> None:
+    """The engine is spoken to in JSON, which has no bytes that are no text."""
+    paths = [path for mount in container.mounts for path in (mount.source, mount.target)]
+    for text in (*paths, *container.command):
+        if text.encode(errors="replace").decode() != text:
+            raise ConfigError(f"{text!a} is not UTF-8, which a container engine needs", hint="rename it")
+
+
+def _name(output: Path) -> str:
+    """The same for each container of a run, so that the engine refuses a second one at the same time."""
+    stem = re.sub(r"[^a-zA-Z0-9_.-]", "-", output.stem)
+    return f"lora-{stem}-{hashlib.sha256(str(output).encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+def _command(order: Order) -> tuple[str, ...]:
+    sets = (word for item in order.sets for word in ("--set", item))
+    resume = ("--resume", order.resume) if order.resume else ()
+    return ("train", str(order.config), *sets, *resume, *(("--verbose",) if order.verbose else ()))
+
+
+def _mount_option(mount: Mount) -> str:
+    """`--mount` reads its value as a line of CSV."""
+    access = () if mount.writable else ("readonly",)
+    return ",".join(map(_csv, ("type=bind", f"source={mount.source}", f"target={mount.target}", *access)))
+
+
+def _csv(text: str) -> str:
+    return '"{}"'.format(text.replace('"', '""')) if re.search(r'[",\n\r]', text) else text

@@ -59,14 +59,19 @@ def rewrites(config: Config, schema: Schema) -> tuple[str, ...]:
     for key, flag in _flags(config, schema):
         raw, resolved = config.entries[key].value, _words(config, key, flag)
         if any(isinstance(word, str) and _means_more(word) for word in (raw if isinstance(raw, list) else [raw])):
-            found.append(f"{key}={tomlout.value(resolved if isinstance(raw, list) else resolved[0])}")
+            found.append(f"{key}={_inline(resolved) if isinstance(raw, list) else resolved[0]}")
     whole = {"general": dict(config.general), "datasets": list(config.datasets)}
     for keys, value in _datasets(config):
         if _means_more(_at(whole, keys)):
-            found.append(f"{'.'.join(map(str, keys))}={tomlout.string(value)}")
+            found.append(f"{'.'.join(map(str, keys))}={value}")
     if config.run.resume not in ("auto", "never"):
-        found.append(f"run.resume={tomlout.string(config.run.resume)}")
+        found.append(f"run.resume={config.run.resume}")
     return tuple(found)
+
+
+def _inline(values: list[str]) -> str:
+    """A list on one line. A single value needs no quotes: what begins with a slash is no TOML, and taken as it is."""
+    return f"[{', '.join(map(tomlout.string, values))}]"
 
 
 def _means_more(text: Any) -> bool:

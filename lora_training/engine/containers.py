@@ -74,7 +74,8 @@ def _create(engine: Connection, container: Container) -> str:
     try:
         return str(engine.api.create_container(**given)["Id"])
     except APIError as exc:
-        if exc.status_code != 409 or not _is_over(engine, container):  # noqa: PLR2004 - Conflict
+        # 409 is what Docker says to it; older Podmans say 500
+        if "already in use" not in refusals.sentence(exc) or not _is_over(engine, container):
             raise
     return str(engine.api.create_container(**given)["Id"])
 

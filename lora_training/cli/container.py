@@ -84,11 +84,11 @@ def _order(here: Workspace, asked: Asked, *, write: bool) -> Order:
         raise ConfigError(f"{config.path} says nothing of `output_dir`", hint="name the folder for the LoRA")
     resume = asked.resume
     if resume not in (None, "auto", "never"):
-        resume = str(Path(resume).expanduser().absolute())
+        resume = str(Path(resume).expanduser().resolve())
     shown = (*_around(config, resume), *places.places(config, schema))
     return containers.Order(
         image=asked.image or containers.IMAGE,
-        config=config.path,
+        config=Path(os.path.normpath(config.path)),
         output=output,
         mounts=mounts.prepared(shown, _caches(here), write=write),
         sets=(*asked.sets, *places.rewrites(config, schema)),
@@ -124,10 +124,17 @@ def _around(config: Config, resume: str | None) -> Iterable[Place]:
 
 
 def _caches(here: Workspace) -> dict[str, Path]:
-    """Folders of ours to write to, by where the container has them."""
+    """Folders to write to that no configuration need name, by where the container has them."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    # ours stays where it is: a configuration may name it
-    return {str(here.cache): here.cache, containers.HUB_CACHE: Path(home).expanduser().absolute()}
+    found = {_cache(here): here.cache, containers.HUB_HOME: Path(home)}
+    if os.environ.get("HF_HUB_CACHE"):
+        found[containers.HUB_CACHE] = Path(os.environ["HF_HUB_CACHE"])
+    return {target: folder.expanduser().absolute() for target, folder in found.items()}
+
+
+def _cache(here: Workspace) -> str:
+    """Where our own cache is, in the container as well: a configuration may name it."""
+    return os.path.normpath(here.cache)
 
 
 def _environment(here: Workspace) -> dict[str, str]:
@@ -135,7 +142,9 @@ def _environment(here: Workspace) -> dict[str, str]:
 
     names = (*_PASSED_ON, *(override.where for override in document.from_environment(os.environ)))
     given = {name: os.environ[name] for name in names if name in os.environ}
-    return {**given, workspace.CACHE_VARIABLE: str(here.cache), "TERM": os.environ.get("TERM", "dumb")}
+    if os.environ.get("HF_HUB_CACHE"):
+        given["HF_HUB_CACHE"] = containers.HUB_CACHE
+    return {**given, workspace.CACHE_VARIABLE: _cache(here), "TERM": os.environ.get("TERM", "dumb")}
 
 
 def _caller() -> containers.Caller:

@@ -50,7 +50,8 @@ def _make(folder: Path) -> None:
 
 
 def _mount(path: Path, target: str, *, writable: bool) -> Mount:
-    return Mount(os.path.realpath(path), target, writable)
+    # `..` is taken out of the text, as `config.paths` does: no folder on the way there is in the container
+    return Mount(os.path.realpath(path), os.path.normpath(target), writable)
 
 
 def _links(folder: Path, mounts: tuple[Mount, ...]) -> Iterator[Mount]:

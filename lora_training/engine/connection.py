@@ -17,6 +17,8 @@ from lora_training.launch.container import Engine
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+# The SDK's own minute is for the first answer. To start or remove a container takes a busy engine longer.
+_PATIENCE_S = 600
 _DEFAULT = "/var/run/docker.sock"
 # Podman hands devices on through this interface since then; before, it lets them out without a word
 _PODMAN_WITH_GPUS = (5, 4)
@@ -45,6 +47,7 @@ def connected(environ: Mapping[str, str]) -> Iterator[Connection]:
     try:
         with refusals.told():
             version, info = api.version(), api.info()
+        api.timeout = _PATIENCE_S
         yield _described(api, address, version, info)
     finally:
         api.close()

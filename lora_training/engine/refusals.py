@@ -31,7 +31,12 @@ def told() -> Iterator[None]:
     try:
         yield
     except (DockerException, requests.RequestException) as exc:
-        raise _error(exc) from exc
+        raise _gone(exc) if isinstance(exc, requests.ConnectionError) else _error(exc) from exc
+
+
+def _gone(exc: BaseException) -> EngineError:
+    hint = "once it is back, the same command goes on from the last state, or says that the container still trains"
+    return EngineError(f"the container engine went away: {sentence(exc)}", hint=hint)
 
 
 def _error(exc: BaseException) -> EngineError:

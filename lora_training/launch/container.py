@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IMAGE = "lora-training"
-HUB_CACHE = "/cache/huggingface"
+# the image's own place for what the hub keeps, and another for its models where they are kept apart
+HUB_HOME = "/cache/huggingface"
+HUB_CACHE = "/cache/hub"
 RUN_LABEL = "org.lora-training.run"
 # More than a step and the state of a large model take. Who stops the container from outside waits for as long.
 STOP_TIMEOUT_S = 300

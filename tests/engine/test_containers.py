@@ -228,6 +228,16 @@ def left(engine: fake.Engine, container: Container) -> fake.Container:
     return one
 
 
+def test_an_engine_that_goes_away_is_one_sentence(engine: fake.Engine, script: Script, tmp_path: Path) -> None:
+    script("echo on; read _ < /dev/null; sleep 0.2")
+
+    def gone(_text: str) -> None:
+        engine.socket.unlink(missing_ok=True)
+
+    with pytest.raises(EngineError, match="the container engine went away"):
+        run(wanted(tmp_path), Output(gone))
+
+
 def test_a_folder_that_is_not_there_is_refused_and_not_made(engine: fake.Engine, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     with pytest.raises(EngineError, match="cannot mount a folder") as caught:

@@ -158,6 +158,20 @@ def test_it_gets_the_settings_of_this_environment_and_nothing_else(
     assert not {"UNRELATED", "LORA_EVENTS", "HOME", "HF_HOME"} & set(got)
 
 
+def test_paths_with_dots_and_a_hub_cache_of_its_own_are_told_as_they_are(
+    ours: fake.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"c/my.toml": SMOKE.read_text(encoding="utf-8"), "d/e/.keep": ""})
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "models"))
+    ran = lora("train", "../../c/my.toml", "--docker", "--dry-run", "--resume", "../s", cwd=tmp_path / "d" / "e")
+    words = shlex.split(ran.out)
+    assert words[-4:] == ["train", f"{tmp_path}/c/my.toml", "--resume", f"{tmp_path}/d/s"]
+    assert f"type=bind,source={tmp_path}/c/my.toml,target={tmp_path}/c/my.toml,readonly" in words
+    assert f"type=bind,source={tmp_path}/output/smoke,target={tmp_path}/output/smoke" in words
+    assert f"type=bind,source={tmp_path}/models,target=/cache/hub" in words
+    assert "HF_HUB_CACHE=/cache/hub" in words
+
+
 def test_a_machine_with_gpus_asks_for_them(ours: fake.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"bin/nvidia-smi": "#!/bin/sh\necho 'GPU 0: one'\n"})
     (tmp_path / "bin" / "nvidia-smi").chmod(0o755)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_training import git, workspace
+from lora_training import workspace
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
 from lora_training.launch import container as containers
 
@@ -55,6 +55,7 @@ def train(here: Workspace, asked: Asked, *, dry_run: bool) -> int:
 
     A dry run prints the command that would do the same, and writes nothing.
     """
+    from lora_training.cli import image, mounts
     from lora_training.engine import connection
 
     order = _order(here, asked, write=not dry_run)
@@ -62,11 +63,12 @@ def train(here: Workspace, asked: Asked, *, dry_run: bool) -> int:
         click.echo(containers.describe(order, _caller(), _kind()).shell())
         return 0
     with connection.connected(os.environ) as engine:
-        _compare(here, engine, order.image, chosen=asked.image is not None)
+        image.compare(here, engine, order.image, chosen=asked.image is not None)
         if order.gpus and not engine.gives_gpus:
             raise EngineError(
                 "this Podman lets the GPUs out without a word", hint="Podman 5.4 passes them on, and so does Docker"
             )
+        mounts.make(order.mounts)
         _remember(here, order)
         return _run(engine, containers.describe(order, _caller(), engine.kind))
 
@@ -85,12 +87,12 @@ def _order(here: Workspace, asked: Asked, *, write: bool) -> Order:
     resume = asked.resume
     if resume not in (None, "auto", "never"):
         resume = str(Path(resume).expanduser().resolve())
-    shown = (*_around(config, resume), *places.places(config, schema))
+    named = (*_around(config, resume), *places.places(config, schema))
     return containers.Order(
         image=asked.image or containers.IMAGE,
         config=Path(os.path.normpath(config.path)),
         output=output,
-        mounts=mounts.prepared(shown, _caches(here), write=write),
+        mounts=mounts.shown(named, _caches(here)),
         sets=(*asked.sets, *places.rewrites(config, schema)),
         resume=resume,
         verbose=asked.verbose,
@@ -144,7 +146,7 @@ def _environment(here: Workspace) -> dict[str, str]:
     given = {name: os.environ[name] for name in names if name in os.environ}
     if os.environ.get("HF_HUB_CACHE"):
         given["HF_HUB_CACHE"] = containers.HUB_CACHE
-    return {**given, workspace.CACHE_VARIABLE: _cache(here), "TERM": os.environ.get("TERM", "dumb")}
+    return {**given, workspace.CACHE_VARIABLE: _cache(here)}
 
 
 def _caller() -> containers.Caller:
@@ -161,47 +163,6 @@ def _kind() -> Engine:
     except EngineError as exc:
         click.echo(f"lora: {exc.message}; this is the command for an ordinary Docker", err=True)
         return containers.Engine()
-
-
-def _compare(here: Workspace, engine: Connection, image: str, *, chosen: bool) -> None:
-    """The image must be what this checkout would make; one that was chosen by name is taken with a warning."""
-    from lora_training.engine import images
-
-    wanted = _wanted(here)
-    labelled = images.labels(engine, image)
-    different, unsaid = images.differences(labelled, wanted), images.unsaid(labelled, wanted)
-    if different and not chosen:
-        raise EngineError(
-            f"the image {image} is not what this checkout would make: {'; '.join(different)}",
-            hint=f"`make docker-build` makes it anew; `--image {image}` takes it as it is",
-        )
-    if different:
-        click.echo(f"warning: the image {image} is not what this checkout would make: {'; '.join(different)}", err=True)
-    if unsaid:
-        click.echo(f"warning: the image {image} does not say its {', '.join(unsaid)}", err=True)
-    for note in images.differences(labelled, _revision(here)):
-        click.echo(f"lora: the image {image} was made from {note}", err=True)
-
-
-def _wanted(here: Workspace) -> dict[str, str]:
-    """The labels of an image that is made from this checkout: its pins, its patch set."""
-    import hashlib
-
-    from lora_training.engine import images
-    from lora_training.upstream import pins
-
-    lock = here.patches / "patches.lock"
-    digest = hashlib.sha256(lock.read_bytes() if lock.exists() else b"").hexdigest()
-    return {**{images.PIN + name: pins.pin(here, name) for name in here.upstreams}, images.PATCHES: digest}
-
-
-def _revision(here: Workspace) -> dict[str, str]:
-    from lora_training.engine import images
-
-    if not (here.root / ".git").exists():
-        return {}
-    head = git.git("rev-parse", "HEAD", cwd=here.root, allowed=(0, 128)).strip()
-    return {images.REVISION: head} if head else {}
 
 
 def _remember(here: Workspace, order: Order) -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from lora_training.config import paths
 from lora_training.errors import ConfigError
-from lora_training.launch import container
-from lora_training.launch.container import Mount
+from lora_training.launch.mounts import Mount, is_refused, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -20,24 +19,27 @@ if TYPE_CHECKING:
 _HOPS = 40
 
 
-def prepared(places: Iterable[Place], caches: Mapping[str, Path], *, write: bool) -> tuple[Mount, ...]:
-    """What to mount for `places` and for `caches` (by their folder in the container).
+def shown(places: Iterable[Place], caches: Mapping[str, Path]) -> tuple[Mount, ...]:
+    """What to mount for `places` that are there or will be, and for `caches` (by their folder in the container).
 
-    With `write`, the folders that are to be written to are made first, so that they are the caller's: an engine
-    would make them root's. Raises ConfigError for one that cannot be made.
+    Writes nothing. Raises ConfigError as `launch.mounts.merged`.
     """
-    shown = list(places)
-    made = {*(place.folder for place in shown if place.made), *caches.values()}
-    if write:
-        # not what lies within another: its maker tells by the folder whether there is anything to make
-        for folder in made - {inner for inner in made for outer in made - {inner} if inner.is_relative_to(outer)}:
-            _make(folder)
+    there = [place for place in places if place.made or paths.exists(place.folder)]
     mounts = [_mount(cache, target, writable=True) for target, cache in caches.items()]
-    there = [place for place in shown if place.made or paths.exists(place.folder)]
     mounts += [_mount(place.folder, str(place.folder), writable=place.written) for place in there]
     mounts += [extra for place in there if not place.made for extra in _links(place.folder, tuple(mounts))]
-    # what lies within an output is made by the training itself
-    return container.merged(mount for mount in mounts if not write or paths.exists(Path(mount.source)))
+    return merged(mounts)
+
+
+def make(mounts: Iterable[Mount]) -> None:
+    """Make the folders that are to be written to: an engine would make them root's, if at all.
+
+    What lies within another is not mounted, and so left to the training, which may tell by a folder that is missing
+    that there is something to make. Raises ConfigError for one that cannot be made.
+    """
+    for mount in mounts:
+        if mount.writable:
+            _make(Path(mount.source))
 
 
 def _make(folder: Path) -> None:
@@ -74,5 +76,5 @@ def _led_to(link: Path, seen: Path, mounts: tuple[Mount, ...]) -> Iterator[Mount
         if any(seen.is_relative_to(mount.target) for mount in mounts):
             continue
         # its folder, once, and not each of a thousand images; unless the image has a folder of that name itself
-        alone = link.is_dir() or container.is_refused(str(seen.parent))
+        alone = link.is_dir() or is_refused(str(seen.parent))
         yield _mount(link if alone else link.parent, str(seen if alone else seen.parent), writable=False)

@@ -153,11 +153,11 @@ class _Watch:
         chunks: queue.SimpleQueue[tuple[bytes, bool] | None] = queue.SimpleQueue()
 
         def read() -> None:
-            try:
+            # an engine that goes away is noticed where it is asked for the container's state
+            with suppress(OSError, ValueError):
                 for out, err in stream:
                     chunks.put((err, True) if err else (out or b"", False))
-            finally:
-                chunks.put(None)
+            chunks.put(None)
 
         threading.Thread(target=read, daemon=True).start()
         while True:

@@ -1,8 +1,4 @@
-"""What a training container is, as data. Pure: nothing is read, started or written here.
-
-A host's folders are mounted where they are on the host. So the configuration, the digests that say what made a run,
-its logs and its saved states name the same paths within and without, and a run may go on in a container or outside.
-"""
+"""What a training container is, as data. Pure: nothing is read, started or written here."""
 
 from __future__ import annotations
 
@@ -10,14 +6,16 @@ import hashlib
 import re
 import shlex
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from lora_training.errors import ConfigError
+from lora_training.launch.mounts import merged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from lora_training.launch.mounts import Mount
 
 IMAGE = "lora-training"
 # the image's own place for what the hub keeps, and another for its models where they are kept apart
@@ -28,20 +26,8 @@ RUN_LABEL = "org.lora-training.run"
 STOP_TIMEOUT_S = 300
 # Only a limit: the data loader's workers and NCCL take what they need, and Docker's own 64 MB is too little for them.
 SHM_BYTES = 8 * 2**30
-# What the image is made of. A mount there, or above, would put the host's files in its place.
-_NEVER_WITHIN = tuple(map(PurePosixPath, ("/dev", "/proc", "/sys")))
-_SOFTWARE = ("/bin", "/etc", "/lib", "/lib32", "/lib64", "/opt/lora", "/opt/venv", "/sbin", "/usr")
-_IMAGES_OWN = (*_NEVER_WITHIN, *map(PurePosixPath, _SOFTWARE))
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD")
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A file or folder of the host, `source` (without symbolic links), as the container sees it at `target`."""
-
-    source: str
-    target: str
-    writable: bool = False
+# What the image is made of. A mount there, or above, would put the host's files in its place.
 
 
 @dataclass(frozen=True)
@@ -110,7 +96,7 @@ class Container:
         yield from ("--rm", "--name", self.name, "--user", self.user)
         for group in self.groups:
             yield from ("--group-add", str(group))
-        yield from (word for mount in self.mounts for word in ("--mount", _mount_option(mount)))
+        yield from (word for mount in self.mounts for word in ("--mount", mount.option()))
         yield from ("--shm-size", str(SHM_BYTES), "--stop-timeout", str(STOP_TIMEOUT_S))
         for name, value in self.env.items():
             yield from ("--env", name if _SECRET.search(name) else f"{name}={value}")
@@ -149,46 +135,6 @@ def describe(order: Order, caller: Caller, engine: Engine) -> Container:
     return described
 
 
-def merged(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
-    """The mounts, outermost first, without those that a writable one shows already. Raises ConfigError as `describe`.
-
-    What lies within an output is not mounted on its own: upstream could neither replace nor delete it there.
-    """
-    by_target: dict[str, Mount] = {}
-    for mount in mounts:
-        _refuse(mount)
-        there = by_target.get(mount.target)
-        by_target[mount.target] = mount if there is None or mount.writable else there
-    kept: list[Mount] = []
-    for mount in sorted(by_target.values(), key=lambda mount: PurePosixPath(mount.target).parts):
-        if not any(outer.writable and _shows(outer, mount) for outer in kept):
-            kept.append(mount)
-    return tuple(kept)
-
-
-def is_refused(target: str) -> bool:
-    """Whether a mount at `target` would hide what the image is made of."""
-    path = PurePosixPath(target)
-    above = any(own.is_relative_to(path) for own in _IMAGES_OWN)
-    return above or any(path.is_relative_to(own) for own in _NEVER_WITHIN)
-
-
-def _shows(outer: Mount, inner: Mount) -> bool:
-    """Whether `inner` is there at its target once `outer` is mounted."""
-    target, source = PurePosixPath(inner.target), PurePosixPath(inner.source)
-    if not (target.is_relative_to(outer.target) and source.is_relative_to(outer.source)):
-        return False
-    return target.relative_to(outer.target) == source.relative_to(outer.source)
-
-
-def _refuse(mount: Mount) -> None:
-    if is_refused(mount.target):
-        raise ConfigError(
-            f"{mount.target} cannot be mounted: it would hide the image's own files",
-            hint="name a folder further down, or move what is in it",
-        )
-
-
 def _refuse_bytes(container: Container) -> None:
     """The engine is spoken to in JSON, which has no bytes that are no text."""
     paths = [path for mount in container.mounts for path in (mount.source, mount.target)]
@@ -207,13 +153,3 @@ def _command(order: Order) -> tuple[str, ...]:
     sets = (word for item in order.sets for word in ("--set", item))
     resume = ("--resume", order.resume) if order.resume else ()
     return ("train", str(order.config), *sets, *resume, *(("--verbose",) if order.verbose else ()))
-
-
-def _mount_option(mount: Mount) -> str:
-    """`--mount` reads its value as a line of CSV."""
-    access = () if mount.writable else ("readonly",)
-    return ",".join(map(_csv, ("type=bind", f"source={mount.source}", f"target={mount.target}", *access)))
-
-
-def _csv(text: str) -> str:
-    return '"{}"'.format(text.replace('"', '""')) if re.search(r'[",\n\r]', text) else text

@@ -14,7 +14,8 @@ import pytest
 from lora_training.engine import connection, containers, images
 from lora_training.engine.containers import Ended, Screen
 from lora_training.errors import EngineError, Interrupted, LoraError
-from lora_training.launch.container import Caller, Container, Engine, Mount, Order, describe
+from lora_training.launch.container import Caller, Container, Engine, Order, describe
+from lora_training.launch.mounts import Mount
 from lora_training.supervise.signals import Asked
 from tests.engine import fake
 

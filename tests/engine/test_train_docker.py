@@ -116,6 +116,7 @@ def test_without_an_engine_it_is_exit_4(tmp_path: Path, monkeypatch: pytest.Monk
     ran = lora("train", SMOKE, *given(tmp_path / "out"), "--docker", cwd=ROOT)
     assert ran.code == 4
     assert ran.err.startswith("error: there is no container engine here\nhint: ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_wrong_with_the_configuration_is_said_before_any_engine_is_asked(

@@ -1,0 +1,49 @@
+"""Whether a container image is what this checkout would make."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import click
+
+from lora_training import git
+from lora_training.engine import images
+from lora_training.errors import EngineError
+from lora_training.upstream import pins
+
+if TYPE_CHECKING:
+    from lora_training.engine.connection import Connection
+    from lora_training.workspace import Workspace
+
+
+def compare(here: Workspace, engine: Connection, image: str, *, chosen: bool) -> None:
+    """The image must be what this checkout would make; one that was chosen by name is taken with a warning."""
+    wanted = _wanted(here)
+    labelled = images.labels(engine, image)
+    different, unsaid = images.differences(labelled, wanted), images.unsaid(labelled, wanted)
+    if different and not chosen:
+        raise EngineError(
+            f"the image {image} is not what this checkout would make: {'; '.join(different)}",
+            hint=f"`make docker-build` makes it anew; `--image {image}` takes it as it is",
+        )
+    if different:
+        click.echo(f"warning: the image {image} is not what this checkout would make: {'; '.join(different)}", err=True)
+    if unsaid:
+        click.echo(f"warning: the image {image} does not say its {', '.join(unsaid)}", err=True)
+    for note in images.differences(labelled, _revision(here)):
+        click.echo(f"lora: the image {image} was made from {note}", err=True)
+
+
+def _wanted(here: Workspace) -> dict[str, str]:
+    """The labels of an image that is made from this checkout: its pins, its patch set."""
+    lock = here.patches / "patches.lock"
+    digest = hashlib.sha256(lock.read_bytes() if lock.exists() else b"").hexdigest()
+    return {**{images.PIN + name: pins.pin(here, name) for name in here.upstreams}, images.PATCHES: digest}
+
+
+def _revision(here: Workspace) -> dict[str, str]:
+    if not (here.root / ".git").exists():
+        return {}
+    head = git.git("rev-parse", "HEAD", cwd=here.root, allowed=(0, 128)).strip()
+    return {images.REVISION: head} if head else {}

@@ -21,13 +21,12 @@ IMAGE = "lora-training"
 # the image's own place for what the hub keeps, and another for its models where they are kept apart
 HUB_HOME = "/cache/huggingface"
 HUB_CACHE = "/cache/hub"
-RUN_LABEL = "org.lora-training.run"
+RUN_LABEL = "lora.run"
 # More than a step and the state of a large model take. Who stops the container from outside waits for as long.
 STOP_TIMEOUT_S = 300
 # Only a limit: the data loader's workers and NCCL take what they need, and Docker's own 64 MB is too little for them.
 SHM_BYTES = 8 * 2**30
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD")
-# What the image is made of. A mount there, or above, would put the host's files in its place.
 
 
 @dataclass(frozen=True)

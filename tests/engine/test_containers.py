@@ -84,7 +84,7 @@ def test_what_is_created_is_what_was_described(engine: fake.Engine, script: Scri
     assert body["User"] == "1000:1001"
     assert body["Env"] == ["A=1 2"]
     assert body["StopTimeout"] == 300
-    assert body["Labels"] == {"org.lora-training.run": f"{tmp_path}/out/cats.run"}
+    assert body["Labels"] == {"lora.run": f"{tmp_path}/out/cats.run"}
     assert "Entrypoint" not in body
     assert host["GroupAdd"] == ["44"]
     assert host["NetworkMode"] == "host"

@@ -75,7 +75,7 @@ def test_a_run_has_one_name_and_another_folders_run_another() -> None:
 
 
 def test_the_runs_folder_is_on_the_label() -> None:
-    assert described().labels == {"org.lora-training.run": "/o/cats.run"}
+    assert described().labels == {"lora.run": "/o/cats.run"}
 
 
 def test_mounts_come_outermost_first_and_once() -> None:
@@ -132,7 +132,7 @@ def test_the_line_is_the_container_in_words() -> None:
     assert options(line, "--env") == ["A=1", "B=x y"]
     assert options(line, "--gpus") == ["all"]
     assert options(line, "--network") == ["host"]
-    assert options(line, "--label") == ["org.lora-training.run=/o/cats.run"]
+    assert options(line, "--label") == ["lora.run=/o/cats.run"]
     assert line.endswith("lora-training train /c/my.toml --set k=v")
     assert "\n" not in line
 

@@ -35,6 +35,7 @@ _PASSED_ON = (
     *("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE", "WANDB_PROJECT"),
     *(name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY") for name in (proxy, proxy.lower())),
 )
+_IMAGE_VARIABLE = "LORA_IMAGE"
 # what `lora` itself ends with; any other code is the engine's or the kernel's
 _OURS = frozenset({*range(7), 130, 143})
 
@@ -146,7 +147,8 @@ def _environment(here: Workspace) -> dict[str, str]:
     given = {name: os.environ[name] for name in names if name in os.environ}
     if os.environ.get("HF_HUB_CACHE"):
         given["HF_HUB_CACHE"] = containers.HUB_CACHE
-    return {**given, workspace.CACHE_VARIABLE: _cache(here)}
+    # what the image says to do next is for who runs it by hand
+    return {**given, workspace.CACHE_VARIABLE: _cache(here), _IMAGE_VARIABLE: ""}
 
 
 def _caller() -> containers.Caller:

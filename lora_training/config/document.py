@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PREFIX = "LORA_"
 # What means something else: two say where things are, the others reach a training process from its supervisor.
 RESERVED = frozenset({HOME_VARIABLE, CACHE_VARIABLE}) | {
-    f"LORA_{name}" for name in ("EVENTS", "IDENTITY", "RUNTIME", "RUN_FOLDER", "STOP_FILE", "SUPERVISOR")
+    f"LORA_{name}" for name in ("EVENTS", "IDENTITY", "IMAGE", "RUNTIME", "RUN_FOLDER", "STOP_FILE", "SUPERVISOR")
 }
 OURS = ("script", "datasets", "general", "launch", "run", "runtime")
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")

@@ -49,6 +49,8 @@ def _error(exc: BaseException) -> EngineError:
             f"the container engine cannot mount a folder: {said}",
             hint="it mounts folders of the machine that it runs on, which must be this one",
         )
+    if "invalid mount option" in said:
+        return EngineError(f"this Podman cannot mount a path with a comma in it: {said}", hint="rename it")
     if "executable file not found" in said or "no such file or directory" in said.lower():
         return EngineError(f"the image cannot be started: {said}", hint="its entry point is not `lora`: name another")
     return EngineError(f"the container engine refused: {said}")

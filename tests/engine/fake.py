@@ -80,6 +80,7 @@ class Engine:
     info: dict[str, Any] = field(default_factory=lambda: {"SecurityOptions": ["name=seccomp,profile=builtin"]})
     env: dict[str, str] = field(default_factory=dict)
     gpus: bool = False
+    conflict: int = 409
     requests: list[tuple[str, str]] = field(default_factory=list)
     containers: dict[str, Container] = field(default_factory=dict)
     removed: list[Container] = field(default_factory=list)
@@ -177,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         there = [one for one in engine.containers.values() if one.name == name]
         if there:
             said = f'Conflict. The container name "/{name}" is already in use by container "{there[0].id}".'
-            raise Refused(409, said)
+            raise Refused(engine.conflict, said)
         made = Container(f"{len(engine.containers) + len(engine.removed):064x}", name, body)
         engine.containers[made.id] = made
         self._json(201, {"Id": made.id, "Warnings": []})

@@ -4,7 +4,7 @@
 
 The smoke model is trained on the real upstream, in one process or in several ranks. Each kill is a SIGKILL to one of:
 `lora` itself, the process that it started, a rank. Half of them come at any moment after a start, the imports
-included; the others, so that the run gets anywhere, soon after a step of theirs. When `lora` was killed, or gives up
+included; the others, so that the run gets anywhere, soon after a state was saved. When `lora` was killed, or gives up
 on a training that died before it began, the same command is given again. In the end every file that the undisturbed
 run has must be there, no other, and every tensor in it the same, bit for bit; and nothing may still be at work.
 """
@@ -49,7 +49,7 @@ class Trial:
             self._assert_nothing_left(started.pid)
             if code == 0:
                 return
-            print(f"{time.strftime('%X')} code {code}; {self.left} kills left, {self._steps()} steps", flush=True)
+            print(f"{time.strftime('%X')} code {code}; {self.left} kills left, {self._told('step')} steps", flush=True)
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.starts += 1
@@ -63,8 +63,8 @@ class Trial:
         if self.random.choice((True, False)):
             self._wait(started, self.random.uniform(0, 25))
         else:
-            before = self._steps()
-            while started.poll() is None and self._steps() == before:
+            before = self._told("state")
+            while started.poll() is None and self._told("state") == before:
                 time.sleep(0.05)
             self._wait(started, self.random.uniform(0, 2))
         victims = _family(started.pid)
@@ -85,10 +85,11 @@ class Trial:
         while time.monotonic() < until and started.poll() is None:
             time.sleep(0.02)
 
-    def _steps(self) -> int:
+    def _told(self, kind: str) -> int:
+        """How many events of that kind there have been, in all attempts."""
         events = self.folder / "smoke.run" / "events.jsonl"
         lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
-        return sum('"step"' in line for line in lines)
+        return sum(f'"event": "{kind}"' in line for line in lines)
 
     def _assert_nothing_left(self, pid: int) -> None:
         ended = time.monotonic()

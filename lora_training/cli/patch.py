@@ -64,14 +64,21 @@ def apply(
 
 
 @patch.command()
+@click.argument("upstreams", nargs=-1)
 @_ad_hoc_options
 @click.option(
     "--keep-edits", type=_PATH, metavar="FILE", help="Write what was edited by hand to FILE, as a patch, first."
 )
-def revert(
-    tree: Path | None, files: tuple[Path, ...], strip: int | None, keep_edits: Path | None, *, as_json: bool
+def revert(  # noqa: PLR0913 - each is an option
+    upstreams: tuple[str, ...],
+    tree: Path | None,
+    files: tuple[Path, ...],
+    strip: int | None,
+    keep_edits: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
-    """Bring every upstream back to pristine, byte for byte."""
+    """Bring every upstream that is here (or those UPSTREAMS) back to pristine, byte for byte."""
     if tree and keep_edits:
         raise click.UsageError("--keep-edits is for the upstreams, not for --tree")
     if _is_ad_hoc(tree, files, strip) and tree:
@@ -81,7 +88,7 @@ def revert(
         return
     from lora_training.cli import patch_plain
 
-    patch_plain.revert(json_wanted=as_json, keep_edits=keep_edits)
+    patch_plain.revert(upstreams, json_wanted=as_json, keep_edits=keep_edits)
 
 
 @patch.command()

@@ -56,12 +56,17 @@ def apply(upstreams: Sequence[str] = (), *, json_wanted: bool) -> int:
     return 0
 
 
-def revert(*, json_wanted: bool, keep_edits: Path | None = None) -> int:
-    """Bring every upstream back to pristine."""
+def revert(upstreams: Sequence[str] = (), *, json_wanted: bool, keep_edits: Path | None = None) -> int:
+    """Bring every upstream that is here, or those named, back to pristine."""
     from lora_training.patching import engine
 
     here = workspace.find()
-    result = engine.revert(here, targets(here), keep_edits)
+    wanted = targets(here, upstreams)
+    # in a tree that nobody brought there is nothing to take out, and it must not keep the others from it
+    there = (
+        wanted if upstreams else [target for target in wanted if target.root.is_dir() and any(target.root.iterdir())]
+    )
+    result = engine.revert(here, there or wanted, keep_edits)
     sys.stderr.write(patch_words.recovered_line(result.recovered))
     sys.stdout.write(patch_words.result(result, json_wanted=json_wanted))
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.errors import PatchError, UpstreamError
+from lora_training.errors import LoraError, PatchError, UpstreamError
 from lora_training.patching import docs, engine, lockfile, stack, verify
 from lora_training.patching.locking import exclusive
 from lora_training.patching.site import of_workspace, shared_lock
@@ -284,3 +284,21 @@ def test_a_command_says_who_holds_the_lock(checkout: Checkout) -> None:
 def test_training_starts_hold_the_lock_together(checkout: Checkout) -> None:
     with shared_lock(checkout.here), shared_lock(checkout.here):
         pass
+
+
+@pytest.mark.parametrize("left", ["an empty folder", "nothing"])
+def test_revert_takes_out_what_there_is_where_a_tree_was_never_brought(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    from lora_training.cli import patch_plain
+
+    before = checkout.trees()["alpha"]
+    engine.apply(checkout.here, checkout.targets)
+    shutil.rmtree(checkout.root("beta"))
+    if left == "an empty folder":
+        checkout.root("beta").mkdir()
+    monkeypatch.setenv("LORA_HOME", str(checkout.here.root))
+    with pytest.raises(LoraError, match="beta"):
+        patch_plain.revert(["beta"], json_wanted=False)
+    assert patch_plain.revert(json_wanted=False) == 0
+    assert checkout.trees()["alpha"] == before

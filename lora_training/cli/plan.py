@@ -44,15 +44,20 @@ class Tree:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. `dataset` is the text of `folder/dataset.json`; `made_by` has digests of what makes the run, by name."""
+    """One run. `dataset` is the text of `folder/dataset.json`; `made_by` has digests of what makes the run, by name.
+
+    `processes` is how many train, on all machines.
+    """
 
     config: Config
+    schema: Schema
     tree: Tree
     spec: LaunchSpec
     runtime: Mapping[str, Mapping[str, Any]]
     output: Path
     dataset: str | None
     made_by: Mapping[str, str]
+    processes: int = 1
 
     @property
     def folder(self) -> Path:
@@ -60,23 +65,33 @@ class Plan:
         return self.output.with_suffix(".run")
 
 
-def make(here: Workspace, file: Path, sets: tuple[str, ...], *, write: bool) -> Plan:
+def make(
+    here: Workspace,
+    file: Path,
+    sets: tuple[str, ...],
+    *,
+    write: bool,
+    environ: Mapping[str, str] | None = None,
+) -> Plan:
     """Load, check and resolve a configuration. Raises what is wrong with it, the trees or the patches.
 
-    Without `write` nothing is written, not even to the cache.
+    Without `write` nothing is written, not even to the cache. `environ` is where overrides come from (`os.environ`).
     """
     from lora_training import config as cfg
     from lora_training.launch import spec
     from lora_training.runtime import bootstrap
 
-    config = cfg.load(file, sets=sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)})
+    surroundings = os.environ if environ is None else environ
+    config = cfg.load(file, sets=sets, environ={**surroundings, workspace.CACHE_VARIABLE: str(here.cache)})
     processes = _processes(config)
     tree = _tree(here, config)
     schema = _checked_schema(config, tree, here.cache if write else None)
     runtime = _runtime(config, tree)
     dataset = cfg.dataset_document(config)
     flags = cfg.to_argv(config, schema)
-    made_by = _made_by(here, tree, [config.script, *flags, str(processes.count)], dataset, runtime)
+    # the precision of the launch wins over upstream's flag
+    launch = [f"mixed_precision={config.launch.mixed_precision}"] if config.launch.mixed_precision else []
+    made_by = _made_by(here, tree, [config.script, *flags, str(processes.count), *launch], dataset, runtime)
     target = output(flags)
     folder = target.with_suffix(".run")
     if dataset:
@@ -90,7 +105,7 @@ def make(here: Workspace, file: Path, sets: tuple[str, ...], *, write: bool) -> 
         mixed_precision=str(config.launch.mixed_precision or config.values.get("mixed_precision", "no")),
         cpu_threads=config.launch.num_cpu_threads_per_process or 1,
     )
-    return Plan(config, tree, launched, runtime, target, dataset, made_by)
+    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, processes.count)
 
 
 def _processes(config: Config) -> Processes:

@@ -47,6 +47,28 @@ def words(flag: Flag, entry: Entry, folder: Path, variables: Mapping[str, str]) 
     return _single(flag, _scalar(flag, value, folder, variables))
 
 
+def resolved(flag: Flag, entry: Entry, folder: Path, variables: Mapping[str, str]) -> Any:
+    """The entry's value as it would stand in a file, with paths made absolute; others are as they were.
+
+    Raises Refused for a path that names an unknown variable.
+    """
+    value = entry.text if entry.text is not None and flag.takes_text else entry.value
+    if not paths.is_path(flag):
+        return value
+    if isinstance(value, list):
+        return [_resolved(flag, item, folder, variables) for item in value]
+    return _resolved(flag, value, folder, variables)
+
+
+def _resolved(flag: Flag, value: Any, folder: Path, variables: Mapping[str, str]) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return paths.resolve(flag, value, folder, variables)
+    except paths.UnknownVariable as exc:
+        raise Refused(f"`{flag.dest}`: {exc}", exc.hint) from None
+
+
 def _switch(flag: Flag, value: Any) -> list[str]:
     if not isinstance(value, bool):
         raise Refused(f"`{flag.dest}` must be true or false, not {_shown(value)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,30 @@ def there(environ: Mapping[str, str], count: Callable[[], int]) -> int:
     listed = [entry.strip() for entry in visible.split(",")]
     real = list(takewhile(lambda entry: entry and not entry.startswith("-"), listed))
     return min(len(real), count()) if real else 0
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its driver describes it; `memory_mb` is all that it has, None where it shares the machine's."""
+
+    name: str
+    memory_mb: int | None
+    driver: str
+
+
+def described() -> list[Gpu]:
+    """The NVIDIA GPUs that the driver knows; none without a driver, or with one that does not answer."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    try:
+        # a driver in trouble can take for ever, and a description is not worth the wait
+        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    rows = ([field.strip() for field in line.rsplit(",", 2)] for line in done.stdout.splitlines() if "," in line)
+    return [Gpu(name, int(memory) if memory.isdecimal() else None, driver) for name, memory, driver in rows]
 
 
 def installed() -> int:

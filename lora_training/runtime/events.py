@@ -18,6 +18,8 @@ Nothing here raises into the training: a line that cannot be written is lost. Ma
 | stopped | `step`: the state is saved as asked for, and the process leaves with 143 |
 | failed | `kind` (such as `not-finite`), `step`, `message`: it gives up, and leaves with 6 |
 | end | `step`: the training is over and everything is written |
+
+The supervisor adds lines of its own between them (`supervise.journal`).
 """
 
 from __future__ import annotations

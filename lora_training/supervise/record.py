@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import IO, TYPE_CHECKING, Any
 
 from lora_training.errors import ConfigError, LoraError
@@ -22,7 +22,11 @@ _RECORD = "run.json"
 
 @dataclass
 class Record:
-    """What `run.json` holds. Times are Unix times in seconds; `state` is running, complete, failed or stopped."""
+    """What `run.json` holds. Times are Unix times in seconds; `state` is running, complete, failed or stopped.
+
+    `attempts` are all there were, over every time that the run was gone on with. `start` is the state of another run
+    that this one began with, `rerun_of` the LoRA that it repeats. What is larger lies in files beside it.
+    """
 
     name: str
     config: str
@@ -35,6 +39,8 @@ class Record:
     attempts: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, Any] | None = None
     why: str | None = None
+    start: dict[str, Any] | None = None
+    rerun_of: str | None = None
 
     def save(self, folder: Path) -> None:
         """Write it, so that at every moment the file is whole."""
@@ -45,9 +51,11 @@ class Record:
 
 def read(folder: Path) -> Record | None:
     """The record in `folder`; None when there is none that can be read."""
+    known = {each.name for each in fields(Record)}
     try:
-        return Record(**json.loads((folder / _RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        return Record(**{name: value for name, value in found.items() if name in known})
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 

@@ -71,21 +71,42 @@ def _open(path: Path) -> tuple[dict[str, str], list[tuple[str, dict[str, Any]]]]
     return header.get("__metadata__", {}), tensors
 
 
+def tensors_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Name, `dtype`, `shape` and `data` of each tensor of a safetensors file. Raises TrainingError."""
+    return _open(path)[1]
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; none when it does not open."""
+    try:
+        return _open(path)[0]
+    except TrainingError:
+        return {}
+
+
 def check_finite(path: Path) -> None:
     """Raise TrainingError when the safetensors file `path` does not open or holds a value that is not finite."""
     for name, tensor in _open(path)[1]:
-        if not _finite(_values(tensor["dtype"], tensor["data"])):
+        if not _finite(values(tensor["dtype"], tensor["data"])):
             raise TrainingError(f"{path} holds values that are not finite, first in {name}")
 
 
-def complete(path: Path, made_by: Mapping[str, str]) -> Result | None:
-    """The LoRA at `path` if it is the sound and finished work of just what `made_by` says; else None."""
+def complete(path: Path, made_by: Mapping[str, str], steps: int | None = None) -> Result | None:
+    """The LoRA at `path` if it is the sound and finished work of just what `made_by` says; else None.
+
+    Its metadata say what made it; or somebody knows it, and the number of its `steps`.
+    """
     try:
-        found = check(path, before=None)
-        metadata = _open(path)[0]
+        found = check(path, before=None, told=None if steps is None else (steps, steps))
     except TrainingError:
         return None
-    return found if all(metadata.get(f"lora_{name}") == value for name, value in made_by.items()) else None
+    return found if steps is not None or is_made_by(path, made_by) else None
+
+
+def is_made_by(path: Path, made_by: Mapping[str, str]) -> bool:
+    """Whether that is what the metadata of the LoRA at `path` say."""
+    metadata = metadata_of(path)
+    return all(metadata.get(f"lora_{name}") == value for name, value in made_by.items())
 
 
 def _check_values(path: Path, tensors: list[tuple[str, dict[str, Any]]]) -> None:
@@ -94,14 +115,15 @@ def _check_values(path: Path, tensors: list[tuple[str, dict[str, Any]]]) -> None
     moved = False
     check_finite(path)
     for name, tensor in tensors:
-        values = _values(tensor["dtype"], tensor["data"])
-        moved = moved or (name.endswith(("lora_up.weight", "lora_B.weight")) and bool(values.any()))
+        held = values(tensor["dtype"], tensor["data"])
+        moved = moved or (name.endswith(("lora_up.weight", "lora_B.weight")) and bool(held.any()))
     # the up matrices start at zero, so a LoRA whose every one still is does nothing at all
     if not moved and any(name.endswith(("lora_up.weight", "lora_B.weight")) for name, _ in tensors):
         raise TrainingError(f"{path} changes nothing: every up matrix is zero")
 
 
-def _values(dtype: str, data: bytes) -> Any:
+def values(dtype: str, data: bytes) -> Any:
+    """A tensor's numbers as a flat numpy array, from its safetensors type and its bytes."""
     import numpy as np
 
     if dtype == "BF16":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_training.errors import Interrupted, TrainingError
-from lora_training.supervise import child, deaths, record, result, signals, states
+from lora_training.supervise import child, deaths, journal, record, result, signals, states, tensors
 from lora_training.supervise.loop import Attempt, Ended, Patience
 from lora_training.supervise.tail import Tail
 
@@ -56,6 +56,8 @@ class Order:
     retries: int = 3
     patience: Patience = field(default_factory=Patience)
     sees_stop_file: bool = True
+    # what the record has to begin with: fields of `record.Record`
+    began: Mapping[str, Any] = field(default_factory=dict)
 
     def attempt(self, state: State | None) -> LaunchSpec:
         """The child to start, from the beginning or from a state."""
@@ -89,6 +91,7 @@ class Run:
             order.spec.shell(),
             dict(order.made_by),
             pid=os.getpid(),
+            **order.began,
         )
         before = result.fingerprint(order.output)
         try:
@@ -103,6 +106,7 @@ class Run:
             raise
         states.clear_passing(order.output)
         self.record.result = {"path": str(found.path), "steps": found.steps, "tensors": found.tensors}
+        self.record.result |= tensors.record(found.path, order.folder)
         self._close("complete", None)
         return found
 
@@ -124,6 +128,8 @@ class Run:
             state = newest
             self.watcher.note(death.sentence)
             self.watcher.note(f"starting again from step {_step(state)} (attempt {len(self.record.attempts) + 1})")
+            self.record.attempts[-1]["death"] = death.kind
+            self._event("restart", from_step=_step(state), death=death.kind, why=death.sentence)
             self._rest(_BACKOFF_S * 2**failures, asked)
 
     def _attempt(self, state: State | None, asked: signals.Asked) -> Ended:
@@ -131,7 +137,7 @@ class Run:
         states.clear_passing(self.order.output, before=_step(state))
         self.record.attempts.append({"log": str(log_path), "from_step": _step(state), "started": time.time()})
         self.record.save(self.order.folder)
-        self.watcher.event({"event": "attempt", "number": len(self.record.attempts), "from_step": _step(state)})
+        self._event("attempt", number=len(self.record.attempts), from_step=_step(state), log=str(log_path))
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with log_path.open("w", encoding="utf-8") as log, closing(Tail(self._events_path, self._on_event)) as tail:
 
@@ -215,6 +221,12 @@ class Run:
     def _close(self, state: str, why: str | None) -> None:
         self.record.state, self.record.why = state, why
         self.record.save(self.order.folder)
+        self._event("closed", state=state, why=why)
+
+    def _event(self, kind: str, **fields: Any) -> None:
+        """Something of our own: for the file of events, and for who watches."""
+        journal.append(self._events_path, kind, **fields)
+        self.watcher.event({"event": kind, **fields})
 
 
 def _step(state: State | None) -> int:

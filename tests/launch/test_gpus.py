@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lora_training.launch import gpus
@@ -25,3 +27,25 @@ def test_what_may_be_used_of_four(environ: dict[str, str], found: int) -> None:
 def test_without_the_drivers_tool_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert gpus.installed() == 0
+
+
+def driver(folder: Path, said: str, code: int = 0) -> str:
+    """A folder for PATH with a stand-in for the driver's tool."""
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho '{said}'\nexit {code}\n", encoding="utf-8")
+    tool.chmod(0o755)
+    return f"{folder}:/usr/bin:/bin"
+
+
+def test_each_is_described_as_its_driver_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "NVIDIA H200, 143771, 570.86.15\nNVIDIA GB10, [N/A], 580.95.05"
+    monkeypatch.setenv("PATH", driver(tmp_path, said))
+    assert gpus.described() == [
+        gpus.Gpu("NVIDIA H200", 143771, "570.86.15"),
+        gpus.Gpu("NVIDIA GB10", None, "580.95.05"),
+    ]
+
+
+def test_a_driver_that_does_not_answer_describes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", driver(tmp_path, "NVIDIA-SMI has failed because it couldnt talk to the driver", 9))
+    assert gpus.described() == []

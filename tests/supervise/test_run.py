@@ -16,7 +16,7 @@ import pytest
 from lora_training import manifest
 from lora_training.errors import ConfigError, Interrupted, LoraError, TrainingError
 from lora_training.launch.spec import LaunchSpec
-from lora_training.supervise import record, states
+from lora_training.supervise import record, states, tensors
 from lora_training.supervise.loop import Patience
 from lora_training.supervise.run import Order, Run
 from tests.helpers import ROOT
@@ -217,3 +217,25 @@ subprocess.run([sys.executable, "-m", "lora_training.runtime", sys.argv[1]], env
     os.kill(supervisor.pid, signal.SIGKILL)
     supervisor.wait()
     assert gone(pid)
+
+
+def test_the_events_tell_of_every_attempt_and_the_end(bench: Bench) -> None:
+    bench.go({"5": {"once": True}})
+    lines = (bench.output.with_suffix(".run") / record.EVENTS).read_text(encoding="utf-8").splitlines()
+    told = [event for event in map(json.loads, lines) if event["event"] in ("attempt", "restart", "closed")]
+    assert [event["event"] for event in told] == ["attempt", "restart", "attempt", "closed"]
+    assert (told[1]["from_step"], told[1]["death"], told[3]["state"]) == (4, "unknown", "complete")
+    assert [event["number"] for event in told if event["event"] == "attempt"] == [1, 2]
+
+
+def test_the_result_has_the_digests_of_the_lora(bench: Bench) -> None:
+    bench.go({})
+    result = bench.record.result
+    assert result
+    assert len(result["sha256"]) == len(result["tensors_sha256"]) == 64
+    assert tensors.recorded(bench.output.with_suffix(".run")) == tensors.read(bench.output)
+
+
+def test_a_run_that_is_gone_on_with_keeps_its_earlier_attempts(bench: Bench) -> None:
+    bench.go({}, began={"attempts": [{"log": "attempt-1.log", "from_step": 0, "code": 143}]})
+    assert [attempt.get("code") for attempt in bench.record.attempts] == [143, 0]

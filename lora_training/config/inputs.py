@@ -1,0 +1,115 @@
+"""The files that a training reads: its data set, and the models and other files that flags name.
+
+What upstream makes of them, such as cached latents, is left out: a run makes it itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config import encode, paths
+from lora_training.config.argv import dataset_document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lora_training.config.model import Config
+    from lora_training.config.schema import Schema
+
+_READ = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl", ".txt", ".caption"})
+# flags that name the data where `[[datasets]]` does not
+_DATA = ("dataset_config", "train_data_dir", "reg_data_dir", "in_json", "conditioning_data_dir")
+_EXTENSIONS = ("caption_extension", "caption_extention")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Absolute paths of files. `dataset`: images, captions and what lists them; `models`: all else that is read."""
+
+    dataset: tuple[Path, ...]
+    models: tuple[Path, ...]
+
+
+def inputs(config: Config, schema: Schema) -> Inputs:
+    """What the training that `config` describes will read. Folders are listed now; hub ids are no files."""
+    named = dict(_named(config, schema))
+    suffixes = _READ | {str(named_suffix) for named_suffix in _suffixes(config)}
+    data = [Path(path) for key, found in named.items() if key in _DATA for path in found]
+    dataset = [file for path in data for file in _files(path, suffixes)]
+    text = dataset_document(config)
+    tables = [json.loads(text)] if text else [_parsed(path) for path in data if path.suffix in (".toml", ".json")]
+    dataset += [file for table in tables for file in _of_tables(table, suffixes, schema.tree)]
+    models = [file for key, found in named.items() if key not in _DATA for path in found for file in _files(Path(path))]
+    return Inputs(tuple(sorted(set(dataset))), tuple(sorted(set(models))))
+
+
+def _named(config: Config, schema: Schema) -> Iterator[tuple[str, list[str]]]:
+    """The absolute paths that flags name, by flag."""
+    for entry in config.entries.values():
+        flag = schema.flag(entry.key)
+        if flag is not None and paths.is_path(flag) and not paths.is_written(flag):
+            value = encode.resolved(flag, entry, config.folder, config.variables)
+            values = value if isinstance(value, list) else [value]
+            yield flag.dest, [each for each in values if isinstance(each, str) and os.path.isabs(each)]  # noqa: PTH117 - text
+
+
+def _suffixes(config: Config) -> Iterator[Any]:
+    yield from (value for key, value in config.values.items() if key in _EXTENSIONS)
+    subsets = [subset for table in config.datasets for subset in table.get("subsets", [])]
+    for table in (dict(config.general), *config.datasets, *subsets):
+        yield table.get(_EXTENSIONS[0], ".caption")
+
+
+def _of_tables(table: Any, suffixes: frozenset[str] | set[str], tree: Path | None) -> Iterator[Path]:
+    """The files of upstream's dataset configuration. Relative paths in one are relative to where upstream runs."""
+    for subset in _subsets(table):
+        given = {key: (tree or Path()) / value for key, value in subset.items() if _is_path(key, value)}
+        listing = given.get("metadata_file")
+        for key, path in given.items():
+            # only what a metadata file lists may lie deeper
+            yield from _files(path, suffixes, deep=listing is not None) if key != "metadata_file" else [path]
+        if listing is not None:
+            yield from (Path(name) for name in _parsed(listing) if os.path.isabs(name) and os.path.isfile(name))  # noqa: PTH113, PTH117 - text
+
+
+def _is_path(key: str, value: Any) -> bool:
+    return paths.is_path_key(key) and isinstance(value, str)
+
+
+def _subsets(table: Any) -> Iterator[dict[str, Any]]:
+    datasets = table.get("datasets", []) if isinstance(table, dict) else []
+    for dataset in datasets if isinstance(datasets, list) else []:
+        yield from (subset for subset in dataset.get("subsets", []) if isinstance(subset, dict))
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """A TOML or JSON document; empty when it is none, which upstream will say."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _files(path: Path, suffixes: frozenset[str] | set[str] | None = None, *, deep: bool = True) -> Iterator[Path]:
+    """The file itself; or those in a folder, of these suffixes when there are any."""
+    if not path.is_dir():
+        if path.is_file():
+            yield path
+        return
+    for folder, below, names in os.walk(path):
+        if not deep:
+            below.clear()
+        for name in names:
+            if suffixes is None or os.path.splitext(name)[1].lower() in suffixes:  # noqa: PTH122 - names, not paths
+                yield Path(folder, name)

@@ -1,0 +1,71 @@
+"""A configuration as a file that means the same anywhere: all overrides in it, every path absolute."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from lora_training.config import encode, tomlout
+from lora_training.config.argv import dataset_document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from lora_training.config.model import Config
+    from lora_training.config.schema import Schema
+
+HEADING = "flags"
+_COMMENT = (
+    "What the run was started with, for `lora runs rerun`: the file, the environment and --set in one, paths absolute."
+)
+
+
+def toml(config: Config, schema: Schema, *, processes: int, runtime: Mapping[str, Any]) -> str:
+    """The text of the file; the flags and the dataset configuration that come of it are the same, to the order.
+
+    `processes` replaces `auto`; `runtime` has every runtime patch, with its settings or switched off. Where to go on
+    from is left out.
+    """
+    parts = [tomlout.comment([_COMMENT]), f"script = {tomlout.value(config.script)}", "", f"[{HEADING}]"]
+    parts += [f"{key} = {tomlout.value(value)}" for key, value in _flags(config, schema)]
+    launch = config.launch
+    if launch.num_processes == "auto":
+        launch = replace(launch, num_processes=processes)
+    run = {key: value for key, value in asdict(config.run).items() if key != "resume"}
+    ours = {"launch": _given(asdict(launch)), "run": _given(run), "runtime": dict(runtime)}
+    tail = tomlout.document({name: table for name, table in ours.items() if table})
+    return _datasets("\n".join(parts), dataset_document(config), tail)
+
+
+def _flags(config: Config, schema: Schema) -> Iterator[tuple[str, Any]]:
+    """In the order in which upstream is given them."""
+    for key, entry in config.entries.items():
+        flag = schema.flag(key)
+        yield key, encode.resolved(flag, entry, config.folder, config.variables) if flag else entry.value
+
+
+def _given(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if value is not None}
+
+
+def _datasets(head: str, text: str | None, tail: str) -> str:
+    """Tables as a person would write them, unless their keys would then come in another order."""
+    if text is None:
+        return f"{head}\n\n{tail}"
+    data = json.loads(text)
+    laid_out = f"{head}\n\n{tomlout.document(data)}\n{tail}"
+    if json.dumps({name: value for name, value in _parsed(laid_out).items() if name in data}) == json.dumps(data):
+        return laid_out
+    first, _, rest = head.partition(f"[{HEADING}]")
+    lines = "\n".join(f"{name} = {tomlout.value(value)}" for name, value in data.items())
+    return f"{first}{lines}\n\n[{HEADING}]{rest}\n\n{tail}"
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)

@@ -1,0 +1,55 @@
+"""The tensors of a LoRA as digests. Its file differs each time, for its metadata hold the time of the training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from lora_training.supervise import digests, result
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+FILE = "tensors.json"
+
+
+def read(path: Path) -> dict[str, str]:
+    """The sha256 of each tensor of a safetensors file, with its type and shape, by name. Raises TrainingError."""
+    return {name: _digest(tensor) for name, tensor in sorted(result.tensors_of(path))}
+
+
+def _digest(tensor: Mapping[str, Any]) -> str:
+    head = json.dumps([tensor["dtype"], list(tensor["shape"])]).encode()
+    return hashlib.sha256(head + bytes(tensor["data"])).hexdigest()
+
+
+def record(path: Path, folder: Path) -> dict[str, str]:
+    """What a run's result keeps of its LoRA; the digest of each tensor goes into a file of `folder`."""
+    found = read(path)
+    (folder / FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return {"sha256": digests.whole(path), "tensors_sha256": digests.together(found)}
+
+
+def recorded(folder: Path) -> dict[str, str] | None:
+    """What `record` wrote there."""
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return {str(name): str(digest) for name, digest in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def farthest(one: Path, other: Path) -> float:
+    """The largest difference of two numbers at the same place of tensors of the same name and shape."""
+    import numpy as np
+
+    values = dict(result.tensors_of(one))
+    largest = 0.0
+    for name, tensor in result.tensors_of(other):
+        same = values.get(name)
+        if same is not None and same["shape"] == tensor["shape"]:
+            pair = [result.values(each["dtype"], each["data"]).astype("f8") for each in (same, tensor)]
+            largest = max(largest, float(np.abs(pair[0] - pair[1]).max(initial=0.0)))
+    return largest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,23 +57,21 @@ def train(  # noqa: PLR0913 - one argument an option
             click.echo(plan.spec.shell())
             return
         with closing(Terminal(verbose=verbose)) as terminal:
-            result = _run(here, plan, resume or plan.config.run.resume, terminal)
-    _report(plan, result)
+            result = run(here, plan, resume or plan.config.run.resume, terminal)
+    report(plan, result)
 
 
-def _run(here: Workspace, plan: Plan, resume: str, terminal: Terminal) -> Result:
-    from lora_training.cli import before
-    from lora_training.cli.plan import SMOKE
+def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: Path | None = None) -> Result:
+    """Bring a run to its end, or find that it is; `rerun_of` is the LoRA that it repeats."""
+    from lora_training.cli import before, recording
     from lora_training.runtime.patches import graceful_stop
     from lora_training.supervise import record, shelf
-    from lora_training.supervise import result as results
     from lora_training.supervise.loop import Patience
     from lora_training.supervise.run import Order, Run
 
     if plan.tree.is_miniature:
         _warn_of_miniature()
-    if plan.config.run.assets == SMOKE:
-        _make_assets(here)
+    make_assets(here, plan)
     settings = plan.config.run
     patience = Patience(stall=settings.stall_timeout)
     order = Order(
@@ -86,15 +85,16 @@ def _run(here: Workspace, plan: Plan, resume: str, terminal: Terminal) -> Result
         sees_stop_file=graceful_stop.NAME in plan.runtime,
     )
     with record.alone(plan.folder):
-        done = results.complete(plan.output, plan.made_by) if resume == "auto" else None
+        done = recording.complete(plan) if resume == "auto" else None
         if done:
             terminal.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
         before.check(here, plan)
         state = _state(plan, resume, terminal)
+        began = {**recording.begin(here, plan, resume, state, terminal), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)
         shelf.add(here, plan.folder)
-        return Run(order, terminal).go(state)
+        return Run(replace(order, began=began), terminal).go(state)
 
 
 def _state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
@@ -135,13 +135,13 @@ def _warn_of_miniature() -> None:
     )
 
 
-def _make_assets(here: Workspace) -> None:
+def make_assets(here: Workspace, plan: Plan) -> None:
     """Make the smoke run's model and images, in a process of its own: that needs torch, and this one does without."""
     from lora_training import proc
     from lora_training.cli.plan import SMOKE
 
     folder = here.cache / SMOKE
-    if not folder.exists():
+    if plan.config.run.assets == SMOKE and not folder.exists():
         click.echo(f"making a tiny model, its tokenizer and some images in {folder}", err=True)
         try:
             proc.run([sys.executable, "-m", "lora_training.smoke", str(folder)], cwd=here.root)
@@ -150,7 +150,8 @@ def _make_assets(here: Workspace) -> None:
             raise LoraError(f"cannot make {folder}", hint="; ".join(last) or None) from exc
 
 
-def _report(plan: Plan, result: Result) -> None:
+def report(plan: Plan, result: Result) -> None:
+    """Say what was trained, and what made it."""
     click.echo(f"trained   {result.path}")
     click.echo(f"steps     {result.steps}")
     click.echo(f"upstream  {plan.tree.title}")

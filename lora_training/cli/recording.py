@@ -1,0 +1,165 @@
+"""What a run's folder is to say of it before it starts, and what an earlier run left there: where the rooms meet."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from lora_training import manifest
+from lora_training.supervise import aside, digests, environment, record, shelf
+from lora_training.supervise import result as results
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_training.cli.plan import Plan
+    from lora_training.cli.terminal import Terminal
+    from lora_training.supervise.record import Record
+    from lora_training.supervise.result import Result
+    from lora_training.supervise.states import State
+    from lora_training.workspace import Workspace
+
+CONFIG, INPUTS, ENVIRONMENT = "config.toml", "inputs.json", "environment.json"
+_SHOWN = 3
+
+
+def complete(plan: Plan) -> Result | None:
+    """The LoRA that this very run has made already. One without metadata is known by its record."""
+    known = _recorded(plan, record.read(plan.folder))
+    return results.complete(plan.output, plan.made_by, known["steps"] if known else None)
+
+
+def begin(here: Workspace, plan: Plan, resume: str, state: State | None, terminal: Terminal) -> dict[str, Any]:
+    """Write down what is about to run, and put aside what another run left under its name.
+
+    The fields that its record begins with.
+    """
+    earlier = record.read(plan.folder)
+    if resume == "never" or _is_anothers(plan, earlier):
+        moved = aside.put(plan.output, plan.folder, states=state is None)
+        if moved:
+            shelf.add(here, moved)
+            terminal.note(f"what an earlier run left under this name is kept as {moved.with_suffix('')}")
+        earlier = None
+    if earlier is not None and earlier.made_by != dict(plan.made_by):
+        earlier = None
+    _write(here, plan, terminal, goes_on=bool(earlier and state))
+    return {"attempts": earlier.attempts if earlier else [], "start": _start(plan, state, earlier)}
+
+
+def _is_anothers(plan: Plan, earlier: Record | None) -> bool:
+    """Whether there are LoRAs under this run's name that it did not make."""
+    if plan.output.exists() and not results.is_made_by(plan.output, plan.made_by) and not _recorded(plan, earlier):
+        return True
+    return earlier is not None and earlier.made_by != dict(plan.made_by) and bool(aside.checkpoints(plan.output))
+
+
+def _recorded(plan: Plan, earlier: Record | None) -> dict[str, Any] | None:
+    """What the record says of the LoRA that is there, if this run made it."""
+    if earlier is None or earlier.made_by != dict(plan.made_by) or not earlier.result or not plan.output.exists():
+        return None
+    return earlier.result if earlier.result.get("sha256") == digests.whole(plan.output) else None
+
+
+def _start(plan: Plan, state: State | None, earlier: Record | None) -> dict[str, Any] | None:
+    """Another run's state that this one began with, now or when `earlier` was written."""
+    if state is None:
+        return None
+    if not state.differences(plan.made_by):
+        return earlier.start if earlier else None
+    return {"path": str(state.path), "step": state.step, "sha256": manifest.digest(state.path / manifest.NAME)}
+
+
+def _write(here: Workspace, plan: Plan, terminal: Terminal, *, goes_on: bool) -> None:
+    text = resolved(plan).encode("utf-8", "surrogateescape")
+    (plan.folder / CONFIG).write_bytes(text)
+    reads = inputs(here, plan)
+    before = read(plan.folder, INPUTS) if goes_on else {}
+    changed = changes(before, reads, "dataset") if before else []
+    if changed:
+        terminal.note(f"the data set is not what it was when this run began: {'; '.join(changed)}")
+    _keep(plan.folder / INPUTS, reads, goes_on=goes_on)
+    _keep(plan.folder / ENVIRONMENT, surroundings(here, plan), goes_on=goes_on)
+
+
+def _keep(path: Path, document: dict[str, Any], *, goes_on: bool) -> None:
+    """Write it; where it says something else than when the run began, both are kept."""
+    if goes_on and path.exists() and read(path.parent, path.name) != json.loads(json.dumps(document)):
+        names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+        path.rename(next(name for name in names if not name.exists()))
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8", errors="surrogateescape")
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    """One of the files beside a record; empty for a run that was recorded before there were such."""
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def resolved(plan: Plan) -> str:
+    """The configuration as a file that `lora train` takes again, and that means the same anywhere."""
+    from lora_training.config import resolved as resolving
+    from lora_training.runtime import registry
+
+    # what is on by default, and off here, must stay so
+    off = {name: False for name, patch in registry.available().items() if patch.on_by_default}
+    switches = off | {name: dict(settings) or True for name, settings in plan.runtime.items()}
+    chosen = dict(plan.config.runtime) if plan.tree.is_miniature else switches
+    return resolving.toml(plan.config, plan.schema, processes=plan.processes, runtime=chosen)
+
+
+def inputs(here: Workspace, plan: Plan) -> dict[str, Any]:
+    """Digests of all that the training reads: of each file, and of the data set and the models as a whole."""
+    from lora_training.config import inputs as reading
+
+    found = reading.inputs(plan.config, plan.schema)
+    files = {
+        "dataset": digests.of(found.dataset, here.cache / "digests"),
+        "models": digests.of(found.models, here.cache / "digests"),
+    }
+    return {name: _together(each) for name, each in files.items()} | {"files": files}
+
+
+def _together(files: dict[str, str]) -> str:
+    """One digest of many files, the same when all of them are moved to another place."""
+    root = os.path.commonpath([os.path.dirname(path) for path in files]) if files else ""  # noqa: PTH120 - texts
+    return digests.together({os.path.relpath(path, root): found for path, found in files.items()})
+
+
+def changes(then: dict[str, Any], now: dict[str, Any], name: str) -> list[str]:
+    """What differs in the data set or the models: a few files by name."""
+    if not then or then.get(name) == now.get(name):
+        return []
+    before, after = (each.get("files", {}).get(name, {}) for each in (then, now))
+    words = {
+        "is gone": [path for path in before if path not in after],
+        "is new": [path for path in after if path not in before],
+        "was changed": [path for path in after if path in before and before[path] != after[path]],
+    }
+    lines = [f"{path} {how}" for how, paths in words.items() for path in paths[:_SHOWN]]
+    left = sum(map(len, words.values())) - len(lines)
+    return [*lines, *([f"and {left} more"] if left else [])]
+
+
+def surroundings(here: Workspace, plan: Plan) -> dict[str, Any]:
+    """Upstreams, patches, packages and the machine."""
+    from lora_training.launch import gpus
+    from lora_training.patching import lockfile
+    from lora_training.upstream import pins
+
+    cards = gpus.described()
+    stacks = lockfile.read(here.patches)
+    return {
+        "upstreams": {name: pins.head(upstream).commit for name, upstream in here.upstreams.items()},
+        "patches": {f"{name}/{patch.name}": patch.sha256 for name, stack in stacks.items() for patch in stack.patches},
+        "runtime": {name: dict(settings) for name, settings in plan.runtime.items()},
+        **environment.read(),
+        "gpus": [{key: value for key, value in asdict(card).items() if key != "driver"} for card in cards],
+        "driver": cards[0].driver if cards else None,
+    }

@@ -1,0 +1,70 @@
+"""Putting what an earlier run left aside: `cats` becomes `cats.1`, LoRA, checkpoints, states and record."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import TYPE_CHECKING
+
+from lora_training.supervise import record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LOCK = "lock"
+_STATE = re.compile(r".*-state(?:\.partial|\.old)?")
+
+
+def put(output: Path, folder: Path, *, states: bool) -> Path | None:
+    """Rename what belongs to the LoRA `output`, and its record in `folder`; the record's new folder, None for none.
+
+    Without `states` they stay, for what goes on from one of them. To be used inside `record.alone(folder)`, which goes
+    on holding the folder: what is in it moves, and it stays.
+    """
+    moving = [path for path in _of(output) if states or not _STATE.fullmatch(path.name)]
+    has_record = record.read(folder) is not None
+    if not moving and not has_record:
+        return None
+    name = _free(output)
+    for path in moving:
+        path.rename(path.with_name(name + path.name.removeprefix(output.stem)))
+    aside = folder.with_name(f"{name}{folder.suffix}")
+    _move_record(folder, aside, output.with_name(f"{name}{output.suffix}"))
+    return aside
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """The LoRAs that were saved on the way to `output`."""
+    return [path for path in _of(output) if path.suffix == output.suffix and path != output]
+
+
+def _of(output: Path) -> list[Path]:
+    """Upstream's names: NAME, NAME-000002, NAME-step00000010, and the same with -state; our averages with -ema."""
+    place = r"(?:-step\d{8,}|-\d{6,})?"
+    kind = rf"(?:(?:-ema)?{re.escape(output.suffix)}|-state(?:\.partial|\.old)?)"
+    wanted = re.compile(re.escape(output.stem) + place + kind)
+    return sorted(path for path in output.parent.iterdir() if wanted.fullmatch(path.name))
+
+
+def _free(output: Path) -> str:
+    names = (f"{output.stem}.{number}" for number in itertools.count(1))
+    taken = {path.name for path in output.parent.iterdir()}
+    return next(name for name in names if not any(each.startswith((f"{name}.", f"{name}-")) for each in taken))
+
+
+def _move_record(folder: Path, aside: Path, output: Path) -> None:
+    moving = [path for path in sorted(folder.iterdir()) if path.name not in (_LOCK, record.STOP)]
+    if not moving:
+        return
+    aside.mkdir()
+    for path in moving:
+        path.rename(aside / path.name)
+    (aside / _LOCK).touch()
+    run = record.read(aside)
+    if run is not None:
+        run.name, run.output = output.stem, str(output)
+        for attempt in run.attempts:
+            attempt["log"] = str(attempt.get("log", "")).replace(str(folder), str(aside))
+        if run.result:
+            run.result["path"] = str(output)
+        run.save(aside)

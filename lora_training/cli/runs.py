@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_training import workspace
+from lora_training.cli import recording
 from lora_training.cli.output import json_option, print_json
 from lora_training.errors import LoraError
 from lora_training.supervise import record, shelf
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lora_training.supervise.record import Record
+
+# the packages that a person asks for first
+_TELLING = ("torch", "xformers", "diffusers", "accelerate", "transformers")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,6 +37,8 @@ def list_(*, as_json: bool) -> None:
     if as_json:
         print_json({"runs": [_document(folder, run) for folder, run in found]})
         return
+    if not found:
+        click.echo("no run yet: `lora train FILE` starts one")
     for folder, run in found:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))
         click.echo(f"{run.name}: {_state(folder, run)}, {len(run.attempts)} attempts, {started}, {run.output}")
@@ -43,27 +51,47 @@ def show(name: str, *, as_json: bool) -> None:
     """All that is known of the run NAME (or of the one whose folder or LoRA NAME is)."""
     folder, run = _one(name)
     if as_json:
-        print_json(_document(folder, run))
+        print_json(_whole(folder, run))
         return
-    click.echo(f"{run.name}: {_state(folder, run)}" + (f" ({run.why})" if run.why else ""))
-    click.echo(f"config    {run.config}\noutput    {run.output}\nrecord    {folder}")
-    for key, value in run.made_by.items():
-        click.echo(f"made by   {key} {value}")
-    for number, attempt in enumerate(run.attempts, 1):
-        ended = f"code {attempt['code']}" if "code" in attempt else "not ended"
-        click.echo(f"attempt   {number}: from step {attempt['from_step']}, {ended}, {attempt['log']}")
-    click.echo(f"command   {run.command}")
+    for line in _lines(folder, run):
+        click.echo(line)
 
 
 @runs.command()
 @click.argument("name")
-def stop(name: str) -> None:
+@json_option
+def stop(name: str, *, as_json: bool) -> None:
     """Have the run NAME save its state at the next step and end; the same `lora train` goes on from there."""
     folder, run = _one(name)
     if not record.is_alive(folder):
         raise LoraError(f"{run.name} is not running", hint="`lora runs list` shows what is")
     (folder / record.STOP).touch()
+    if as_json:
+        print_json({"name": run.name, "folder": str(folder), "asked": True})
+        return
     click.echo(f"{run.name}: asked to stop at its next step")
+
+
+@runs.command()
+@click.argument("name")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Where to; by default NAME.rerun.")
+@click.option("--allow-changes", is_flag=True, help="Train even if what made the run is not what is here now.")
+@click.option("-v", "--verbose", is_flag=True, help="Show upstream's own log as it is written.")
+@json_option
+def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool, as_json: bool) -> None:
+    """Train the run NAME once more from its record alone. Exit code 1 when not the very same LoRA comes of it."""
+    from lora_training.cli import rerun as reruns
+
+    folder, run = _one(name)
+    here = workspace.find()
+    original = reruns.Original(folder, run)
+    found = reruns.rerun(here, original, output, allow_changes=allow_changes, verbose=verbose)
+    if as_json:
+        print_json({**asdict(found), "lora": str(found.lora), "original": str(found.original), "same": found.is_same})
+    else:
+        click.echo(f"trained   {found.lora}\n{found.sentence()}")
+    if found.is_same is False:
+        click.get_current_context().exit(1)
 
 
 def _one(name: str) -> tuple[Path, Record]:
@@ -84,5 +112,49 @@ def _state(folder: Path, run: Record) -> str:
     return "died" if run.state == "running" and not record.is_alive(folder) else run.state
 
 
+def _lines(folder: Path, run: Record) -> Iterator[str]:
+    yield f"{run.name}: {_state(folder, run)}" + (f" ({run.why})" if run.why else "")
+    yield f"config    {run.config}\noutput    {run.output}\nrecord    {folder}"
+    if run.result:
+        yield f"result    {run.result['steps']} steps, {run.result['tensors']} tensors{_tensors(run.result)}"
+    if run.rerun_of:
+        yield f"rerun of  {run.rerun_of}"
+    if run.start:
+        yield f"began at  step {run.start['step']} of {run.start['path']}"
+    yield from (f"made by   {key} {value}" for key, value in run.made_by.items())
+    yield from _surroundings(folder)
+    for number, attempt in enumerate(run.attempts, 1):
+        ended = f"code {attempt['code']}" if "code" in attempt else "not ended"
+        yield f"attempt   {number}: from step {attempt['from_step']}, {ended}, {attempt['log']}"
+    yield f"command   {run.command}"
+
+
+def _tensors(result: dict[str, Any]) -> str:
+    return f", sha256 {result['tensors_sha256']}" if "tensors_sha256" in result else ""
+
+
+def _surroundings(folder: Path) -> Iterator[str]:
+    """What the files beside the record say, in short; nothing for a run from before there were any."""
+    inputs, made_in = (recording.read(folder, name) for name in (recording.INPUTS, recording.ENVIRONMENT))
+    for name in ("dataset", "models") if inputs else ():
+        yield f"{name:<9} {len(inputs['files'][name])} files, sha256 {inputs[name]}"
+    if made_in:
+        yield from (f"{name}   {', '.join(made_in[name]) or 'none'}" for name in ("patches", "runtime"))
+        known = [f"{name} {made_in['packages'][name]}" for name in _TELLING if name in made_in["packages"]]
+        yield f"python    {made_in['python']}, {', '.join(known)}; {made_in['platform']}"
+        cards = ", ".join(card["name"] for card in made_in["gpus"])
+        yield f"gpus      {cards}, driver {made_in['driver']}" if cards else "gpus      none"
+
+
 def _document(folder: Path, run: Record) -> dict[str, Any]:
     return {"folder": str(folder), **asdict(run), "state": _state(folder, run)}
+
+
+def _whole(folder: Path, run: Record) -> dict[str, Any]:
+    config = folder / recording.CONFIG
+    return {
+        **_document(folder, run),
+        "resolved": config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
+        "inputs": recording.read(folder, recording.INPUTS) or None,
+        "environment": recording.read(folder, recording.ENVIRONMENT) or None,
+    }

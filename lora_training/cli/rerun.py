@@ -1,0 +1,185 @@
+"""`lora runs rerun`: a run once more, from its record alone, and whether the same LoRA comes of it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training.cli import recording
+from lora_training.errors import CheckFailed, ConfigError
+from lora_training.supervise import digests, environment, states, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from lora_training.cli.plan import Plan
+    from lora_training.supervise.record import Record
+    from lora_training.workspace import Workspace
+
+_ALLOW = "--allow-changes"
+
+
+@dataclass(frozen=True)
+class Original:
+    """The run to repeat: its record, in its folder."""
+
+    folder: Path
+    run: Record
+
+    def read(self, name: str) -> dict[str, Any]:
+        """One of the files beside the record."""
+        return recording.read(self.folder, name)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A LoRA beside the one that it repeats; `farthest` is unknown where the original is gone.
+
+    With no tensors there was nothing to compare with: the original never came to its end.
+    """
+
+    lora: Path
+    original: Path
+    tensors: int
+    differ: tuple[str, ...]
+    farthest: float | None
+
+    @property
+    def is_same(self) -> bool | None:
+        """Whether every tensor has the same bits; None where there is nothing to compare with."""
+        return not self.differ if self.tensors else None
+
+    def sentence(self) -> str:
+        """The answer, for people."""
+        if self.is_same is None:
+            return "nothing to compare with: the original never came to its end"
+        if self.is_same:
+            return f"same bits: all {self.tensors} tensors of {self.original}"
+        far = "" if self.farthest is None else f", by up to {self.farthest:.3g}"
+        return f"{len(self.differ)} of {self.tensors} tensors differ from those of {self.original}{far}"
+
+
+def rerun(here: Workspace, original: Original, output: Path | None, *, allow_changes: bool, verbose: bool) -> Compared:
+    """Train what the record of `original` says, into `output` (by default `NAME.rerun` beside its LoRA), and compare.
+
+    Raises ConfigError when the record does not say enough or `output` is the original's place, CheckFailed when what
+    made the run is not what is here now.
+    """
+    from lora_training.cli import train
+    from lora_training.cli.terminal import Terminal
+    from lora_training.patching import site
+
+    run = original.run
+    _require_config(original)
+    with site.shared_lock(here):
+        plan = _plan(here, original, output)
+        with closing(Terminal(verbose=verbose)) as terminal:
+            train.make_assets(here, plan)
+            now = recording.surroundings(here, plan)
+            for line in environment.differences(original.read(recording.ENVIRONMENT), now):
+                terminal.note(f"not as it was: {line}")
+            changed = [*_differences(original, plan, now), *_other_inputs(original, recording.inputs(here, plan))]
+            _refuse(changed, allow_changes=allow_changes)
+            made = train.run(here, plan, _resume(run, plan), terminal, rerun_of=Path(run.output))
+    return compare(made.path, Path(run.output), tensors.recorded(original.folder), (run.result or {}).get("sha256"))
+
+
+def _require_config(original: Original) -> None:
+    if not (original.folder / recording.CONFIG).exists():
+        raise ConfigError(
+            f"{original.folder} does not say enough to repeat the run: it has no {recording.CONFIG}",
+            hint=f"an older lora wrote it; `lora train {original.run.config}` trains it anew",
+        )
+
+
+def _plan(here: Workspace, original: Original, output: Path | None) -> Plan:
+    from lora_training.cli import plan as plans
+
+    lora = Path(original.run.output)
+    place = (output or lora.with_suffix(".rerun")).expanduser().absolute()
+    if place.resolve() == lora.parent.resolve():
+        raise ConfigError(f"the original is in {place}", hint="give another folder with --output")
+    # the record has every override in it already
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LORA_")}
+    sets = (f"output_dir={place}", *_newer_patches_off(original))
+    return plans.make(here, original.folder / recording.CONFIG, sets, write=True, environ=environ)
+
+
+def _newer_patches_off(original: Original) -> Iterator[str]:
+    """What is on by default now, and was not there when the run was made."""
+    from lora_training.runtime import registry
+
+    then = original.read(recording.ENVIRONMENT).get("runtime")
+    for name, patch in registry.available().items():
+        if then and patch.on_by_default and name not in then:
+            yield f"runtime.{name}=false"
+
+
+def _differences(original: Original, plan: Plan, now: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each thing that made the run and is not what it was."""
+    then = original.read(recording.ENVIRONMENT)
+    for name in ("upstreams", "patches", "runtime"):
+        if name in then:
+            yield from _changed(name.removesuffix("es").removesuffix("s"), then[name], now[name])
+    for name, digest in original.run.made_by.items():
+        # with more in the record, the names of what differs have been said
+        if digest != plan.made_by.get(name) and (name == "config" or name not in then):
+            yield f"{name}: {digest[:12]} -> {plan.made_by.get(name, 'none')[:12]}"
+
+
+def _other_inputs(original: Original, now: dict[str, Any]) -> Iterator[str]:
+    for name in ("dataset", "models"):
+        yield from (f"{name}: {line}" for line in recording.changes(original.read(recording.INPUTS), now, name))
+
+
+def _changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            yield f"{what} {name}: {_short(then.get(name))} -> {_short(now.get(name))}"
+
+
+def _short(value: Any) -> str:
+    return "none" if value is None else str(value)[:12] if isinstance(value, str) else str(value)
+
+
+def _refuse(lines: list[str], *, allow_changes: bool) -> None:
+    if lines and not allow_changes:
+        raise CheckFailed(
+            "what made the run is not what is here now",
+            hint="\n".join([*lines, f"`{_ALLOW}` trains with what is here all the same"]),
+        )
+
+
+def _resume(run: Record, plan: Plan) -> str:
+    """From the start, or from the state that the run began with; but an unfinished rerun goes on where it ended."""
+    from lora_training import manifest
+
+    if recording.complete(plan) is None and states.newest(plan.output, _nothing, plan.made_by):
+        return "auto"
+    if run.start is None:
+        return "never"
+    path = Path(run.start["path"])
+    if not path.is_dir() or manifest.digest(path / manifest.NAME) != run.start["sha256"]:
+        raise CheckFailed(
+            f"the run went on from {path}, which is not what it was",
+            hint="a rerun needs that very state: bring it back there",
+        )
+    return str(path)
+
+
+def _nothing(_path: Path, _why: str) -> None:
+    return
+
+
+def compare(lora: Path, original: Path, wanted: Mapping[str, str] | None, sha256: str | None) -> Compared:
+    """The LoRA against the digests of the original's tensors; how far they are apart, where that is still there."""
+    if wanted is None:
+        return Compared(lora, original, 0, (), None)
+    found = tensors.read(lora)
+    names = sorted({*found, *wanted})
+    differ = tuple(name for name in names if found.get(name) != wanted.get(name))
+    is_there = bool(differ) and original.exists() and digests.whole(original) == sha256
+    return Compared(lora, original, len(names), differ, tensors.farthest(lora, original) if is_there else None)

@@ -1,0 +1,200 @@
+"""What a run's record is good for: to train it again when everything else is gone, and to lose nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lora_training import manifest, workspace
+from lora_training.cli import plan as plans
+from lora_training.cli import recording, rerun
+from lora_training.errors import CheckFailed
+from lora_training.supervise import record, states
+from tests.helpers import ROOT, Ran, lora
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.upstream
+SMOKE = ROOT / "configs" / "smoke.toml"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A short training of images of its own, from a configuration that is gone since."""
+
+    ran: Ran
+    folder: Path
+
+    @property
+    def lora(self) -> Path:
+        return self.folder / "out" / "cats.safetensors"
+
+    def document(self, name: str) -> dict[str, Any]:
+        return dict(json.loads((self.lora.with_suffix(".run") / name).read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def trained(sd_scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    from lora_training.smoke import images
+
+    folder = tmp_path_factory.mktemp("a b")
+    images.write(folder / "images")
+    text = SMOKE.read_text(encoding="utf-8").replace("${LORA_CACHE}/smoke/images", "images")
+    text = text.replace('"../output/smoke"', '"out"').replace('output_name = "smoke"', 'output_name = "cats"')
+    file = folder / "mine.toml"
+    file.write_text(text, encoding="utf-8")
+    env = {**os.environ, "LORA_LEARNING_RATE": "2e-3"}
+    ran = lora("train", file, "--set", "max_train_steps=3", cwd=folder, env=env)
+    file.unlink()
+    return Trained(ran, folder)
+
+
+def test_the_record_says_what_the_run_was_made_of(trained: Trained) -> None:
+    assert trained.ran.code == 0, trained.ran.err
+    made_in, inputs = trained.document("environment.json"), trained.document("inputs.json")
+    assert made_in["upstreams"]["sd-scripts"] == "6721028c79ee85a78b3a06dfd8954dae310a1cce"
+    assert "tiny-unet" in made_in["runtime"]
+    assert {"torch", "xformers", "click"} <= made_in["packages"].keys()
+    assert len(inputs["files"]["dataset"]) == 8
+    assert any(name.endswith("model_index.json") for name in inputs["files"]["models"])
+    shown = lora("runs", "show", trained.lora, cwd=ROOT)
+    assert f"dataset   8 files, sha256 {inputs['dataset']}" in shown.out
+    assert json.loads(lora("runs", "show", trained.lora, "--json", cwd=ROOT).out)["inputs"] == inputs
+
+
+def test_a_run_is_repeated_from_its_record_alone_to_the_same_bits(trained: Trained) -> None:
+    before = trained.lora.read_bytes()
+    again = lora("runs", "rerun", trained.lora, "--json", cwd=ROOT)
+    assert again.code == 0, again.err
+    found = json.loads(again.out)
+    assert (found["same"], found["differ"]) == (True, [])
+    assert found["lora"] == str(trained.folder / "out" / "cats.rerun" / "cats.safetensors")
+    assert trained.lora.read_bytes() == before
+    run = record.read(Path(found["lora"]).with_suffix(".run"))
+    assert run
+    assert run.rerun_of == str(trained.lora)
+
+
+def test_with_another_data_set_it_is_refused_by_the_images_name(trained: Trained, tmp_path: Path) -> None:
+    image = trained.folder / "images" / "circle.png"
+    before = image.read_bytes()
+    try:
+        image.write_bytes((trained.folder / "images" / "square.png").read_bytes())
+        ran = lora("runs", "rerun", trained.lora, "--output", tmp_path / "there", cwd=ROOT)
+    finally:
+        image.write_bytes(before)
+    assert ran.code == 1
+    assert f"dataset: {image} was changed" in ran.err
+    assert "--allow-changes" in ran.err
+    assert not (tmp_path / "there").exists()
+
+
+def test_the_originals_own_folder_is_no_place_for_it(trained: Trained) -> None:
+    ran = lora("runs", "rerun", trained.lora, "--output", trained.folder / "out", cwd=ROOT)
+    assert ran.code == 3
+    assert "the original is in" in ran.err
+
+
+def plan_of(trained: Trained, *sets: str) -> plans.Plan:
+    """What `lora train` would be about to do."""
+    file = trained.lora.with_suffix(".run") / "config.toml"
+    return plans.make(workspace.Workspace(ROOT), file, sets, write=True)
+
+
+def test_the_resolved_configuration_is_the_very_run(trained: Trained) -> None:
+    plan = plan_of(trained)
+    run = record.read(plan.folder)
+    assert run
+    assert plan.made_by == run.made_by
+    assert recording.complete(plan)
+
+
+def test_the_precision_of_the_launch_makes_another_run(trained: Trained) -> None:
+    assert plan_of(trained, "launch.mixed_precision=bf16").made_by != plan_of(trained).made_by
+
+
+def test_other_pins_patches_and_settings_are_named(trained: Trained) -> None:
+    plan = plan_of(trained)
+    run = record.read(plan.folder)
+    assert run
+    here = workspace.Workspace(ROOT)
+    now = recording.surroundings(here, plan)
+    original = rerun.Original(plan.folder, run)
+    assert list(rerun._differences(original, plan, now)) == []
+    now["upstreams"]["sd-scripts"] = "0123456789abcdef"
+    now["patches"]["sd-scripts/0002-more.patch"] = "abc"
+    now["runtime"]["ema"] = {"decay": 0.9}
+    assert list(rerun._differences(original, replace(plan, made_by={**plan.made_by, "config": "other"}), now)) == [
+        "upstream sd-scripts: 6721028c79ee -> 0123456789ab",
+        "patch sd-scripts/0002-more.patch: none -> abc",
+        "runtime ema: none -> {'decay': 0.9}",
+        f"config: {run.made_by['config'][:12]} -> other",
+    ]
+
+
+def test_a_run_that_began_with_a_state_needs_that_very_state(trained: Trained, tmp_path: Path) -> None:
+    plan = replace(plan_of(trained), output=tmp_path / "cats.safetensors")
+    folder = tmp_path / "state"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    manifest.write(folder, step=5, made_by={"config": "another"})
+    start = recording._start(plan, states.State(folder, 5, {"config": "another"}), None)
+    assert start
+    run = SimpleNamespace(start=start)
+    assert rerun._resume(run, plan) == str(folder)  # type: ignore[arg-type] - all that is looked at
+    manifest.write(folder, step=6, made_by={"config": "another"})
+    with pytest.raises(CheckFailed, match="which is not what it was"):
+        rerun._resume(run, plan)  # type: ignore[arg-type] - as above
+
+
+def begin(plan: plans.Plan, resume: str = "auto") -> list[str]:
+    """All that `lora train` does before it starts a child; what it has to say."""
+    said: list[str] = []
+    terminal = SimpleNamespace(note=said.append)
+    with record.alone(plan.folder):
+        recording.begin(workspace.Workspace(ROOT), plan, resume, None, terminal)  # type: ignore[arg-type] - as above
+    return said
+
+
+def test_a_lora_without_metadata_is_known_by_its_record(trained: Trained, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    plan = replace(plan_of(trained), output=tmp_path / "cats.safetensors")
+    save_file(load_file(trained.lora), plan.output)
+    assert recording.complete(plan) is None
+    plan.folder.mkdir()
+    run = record.Record("cats", "", str(plan.output), "", dict(plan.made_by))
+    run.result = {"steps": 3, "sha256": hashlib.sha256(plan.output.read_bytes()).hexdigest()}
+    run.save(plan.folder)
+    found = recording.complete(plan)
+    assert found
+    assert found.steps == 3
+    assert begin(plan) == []
+    save_file(load_file(trained.lora), plan.output, {"another": "file"})
+    assert recording.complete(plan) is None
+    assert "is kept as" in begin(plan)[0]
+
+
+def test_a_run_of_the_same_name_keeps_what_is_its_own(trained: Trained) -> None:
+    before = trained.lora.read_bytes(), trained.document("run.json")
+    assert begin(plan_of(trained)) == []
+    assert (trained.lora.read_bytes(), trained.document("run.json")) == before
+
+
+def test_another_run_of_the_same_name_puts_the_first_one_aside(trained: Trained) -> None:
+    """The last test here, for it changes what the others look at."""
+    first = trained.lora.read_bytes()
+    plan = plan_of(trained, "max_train_steps=2")
+    aside = trained.folder / "out" / "cats.1.safetensors"
+    assert f"kept as {aside.with_suffix('')}" in begin(plan)[0]
+    assert aside.read_bytes() == first
+    assert not trained.lora.exists()
+    shown = lora("runs", "show", aside, cwd=ROOT)
+    assert shown.out.startswith("cats.1: complete\n")
+    assert "result    3 steps" in shown.out

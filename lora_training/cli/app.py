@@ -11,10 +11,11 @@ import lora_training
 # name -> (module, what `lora --help` says of it); the module holds a Click command of the same name
 _COMMANDS = {
     "train": ("lora_training.cli.train", "Train a LoRA from one TOML file."),
-    "runs": ("lora_training.cli.runs", "What was and is being trained: list, show, stop."),
+    "runs": ("lora_training.cli.runs", "What was and is being trained: list, show, stop, rerun."),
     "config": ("lora_training.cli.config", "The one TOML file: check, show, explain, import and more."),
     "upstream": ("lora_training.cli.upstream", "The pinned source trees: status, sync, bump."),
     "patch": ("lora_training.cli.patch", "The changes we carry: apply, revert, verify and more."),
+    "doctor": ("lora_training.cli.doctor", "Whether this machine and checkout are in order."),
 }
 
 

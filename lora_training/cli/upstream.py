@@ -30,7 +30,7 @@ upstream.add_command(bump)
 def status(*, as_json: bool) -> None:
     """Each tree: its pin, where it came from, at its pin or not, clean, patched or drifted."""
     here = workspace.find()
-    patched = _patched(here)
+    patched = patched_files(here)
     rows = [_row(upstream_status.read(here, name), patched.get(name, ())) for name in here.upstreams]
     if as_json:
         print_json({"upstreams": rows})
@@ -62,7 +62,7 @@ def _sync_one(here: Workspace, name: str, *, discard_edits: bool) -> None:
     click.echo(f"{name}: at {pin(here, name)[:12]}, {how}")
 
 
-def _patched(here: Workspace) -> dict[str, tuple[str, ...]]:
+def patched_files(here: Workspace) -> dict[str, tuple[str, ...]]:
     """The files of each tree that our patches have changed as they should."""
     from lora_training.cli.targets import targets
     from lora_training.errors import PatchError

@@ -1,0 +1,48 @@
+"""`lora doctor`: one page that says whether this machine and checkout are in order."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from lora_training import workspace
+from lora_training.cli.output import ProgressLine, json_option, print_json
+
+if TYPE_CHECKING:
+    from lora_training.doctor.finding import Finding
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@json_option
+def doctor(*, as_json: bool) -> None:
+    """Say whether this machine and checkout are in order. Exit code 1 when there is a problem."""
+    from lora_training.cli import health
+
+    here = workspace.find()
+    progress = ProgressLine()
+    try:
+        found = list(health.examine(here, progress))
+    finally:
+        progress.close()
+    counts = {level: sum(each.level == level for each in found) for level in ("problem", "warn")}
+    if as_json:
+        print_json({"ok": not counts["problem"], "findings": [asdict(each) for each in found]})
+    else:
+        for each in found:
+            _print(each)
+        click.echo(_verdict(counts["problem"], counts["warn"]))
+    if counts["problem"]:
+        click.get_current_context().exit(1)
+
+
+def _print(each: Finding) -> None:
+    click.echo(f"{each.level:<8} {each.about:<12} {each.text}")
+    for line in (each.hint or "").splitlines():
+        click.echo(f"{'':<21} {line}")
+
+
+def _verdict(problems: int, warnings: int) -> str:
+    said = f"{problems} problem{'s' * (problems != 1)}" if problems else "in order"
+    return f"{said}, {warnings} warning{'s' * (warnings != 1)}" if warnings else said

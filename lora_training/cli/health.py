@@ -1,0 +1,93 @@
+"""`lora doctor`'s part that is about the checkout: upstreams, patches, runtime patches. Where the rooms meet."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from lora_training.doctor import finding, machine, packages
+from lora_training.doctor import torch as torches
+from lora_training.doctor.finding import ok, problem, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from lora_training.doctor.finding import Finding
+    from lora_training.workspace import Workspace
+
+_SHOWN = 5
+
+
+def examine(here: Workspace, say: Callable[[str], None]) -> Iterator[Finding]:
+    """Every finding, in the page's order; `say` is told what takes seconds."""
+    from lora_training.launch import gpus
+    from lora_training.supervise import environment
+
+    checks: dict[str, Callable[[], Iterable[Finding]]] = {
+        "python": machine.python,
+        "git": lambda: machine.git(here.root),
+        "packages": lambda: packages.against(here.root / "requirements" / "train.txt", environment.packages()),
+        "transformers": lambda: packages.transformers(here.upstream("transformers").path),
+        "torch": lambda: torches.findings(_probe(say), gpus.described()),
+        "upstream": lambda: _upstreams(here),
+        "patches": lambda: _patches(here),
+        "runtime": lambda: _runtime(here),
+        "disk": lambda: machine.disk([here.root, here.cache]),
+        "folders": lambda: machine.writable({"cache": here.cache, "state": here.state}),
+    }
+    for name, check in checks.items():
+        yield from finding.of(name, check)
+
+
+def _probe(say: Callable[[str], None]) -> dict[str, object]:
+    say("importing torch, which takes a moment")
+    return torches.probe(sys.executable)
+
+
+def _upstreams(here: Workspace) -> Iterator[Finding]:
+    """Each tree at its pin, with no edits but those of our patches."""
+    from lora_training.cli.upstream import patched_files
+    from lora_training.upstream import status
+
+    patched = patched_files(here)
+    for name in here.upstreams:
+        read = status.read(here, name)
+        sync = f"`lora upstream sync {name}`"
+        if read.commit is None:
+            yield problem("upstream", f"{name} is not there", f"{sync} brings it; README, Mirrors, where that fails")
+        elif not read.at_pin:
+            yield problem("upstream", f"{name} is at {read.commit[:12]}, not at its pin {read.pin[:12]}", sync)
+        else:
+            yield ok("upstream", f"{name} at its pin {read.pin[:12]}, from {read.source}")
+            edits = [path for path in read.changed if path not in patched.get(name, ())]
+            if edits:
+                more = f" and {len(edits) - _SHOWN} more" if edits[_SHOWN:] else ""
+                text = f"{name} has edits that are no patch: {', '.join(edits[:_SHOWN])}{more}"
+                yield problem("upstream", text, f"`lora patch new` keeps them; {sync} --discard-edits drops them")
+
+
+def _patches(here: Workspace) -> Iterator[Finding]:
+    """Every patch in, nothing drifted."""
+    from lora_training.cli.targets import targets
+    from lora_training.patching import lockfile, verify
+    from lora_training.upstream import pins
+
+    there = [target for target in targets(here) if pins.head(here.upstream(target.name)).commit]
+    problems = verify.trees(here, there).problems
+    for each in problems:
+        yield problem("patches", f"{each.upstream}: {each.what}".removeprefix(": "), each.mend or None)
+    if not problems:
+        stacks = lockfile.read(here.patches)
+        names = [f"{target.name}/{patch.name}" for target in there for patch in stacks[target.name].patches]
+        yield ok("patches", f"verified: {', '.join(names)}") if names else warn("patches", "no tree to verify them in")
+
+
+def _runtime(here: Workspace) -> Iterator[Finding]:
+    """Whether the runtime patches fit what they change."""
+    from lora_training.cli import runtime_targets
+    from lora_training.runtime import registry
+
+    problems = runtime_targets.problems(here)
+    yield from (problem("runtime", each.what, each.mend) for each in problems)
+    if not problems and runtime_targets.files(here):
+        yield ok("runtime", f"all {len(registry.available())} runtime patches fit")

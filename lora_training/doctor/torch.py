@@ -1,0 +1,111 @@
+"""torch, torchvision and xformers, imported in a process of its own; and whether torch can use the GPUs there are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from lora_training.doctor.finding import Finding, ok, problem, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lora_training.launch.gpus import Gpu
+
+_TIMEOUT_S = 300
+# The least driver for each major version of CUDA, whose minor versions it runs all (NVIDIA, CUDA Toolkit release notes,
+# "CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility", Linux).
+_DRIVERS = {11: (450, 80), 12: (525, 60), 13: (580,)}
+_MEND = "`make setup` installs what is pinned"
+_PROBE = """
+import importlib, json, sys
+found = {"errors": {}}
+for name in ("torch", "torchvision", "xformers"):
+    try:
+        module = importlib.import_module(name)
+        found[name] = getattr(module, "__version__", "unknown")
+    except BaseException as exc:
+        found["errors"][name] = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+if "torch" in found:
+    cuda = sys.modules["torch"].cuda
+    found["cuda"] = sys.modules["torch"].version.cuda
+    try:
+        found["gpus"] = [cuda.get_device_name(n) for n in range(cuda.device_count())] if cuda.is_available() else []
+        for number in range(len(found["gpus"])):
+            (sys.modules["torch"].ones(2, device=f"cuda:{number}") + 1).sum().item()
+    except BaseException as exc:
+        found["errors"]["cuda"] = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+print("\\n" + json.dumps(found))
+"""
+
+
+def probe(python: str = sys.executable) -> dict[str, Any]:
+    """What importing them says: versions, `cuda` (that torch was built for), `gpus` (names), `errors` by name."""
+    try:
+        # from the root folder: a `torch` in the current one would be imported
+        done = subprocess.run(
+            [python, "-c", _PROBE],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT_S,
+            errors="replace",
+        )
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+    except subprocess.TimeoutExpired:
+        return {"errors": {"torch": f"importing it takes more than {_TIMEOUT_S} seconds"}}
+    except (OSError, ValueError, IndexError):
+        return {"errors": {"torch": "the process that imports it ends without a word"}}
+
+
+def findings(found: dict[str, Any], gpus: Sequence[Gpu]) -> Iterator[Finding]:
+    """What `probe` said, held against the GPUs that the driver knows."""
+    errors = found["errors"]
+    yield from (_imported(name, found, errors) for name in ("torch", "torchvision", "xformers"))
+    if "torch" in found:
+        yield from _cuda(found, errors, gpus)
+
+
+def _imported(name: str, found: dict[str, Any], errors: dict[str, str]) -> Finding:
+    if name not in errors:
+        built = f", for CUDA {found['cuda']}" if name == "torch" and found.get("cuda") else ""
+        return ok(name, f"{found.get(name, 'not asked')}{built}")
+    text = f"cannot be imported: {errors[name]}"
+    # upstream does without, unless its flag asks for it
+    return warn(name, text, _MEND) if name == "xformers" else problem(name, text, _MEND)
+
+
+def _cuda(found: dict[str, Any], errors: dict[str, str], gpus: Sequence[Gpu]) -> Iterator[Finding]:
+    if not gpus:
+        text = "none that a driver knows; trainings run on the CPU"
+        yield warn("gpu", text, "enough for the smoke run; in a container: docker run --gpus all ...")
+        return
+    for gpu in gpus:
+        memory = f", {gpu.memory_mb} MB" if gpu.memory_mb else ""
+        yield ok("gpu", f"{gpu.name}{memory}, driver {gpu.driver}")
+    if "cuda" in errors or not found.get("gpus"):
+        yield _unusable(found.get("cuda"), gpus[0].driver, errors.get("cuda"))
+
+
+def _unusable(cuda: str | None, driver: str, error: str | None) -> Finding:
+    if cuda is None:
+        return problem("gpu", "torch is a build for CPUs only", _MEND)
+    if is_too_old(driver, cuda):
+        least = ".".join(map(str, _DRIVERS[int(cuda.partition(".")[0])]))
+        return problem(
+            "gpu", f"driver {driver} is too old for torch's CUDA {cuda}", f"it takes driver {least} or newer"
+        )
+    why = f": {error}" if error else ""
+    return problem("gpu", f"torch cannot use it{why}", "is CUDA_VISIBLE_DEVICES set? does `nvidia-smi` work?")
+
+
+def is_too_old(driver: str, cuda: str) -> bool:
+    """Whether a driver does not run programs built for that CUDA; False where that is not known."""
+    try:
+        least = _DRIVERS.get(int(cuda.partition(".")[0]), ())
+        return tuple(map(int, driver.split(".")))[: len(least)] < least
+    except ValueError:
+        return False

@@ -52,18 +52,18 @@ def _upstreams(here: Workspace) -> Iterator[Finding]:
     patched = patched_files(here)
     for name in here.upstreams:
         read = status.read(here, name)
-        sync = f"`lora upstream sync {name}`"
+        sync = f"lora upstream sync {name}"
         if read.commit is None:
-            yield problem("upstream", f"{name} is not there", f"{sync} brings it; README, Mirrors, where that fails")
+            yield problem("upstream", f"{name} is not there", f"`{sync}` brings it; README, Mirrors, where that fails")
         elif not read.at_pin:
-            yield problem("upstream", f"{name} is at {read.commit[:12]}, not at its pin {read.pin[:12]}", sync)
+            yield problem("upstream", f"{name} is at {read.commit[:12]}, not at its pin {read.pin[:12]}", f"`{sync}`")
         else:
             yield ok("upstream", f"{name} at its pin {read.pin[:12]}, from {read.source}")
             edits = [path for path in read.changed if path not in patched.get(name, ())]
             if edits:
                 more = f" and {len(edits) - _SHOWN} more" if edits[_SHOWN:] else ""
                 text = f"{name} has edits that are no patch: {', '.join(edits[:_SHOWN])}{more}"
-                yield problem("upstream", text, f"`lora patch new` keeps them; {sync} --discard-edits drops them")
+                yield problem("upstream", text, f"`lora patch new` keeps them; `{sync} --discard-edits` drops them")
 
 
 def _patches(here: Workspace) -> Iterator[Finding]:
@@ -88,6 +88,9 @@ def _runtime(here: Workspace) -> Iterator[Finding]:
     from lora_training.runtime import registry
 
     problems = runtime_targets.problems(here)
-    yield from (problem("runtime", each.what, each.mend) for each in problems)
-    if not problems and runtime_targets.files(here):
+    if problems:
+        # one cause, such as a patch that is not applied, has many of these
+        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        yield problem("runtime", f"{problems[0].what}{more}", problems[0].mend)
+    elif runtime_targets.files(here):
         yield ok("runtime", f"all {len(registry.available())} runtime patches fit")

@@ -41,7 +41,8 @@ def list_(*, as_json: bool) -> None:
         click.echo("no run yet: `lora train FILE` starts one")
     for folder, run in found:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))
-        click.echo(f"{run.name}: {_state(folder, run)}, {len(run.attempts)} attempts, {started}, {run.output}")
+        again = "a rerun, " if run.rerun_of else ""
+        click.echo(f"{run.name}: {_state(folder, run)}, {again}{len(run.attempts)} attempts, {started}, {run.output}")
 
 
 @runs.command()
@@ -62,7 +63,7 @@ def show(name: str, *, as_json: bool) -> None:
 @json_option
 def stop(name: str, *, as_json: bool) -> None:
     """Have the run NAME save its state at the next step and end; the same `lora train` goes on from there."""
-    folder, run = _one(name)
+    folder, run = _one(name, alive=True)
     if not record.is_alive(folder):
         raise LoraError(f"{run.name} is not running", hint="`lora runs list` shows what is")
     (folder / record.STOP).touch()
@@ -94,16 +95,24 @@ def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool,
         click.get_current_context().exit(1)
 
 
-def _one(name: str) -> tuple[Path, Record]:
+def _one(name: str, *, alive: bool = False) -> tuple[Path, Record]:
+    """The run of that name or place. Of several, the `alive` one if that is wanted, else the one that is no rerun."""
     found = shelf.runs(workspace.find())
     path = Path(name).absolute()
     matching = [(folder, run) for folder, run in found if name == run.name or path in (folder, Path(run.output))]
     if not matching:
+        # not on the shelf: of another checkout, or of one that cannot be written to
+        places = dict.fromkeys((path, path.with_suffix(".run")))
+        matching = [(folder, run) for folder in places if (run := record.read(folder))]
+    if not matching:
         known = ", ".join(dict.fromkeys(run.name for _, run in found)) or "none yet"
         raise LoraError(f"there is no run {name!r}", hint=f"runs: {known}")
     if len(matching) > 1:
-        places = "\n".join(str(folder) for folder, _ in matching)
-        raise LoraError(f"there are {len(matching)} runs {name!r}", hint=f"name one by its folder:\n{places}")
+        preferred = [pair for pair in matching if (record.is_alive(pair[0]) if alive else pair[1].rerun_of is None)]
+        matching = preferred or matching
+    if len(matching) > 1:
+        folders = "\n".join(str(folder) for folder, _ in matching)
+        raise LoraError(f"there are {len(matching)} runs {name!r}", hint=f"name one by its folder:\n{folders}")
     return matching[0]
 
 

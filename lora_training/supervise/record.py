@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from contextlib import contextmanager
@@ -89,9 +88,13 @@ def _lock_file(folder: Path) -> IO[str]:
 
 def is_alive(folder: Path) -> bool:
     """Whether some process holds the run's folder."""
-    with contextlib.suppress(OSError, LoraError), _glance(folder):
+    try:
+        with _glance(folder):
+            return False
+    except FileNotFoundError:
         return False
-    return True
+    except (OSError, LoraError):
+        return True
 
 
 @contextmanager

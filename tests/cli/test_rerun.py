@@ -14,8 +14,8 @@ import pytest
 
 from lora_training import manifest, workspace
 from lora_training.cli import plan as plans
-from lora_training.cli import recording, rerun
-from lora_training.errors import CheckFailed
+from lora_training.cli import recording, rerun, runs
+from lora_training.errors import CheckFailed, LoraError
 from lora_training.supervise import record, states
 from tests.helpers import ROOT, Ran, lora
 
@@ -79,6 +79,29 @@ def test_a_run_is_repeated_from_its_record_alone_to_the_same_bits(trained: Train
     run = record.read(Path(found["lora"]).with_suffix(".run"))
     assert run
     assert run.rerun_of == str(trained.lora)
+
+
+def test_a_run_that_another_checkout_made_is_found_by_its_place(tmp_path: Path) -> None:
+    record.Record("dogs", "", str(tmp_path / "dogs.safetensors"), "", {}).save(tmp_path)
+    folder = tmp_path.rename(tmp_path.with_name("dogs.run"))
+    for place in (folder, folder.with_suffix(".safetensors")):
+        assert json.loads(lora("runs", "show", place, "--json", cwd=ROOT).out)["folder"] == str(folder)
+
+
+def test_by_its_name_alone_a_run_is_the_one_that_repeats_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, again = (record.Record("cats", "", str(tmp_path / name / "cats.safetensors"), "", {}) for name in "ab")
+    again.rerun_of = first.output
+    kept = [(Path(run.output).with_suffix(".run"), run) for run in (again, first)]
+    monkeypatch.setattr("lora_training.supervise.shelf.runs", lambda _here: kept)
+    assert runs._one("cats") == kept[1]
+    assert runs._one(again.output) == kept[0]
+    with record.alone(kept[0][0]):
+        assert runs._one("cats", alive=True) == kept[0]
+    again.rerun_of = None
+    with pytest.raises(LoraError, match="there are 2 runs"):
+        runs._one("cats")
 
 
 def test_with_another_data_set_it_is_refused_by_the_images_name(trained: Trained, tmp_path: Path) -> None:

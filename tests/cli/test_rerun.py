@@ -88,6 +88,15 @@ def test_a_run_that_another_checkout_made_is_found_by_its_place(tmp_path: Path) 
         assert json.loads(lora("runs", "show", place, "--json", cwd=ROOT).out)["folder"] == str(folder)
 
 
+def test_a_data_set_that_was_moved_is_the_same_data_set() -> None:
+    def of(folder: str, **more: str) -> str:
+        return recording._together({f"{folder}/a.png": "1", f"{folder}/b/c.png": "2", **more})
+
+    assert of("/here") == of("/there/and/then")
+    assert of("/here") != of("/here", **{"/here/d.png": "2"})
+    assert recording._together({}) == recording._together({})
+
+
 def test_by_its_name_alone_a_run_is_the_one_that_repeats_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

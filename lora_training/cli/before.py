@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from lora_training.workspace import Workspace
 
 
-def check(here: Workspace, plan: Plan) -> None:
-    """Say what may go wrong with a training. Raises ConfigError for what will, all of it at once."""
+def check(here: Workspace, plan: Plan, *, keeps: bool) -> None:
+    """Say what may go wrong with a training. Raises ConfigError for what will, all of it at once.
+
+    `keeps`: what lies under the run's name is put aside and not written over.
+    """
     from lora_training.cli.output import ProgressLine
     from lora_training.preflight import checks
 
@@ -27,7 +30,7 @@ def check(here: Workspace, plan: Plan) -> None:
         return
     progress = ProgressLine()
     try:
-        found = checks.run(_job(here, plan), progress, quick=plan.config.run.checks == "quick")
+        found = checks.run(_job(here, plan, keeps=keeps), progress, quick=plan.config.run.checks == "quick")
     finally:
         progress.close()
     for finding in found:
@@ -36,14 +39,14 @@ def check(here: Workspace, plan: Plan) -> None:
     _refuse([finding for finding in found if finding.severity == "error"])
 
 
-def _job(here: Workspace, plan: Plan) -> Job:
+def _job(here: Workspace, plan: Plan, *, keeps: bool) -> Job:
     from lora_training.preflight.finding import Job, flags
 
     script = str(plan.tree.path / f"{plan.config.script}.py")
     words = list(plan.spec.argv[plan.spec.argv.index(script) + 1 :])
     dataset = json.loads(plan.dataset) if plan.dataset else None
     cache = here.cache / "checked"
-    return Job(plan.config.script, flags(words), dataset, plan.output, plan.spec.cwd, {**os.environ}, cache)
+    return Job(plan.config.script, flags(words), dataset, plan.output, plan.spec.cwd, {**os.environ}, cache, keeps)
 
 
 def _refuse(errors: Sequence[Finding]) -> None:

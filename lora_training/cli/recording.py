@@ -38,23 +38,36 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, termina
     The fields that its record begins with.
     """
     earlier = record.read(plan.folder)
-    if resume == "never" or _is_anothers(plan, earlier):
-        moved = aside.put(plan.output, plan.folder, states=state is None)
+    is_own = earlier is not None and earlier.made_by == dict(plan.made_by) and resume != "never"
+    if puts_aside(plan, resume):
+        moved = aside.put_lora(plan.output) if is_own else aside.put(plan.output, plan.folder, states=state is None)
         if moved:
-            shelf.add(here, moved)
+            shelf.add(here, moved.with_suffix(plan.folder.suffix))
             terminal.note(f"what an earlier run left under this name is kept as {moved.with_suffix('')}")
-        earlier = None
-    if earlier is not None and earlier.made_by != dict(plan.made_by):
+    if not is_own:
         earlier = None
     _write(here, plan, terminal, goes_on=bool(earlier and state))
     return {"attempts": earlier.attempts if earlier else [], "start": _start(plan, state, earlier)}
 
 
-def _is_anothers(plan: Plan, earlier: Record | None) -> bool:
-    """Whether there are LoRAs under this run's name that it did not make."""
-    if plan.output.exists() and not results.is_made_by(plan.output, plan.made_by) and not _recorded(plan, earlier):
+def puts_aside(plan: Plan, resume: str) -> bool:
+    """Whether what is under this run's name is put aside: LoRAs that it did not make, or a run to begin anew."""
+    earlier = record.read(plan.folder)
+    if resume == "never":
         return True
-    return earlier is not None and earlier.made_by != dict(plan.made_by) and bool(aside.checkpoints(plan.output))
+    if earlier is None or earlier.made_by == dict(plan.made_by):
+        return plan.output.exists() and _is_anothers(plan, earlier)
+    return plan.output.exists() or bool(aside.checkpoints(plan.output))
+
+
+def _is_anothers(plan: Plan, own: Record | None) -> bool:
+    """Whether the LoRA that is there is none of this run's; `own` is this run's record, if it was begun before."""
+    if results.is_made_by(plan.output, plan.made_by):
+        return False
+    # without metadata, as when its end was cut off, it is what this run was about to write, or did write
+    metadata = results.metadata_of(plan.output)
+    says_other = any(f"lora_{name}" in metadata for name in plan.made_by)
+    return own is None or says_other or (own.result is not None and _recorded(plan, own) is None)
 
 
 def _recorded(plan: Plan, earlier: Record | None) -> dict[str, Any] | None:

@@ -89,7 +89,7 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
         if done:
             terminal.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
-        before.check(here, plan)
+        before.check(here, plan, keeps=recording.puts_aside(plan, resume))
         state = _state(plan, resume, terminal)
         began = {**recording.begin(here, plan, resume, state, terminal), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)

@@ -92,10 +92,11 @@ def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
     number = saves.count(job, subsets)
     lora = max(loras, default=0) or sizes.lora(job) or 0
     state = max(states, default=0) or sizes.state(job) or 0
-    more = max(0, number.loras - len(loras))
+    there = (0, 0) if job.keeps else (len(loras), len(states))
+    more = max(0, number.loras - there[0])
     disk.add(more, lora, "LoRAs")
     # a state is written beside the one that it replaces
-    disk.add(max(1, number.states - len(states)) if number.states else 0, state, "states")
+    disk.add(max(1, number.states - there[1]) if number.states else 0, state, "states")
     sure = (lora if loras else lora // _MARGIN) if more else 0
     sure += (state if states else state // _MARGIN) if number.states else 0
     return max(_LEAST, sure)

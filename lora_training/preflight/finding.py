@@ -26,7 +26,8 @@ class Job:
     """A training to come: its script, its flags as upstream is given them, and the LoRA that it will write.
 
     `dataset` is upstream's dataset configuration, if there is one beside the flags; `cwd` is where upstream runs;
-    `cache` is a folder to remember in what was found good, None to remember nothing.
+    `cache` is a folder to remember in what was found good, None to remember nothing. With `keeps`, what is there under
+    the LoRA's name is put aside and not written over.
     """
 
     script: str
@@ -36,6 +37,7 @@ class Job:
     cwd: Path
     environ: Mapping[str, str] = field(default_factory=dict)
     cache: Path | None = None
+    keeps: bool = False
 
     def value(self, name: str) -> str | None:
         """A flag's one value; None when it is not given, or is a switch."""

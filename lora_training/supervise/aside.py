@@ -33,6 +33,11 @@ def put(output: Path, folder: Path, *, states: bool) -> Path | None:
     return aside
 
 
+def put_lora(output: Path) -> Path:
+    """Rename the LoRA alone; its new place."""
+    return output.rename(output.with_name(f"{_free(output)}{output.suffix}"))
+
+
 def checkpoints(output: Path) -> list[Path]:
     """The LoRAs that were saved on the way to `output`."""
     return [path for path in _of(output) if path.suffix == output.suffix and path != output]

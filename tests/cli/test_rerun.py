@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,20 +214,34 @@ def test_a_lora_without_metadata_is_known_by_its_record(trained: Trained, tmp_pa
     assert "is kept as" in begin(plan)[0]
 
 
+def test_a_lora_whose_end_was_cut_off_is_the_runs_own(trained: Trained, tmp_path: Path) -> None:
+    plan = replace(plan_of(trained), output=tmp_path / "cats.safetensors")
+    plan.folder.mkdir()
+    record.Record("cats", "", str(plan.output), "", dict(plan.made_by), attempts=[{"from_step": 0}]).save(plan.folder)
+    checkpoint = tmp_path / "cats-step00000002.safetensors"
+    checkpoint.write_bytes(b"a checkpoint")
+    plan.output.write_bytes(trained.lora.read_bytes()[:-9])
+    assert begin(plan) == []
+    # one that says that another made it goes, and the run's own checkpoints stay
+    plan.output.write_bytes(trained.lora.read_bytes().replace(plan.made_by["config"].encode(), b"0" * 64))
+    assert f"kept as {tmp_path}/cats.1" in begin(plan)[0]
+    assert checkpoint.exists()
+    assert (tmp_path / "cats.1.safetensors").exists()
+
+
 def test_a_run_of_the_same_name_keeps_what_is_its_own(trained: Trained) -> None:
     before = trained.lora.read_bytes(), trained.document("run.json")
     assert begin(plan_of(trained)) == []
     assert (trained.lora.read_bytes(), trained.document("run.json")) == before
 
 
-def test_another_run_of_the_same_name_puts_the_first_one_aside(trained: Trained) -> None:
-    """The last test here, for it changes what the others look at."""
-    first = trained.lora.read_bytes()
-    plan = plan_of(trained, "max_train_steps=2")
-    aside = trained.folder / "out" / "cats.1.safetensors"
+def test_another_run_of_the_same_name_puts_the_first_one_aside(trained: Trained, tmp_path: Path) -> None:
+    output = shutil.copytree(trained.lora.parent, tmp_path / "out") / trained.lora.name
+    plan = replace(plan_of(trained, "max_train_steps=2"), output=output)
+    aside = output.with_name("cats.1.safetensors")
     assert f"kept as {aside.with_suffix('')}" in begin(plan)[0]
-    assert aside.read_bytes() == first
-    assert not trained.lora.exists()
+    assert aside.read_bytes() == trained.lora.read_bytes()
+    assert not output.exists()
     shown = lora("runs", "show", aside, cwd=ROOT)
     assert shown.out.startswith("cats.1: complete\n")
     assert "result    3 steps" in shown.out

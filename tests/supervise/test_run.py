@@ -53,7 +53,8 @@ for step in range(begin + 1, 7):
     if todo and not (todo.get("once") and once.exists()):
         once.touch()
         if "say" in todo: print(todo["say"], flush=True)
-        if "hang" in todo: signal.pause()
+        if "hang" in todo:
+            while not Path(os.environ["LORA_EVENTS"]).with_name(todo["hang"]).exists(): time.sleep(0.02)
         os._exit(todo.get("code", 1)) if "kill" not in todo else os.kill(os.getpid(), todo["kill"])
 lora(out, plan.get("steps", 6))
 """
@@ -164,7 +165,7 @@ def test_what_no_restart_mends_is_reported_at_once(bench: Bench) -> None:
 
 
 def test_a_training_that_hangs_is_ended_and_started_again(bench: Bench) -> None:
-    assert bench.go({"3": {"once": True, "hang": 1}}, patience=Patience(stall=1.5)).steps == 6
+    assert bench.go({"3": {"once": True, "hang": "nothing"}}, patience=Patience(stall=1.5)).steps == 6
     assert any("no progress" in note for note in bench.notes.said)
 
 
@@ -173,8 +174,9 @@ def test_one_that_stops_short_is_no_success(bench: Bench) -> None:
         bench.go({"steps": 4})
 
 
-def test_asked_to_stop_from_elsewhere_it_stops(bench: Bench) -> None:
-    order = bench.order({"3": {"hang": 1}})
+@pytest.mark.parametrize("sees_stop_file", [True, False])
+def test_asked_to_stop_from_elsewhere_it_stops(bench: Bench, sees_stop_file: bool) -> None:
+    order = bench.order({"3": {"hang": "stop" if sees_stop_file else "nothing"}}, sees_stop_file=sees_stop_file)
 
     def stop(event: dict[str, Any]) -> None:
         if event.get("step") == 3:

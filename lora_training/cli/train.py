@@ -53,12 +53,26 @@ def train(  # noqa: PLR0913 - one argument an option
     # no patch command may change the trees: each attempt imports upstream anew, and upstream imports late
     with site.shared_lock(here):
         plan = plans.make(here, file, sets, write=not dry_run)
-        if dry_run:
-            click.echo(plan.spec.shell())
-            return
+        resume = resume or plan.config.run.resume
         with closing(Terminal(verbose=verbose)) as terminal:
-            result = run(here, plan, resume or plan.config.run.resume, terminal)
+            if dry_run:
+                _rehearse(plan, resume, terminal)
+                return
+            result = run(here, plan, resume, terminal)
     report(plan, result)
+
+
+def _rehearse(plan: Plan, resume: str, terminal: Terminal) -> None:
+    """Print what `run` would start, and say what it would say of the state to go on from."""
+    from lora_training.cli import recording
+    from lora_training.supervise import states
+
+    if resume == "auto" and recording.complete(plan):
+        terminal.note("this run is complete; this is the command that would train it anew")
+        state = None
+    else:
+        state = _state(plan, resume, terminal)
+    click.echo(replace(plan.spec, argv=(*plan.spec.argv, *states.flags(state))).shell())
 
 
 def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: Path | None = None) -> Result:

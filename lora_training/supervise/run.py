@@ -61,8 +61,8 @@ class Order:
 
     def attempt(self, state: State | None) -> LaunchSpec:
         """The child to start, from the beginning or from a state."""
-        flags = ["--resume", str(state.path), "--skip_until_initial_step"] if state else []
-        return replace(self.spec, argv=(*self.spec.argv, *flags), env={**self.spec.env, _SUPERVISOR: str(os.getpid())})
+        argv = (*self.spec.argv, *states.flags(state))
+        return replace(self.spec, argv=argv, env={**self.spec.env, _SUPERVISOR: str(os.getpid())})
 
 
 @dataclass

@@ -55,6 +55,11 @@ def newest(
     return None
 
 
+def flags(state: State | None) -> tuple[str, ...]:
+    """Upstream's flags to go on from a state, or none to begin."""
+    return ("--resume", str(state.path), "--skip_until_initial_step") if state else ()
+
+
 def clear_passing(output: Path, *, before: int | None = None) -> None:
     """Remove the states that were saved only for the run to go on from, of all steps or of those below `before`."""
     for folder in _folders(output):

@@ -171,6 +171,10 @@ def test_stopped_and_killed_it_ends_with_the_bits_of_a_run_that_was_not(sd_scrip
         pass
     assert running_on(output) == ""
 
+    rehearsed = lora("train", SMOKE, *given(output, *sets), "--dry-run", cwd=ROOT)
+    assert "going on from step" in rehearsed.err
+    assert rehearsed.out.rstrip().endswith("-state --skip_until_initial_step")
+
     last = start(output, *sets)
     assert last.wait() == 0
     assert "going on from step" in said(last)

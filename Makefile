@@ -6,7 +6,7 @@ CONFIG ?= configs/smoke.toml
 T ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test lint patch-apply patch-revert patch-verify requirements compat
+.PHONY: help setup setup-dev train test lint patch-apply patch-revert patch-verify requirements compat bench
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18
@@ -37,6 +37,11 @@ patch-revert: setup  ## take every patch out
 
 patch-verify: setup  ## whether the trees are what they should be
 	@$(LORA) patch verify
+
+bench: setup-dev     ## measure: patching, the way to the first step, the cost of a step
+	@.venv/bin/python -m benchmarks.patching
+	@.venv/bin/python -m benchmarks.launching
+	@.venv/bin/python -m benchmarks.runtime
 
 compat: setup-dev    ## try the trios of torch, torchvision and xformers; writes docs/compat.md
 	@.venv/bin/python -m tools.compat

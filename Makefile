@@ -4,6 +4,8 @@ LORA := .venv/bin/lora
 CONFIG ?= configs/smoke.toml
 # given as `make test T="tests/patching -k symlink"`
 T ?=
+# so many tests at a time, a file's in one process
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev train test lint patch-apply patch-revert patch-verify requirements compat bench
@@ -21,7 +23,7 @@ train: setup     ## train: make train CONFIG=configs/smoke.toml
 	@$(LORA) train "$(CONFIG)"
 
 test: setup-dev  ## the whole test suite
-	@.venv/bin/python -m pytest --cov --cov-report=term:skip-covered $(T)
+	@.venv/bin/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder --cov --cov-report=term:skip-covered $(T)
 
 lint: setup-dev  ## style, types, stale documents
 	@.venv/bin/ruff check

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,12 @@ from lora_training import workspace
 from lora_training.upstream import pins
 from tests.helpers import ROOT
 
+LONGEST = ("image/test_image.py", "cli/test_train.py", "launch/test_two_processes.py", "runtime/test_exact_resume.py")
 HOW_TO_GET_IT = "needs the real sd-scripts: `lora upstream sync` brings it (see README, Mirrors)"
+
+# a shell's background jobs have it ignored, and so would all that is started here
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +34,11 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of whoever runs the tests reaches them."""
     for name in [name for name in os.environ if name.startswith(("LORA_", "GIT_"))]:
         monkeypatch.delenv(name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

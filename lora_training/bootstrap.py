@@ -102,7 +102,8 @@ class Setup:
     def _sd_scripts(self) -> bool:
         """Bring sd-scripts; whether it is here. One that was out of reach is not asked for again for a while."""
         failed = self.state / "sd-scripts-unreachable"
-        if failed.exists() and time.time() - failed.stat().st_mtime < _PAUSE_S and not self._has_sd_scripts():
+        # less than nothing when the clock has been set back
+        if failed.exists() and 0 <= time.time() - failed.stat().st_mtime < _PAUSE_S and not self._has_sd_scripts():
             say("sd-scripts was out of reach a moment ago; `lora upstream sync` tries again at once")
             return False
         code = self._lora("upstream", "sync", "sd-scripts", allowed=(0, _UPSTREAM_MISSING))

@@ -368,3 +368,14 @@ def test_a_network_argument_without_a_value_is_refused(checked) -> None:
 def test_a_state_to_resume_from_that_is_not_there_is_an_error(checked) -> None:
     said(checked('[run]\nresume = "states/none"'), "resume", "does not exist")
     assert not checked('[run]\nresume = "never"')
+
+
+@pytest.mark.parametrize("optimizer", ["Prodigy", "DAdaptAdam"])
+def test_an_optimizer_of_one_rate_does_not_go_with_lora_plus(checked, optimizer: str) -> None:
+    def given(ratio: float, name: str) -> tuple[Problem, ...]:
+        text = f'optimizer_type = "{name}"\nlearning_rate = 1.0\n[x.network_args]\nloraplus_lr_ratio = {ratio}'
+        return checked(text, script="train_network", module="networks.lora")
+
+    said(given(16, optimizer), "one learning rate", "loraplus_lr_ratio")
+    assert not given(1, optimizer)
+    assert not given(16, "AdamW")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_training.config import nearest, paths
 from lora_training.config.schema import networks
@@ -42,7 +42,7 @@ def _arguments(view: View, module: str, tree: Path) -> Iterator[Problem]:
     known = networks.arguments(tree, module)
     if known is None:
         return
-    for place, name in _names(view.value("network_args")):
+    for place, name, _ in view.pairs("network_args"):
         if name in known:
             continue
         hint = nearest.hint(name, known)
@@ -50,11 +50,3 @@ def _arguments(view: View, module: str, tree: Path) -> Iterator[Problem]:
         path = (*view.path("network_args"), place)
         legal = f"it reads: {', '.join(sorted(known))}"
         yield view.config.problem(message, path, hint=hint or legal, severity="error" if hint else "warning")
-
-
-def _names(value: Any) -> Iterator[tuple[str | int, str]]:
-    if isinstance(value, dict):
-        yield from ((name, name) for name in value)
-    elif isinstance(value, list):
-        words = ((number, word) for number, word in enumerate(value) if isinstance(word, str) and "=" in word)
-        yield from ((number, word.partition("=")[0]) for number, word in words)

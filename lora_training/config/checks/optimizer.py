@@ -89,8 +89,20 @@ def _package(view: View, name: str, key: str, installed: Callable[[str], bool] |
 def _rates(view: View, name: str) -> Iterator[Problem]:
     if not name.lower().rpartition(".")[2].startswith(_ADAPTIVE):
         return
+    yield from _one_rate(view, name)
     for key in ("learning_rate", "unet_lr"):
         rate = view.number(key)
         if rate is not None and 0 < rate <= _LOW:
             message = f"{name} finds the learning rate by itself: `{key}` = {rate} only slows it down"
             yield view.problem(message, key, hint=f"set {key} = 1.0", severity="warning")
+
+
+def _one_rate(view: View, name: str) -> Iterator[Problem]:
+    """LoRA+ gives the up matrices another rate, at which these packages' optimizers raise in their first step."""
+    if _NAMES.get(name.lower(), ("", ""))[1] not in ("prodigyopt", "dadaptation"):
+        return
+    for place, key, value in view.pairs("network_args"):
+        if key.startswith("loraplus_") and str(value) not in ("1", "1.0"):
+            message = f"{name} takes one learning rate for all, and `{key}` = {value} makes two of it"
+            path = (*view.path("network_args"), place)
+            yield view.config.problem(message, path, hint=f"leave {key} out, or choose another optimizer")

@@ -61,6 +61,15 @@ class View:
         """Whether a switch is on, or a value neither zero, empty nor absent."""
         return bool(self.value(key))
 
+    def pairs(self, key: str) -> Iterator[tuple[str | int, str, Any]]:
+        """A flag's key=value words, or the table of them: the place of each below the flag, its name, its value."""
+        given = self.value(key)
+        if isinstance(given, dict):
+            yield from ((name, name, item) for name, item in given.items())
+        elif isinstance(given, list):
+            words = ((number, word.partition("=")) for number, word in enumerate(given) if isinstance(word, str))
+            yield from ((number, name, item) for number, (name, equals, item) in words if equals)
+
     def path(self, key: str) -> KeyPath:
         """Where the configuration sets a flag; the top of the document when it does not."""
         entry = self.config.entries.get(key)

@@ -34,5 +34,5 @@ def target(workspace: Workspace, name: str) -> Target:
     """One upstream as a target. Raises UpstreamError for an unknown name or one without a pin."""
     upstream = workspace.upstream(name)
     pin, head = pins.pin(workspace, name), pins.head(upstream)
-    manifest = partial(pins.manifest, upstream) if head.origin == "sdist" else None
+    manifest = partial(pins.manifest, upstream) if head.origin in {"sdist", "sealed"} else None
     return Target(name, upstream.path, workspace.patches / name, head.commit, pin, manifest)

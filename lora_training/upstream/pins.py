@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lora_training.workspace import Upstream, Workspace
 
-# Lies in a tree that came from a source archive, where a repository would have `.git`.
+# Lies in a tree that came from a source archive or was sealed, where a repository would have `.git`.
 MARKER = ".lora-upstream.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 # How many names may lead to each other, from HEAD to a commit; git's own limit.
@@ -28,7 +28,7 @@ class Head:
     """What a tree on disk is.
 
     `commit` is a full SHA-1, or None when the folder is missing, empty or of unknown origin.
-    `origin` is "git", "sdist" or "none".
+    `origin` is "git", "sdist", "sealed" (from git, without its repository: in a container image) or "none".
     """
 
     commit: str | None
@@ -75,12 +75,22 @@ def _gitlink(workspace: Workspace, upstream: Upstream) -> str | None:
 
 
 def _locked(workspace: Workspace, name: str) -> str | None:
+    commit = _lock(workspace, name).get("commit")
+    return str(commit) if commit else None
+
+
+def patched_paths(workspace: Workspace, name: str) -> frozenset[str]:
+    """The files of upstream `name` that our patches touch, as `patches.lock` has it."""
+    return frozenset(_lock(workspace, name).get("pristine", ()))
+
+
+def _lock(workspace: Workspace, name: str) -> dict[str, Any]:
     try:
         document = _toml(workspace.patches / "patches.lock")
     except FileNotFoundError:
-        return None
-    commit = document.get("upstreams", {}).get(name, {}).get("commit")
-    return str(commit) if commit else None
+        return {}
+    found: dict[str, Any] = document.get("upstreams", {}).get(name, {})
+    return found
 
 
 def sdist(workspace: Workspace, name: str) -> Sdist | None:
@@ -108,14 +118,14 @@ def head(upstream: Upstream) -> Head:
         return Head(_resolve(folder, "HEAD"), "git")
     try:
         marker = json.loads((upstream.path / MARKER).read_text(encoding="utf-8"))
-        return Head(str(marker["commit"]), "sdist") if marker["files"] else Head(None, "none")
+        return Head(str(marker["commit"]), marker.get("origin", "sdist")) if marker["files"] else Head(None, "none")
     except (OSError, ValueError, KeyError, TypeError):
         # a marker that cannot be read is as good as none
         return Head(None, "none")
 
 
 def manifest(upstream: Upstream) -> dict[str, str]:
-    """The sha256 of every pristine file of a tree that came from a source archive."""
+    """The sha256 of every pristine file of a tree without a repository."""
     files: dict[str, str] = json.loads((upstream.path / MARKER).read_text(encoding="utf-8"))["files"]
     return files
 

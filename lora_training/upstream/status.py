@@ -97,7 +97,7 @@ def manifest(tree: Path) -> dict[str, str]:
 
 
 def _source(upstream: Upstream, head: pins.Head) -> str | None:
-    if head.origin == "sdist":
+    if head.origin in {"sdist", "sealed"}:
         archive = json.loads((upstream.path / pins.MARKER).read_text(encoding="utf-8"))["archive"]
         return str(archive)
     if head.origin == "git":

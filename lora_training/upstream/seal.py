@@ -1,0 +1,100 @@
+"""A tree without its repository: every pristine file's digest is written down, so that git is needed no more.
+
+`python -m lora_training.upstream.seal` is what the build of the container image calls: it brings what is missing and
+seals every tree. The image then does without git and what git needs, which is more than all our own code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from lora_training import workspace
+from lora_training.errors import LoraError, UpstreamError
+from lora_training.git import git
+from lora_training.upstream import pins, status, sync
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from lora_training.workspace import Upstream, Workspace
+
+
+def seal(here: Workspace, name: str) -> bool:
+    """Put the marker of a sealed tree in place of upstream `name`'s repository; whether there was one.
+
+    What our patches have changed stays as it is. Raises UpstreamError when the tree is not at its pin, or has changes
+    that are no patch of ours.
+    """
+    upstream, head, pin = here.upstream(name), pins.head(here.upstream(name)), pins.pin(here, name)
+    if head.commit != pin:
+        raise UpstreamError(f"{name} is at {head.commit}, not at its pin {pin}", hint="`lora upstream sync` brings it")
+    changed = status.changes(upstream, head)
+    edits = sorted(set(changed) - pins.patched_paths(here, name))
+    if edits:
+        raise UpstreamError(
+            f"{name} has changes that are no patch of ours: {', '.join(edits[:5])}",
+            hint="an image is made of what is pinned; `lora upstream sync --discard-edits` throws them away",
+        )
+    if head.origin != "git":
+        return False
+    marker = {"commit": pin, "origin": "sealed", "archive": upstream.url, "files": _pristine(upstream, changed)}
+    (upstream.path / pins.MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+    _forget_repository(upstream.path)
+    return True
+
+
+def _pristine(upstream: Upstream, changed: Collection[str]) -> dict[str, str]:
+    """The sha256 of each file that is checked out, as the commit has it."""
+    listed = git("ls-files", "-t", "-z", cwd=upstream.path).split("\0")
+    # S: left out of a sparse checkout
+    paths = [entry[2:] for entry in listed if entry and not entry.startswith("S ")]
+    return {path: hashlib.sha256(_content(upstream.path, path, changed)).hexdigest() for path in paths}
+
+
+def _content(tree: Path, path: str, changed: Collection[str]) -> bytes:
+    if path not in changed:
+        return (tree / path).read_bytes()
+    return git("cat-file", "blob", f"HEAD:{path}", cwd=tree).encode("utf-8", "surrogateescape")
+
+
+def _forget_repository(tree: Path) -> None:
+    dot_git = tree / ".git"
+    if dot_git.is_dir():
+        shutil.rmtree(dot_git)
+    else:
+        dot_git.unlink()
+
+
+def _drop_stranded(upstream: Upstream) -> None:
+    """A submodule's `.git` is a file that points into our repository, which is not here: nothing can be told of it."""
+    if (upstream.path / ".git").is_file() and pins.head(upstream).commit is None:
+        shutil.rmtree(upstream.path)
+
+
+def main() -> int:
+    """Bring and seal every upstream of the checkout; the exit code."""
+    here = workspace.find()
+    try:
+        if (here.root / ".git").exists():
+            raise UpstreamError(f"{here.root} is a checkout, where trees keep their repositories")
+        for name in here.upstreams:
+            _drop_stranded(here.upstream(name))
+            sync.sync(here, name, _say)
+            _say(f"{name}: {'sealed' if seal(here, name) else 'has no repository, as it is'}, {pins.pin(here, name)}")
+    except LoraError as exc:
+        _say(f"error: {exc.message}" + (f"\nhint: {exc.hint}" if exc.hint else ""))
+        return exc.exit_code
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

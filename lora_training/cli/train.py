@@ -79,7 +79,7 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
     """Bring a run to its end, or find that it is; `rerun_of` is the LoRA that it repeats."""
     from lora_training.cli import before, recording
     from lora_training.runtime.patches import graceful_stop
-    from lora_training.supervise import record, shelf
+    from lora_training.supervise import record, room, shelf
     from lora_training.supervise.loop import Patience
     from lora_training.supervise.run import Order, Run
 
@@ -98,7 +98,7 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
         patience,
         sees_stop_file=graceful_stop.NAME in plan.runtime,
     )
-    with record.alone(plan.folder):
+    with room.needed(), record.alone(plan.folder):
         done = recording.complete(plan) if resume == "auto" else None
         if done:
             terminal.note("this run is complete; nothing to train (`--resume never` starts anew)")
@@ -166,9 +166,14 @@ def make_assets(here: Workspace, plan: Plan) -> None:
 
 def report(plan: Plan, result: Result) -> None:
     """Say what was trained, and what made it."""
+    from lora_training.cli import next_steps
+    from lora_training.cli.plan import SMOKE
+
     click.echo(f"trained   {result.path}")
     click.echo(f"steps     {result.steps}")
     click.echo(f"upstream  {plan.tree.title}")
     click.echo(f"patches   {', '.join(plan.tree.patches) or 'none'}")
     click.echo(f"runtime   {', '.join(plan.runtime) or 'none'}")
     click.echo(f"record    {plan.folder}")
+    if plan.config.run.assets == SMOKE:
+        click.echo("".join(f"{line}\n" for line in next_steps.after_smoke()), nl=False)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from lora_training.config.positions import Path as KeyPath
 
 PREFIX = "LORA_"
-# What means something else: two say where things are, the others reach a training process from its supervisor.
+# What means something else: two say where things are, IMAGE that this is the container image, and the others reach a
+# training process from its supervisor.
 RESERVED = frozenset({HOME_VARIABLE, CACHE_VARIABLE}) | {
     f"LORA_{name}" for name in ("EVENTS", "IDENTITY", "IMAGE", "RUNTIME", "RUN_FOLDER", "STOP_FILE", "SUPERVISOR")
 }

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import IO, TYPE_CHECKING, Any
 
 from lora_training.errors import ConfigError, LoraError
+from lora_training.supervise import room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +81,8 @@ def _lock_file(folder: Path) -> IO[str]:
         folder.mkdir(parents=True, exist_ok=True)
         return (folder / "lock").open("w")
     except OSError as exc:
+        if room.is_lacking(exc):
+            raise
         raise ConfigError(
             f"cannot write to {folder.parent}: {exc.strerror}",
             hint="choose another output_dir, or mend its permissions",

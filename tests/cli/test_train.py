@@ -120,6 +120,24 @@ def test_a_training_that_fails_is_exit_6_with_the_end_of_its_log(sd_scripts: Pat
 
 
 @pytest.mark.upstream
+def test_a_full_disk_is_one_error_with_exit_code_6(sd_scripts: Path, tmp_path: Path) -> None:
+    record = tmp_path / "smoke.run"
+    record.mkdir()
+    (record / "dataset.json").symlink_to("/dev/full")
+    ran = lora("train", SMOKE, "--set", f"output_dir={tmp_path}", cwd=ROOT)
+    assert ran.code == 6
+    assert "error: the disk is full" in ran.err
+
+
+@pytest.mark.upstream
+def test_a_complete_run_says_what_is_next_in_the_container_image_alone(trained: Trained) -> None:
+    again = ("train", SMOKE, "--set", f"output_dir={trained.folder}")
+    inside = lora(*again, cwd=ROOT, env=os.environ | {"LORA_IMAGE": "an-image"})
+    assert "an-image train /data/my.toml" in inside.out
+    assert "docker" not in trained.ran.out
+
+
+@pytest.mark.upstream
 def test_an_edit_that_is_no_patch_of_ours_stops_the_start(
     sd_scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

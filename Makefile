@@ -7,8 +7,17 @@ T ?=
 # so many tests at a time, a file's in one process
 JOBS ?= 2
 
+# the container image: made with docker, podman or buildah
+ENGINE ?= docker
+IMAGE ?= lora-training
+# more of the engine's own flags, as in RUN_FLAGS="--gpus all", and what `lora` is given, as in ARGS="train /data/my.toml"
+BUILD_FLAGS ?=
+RUN_FLAGS ?=
+ARGS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test lint patch-apply patch-revert patch-verify requirements compat bench
+.PHONY: help setup setup-dev train test lint patch-apply patch-revert patch-verify requirements compat \
+	bench docker-build docker-run
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18
@@ -45,6 +54,12 @@ bench: setup-dev     ## measure: patching, the way to the first step, the cost o
 	@.venv/bin/python -m benchmarks.launching
 	@.venv/bin/python -m benchmarks.runtime
 
+docker-build:    ## the container image: make docker-build ENGINE=docker|podman|buildah
+	@$(PYTHON) -m tools.image build --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(BUILD_FLAGS)"
+
+docker-run: docker-build  ## the smoke run in the image, or ARGS="train /data/my.toml" RUN_FLAGS="--gpus all -v ..."
+	@$(PYTHON) -m tools.image run --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(RUN_FLAGS)" -- $(ARGS)
+
 compat: setup-dev    ## try the trios of torch, torchvision and xformers; writes docs/compat.md
 	@.venv/bin/python -m tools.compat
 
@@ -53,4 +68,5 @@ UV_COMPILE := .lora/uv/bin/uv pip compile --quiet --universal --python-version 3
 
 requirements: setup-dev  ## compile requirements/*.txt from pyproject.toml
 	@$(UV_COMPILE) --extra train -o requirements/train.txt
+	@$(UV_COMPILE) -c requirements/train.txt -o requirements/lora.txt
 	@$(UV_COMPILE) --extra train --extra dev -c requirements/train.txt -o requirements/dev.txt

@@ -23,6 +23,7 @@ RUN --mount=type=secret,id=ca \
 
 # trees: upstream at its pins, from the build context where it is there, else from its host; patched and verified.
 FROM tools AS trees
+ARG PIP_INDEX_URL=
 ENV LORA_HOME=/opt/lora PYTHONPATH=/opt/lora PYTHONDONTWRITEBYTECODE=1
 WORKDIR /opt/lora
 COPY .gitmodules ./
@@ -74,6 +75,10 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
  && /opt/tools/bin/uv pip sync --quiet --require-hashes --compile-bytecode -p "$VENV/bin/python" \
     /opt/lora/requirements/train.txt
 
+# Some bases leave out the standard library's bytecode, which could be written nowhere at run time.
+RUN python3 -m compileall -q -x '/(test|tests|idlelib|lib2to3|site-packages|dist-packages)/' \
+    "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" || true
+
 # Upstream, patched. transformers is installed in place, so that what is verified is what runs.
 COPY --from=trees /opt/lora/third_party /opt/lora/third_party
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
@@ -87,13 +92,15 @@ COPY .gitmodules LICENSE PATCHES.md README.md pyproject.toml ./
 COPY configs configs
 COPY patches patches
 COPY lora_training lora_training
+# what to call it in what it says to do next
+ARG IMAGE=lora-training
 # who it runs as, unless --user says otherwise
 ARG USER_ID=1000
 ARG GROUP_ID=1000
 ENV LORA_HOME=/opt/lora \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     LORA_CACHE=/cache/lora \
-    LORA_IMAGE=lora-training \
+    LORA_IMAGE=$IMAGE \
     HF_HOME=/cache/huggingface \
     TORCH_HOME=/cache/torch \
     TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
@@ -110,7 +117,7 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     -p "$VENV/bin/python" -e /opt/lora \
  && chmod -R u+w,a+rX,go-w .gitmodules LICENSE *.md pyproject.toml configs patches lora_training requirements \
  && lora patch verify \
- && for pin in $PIN_SD_SCRIPTS $PIN_TRANSFORMERS; do grep -q "^commit = \"$pin\"$" patches/patches.lock; done \
+ && for pin in $PIN_SD_SCRIPTS $PIN_TRANSFORMERS; do grep -q "^commit = \"$pin\"$" patches/patches.lock || exit 1; done \
  && if [ -n "$PATCHES_SHA256" ]; then echo "$PATCHES_SHA256  patches/patches.lock" | sha256sum --check --quiet; fi \
  && python -m compileall -q lora_training \
  && rm -rf /tmp/uv .lora \

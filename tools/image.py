@@ -68,7 +68,7 @@ def build(engine: str, image: str, more: list[str]) -> list[str]:
         flags += ["--format", "docker", *_uv_cache()]
     if engine == "buildah":
         flags += ["--isolation", "chroot", *_layers()]
-    return [engine, "build", "-t", image, *flags, *more, str(ROOT)]
+    return [engine, "build", "-t", image, "--build-arg", f"IMAGE={image}", *flags, *more, str(ROOT)]
 
 
 def labels() -> dict[str, str]:

@@ -25,7 +25,7 @@ def examine(here: Workspace, say: Callable[[str], None]) -> Iterator[Finding]:
 
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "python": machine.python,
-        "git": lambda: machine.git(here.root),
+        "git": lambda: _git(here),
         "packages": lambda: packages.against(here.root / "requirements" / "train.txt", environment.packages()),
         "transformers": lambda: packages.transformers(here.upstream("transformers").path),
         "torch": lambda: torches.findings(_probe(say), gpus.described()),
@@ -42,6 +42,15 @@ def examine(here: Workspace, say: Callable[[str], None]) -> Iterator[Finding]:
 def _probe(say: Callable[[str], None]) -> dict[str, object]:
     say("importing torch, which takes a moment")
     return torches.probe(sys.executable)
+
+
+def _git(here: Workspace) -> Iterable[Finding]:
+    """Sealed trees, as in the container image, are brought and looked at without it."""
+    from lora_training.upstream import pins
+
+    if any(pins.head(upstream).origin == "sealed" for upstream in here.upstreams.values()):
+        return [ok("git", "not needed, since the trees have no repositories")]
+    return machine.git(here.root)
 
 
 def _upstreams(here: Workspace) -> Iterator[Finding]:

@@ -45,6 +45,11 @@ def test_upstream_is_at_its_pins_and_says_where_it_came_from(built: Image) -> No
     assert "transformers: 753d61104116, at its pin, patched" in said
 
 
+def test_the_doctor_finds_nothing_wrong_in_it(built: Image) -> None:
+    ran = built.run("doctor", user=SOMEBODY, read_only=True)
+    assert ran.code == 0, ran.out
+
+
 def test_its_labels_say_what_it_is_made_of(built: Image) -> None:
     labels, here = built.config["Labels"], workspace.Workspace(ROOT)
     assert labels["lora.pin.sd-scripts"] == pins.pin(here, "sd-scripts")

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_training import config as cfg
 from lora_training import proc, workspace
-from lora_training.runtime import bootstrap, registry, training
+from lora_training.runtime import bootstrap, registry
+from lora_training.runtime.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,8 +167,8 @@ def _timed_watchers() -> list[float]:
 
         return call
 
-    training.Run.tell = timed(training.Run.tell)
-    training.Run.agree = timed(training.Run.agree)
+    Run.tell = timed(Run.tell)
+    Run.agree = timed(Run.agree)
     return spent
 
 

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lora_training.runtime import training  # noqa: E402 - needs torch
+from lora_training.runtime import run  # noqa: E402 - needs torch
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_after_the_backward_pass_the_loss_is_on_the_host_and_the_same(device: st
     expected = loss.detach().item()
     loss.backward()
     norm = weight.grad.norm()
-    assert training._transfer(loss, norm) == (expected, norm.item())
+    assert run._transfer(loss, norm) == (expected, norm.item())
     assert loss.device.type == "cpu"
     assert loss.detach().item() == expected
     assert loss.dtype == getattr(torch, kind)
@@ -28,6 +28,6 @@ def test_after_the_backward_pass_the_loss_is_on_the_host_and_the_same(device: st
 
 def test_what_is_not_finite_comes_through() -> None:
     loss, norm = torch.tensor(float("nan")), torch.tensor(float("inf"))
-    read = training._transfer(loss, norm)
+    read = run._transfer(loss, norm)
     assert (read[0] != read[0], read[1]) == (True, float("inf"))
     assert loss.isnan()

@@ -19,13 +19,14 @@ from lora_training.errors import ConfigError
 from lora_training.runtime import settings as tables
 from lora_training.runtime import training
 from lora_training.runtime.model import RuntimePatch, Target
+from lora_training.runtime.run import Watcher
 from lora_training.runtime.settings import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-    from lora_training.runtime.training import Run
+    from lora_training.runtime.run import Run
 
 NAME = "dataset-loss"
 _FACTOR = "lora_scope_factor"
@@ -62,7 +63,7 @@ def attribute_problems(attributes: Mapping[str, Any]) -> list[tables.Problem]:
     return list(tables.problems(Attributes, ours))
 
 
-class _DatasetLoss(training.Watcher):
+class _DatasetLoss(Watcher):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lambdas: dict[str, list[float]] = {}

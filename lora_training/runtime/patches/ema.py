@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.runtime import training
 from lora_training.runtime.model import RuntimePatch, Target
+from lora_training.runtime.run import Watcher
 from lora_training.runtime.settings import limits
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Settings:
     every: int = limits(1, least=1)
 
 
-class _Ema(training.Watcher):
+class _Ema(Watcher):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._average: Any = None

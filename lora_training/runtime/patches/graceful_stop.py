@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.runtime import events, training
 from lora_training.runtime.model import NoSettings, RuntimePatch
+from lora_training.runtime.run import Watcher
 
 if TYPE_CHECKING:
     from types import FrameType, ModuleType
@@ -30,7 +31,7 @@ VARIABLE = "LORA_STOP_FILE"
 EXIT_CODE = 128 + signal.SIGTERM
 
 
-class _GracefulStop(training.Watcher):
+class _GracefulStop(Watcher):
     def __init__(self) -> None:
         self._file = os.environ.get(VARIABLE)
         self._asked = False

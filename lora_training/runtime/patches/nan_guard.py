@@ -25,13 +25,14 @@ import wrapt
 from lora_training.errors import TrainingError
 from lora_training.runtime import events, training
 from lora_training.runtime.model import RuntimePatch, Start, Target
+from lora_training.runtime.run import Watcher
 from lora_training.runtime.settings import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from lora_training.runtime.training import Run
+    from lora_training.runtime.run import Run
 
 NAME = "nan-guard"
 # What our datasets call the paths of a batch's images.
@@ -45,7 +46,7 @@ class Settings:
     max_consecutive: int = limits(10, least=1)
 
 
-class _NanGuard(training.Watcher):
+class _NanGuard(Watcher):
     """Decides each step by the norm of its gradient and its losses."""
 
     def __init__(self, settings: Settings) -> None:

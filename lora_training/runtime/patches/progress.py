@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.runtime import events, training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Start
+from lora_training.runtime.run import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from types import ModuleType
 
-    from lora_training.runtime.training import Run
+    from lora_training.runtime.run import Run
 
 NAME = "progress"
 
 
-class _Progress(training.Watcher):
+class _Progress(Watcher):
     def __init__(self) -> None:
         self._since = 0.0
 

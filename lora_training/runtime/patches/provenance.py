@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lora_training.runtime import training
 from lora_training.runtime.model import NoSettings, RuntimePatch
+from lora_training.runtime.run import Watcher
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 VARIABLE = "LORA_IDENTITY"
 
 
-class _Provenance(training.Watcher):
+class _Provenance(Watcher):
     def loop_begins(self) -> None:
         made_by = json.loads(os.environ.get(VARIABLE, "{}"))
         self.run.trainer._metadata.update({f"lora_{name}": value for name, value in made_by.items()})  # noqa: SLF001

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lora_training.runtime import training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Start, Target
+from lora_training.runtime.run import Watcher
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 NAME = "rank-noise"
 
 
-class _RankNoise(training.Watcher):
+class _RankNoise(Watcher):
     def loop_begins(self) -> None:
         torch = sys.modules["torch"]
         rank = self.run.accelerator.process_index

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.runtime import training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Start
+from lora_training.runtime.run import Watcher
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -21,7 +22,7 @@ NAME = "safe-clip"
 _CLIPS_ITSELF = ("FSDP", "DEEPSPEED", "XLA")
 
 
-class _SafeClip(training.Watcher):
+class _SafeClip(Watcher):
     def accelerator_built(self) -> None:
         accelerator = self.run.accelerator
         self._original = accelerator.clip_grad_norm_

@@ -1,4 +1,4 @@
-"""Every command in the README exists, with the options it is given there."""
+"""Every command in the README and in docs exists, with the options it is given there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from lora_training.cli.app import lora
 from tests.helpers import ROOT
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXT = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
 LINES = [
     line.split("#")[0].strip()
     for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)

@@ -75,6 +75,7 @@ class Run:
     sleep: Callable[[float], None] = time.sleep
     start: Callable[[LaunchSpec, queue.SimpleQueue[Any]], child.Child] = child.Process
     _began: bool = False
+    _has_trained: bool = False
     _told: bool = False
     _reported: tuple[int, int] | None = None
 
@@ -123,7 +124,8 @@ class Run:
             newest = states.newest(self.order.output, self._pass_over, self.order.made_by) or state
             # only a newer state is progress: a run that dies at the same place each time is given up
             failures = 0 if _step(newest) > _step(state) else failures + 1
-            if not (death.restartable and self._began) or failures > self.order.retries:
+            # what never trained is wrong in itself, most likely; what has trained once can do so again
+            if not (death.restartable and self._has_trained) or failures > self.order.retries:
                 raise self._gave_up(ended, death)
             state = newest
             self.watcher.note(death.sentence)
@@ -176,7 +178,7 @@ class Run:
     def _on_event(self, event: dict[str, Any]) -> None:
         match event.get("event"):
             case "start":
-                self._began = True
+                self._began = self._has_trained = True
                 self._reported = (event.get("initial_step", 0), event["total_steps"])
             case "step" if self._reported:
                 self._reported = (event["step"], self._reported[1])

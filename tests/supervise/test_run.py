@@ -38,7 +38,7 @@ def emit(**event):
     with open(os.environ["LORA_EVENTS"], "a") as file: file.write(json.dumps(event) + "\\n")
 def lora(path, steps):
     save_file({"a.lora_up.weight": np.ones(3, np.float32)}, path, {"ss_steps": str(steps), "ss_max_train_steps": "6"})
-if plan.get("at_import"): sys.exit(plan["at_import"])
+if plan.get("at_import") == begin: sys.exit(1)
 emit(event="start", total_steps=6)
 for step in range(begin + 1, 7):
     emit(event="step", step=step)
@@ -154,8 +154,14 @@ def test_one_that_dies_at_the_same_place_each_time_is_given_up(bench: Bench) -> 
 
 def test_one_that_dies_before_it_began_is_not_started_again(bench: Bench) -> None:
     with pytest.raises(TrainingError):
-        bench.go({"at_import": 1})
+        bench.go({"at_import": 0})
     assert len(bench.record.attempts) == 1
+
+
+def test_one_that_has_trained_may_fail_to_start_once_more(bench: Bench) -> None:
+    with pytest.raises(TrainingError):
+        bench.go({"3": {"code": 1}, "at_import": 2}, retries=2)
+    assert [attempt["from_step"] for attempt in bench.record.attempts] == [0, 2, 2, 2]
 
 
 def test_what_no_restart_mends_is_reported_at_once(bench: Bench) -> None:

@@ -75,7 +75,8 @@ def main() -> None:
 
 def _pair(folder: Path) -> tuple[float, float]:
     """Seconds to the first step: ours, and accelerate's."""
-    ours = _lora(folder / "lora", 2).first_step
+    # as upstream is seen, so that both are known by the same bar
+    ours = _lora(folder / "lora", 2, "--verbose").first_step
     return ours, _accelerate(folder, _flags(folder / "lora"), 2).first_step
 
 
@@ -85,9 +86,9 @@ def _supervision(folder: Path, steps: int) -> tuple[float, float]:
     return ours, _accelerate(folder / "long", _flags(folder / "long" / "lora"), steps).each
 
 
-def _lora(output: Path, steps: int) -> Started:
+def _lora(output: Path, steps: int, *verbose: str) -> Started:
     sets = [f"output_dir={output}", f"max_train_steps={steps}", "save_every_n_steps=1000000"]
-    argv = [sys.executable, "-m", "lora_training", "train", str(CONFIG), "-v"]
+    argv = [sys.executable, "-m", "lora_training", "train", str(CONFIG), *verbose]
     return _watch([*argv, *(word for each in sets for word in ("--set", each))], ROOT, {}, steps)
 
 
@@ -110,8 +111,9 @@ def _accelerate(folder: Path, words: list[str], steps: int) -> Started:
 
 def _watch(argv: list[str], cwd: Path, env: dict[str, str], steps: int) -> Started:
     """Start it and follow its progress bar."""
-    bar = re.compile(rf"steps:.* (\d+)/{steps} ")
-    began, first, spent = time.monotonic(), 0.0, (0.0, 0.0)
+    bar = re.compile(rf"steps?\b.* (\d+)/{steps} ")
+    began, first = time.monotonic(), 0.0
+    spent: list[tuple[int, float]] = []
     said = []
     with subprocess.Popen(
         argv,
@@ -126,10 +128,11 @@ def _watch(argv: list[str], cwd: Path, env: dict[str, str], steps: int) -> Start
             found = bar.search(line)
             if found and int(found[1]) > 0:
                 first = first or time.monotonic() - began
-                spent = (spent[0] or _processor(started.pid), _processor(started.pid))
+                spent.append((int(found[1]), _processor(started.pid)))
     if started.returncode:
         sys.exit("".join(said))
-    return Started(first, (spent[1] - spent[0]) / max(1, steps - 1))
+    (step, before), (last, after) = spent[0], spent[-1]
+    return Started(first, (after - before) / max(1, last - step))
 
 
 def _processor(pid: int) -> float:

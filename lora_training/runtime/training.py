@@ -9,9 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import wrapt
-
 from lora_training import manifest
+from lora_training.runtime import wrapping
 from lora_training.runtime.model import Target
 from lora_training.runtime.run import Run, Watcher
 
@@ -60,16 +59,16 @@ def _nothing(_module: ModuleType) -> None:
 
 
 def _install_in_script(module: ModuleType) -> None:
-    wrapt.wrap_function_wrapper(module, "NetworkTrainer.train", _train)
-    wrapt.wrap_function_wrapper(module, "tqdm", _progress_bar)
+    wrapping.wrap(module, "NetworkTrainer.train", _train)
+    wrapping.wrap(module, "tqdm", _progress_bar)
 
 
 def _install_in_accelerator_setup(module: ModuleType) -> None:
-    wrapt.wrap_function_wrapper(module, "prepare_accelerator", _prepare_accelerator)
+    wrapping.wrap(module, "prepare_accelerator", _prepare_accelerator)
 
 
 def _install_in_logging(module: ModuleType) -> None:
-    wrapt.wrap_function_wrapper(module, "LossRecorder.add", _add_loss)
+    wrapping.wrap(module, "LossRecorder.add", _add_loss)
 
 
 _INSTALL = {

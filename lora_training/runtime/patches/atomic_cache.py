@@ -14,31 +14,32 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import wrapt
-
+from lora_training.runtime import wrapping
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    _Proxy = wrapt.ObjectProxy[Any]
-else:
-    _Proxy = wrapt.ObjectProxy
-
 _BASE = "library.strategy_base"
 _LATENTS = "LatentsCachingStrategy._default_is_disk_cached_latents_expected"
 _OUTPUTS = "is_disk_cached_outputs_expected"
 
 
-class _AtomicNumpy(_Proxy):
+class _AtomicNumpy:
     """numpy, but its `savez` leaves a whole file or none."""
+
+    def __init__(self, numpy: Any) -> None:
+        self._numpy = numpy
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._numpy, name)
 
     def savez(self, path: str, **arrays: Any) -> None:
         partial = f"{path}.{os.getpid()}.partial"
         try:
             with open(partial, "wb") as file:  # noqa: PTH123 - a name as upstream has it
-                self.__wrapped__.savez(file, **arrays)
+                self._numpy.savez(file, **arrays)
             os.replace(partial, path)  # noqa: PTH105
         finally:
             Path(partial).unlink(missing_ok=True)
@@ -48,10 +49,10 @@ def install(module: ModuleType, _settings: NoSettings) -> None:
     """Give the module its numpy, and have what says whether a file is good look at it."""
     vars(module)["np"] = _AtomicNumpy(vars(module)["np"])
     if module.__name__ == _BASE:
-        wrapt.wrap_function_wrapper(module, _LATENTS, _latents_fit)
+        wrapping.wrap(module, _LATENTS, _latents_fit)
     for target in PATCH.targets:
         if target.module == module.__name__ and target.name.endswith(_OUTPUTS):
-            wrapt.wrap_function_wrapper(module, target.name, _outputs_open)
+            wrapping.wrap(module, target.name, _outputs_open)
 
 
 def _latents_fit(wrapped: Callable[..., bool], strategy: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import wrapt
-
+from lora_training.runtime import wrapping
 from lora_training.runtime.model import RuntimePatch, Start, Target
 from lora_training.runtime.settings import limits
 
@@ -40,7 +39,7 @@ def install(module: ModuleType, settings: Settings) -> None:
         handlers = [*(kwargs.pop("kwargs_handlers", None) or ()), GradScalerKwargs(**asdict(settings))]
         return wrapped(*args, kwargs_handlers=handlers, **kwargs)
 
-    wrapt.wrap_function_wrapper(module, "Accelerator", build)
+    wrapping.wrap(module, "Accelerator", build)
 
 
 def _unneeded(start: Start, _settings: Settings) -> str | None:

@@ -20,10 +20,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import wrapt
-
 from lora_training.errors import TrainingError
-from lora_training.runtime import events, training
+from lora_training.runtime import events, training, wrapping
 from lora_training.runtime.model import RuntimePatch, Start, Target
 from lora_training.runtime.run import Watcher
 from lora_training.runtime.settings import limits
@@ -136,7 +134,7 @@ def _weights_are_finite(run: Run) -> bool:
 def install(module: ModuleType, settings: Settings) -> None:
     """Name each batch's images, and watch the run."""
     if module.__name__ == "library.dataset":
-        wrapt.wrap_function_wrapper(module, "BaseDataset.__getitem__", _name_images)
+        wrapping.wrap(module, "BaseDataset.__getitem__", _name_images)
     else:
         training.watch(module, NAME, lambda: _NanGuard(settings))
 

@@ -14,8 +14,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import wrapt
-
+from lora_training.runtime import wrapping
 from lora_training.runtime.model import NoSettings, RuntimePatch, Start, Target
 
 if TYPE_CHECKING:
@@ -27,9 +26,9 @@ VARIABLE = "LORA_FILE_STORE"
 
 def _install(module: ModuleType, _settings: NoSettings) -> None:
     if module.__name__ == "accelerate.state":
-        wrapt.wrap_function_wrapper(module, "PartialState.__init__", _meet)
+        wrapping.wrap(module, "PartialState.__init__", _meet)
     else:
-        wrapt.wrap_function_wrapper(module, "Accelerator.prepare_model", _prepare_model)
+        wrapping.wrap(module, "Accelerator.prepare_model", _prepare_model)
 
 
 def _meet(wrapped: Callable[..., None], _state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

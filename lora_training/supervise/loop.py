@@ -48,7 +48,8 @@ class Attempt:
 
     `clock` gives seconds that only grow. `wanted` says how many times a stop has been asked for: the first is passed
     on to the child by `ask`, and it has `patience.grace` to save its state; the second ends it. `progress` is called
-    at every tick and says whether there was any since it was last asked; `on_line` gets what the child writes.
+    at every tick and says whether there was any since it was last asked; until there has been some, while models load
+    and latents are cached, a line counts as well. `on_line` gets what the child writes.
     """
 
     child: Child
@@ -69,7 +70,7 @@ class Attempt:
             self.child.end()
 
     def _loop(self) -> Ended:
-        asked, deadline, stalled = 0, float("inf"), False
+        asked, deadline, stalled, trains = 0, float("inf"), False, False
         last = self.clock()
         while True:
             event = self._next()
@@ -78,6 +79,8 @@ class Attempt:
                 return Ended(event, tuple(self._tail), stalled, asked)
             now = self.clock()
             if self.progress():
+                last, trains = now, True
+            elif event is not None and not trains:
                 last = now
             if self.patience.stall is not None and now - last > self.patience.stall and not stalled:
                 stalled = True

@@ -101,10 +101,15 @@ def test_no_progress_for_too_long_is_a_death() -> None:
 
 
 def test_progress_is_what_counts_not_talk() -> None:
-    talk = History(["still here"] * 99)
+    talk = History(["STEP", *["still here"] * 99])
     assert talk.play(stall=10.0).stalled
     steps = History([*["STEP"] * 50, 0])
     assert not steps.play(stall=10.0).stalled
+
+
+def test_while_it_loads_talk_is_progress_and_silence_is_none() -> None:
+    assert not History([*["caching latents"] * 50, "STEP", 0]).play(stall=10.0).stalled
+    assert History([*["caching latents"] * 50, *[None] * 99]).play(stall=10.0).stalled
 
 
 def test_without_a_limit_silence_is_no_death() -> None:

@@ -65,9 +65,9 @@ class Watcher:
 class Run:
     """The training in this process, as far as it has come.
 
-    `step` counts optimizer steps done, `epoch` from 1; `loss` is that of the last batch, as upstream read it.
-    `moved`: a step is made whose loss is still to come; `leaving`: what `leave` was given; `passing` and
-    `state_only`: what is saved then is a state to clear away later, and no LoRA.
+    `recorder` is upstream's of losses, once there is one. `step` counts optimizer steps done, `epoch` from 1; `loss`
+    is that of the last batch, as upstream read it. `moved`: a step is made whose loss is still to come; `leaving`:
+    what `leave` was given; `passing` and `state_only`: what is saved then is a state to clear away later, and no LoRA.
     """
 
     trainer: Any
@@ -75,6 +75,7 @@ class Run:
     watchers: tuple[Watcher, ...]
     accelerator: Any = None
     network: Any = None
+    recorder: Any = None
     epochs: int = 0
     initial_step: int = 0
     step: int = 0

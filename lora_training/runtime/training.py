@@ -231,6 +231,7 @@ def _add_loss(wrapped: Callable[..., None], recorder: Any, args: tuple[Any, ...]
     if _run is None or _run.validating:
         wrapped(*args, **kwargs)
         return
+    _run.recorder = recorder
     if _run.agree("keeps_loss", kwargs["loss"]):
         wrapped(*args, **kwargs)
     _run.epoch, _run.loss, _run.average = kwargs["epoch"] + 1, kwargs["loss"], recorder.moving_average

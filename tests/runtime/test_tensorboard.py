@@ -9,13 +9,13 @@ from tests.runtime.conftest import Trainer, same
 pytestmark = pytest.mark.upstream
 
 
-def logged(folder: Path) -> dict[int, float]:
-    """The loss by its step, in what TensorBoard finds in one attempt's logs."""
+def logged(folder: Path, what: str = "loss/current") -> dict[int, float]:
+    """A figure by its step, in what TensorBoard finds in one attempt's logs."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     (events,) = folder.rglob("events.out.tfevents.*")
     found = accumulator.EventAccumulator(str(events.parent))
     found.Reload()
-    return {each.step: each.value for each in found.Scalars("loss/current")}
+    return {each.step: each.value for each in found.Scalars(what)}
 
 
 def test_a_resumed_run_goes_on_in_tensorboard_where_it_was(train: Trainer, tmp_path: Path) -> None:
@@ -37,3 +37,5 @@ def test_a_resumed_run_goes_on_in_tensorboard_where_it_was(train: Trainer, tmp_p
     first = logged(tmp_path / "a")
     assert list(first) == [1, 2, 3, 4, 5, 6]
     assert logged(tmp_path / "b") == {step: first[step] for step in (4, 5, 6)}
+    average = logged(tmp_path / "a", "loss/average")
+    assert logged(tmp_path / "b", "loss/average") == {step: average[step] for step in (4, 5, 6)}

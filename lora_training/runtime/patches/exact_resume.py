@@ -16,6 +16,7 @@ The counts of steps and epochs are not in reach from here; `patches/sd-scripts/0
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -25,9 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training import manifest
-from lora_training.runtime import rng
+from lora_training.runtime import rng, training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target
 from lora_training.runtime.patches import provenance
+from lora_training.runtime.run import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,9 +39,45 @@ if TYPE_CHECKING:
 IDENTITY = provenance.VARIABLE
 # Where the ranks leave their generators for the first one, which alone saves.
 RUN_FOLDER = "LORA_RUN_FOLDER"
+_NAME = "exact-resume"
+# Only what is shown depends on it, so it is not among the files that make a state whole.
+_LOSSES = "lora-losses.json"
+
+
+class _Losses(Watcher):
+    """Has the running average of the losses go on where it was: upstream takes it up as if all before were zero."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._is_restored = False
+
+    def state_saved(self, path: Path) -> None:
+        self._folder = path
+        if not self.run.moved:
+            # at the end of an epoch; in the middle the loss of the step that is being saved is still to come
+            self._write()
+
+    def step_ends(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        recorder = self.run.recorder
+        if self._folder is not None and recorder is not None:
+            held = {"losses": recorder.loss_list, "total": recorder.loss_total}
+            (self._folder / _LOSSES).write_text(json.dumps(held), encoding="utf-8")
+        self._folder = None
+
+    def keeps_loss(self, _loss: float) -> None:
+        if self._is_restored or not self.run.args.resume:
+            return
+        self._is_restored = True
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            held = json.loads((Path(self.run.args.resume) / _LOSSES).read_text(encoding="utf-8"))
+            self.run.recorder.loss_list, self.run.recorder.loss_total = held["losses"], held["total"]
 
 
 def _install(module: ModuleType, _settings: NoSettings) -> None:
+    training.watch(module, _NAME, _Losses)
     if module.__name__ == "rich.style":
         # each line that upstream logs draws on the generator that shuffles the captions, for the identity of a link
         vars(module)["randint"] = random.Random(0).randint  # noqa: S311 - it names links
@@ -240,14 +278,14 @@ def _replace(new: Path, old: Path) -> None:
 
 
 PATCH = RuntimePatch(
-    name="exact-resume",
+    name=_NAME,
     reason="Upstream's resumed run sees other data and other noise than the run that it continues.",
     upstream_version="v0.11.1",
     verification="tests/runtime/test_exact_resume.py",
     removal_condition="a run resumed by upstream ends with the weights of an uninterrupted one",
     targets=(
+        *training.TARGETS,
         Target("rich.style", "Style.__init__", "88353189457961c4"),
-        Target("library.accelerator_setup", "prepare_accelerator", "1eca56dce47db0a5"),
         Target("library.dataset", "collator_class", "19e439bca23332a0"),
         Target("accelerate.data_loader", "DataLoaderShard.__iter__", "92e3394cfb700c02"),
     ),

@@ -32,6 +32,8 @@ class _Sign:
     restartable: bool = False
 
 
+_IMAGE = "an image cannot be read: {}"
+_MEND_IMAGE = "mend or remove the image, then run the same command again"
 _KILLED = "something killed the training, most likely the system when memory ran out"
 _MORE_MEMORY = "give it more memory or fewer data loader workers"
 
@@ -50,12 +52,19 @@ _SIGNS = (
         "make room, then run the same command again: it goes on from the last good state",
     ),
     _Sign(
+        # upstream's own word, which names the file where Pillow's does not
+        "bad-image",
+        re.compile(r"[Ee]rror loading file: (.+?\.(?:png|jpe?g|webp|bmp|avif|jxl))(?:\s|$)", re.IGNORECASE),
+        _IMAGE,
+        _MEND_IMAGE,
+    ),
+    _Sign(
         "bad-image",
         re.compile(
             r"(?:cannot identify image file|[Ii]mage file is truncated|Error on loading image:?).*?'?([^\s']+)?'?$"
         ),
-        "an image cannot be read: {}",
-        "mend or remove the image, then run the same command again",
+        _IMAGE,
+        _MEND_IMAGE,
     ),
     _Sign(
         "bad-cache",

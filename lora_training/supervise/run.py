@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import queue
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_training.errors import Interrupted, TrainingError
-from lora_training.supervise import child, deaths, journal, record, result, signals, states, tensors
+from lora_training.supervise import child, deaths, journal, record, result, room, signals, states, tensors
 from lora_training.supervise.loop import Attempt, Ended, Patience
 from lora_training.supervise.tail import Tail
 
@@ -105,11 +106,22 @@ class Run:
         except Interrupted as exc:
             self._close("stopped", exc.message)
             raise
+        except OSError as exc:
+            raise self._lost(exc) from exc
         states.clear_passing(order.output)
         self.record.result = {"path": str(found.path), "steps": found.steps, "tensors": found.tensors}
         self.record.result |= tensors.record(found.path, order.folder)
         self._close("complete", None)
         return found
+
+    def _lost(self, exc: OSError) -> Exception:
+        """What to raise when the run's own folder fails us: it was moved, or its disk is full."""
+        with contextlib.suppress(OSError):
+            self._close("failed", str(exc))
+        if room.is_lacking(exc):
+            return exc
+        hint = "was it moved or removed? what has been trained so far is still where the training wrote it"
+        return TrainingError(f"the run's folder cannot be written to: {exc.filename}: {exc.strerror}", hint=hint)
 
     def _attempts(self, state: State | None, asked: signals.Asked) -> None:
         failures = 0
@@ -187,7 +199,10 @@ class Run:
     def _wanted(self, asked: signals.Asked) -> int:
         if asked.count == 1 and not self._told:
             self._told = True
-            self.watcher.note("saving the state at the next step, then leaving; ask again to end at once")
+            if self._began:
+                self.watcher.note("saving the state at the next step, then leaving; ask again to end at once")
+            else:
+                self.watcher.note("it has not begun to train, so there is nothing to save; leaving")
         return max(asked.count, int((self.order.folder / record.STOP).exists()))
 
     def _ask(self, started: child.Child) -> None:

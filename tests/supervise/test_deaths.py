@@ -30,6 +30,19 @@ def test_the_broken_image_is_named() -> None:
     assert "/data/cat.png" in classify(Ended(1, (line,))).sentence
 
 
+def test_upstreams_word_for_the_image_counts_where_pillow_names_none() -> None:
+    log = (
+        "ERROR    Error loading file: /data/a cat.PNG      dataset.py:99",
+        "OSError: image file is truncated (7 bytes not processed)",
+    )
+    assert classify(Ended(1, log)).sentence == "an image cannot be read: /data/a cat.PNG"
+
+
+def test_a_rank_that_was_killed_is_read_from_torchruns_report() -> None:
+    report = ("RuntimeError: Connection closed by peer", "  exitcode  : -9 (pid: 77)", "=====")
+    assert classify(Ended(1, report)).kind == "memory"
+
+
 def test_the_banner_of_a_patch_is_no_cause() -> None:
     banner = ("lora: runtime patch nan-guard: on", "lora: runtime patch progress: on")
     assert classify(Ended(-9, banner)).kind == "memory"

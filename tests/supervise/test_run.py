@@ -196,6 +196,19 @@ def test_asked_to_stop_from_elsewhere_it_stops(bench: Bench, sees_stop_file: boo
     assert bench.record.state == "stopped"
 
 
+def test_a_run_whose_folder_is_moved_away_says_so(bench: Bench) -> None:
+    order = bench.order({"2": {"kill": signal.SIGKILL}})
+
+    def move(event: dict[str, Any]) -> None:
+        if event.get("step") == 2:
+            order.folder.rename(order.folder.with_name("elsewhere"))
+
+    bench.notes.event = move  # type: ignore[method-assign] - the one thing that differs
+    with record.alone(order.folder), pytest.raises(TrainingError, match="cannot be written to") as caught:
+        Run(order, bench.notes).go(None)
+    assert "moved" in str(caught.value.hint)
+
+
 def test_two_runs_on_one_output_are_one_too_many(bench: Bench) -> None:
     order = bench.order({})
     with record.alone(order.folder):

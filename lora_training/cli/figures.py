@@ -44,8 +44,8 @@ class Figures:
         event = self._last
         rates = " ".join("not finite" if rate is None else f"{rate:.2g}" for rate in dict.fromkeys(event["lr"]))
         loss = "not finite" if event["avr_loss"] is None else f"{event['avr_loss']:.4f}"
-        found = [f"step {self.step}/{self.total}", f"epoch {event['epoch']}" + (f"/{self.epochs}" * bool(self.epochs))]
-        found += [f"loss {loss}", f"lr {rates}" if rates else "", f"{self._each:.3g} s/step", f"{self._left()} left"]
+        found = [f"step {self.step}/{self.total}", f"{self._left()} left", f"loss {loss}", f"{self._each:.3g} s/step"]
+        found += [f"epoch {event['epoch']}" + f"/{self.epochs}" * bool(self.epochs), f"lr {rates}" if rates else ""]
         found += ["" if event["memory_mb"] is None else _memory(event["memory_mb"])]
         found += [f"{self.checkpoints} checkpoint{'s' * (self.checkpoints > 1)}" if self.checkpoints else ""]
         return [word for word in found if word]

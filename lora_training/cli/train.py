@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from lora_training import workspace
-from lora_training.errors import ConfigError, LoraError
+from lora_training.errors import LoraError
 
 if TYPE_CHECKING:
     from lora_training.cli.plan import Plan
     from lora_training.cli.terminal import Terminal
     from lora_training.supervise.result import Result
-    from lora_training.supervise.states import State
     from lora_training.workspace import Workspace
 
 
@@ -41,6 +40,7 @@ def train(  # noqa: PLR0913 - one argument an option
 ) -> None:
     """Train a LoRA as FILE says, or go on where an earlier run of it ended."""
     from lora_training.cli import plan as plans
+    from lora_training.cli import resuming
     from lora_training.cli.terminal import Terminal
     from lora_training.patching import site
 
@@ -53,8 +53,8 @@ def train(  # noqa: PLR0913 - one argument an option
     # no patch command may change the trees: each attempt imports upstream anew, and upstream imports late
     with site.shared_lock(here):
         plan = plans.make(here, file, sets, write=not dry_run)
-        resume = resume or plan.config.run.resume
         with closing(Terminal(verbose=verbose)) as terminal:
+            resume = resuming.meant(plan, resume or plan.config.run.resume, terminal)
             if dry_run:
                 _rehearse(plan, resume, terminal)
                 return
@@ -64,20 +64,20 @@ def train(  # noqa: PLR0913 - one argument an option
 
 def _rehearse(plan: Plan, resume: str, terminal: Terminal) -> None:
     """Print what `run` would start, and say what it would say of the state to go on from."""
-    from lora_training.cli import recording
+    from lora_training.cli import recording, resuming
     from lora_training.supervise import states
 
     if resume == "auto" and recording.complete(plan):
         terminal.note("this run is complete; this is the command that would train it anew")
         state = None
     else:
-        state = _state(plan, resume, terminal)
+        state = resuming.state(plan, resume, terminal)
     click.echo(replace(plan.spec, argv=(*plan.spec.argv, *states.flags(state))).shell())
 
 
 def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: Path | None = None) -> Result:
     """Bring a run to its end, or find that it is; `rerun_of` is the LoRA that it repeats."""
-    from lora_training.cli import before, recording
+    from lora_training.cli import before, recording, resuming
     from lora_training.runtime.patches import graceful_stop
     from lora_training.supervise import record, room, shelf
     from lora_training.supervise.loop import Patience
@@ -104,33 +104,11 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
             terminal.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
         before.check(here, plan, keeps=recording.puts_aside(plan, resume))
-        state = _state(plan, resume, terminal)
+        state = resuming.state(plan, resume, terminal)
         began = {**recording.begin(here, plan, resume, state, terminal), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)
         shelf.add(here, plan.folder)
         return Run(replace(order, began=began), terminal).go(state)
-
-
-def _state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
-    """The state to go on from. An automatic choice is refused when something else made it."""
-    from lora_training.supervise import states
-
-    if resume == "never" or plan.tree.is_miniature:
-        return None
-    if resume != "auto":
-        return states.at(Path(resume).expanduser().absolute())
-    state = states.newest(plan.output, lambda path, why: terminal.note(f"passing over {path}: {why}"))
-    if state is None:
-        return None
-    changed = state.differences(plan.made_by)
-    if changed:
-        raise ConfigError(
-            f"the unfinished run in {plan.output.parent} was made by another {' and '.join(changed)}",
-            hint=f"`--resume {state.path}` goes on from it all the same (step {state.step});\n"
-            "`--resume never` starts anew; another output_name keeps both",
-        )
-    terminal.note(f"going on from step {state.step}: {state.path}")
-    return state
 
 
 def _write(plan: Plan) -> None:

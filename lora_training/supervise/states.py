@@ -55,6 +55,12 @@ def newest(
     return None
 
 
+def is_anothers(folder: Path, made_by: Mapping[str, str]) -> bool:
+    """Whether the state in `folder` says that something else than `made_by` made it."""
+    described = manifest.read(folder)
+    return described is not None and dict(described.made_by) != dict(made_by)
+
+
 def flags(state: State | None) -> tuple[str, ...]:
     """Upstream's flags to go on from a state, or none to begin."""
     return ("--resume", str(state.path), "--skip_until_initial_step") if state else ()

@@ -1,0 +1,85 @@
+"""Which state a run goes on from: its own newest one, or the one that is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training.errors import ConfigError
+from lora_training.supervise import record, states
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lora_training.cli.plan import Plan
+    from lora_training.cli.terminal import Terminal
+    from lora_training.supervise.states import State
+
+
+def meant(plan: Plan, resume: str, terminal: Terminal) -> str:
+    """`auto` for the state that this very run began with, once it has got further by itself; else `resume`.
+
+    So the same command goes on where it ended, and does not begin with that state again.
+    """
+    from lora_training.cli import recording
+
+    start = _start(plan)
+    if resume in ("auto", "never") or start is None or start["path"] != str(_place(resume)):
+        return resume
+    own = states.newest(plan.output, _nothing, plan.made_by)
+    if own and own.step > start["step"]:
+        terminal.note(f"this run began with {resume} and has got further since")
+    elif recording.complete(plan) is None:
+        return resume
+    return "auto"
+
+
+def state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
+    """The state to go on from. Another run's is taken only when it is named: ConfigError says so."""
+    if resume == "never" or plan.tree.is_miniature:
+        return None
+    if resume != "auto":
+        return states.at(_place(resume))
+    own = states.newest(plan.output, _own_alone(plan, terminal), plan.made_by)
+    if own is None:
+        _refuse_anothers(plan)
+        return None
+    terminal.note(f"going on from step {own.step}: {own.path}")
+    return own
+
+
+def _refuse_anothers(plan: Plan) -> None:
+    """There is none of this run's own, but one that another run would go on from."""
+    another = states.newest(plan.output, _nothing)
+    if another is None:
+        return
+    changed = another.differences(plan.made_by)
+    raise ConfigError(
+        f"the unfinished run in {plan.output.parent} was made by another {' and '.join(changed)}",
+        hint=f"`--resume {another.path}` goes on from it all the same (step {another.step});\n"
+        "`--resume never` starts anew; another output_name keeps both",
+    )
+
+
+def _start(plan: Plan) -> dict[str, Any] | None:
+    """What the record of this very run says that it began with."""
+    known = record.read(plan.folder)
+    return known.start if known and known.made_by == dict(plan.made_by) else None
+
+
+def _place(resume: str) -> Path:
+    return Path(resume).expanduser().absolute()
+
+
+def _own_alone(plan: Plan, terminal: Terminal) -> Callable[[Path, str], None]:
+    """Says which of this run's own states are passed over, and nothing of other runs'."""
+
+    def say(path: Path, why: str) -> None:
+        if not states.is_anothers(path, plan.made_by):
+            terminal.note(f"passing over {path}: {why}")
+
+    return say
+
+
+def _nothing(_path: Path, _why: str) -> None:
+    return

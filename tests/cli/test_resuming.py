@@ -1,0 +1,105 @@
+"""Which state a run goes on from, when others lie beside its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lora_training import manifest
+from lora_training.cli import resuming
+from lora_training.errors import LoraError
+from lora_training.supervise import record, states
+
+np = pytest.importorskip("numpy")
+safetensors = pytest.importorskip("safetensors.numpy")
+
+ME, OTHER = {"config": "me", "upstream": "u"}, {"config": "other", "upstream": "u"}
+
+
+@dataclass
+class Heard:
+    lines: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def heard() -> Any:
+    return Heard()
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Any:
+    (tmp_path / "cats.run").mkdir()
+    output = tmp_path / "cats.safetensors"
+    tree = SimpleNamespace(is_miniature=False)
+    return SimpleNamespace(output=output, folder=tmp_path / "cats.run", made_by=ME, tree=tree)
+
+
+def save(plan: Any, step: int, made_by: dict[str, str] = ME) -> Path:
+    folder: Path = plan.output.with_name(f"cats-step{step:08d}-state")
+    folder.mkdir()
+    safetensors.save_file({"w": np.ones(3, np.float32)}, folder / "model.safetensors")
+    manifest.write(folder, step=step, made_by=made_by)
+    return folder
+
+
+def recorded(plan: Any, made_by: dict[str, str], start: Path | None = None) -> None:
+    run = record.Record("cats", "cats.toml", str(plan.output), "python", made_by)
+    run.start = {"path": str(start), "step": 50, "sha256": ""} if start else None
+    run.save(plan.folder)
+
+
+def chosen(plan: Any, resume: str, heard: Any) -> states.State | None:
+    return resuming.state(plan, resuming.meant(plan, resume, heard), heard)
+
+
+def test_its_own_state_is_taken_quietly_though_another_runs_is_further(plan: Any, heard: Any) -> None:
+    save(plan, 50, OTHER)
+    own = save(plan, 20)
+    assert chosen(plan, "auto", heard) == states.State(own, 20, ME)
+    assert heard.lines == [f"going on from step 20: {own}"]
+
+
+def test_its_own_damaged_state_is_passed_over_aloud(plan: Any, heard: Any) -> None:
+    (save(plan, 30) / "model.safetensors").write_bytes(b"")
+    save(plan, 20)
+    assert "passing over" in (chosen(plan, "auto", heard), heard.lines[0])[1]
+
+
+def test_another_runs_state_is_refused_when_there_is_none_of_its_own(plan: Any, heard: Any) -> None:
+    path = save(plan, 50, OTHER)
+    with pytest.raises(LoraError, match="another config") as caught:
+        chosen(plan, "auto", heard)
+    assert f"--resume {path}" in str(caught.value.hint)
+
+
+def test_the_same_command_goes_on_from_what_came_of_the_state_that_it_names(plan: Any, heard: Any) -> None:
+    path = save(plan, 50, OTHER)
+    recorded(plan, ME, path)
+    first = chosen(plan, str(path), heard)
+    assert first
+    assert first.path == path
+    own = save(plan, 60)
+    again = chosen(plan, str(path), heard)
+    assert again
+    assert again.path == own
+    assert "has got further" in heard.lines[-2]
+
+
+def test_a_state_that_it_did_not_begin_with_is_taken_as_named(plan: Any, heard: Any) -> None:
+    path = save(plan, 50, OTHER)
+    save(plan, 60)
+    for made_by, start in ((OTHER, path), (ME, None), (ME, plan.output)):
+        recorded(plan, made_by, start)
+        assert resuming.meant(plan, str(path), heard) == str(path)
+
+
+def test_from_the_start_is_from_the_start(plan: Any, heard: Any) -> None:
+    save(plan, 50)
+    assert chosen(plan, "never", heard) is None

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lora_training import manifest
-from lora_training.supervise import aside, digests, environment, record, shelf
+from lora_training.supervise import aside, digests, environment, record, shelf, states
 from lora_training.supervise import result as results
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, termina
     """
     earlier = record.read(plan.folder)
     is_own = earlier is not None and earlier.made_by == dict(plan.made_by) and resume != "never"
-    if puts_aside(plan, resume):
-        moved = aside.put_lora(plan.output) if is_own else aside.put(plan.output, plan.folder, states=state is None)
+    if puts_aside(plan, resume, state):
+        keeps = _kept(plan, state)
+        moved = aside.put_lora(plan.output) if is_own else aside.put(plan.output, plan.folder, keeps=keeps)
         if moved:
             shelf.add(here, moved.with_suffix(plan.folder.suffix))
             terminal.note(f"what an earlier run left under this name is kept as {moved.with_suffix('')}")
@@ -50,14 +51,31 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, termina
     return {"attempts": earlier.attempts if earlier else [], "start": _start(plan, state, earlier)}
 
 
-def puts_aside(plan: Plan, resume: str) -> bool:
-    """Whether what is under this run's name is put aside: LoRAs that it did not make, or a run to begin anew."""
+def puts_aside(plan: Plan, resume: str, state: State | None) -> bool:
+    """Whether what is under this run's name is put aside: what it did not make, or a run to begin anew."""
     earlier = record.read(plan.folder)
     if resume == "never":
         return True
-    if earlier is None or earlier.made_by == dict(plan.made_by):
-        return plan.output.exists() and _is_anothers(plan, earlier)
-    return plan.output.exists() or bool(aside.checkpoints(plan.output))
+    has_anothers_lora = plan.output.exists() and _is_anothers(plan, earlier)
+    if earlier is not None and earlier.made_by == dict(plan.made_by):
+        return has_anothers_lora
+    found = aside.checkpoints(plan.output)
+    # without a record, a checkpoint is this run's if it says so
+    left = found if earlier else [path for path in found if not results.is_made_by(path, plan.made_by)]
+    return (
+        has_anothers_lora or bool(left) or bool(_others_states(plan, state)) or bool(earlier and plan.output.exists())
+    )
+
+
+def _kept(plan: Plan, state: State | None) -> list[Path]:
+    """The states that stay: the one to go on from, where it was named by who started this, and this run's own."""
+    return [state.path, *states.by_maker(plan.output, plan.made_by)[0]] if state else []
+
+
+def _others_states(plan: Plan, state: State | None) -> list[Path]:
+    """Other runs' states that this run would write over, without the one that it goes on from."""
+    others = states.by_maker(plan.output, plan.made_by)[1]
+    return [path for path in others if state is None or path.resolve() != state.path.resolve()]
 
 
 def _is_anothers(plan: Plan, own: Record | None) -> bool:

@@ -103,8 +103,8 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
         if done:
             terminal.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
-        before.check(here, plan, keeps=recording.puts_aside(plan, resume))
         state = resuming.state(plan, resume, terminal)
+        before.check(here, plan, keeps=recording.puts_aside(plan, resume, state))
         began = {**recording.begin(here, plan, resume, state, terminal), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)
         shelf.add(here, plan.folder)

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 from lora_training.supervise import record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 _LOCK = "lock"
-_STATE = re.compile(r".*-state(?:\.partial|\.old)?")
 
 
-def put(output: Path, folder: Path, *, states: bool) -> Path | None:
+def put(output: Path, folder: Path, *, keeps: Iterable[Path] = ()) -> Path | None:
     """Rename what belongs to the LoRA `output`, and its record in `folder`; the record's new folder, None for none.
 
-    Without `states` they stay, for what goes on from one of them. To be used inside `record.alone(folder)`, which goes
-    on holding the folder: what is in it moves, and it stays.
+    `keeps` are the states that stay, for what goes on from one of them. To be used inside `record.alone(folder)`,
+    which goes on holding the folder: what is in it moves, and it stays.
     """
-    moving = [path for path in _of(output) if states or not _STATE.fullmatch(path.name)]
+    kept = {path.resolve() for path in keeps}
+    moving = [path for path in _of(output) if path.resolve() not in kept]
     has_record = record.read(folder) is not None
     if not moving and not has_record:
         return None

@@ -61,6 +61,13 @@ def is_anothers(folder: Path, made_by: Mapping[str, str]) -> bool:
     return described is not None and dict(described.made_by) != dict(made_by)
 
 
+def by_maker(output: Path, made_by: Mapping[str, str]) -> tuple[list[Path], list[Path]]:
+    """The finished states under the name of `output`: those that `made_by` made, and those of others."""
+    finished = [folder for folder in _folders(output) if manifest.read(folder)]
+    others = [folder for folder in finished if is_anothers(folder, made_by)]
+    return [folder for folder in finished if folder not in others], others
+
+
 def flags(state: State | None) -> tuple[str, ...]:
     """Upstream's flags to go on from a state, or none to begin."""
     return ("--resume", str(state.path), "--skip_until_initial_step") if state else ()

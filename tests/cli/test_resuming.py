@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lora_training import manifest
-from lora_training.cli import resuming
+from lora_training.cli import recording, resuming
 from lora_training.errors import LoraError
 from lora_training.supervise import record, states
 
@@ -103,3 +103,47 @@ def test_a_state_that_it_did_not_begin_with_is_taken_as_named(plan: Any, heard: 
 def test_from_the_start_is_from_the_start(plan: Any, heard: Any) -> None:
     save(plan, 50)
     assert chosen(plan, "never", heard) is None
+
+
+def begun(plan: Any, resume: str, heard: Any, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names that lie there after a start from that, as far as that puts aside."""
+    monkeypatch.setattr(recording, "_write", lambda *_given, **_more: None)
+    here: Any = SimpleNamespace(state=plan.folder.parent / "state")
+    with record.alone(plan.folder):
+        recording.begin(here, plan, resume, resuming.state(plan, resume, heard), heard)
+    return {path.name for path in plan.folder.parent.iterdir()}
+
+
+def test_the_older_runs_other_states_are_put_aside_and_the_named_one_stays(
+    plan: Any, heard: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(plan, 50, OTHER)
+    save(plan, 60, OTHER)
+    recorded(plan, OTHER)
+    names = begun(plan, str(path), heard, monkeypatch)
+    assert names >= {path.name, "cats.1-step00000060-state", "cats.1.run"}
+    assert "cats-step00000060-state" not in names
+    assert "cats.1" in heard.lines[-1]
+
+
+def test_its_own_states_stay_when_it_is_its_turn_again(plan: Any, heard: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step, made_by in ((10, ME), (20, ME), (30, OTHER)):
+        save(plan, step, made_by)
+    recorded(plan, OTHER)
+    names = begun(plan, "auto", heard, monkeypatch)
+    assert names >= {"cats-step00000010-state", "cats-step00000020-state", "cats.1-step00000030-state"}
+
+
+@pytest.mark.parametrize("made_by", [OTHER, {}])
+def test_anothers_checkpoints_are_put_aside_without_a_record(
+    plan: Any, heard: Any, monkeypatch: pytest.MonkeyPatch, made_by: dict[str, str]
+) -> None:
+    metadata = {f"lora_{name}": value for name, value in made_by.items()}
+    safetensors.save_file({"w": np.ones(3, np.float32)}, plan.output.with_name("cats-000002.safetensors"), metadata)
+    assert "cats.1-000002.safetensors" in begun(plan, "auto", heard, monkeypatch)
+
+
+def test_its_own_checkpoints_stay_without_a_record(plan: Any, heard: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata = {f"lora_{name}": value for name, value in ME.items()}
+    safetensors.save_file({"w": np.ones(3, np.float32)}, plan.output.with_name("cats-000002.safetensors"), metadata)
+    assert "cats-000002.safetensors" in begun(plan, "auto", heard, monkeypatch)

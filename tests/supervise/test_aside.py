@@ -35,9 +35,9 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "cats.safetensors"
 
 
-def put(output: Path, *, states: bool = True) -> Path | None:
+def put(output: Path, *keeps: Path) -> Path | None:
     with record.alone(output.with_suffix(".run")):
-        return aside.put(output, output.with_suffix(".run"), states=states)
+        return aside.put(output, output.with_suffix(".run"), keeps=keeps)
 
 
 def names(folder: Path) -> set[str]:
@@ -61,9 +61,9 @@ def test_the_record_says_where_everything_is_now(output: Path) -> None:
     assert not record.is_alive(folder)
 
 
-def test_states_stay_for_what_goes_on_from_them(output: Path) -> None:
-    put(output, states=False)
-    assert names(output.parent) >= {*STATES, "cats.1.safetensors"}
+def test_a_state_stays_for_what_goes_on_from_it(output: Path) -> None:
+    put(output, output.with_name(STATES[0]))
+    assert names(output.parent) >= {STATES[0], "cats.1.safetensors", "cats.1-step00000020-state.partial"}
 
 
 def test_the_next_one_has_the_next_number(output: Path) -> None:
@@ -88,6 +88,6 @@ def test_where_nothing_is_nothing_is_put_aside(tmp_path: Path) -> None:
 def test_the_folder_stays_held_meanwhile(output: Path) -> None:
     folder = output.with_suffix(".run")
     with record.alone(folder):
-        aside.put(output, folder, states=True)
+        aside.put(output, folder)
         with pytest.raises(LoraError, match="another run"), record.alone(folder):
             pass

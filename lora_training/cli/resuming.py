@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_training.cli import differing
 from lora_training.errors import ConfigError
 from lora_training.supervise import record, states
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from lora_training.cli.plan import Plan
     from lora_training.cli.terminal import Terminal
     from lora_training.supervise.states import State
+
+_SHOWN = 5
 
 
 def meant(plan: Plan, resume: str, terminal: Terminal) -> str:
@@ -39,7 +42,9 @@ def state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
     if resume == "never" or plan.tree.is_miniature:
         return None
     if resume != "auto":
-        return states.at(_place(resume))
+        named = states.at(_place(resume))
+        _warn(plan, named, terminal)
+        return named
     own = states.newest(plan.output, _own_alone(plan, terminal), plan.made_by)
     if own is None:
         _refuse_anothers(plan)
@@ -56,9 +61,24 @@ def _refuse_anothers(plan: Plan) -> None:
     changed = another.differences(plan.made_by)
     raise ConfigError(
         f"the unfinished run in {plan.output.parent} was made by another {' and '.join(changed)}",
-        hint=f"`--resume {another.path}` goes on from it all the same (step {another.step});\n"
-        "`--resume never` starts anew; another output_name keeps both",
+        hint="\n".join(
+            [
+                *differing.lines(differing.changes(plan, another) or {}, _SHOWN),
+                f"`--resume {another.path}` goes on from it all the same (step {another.step});",
+                "`--resume never` starts anew; another output_name keeps both",
+            ]
+        ),
     )
+
+
+def _warn(plan: Plan, named: State, terminal: Terminal) -> None:
+    """Say of a state that another configuration made what differs, and what of it has no effect."""
+    if "config" not in named.differences(plan.made_by):
+        return
+    found = differing.changes(plan, named)
+    terminal.note(f"warning: another configuration made {named.path}")
+    for line in (*differing.lines(found or {}, _SHOWN), *differing.from_state(found)):
+        terminal.note(f"warning: {line}")
 
 
 def _start(plan: Plan) -> dict[str, Any] | None:

@@ -56,14 +56,15 @@ def _datasets(head: str, text: str | None, tail: str) -> str:
         return f"{head}\n\n{tail}"
     data = json.loads(text)
     laid_out = f"{head}\n\n{tomlout.document(data)}\n{tail}"
-    if json.dumps({name: value for name, value in _parsed(laid_out).items() if name in data}) == json.dumps(data):
+    if json.dumps({name: value for name, value in parsed(laid_out).items() if name in data}) == json.dumps(data):
         return laid_out
     first, _, rest = head.partition(f"[{HEADING}]")
     lines = "\n".join(f"{name} = {tomlout.value(value)}" for name, value in data.items())
     return f"{first}{lines}\n\n[{HEADING}]{rest}\n\n{tail}"
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def parsed(text: str) -> dict[str, Any]:
+    """What such a file says. Raises ValueError when it is no TOML."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

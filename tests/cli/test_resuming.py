@@ -147,3 +147,88 @@ def test_its_own_checkpoints_stay_without_a_record(plan: Any, heard: Any, monkey
     metadata = {f"lora_{name}": value for name, value in ME.items()}
     safetensors.save_file({"w": np.ones(3, np.float32)}, plan.output.with_name("cats-000002.safetensors"), metadata)
     assert "cats-000002.safetensors" in begun(plan, "auto", heard, monkeypatch)
+
+
+THEN = """
+[flags]
+learning_rate = 0.001
+lr_scheduler = "cosine"
+network_dim = 4
+network_args = { loraplus_lr_ratio = 4 }
+output_dir = "/there"
+[run]
+retries = 1
+[[datasets]]
+batch_size = 1
+"""
+NOW = THEN.replace("0.001", "0.1").replace("cosine", "constant").replace("= 4", "= 8").replace("there", "here")
+
+
+@pytest.fixture
+def edited(plan: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state of an earlier run, whose configuration was edited since; its folder."""
+    recorded(plan, OTHER)
+    (plan.folder / "config.toml").write_text(THEN, encoding="utf-8")
+    monkeypatch.setattr(recording, "resolved", lambda _plan: NOW.replace("retries = 1", "retries = 2"))
+    return save(plan, 50, OTHER)
+
+
+def test_a_refusal_shows_what_differs(plan: Any, heard: Any, edited: Path) -> None:
+    with pytest.raises(LoraError) as caught:
+        chosen(plan, "auto", heard)
+    assert str(caught.value.hint).splitlines()[:4] == [
+        "learning_rate: 0.001 -> 0.1",
+        'lr_scheduler: "cosine" -> "constant"',
+        "network_dim: 4 -> 8",
+        "network_args.loraplus_lr_ratio: 4 -> 8",
+    ]
+    assert "retries" not in str(caught.value.hint)
+    assert "here" not in str(caught.value.hint)
+
+
+def test_a_refusal_shows_five_of_many(plan: Any, heard: Any, edited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = "\n".join(f"extra_{number} = {number}" for number in range(7))
+    monkeypatch.setattr(recording, "resolved", lambda _plan: THEN.replace("[run]", f"{many}\n[run]"))
+    with pytest.raises(LoraError) as caught:
+        chosen(plan, "auto", heard)
+    lines = str(caught.value.hint).splitlines()
+    assert lines[4:6] == ["extra_4: not given -> 4", "and 2 more"]
+
+
+def test_what_comes_from_a_named_state_is_said(plan: Any, heard: Any, edited: Path) -> None:
+    chosen(plan, str(edited), heard)
+    said = [line for line in heard.lines if "come from the state and not from the configuration" in line]
+    assert len(said) == 2
+    assert said[0].endswith(": learning_rate, network_args.loraplus_lr_ratio")
+    assert said[1].endswith(": lr_scheduler")
+    assert "warning: network_dim: 4 -> 8" in heard.lines
+
+
+def test_where_the_other_configuration_is_gone_it_is_said_in_general(plan: Any, heard: Any) -> None:
+    path = save(plan, 50, OTHER)
+    recorded(plan, ME)
+    chosen(plan, str(path), heard)
+    assert "learning rates, optimizer settings" in heard.lines[-1]
+
+
+def test_a_state_of_its_own_that_is_named_needs_no_warning(plan: Any, heard: Any) -> None:
+    chosen(plan, str(save(plan, 50)), heard)
+    assert heard.lines == []
+
+
+def test_the_schedules_shape_is_the_configurations_and_its_rates_are_the_states() -> None:
+    """What the warning says of torch."""
+    torch = pytest.importorskip("torch")
+    from functools import partial
+
+    def made(rate: float, steps: int) -> tuple[Any, Any]:
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+        falling = partial(lambda step, *, steps: 1 - step / steps, steps=steps)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, falling)
+
+    old, new = made(1.0, 10), made(5.0, 100)
+    for before, after in zip(old, new, strict=True):
+        after.load_state_dict(before.state_dict())
+    new[0].step()
+    new[1].step()
+    assert new[1].get_last_lr() == [0.99]

@@ -1,0 +1,87 @@
+"""Which keys differ between the run that saved a state and the one that is to go on from it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from lora_training.supervise import record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lora_training.cli.plan import Plan
+    from lora_training.supervise.states import State
+
+_STATE = re.compile(r"(?:-step\d{8,}|-\d{6,})?-state(?:\.partial|\.old)?$")
+# where it writes, and what does not change what is trained
+_PASSED_OVER = re.compile(r"run\..*|flags\.output_dir")
+# torch keeps each parameter group's rate and settings with the state
+_FROM_STATE = re.compile(r"learning_rate|unet_lr|text_encoder_lr\w*|optimizer_\w+|.*loraplus\w*")
+# and of the schedule its base rates and its place; its shape is made anew where it is a function of the step
+_SCHEDULE = re.compile(r"lr_\w+")
+
+
+def changes(plan: Plan, state: State) -> dict[str, tuple[Any, Any]] | None:
+    """Then and now of each key that differs, by name; None for a key not given.
+
+    None when the configuration that the state was made with is not there to be read.
+    """
+    from lora_training.cli import recording
+    from lora_training.config.resolved import parsed
+
+    folder = state.path.with_name(_STATE.sub("", state.path.name) + ".run")
+    known = record.read(folder)
+    if known is None or known.made_by != dict(state.made_by):
+        return None
+    try:
+        then = parsed((folder / recording.CONFIG).read_text(encoding="utf-8", errors="surrogateescape"))
+    except (OSError, ValueError):
+        return None
+    before, after = dict(_leaves("", then)), dict(_leaves("", parsed(recording.resolved(plan))))
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    wanted = [name for name in names if not _PASSED_OVER.fullmatch(name)]
+    return {name.removeprefix("flags."): (before.get(name), after.get(name)) for name in wanted}
+
+
+def lines(found: dict[str, tuple[Any, Any]], shown: int) -> Iterator[str]:
+    """`key: then -> now` for the first of them, and how many more there are."""
+    for name, (then, now) in itertools.islice(found.items(), shown):
+        yield f"{name}: {_said(then)} -> {_said(now)}"
+    if len(found) > shown:
+        yield f"and {len(found) - shown} more"
+
+
+def from_state(found: dict[str, tuple[Any, Any]] | None) -> Iterator[str]:
+    """What to say of the settings that a state brings with it, whatever the configuration says."""
+    if found is None:
+        yield (
+            "learning rates, optimizer settings and the base rates of the schedule come from the state and not from "
+            "the configuration"
+        )
+        return
+    rates, schedule = ([name for name in found if kind.fullmatch(name)] for kind in (_FROM_STATE, _SCHEDULE))
+    if rates:
+        yield f"these come from the state and not from the configuration: {', '.join(rates)}"
+    if schedule:
+        yield (
+            f"the base rates of the schedule and its place come from the state and not from the configuration; at most "
+            f"its shape is new: {', '.join(schedule)}"
+        )
+
+
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _leaves(f"{prefix}.{name}" if prefix else name, each)
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        for number, each in enumerate(value, 1):
+            yield from _leaves(f"{prefix}[{number}]", each)
+    else:
+        yield prefix, value
+
+
+def _said(value: Any) -> str:
+    return "not given" if value is None else json.dumps(value, default=str, ensure_ascii=False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training.cli import differing
-from lora_training.errors import ConfigError
+from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import record, states
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from lora_training.cli.terminal import Terminal
     from lora_training.supervise.states import State
 
-_SHOWN = 5
+_SHOWN, _OFFERED = 5, 3
 
 
 def meant(plan: Plan, resume: str, terminal: Terminal) -> str:
@@ -42,7 +43,7 @@ def state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
     if resume == "never" or plan.tree.is_miniature:
         return None
     if resume != "auto":
-        named = states.at(_place(resume))
+        named = _named(plan, resume)
         _warn(plan, named, terminal)
         return named
     own = states.newest(plan.output, _own_alone(plan, terminal), plan.made_by)
@@ -51,6 +52,15 @@ def state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
         return None
     terminal.note(f"going on from step {own.step}: {own.path}")
     return own
+
+
+def _named(plan: Plan, resume: str) -> State:
+    try:
+        return states.at(_place(resume))
+    except LoraError as exc:
+        there = itertools.islice(states.good(plan.output, _nothing), _OFFERED)
+        exc.hint = "\n".join(f"`--resume {state.path}` is one, of step {state.step}" for state in there) or exc.hint
+        raise
 
 
 def _refuse_anothers(plan: Plan) -> None:

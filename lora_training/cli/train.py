@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -20,14 +21,33 @@ if TYPE_CHECKING:
     from lora_training.workspace import Workspace
 
 
+def _not_empty(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value == "":
+        raise click.BadParameter("it cannot be empty")
+    return value
+
+
+def _place(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Where to go on from, absolute. `~` of a user that is not there stays as it is: no such place exists, either."""
+    value = _not_empty(context, option, value)
+    if value in (None, "auto", "never"):
+        return value
+    return os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111 - pathlib raises for such a user
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value; may be repeated.")
-@click.option("--resume", metavar="auto|never|PATH", help="From the newest good state, from the start, or from that.")
+@click.option(
+    "--resume",
+    metavar="auto|never|PATH",
+    callback=_place,
+    help="From the newest good state, from the start, or from that.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the exact command as one shell line, and write nothing.")
 @click.option("-v", "--verbose", is_flag=True, help="Show upstream's own log as it is written.")
 @click.option("--docker", is_flag=True, help="Train in a container, by Docker or Podman.")
-@click.option("--image", metavar="NAME", help="The container's image, if not lora-training.")
+@click.option("--image", metavar="NAME", callback=_not_empty, help="The container's image, if not lora-training.")
 def train(  # noqa: PLR0913 - one argument an option
     file: Path,
     *,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_training import manifest
-from lora_training.errors import TrainingError
+from lora_training.errors import ConfigError, TrainingError
 from lora_training.supervise import result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
@@ -38,6 +39,13 @@ def newest(
     One that was never finished, is damaged, holds values that are not finite or, with `made_by`, was made by
     something else, is passed over, and reported.
     """
+    return next(good(output, passed_over, made_by), None)
+
+
+def good(
+    output: Path, passed_over: Callable[[Path, str], None], made_by: Mapping[str, str] | None = None
+) -> Iterator[State]:
+    """As `newest`, and those with fewer steps after it."""
     found = [(folder, manifest.read(folder)) for folder in _folders(output)]
     for folder, described in found:
         if described is None and not folder.name.endswith((".partial", ".old")):
@@ -50,9 +58,9 @@ def newest(
             continue
         wrong = manifest.damage(folder, described) or _not_finite(folder)
         if wrong is None:
-            return state
-        passed_over(folder, wrong)
-    return None
+            yield state
+        else:
+            passed_over(folder, wrong)
 
 
 def is_anothers(folder: Path, made_by: Mapping[str, str]) -> bool:
@@ -82,10 +90,11 @@ def clear_passing(output: Path, *, before: int | None = None) -> None:
 
 
 def at(folder: Path) -> State:
-    """The state in `folder`. Raises TrainingError when it is not whole."""
+    """The state in `folder`. Raises ConfigError when there is none, and TrainingError when it is damaged."""
     described = manifest.read(folder)
     if described is None:
-        raise TrainingError(f"{folder} is no state that was saved to its end", hint="name another with --resume")
+        what = "is no state that was saved to its end" if os.path.lexists(folder) else "does not exist"
+        raise ConfigError(f"{folder} {what}", hint="name another with --resume")
     wrong = manifest.damage(folder, described) or _not_finite(folder)
     if wrong:
         raise TrainingError(f"{folder} cannot be trusted: {wrong}", hint="name another with --resume")

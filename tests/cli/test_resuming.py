@@ -11,8 +11,9 @@ import pytest
 
 from lora_training import manifest
 from lora_training.cli import recording, resuming
-from lora_training.errors import LoraError
+from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import record, states
+from tests.helpers import ROOT, lora
 
 np = pytest.importorskip("numpy")
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -232,3 +233,31 @@ def test_the_schedules_shape_is_the_configurations_and_its_rates_are_the_states(
     new[0].step()
     new[1].step()
     assert new[1].get_last_lr() == [0.99]
+
+
+def test_a_wrong_place_is_refused_with_the_newest_good_states(plan: Any, heard: Any) -> None:
+    good = [save(plan, step, OTHER) for step in (10, 20, 30, 40)]
+    damaged = save(plan, 50)
+    (damaged / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="does not exist") as caught:
+        chosen(plan, str(plan.folder / "missing"), heard)
+    offered = str(caught.value.hint).splitlines()
+    assert [str(path) in line for path, line in zip(good[:0:-1], offered, strict=True)] == [True] * 3
+    with pytest.raises(ConfigError, match="no state"):
+        chosen(plan, str(plan.folder), heard)
+
+
+def test_an_empty_option_is_a_wrong_use(tmp_path: Path) -> None:
+    for option in ("--resume", "--image"):
+        ran = lora("train", tmp_path / "cats.toml", option, "", cwd=ROOT)
+        assert ran.code == 2
+        assert f"Invalid value for '{option}'" in ran.err
+
+
+@pytest.mark.upstream
+def test_a_place_in_the_home_of_nobody_is_one_that_does_not_exist(sd_scripts: Path, tmp_path: Path) -> None:
+    smoke = ROOT / "configs" / "smoke.toml"
+    ran = lora("train", smoke, "--set", f"output_dir={tmp_path}", "--resume", "~nouser/x", "--dry-run", cwd=ROOT)
+    assert ran.code == 3
+    assert "~nouser/x does not exist" in ran.err
+    assert "Traceback" not in ran.err

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lora_training import manifest
-from lora_training.errors import TrainingError
+from lora_training.errors import ConfigError, TrainingError
 from lora_training.supervise import states
 
 np = pytest.importorskip("numpy")
@@ -106,5 +106,14 @@ def test_a_name_with_brackets_finds_its_own_states(output: Path) -> None:
 
 
 def test_a_folder_that_is_no_state_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no state"):
+    with pytest.raises(ConfigError, match="no state"):
         states.at(tmp_path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        states.at(tmp_path / "missing")
+
+
+def test_a_damaged_one_is_not_taken_though_it_is_named(output: Path) -> None:
+    folder = save(output, 8)
+    (folder / "optimizer.bin").unlink()
+    with pytest.raises(TrainingError, match=r"optimizer\.bin"):
+        states.at(folder)

@@ -46,7 +46,7 @@ class Workspace:
     def cache(self) -> Path:
         """What can be made again: smoke models and images, schemas. `LORA_CACHE` moves it."""
         moved = os.environ.get(CACHE_VARIABLE)
-        return Path(moved).expanduser().absolute() if moved else self.state / "cache"
+        return _expanded(CACHE_VARIABLE, moved).absolute() if moved else self.state / "cache"
 
     @property
     def upstreams(self) -> dict[str, Upstream]:
@@ -85,13 +85,21 @@ def find(start: Path | None = None) -> Workspace:
     """
     named = os.environ.get(HOME_VARIABLE)
     if named:
-        return _named(Path(named).expanduser())
+        return _named(_expanded(HOME_VARIABLE, named))
     here = start.absolute() if start else _current_folder()
     package = Path(__file__).resolve().parent
     for folder in (here, *here.parents, *package.parents):
         if _is_checkout(folder):
             return Workspace(folder)
     raise LoraError("no checkout of lora-training found here or above", hint=f"set {HOME_VARIABLE} to its folder")
+
+
+def _expanded(variable: str, value: str) -> Path:
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        user = value.partition("/")[0]
+        raise LoraError(f"{variable}={value}: nobody knows the home folder {user}", hint="write the path out") from None
 
 
 def _current_folder() -> Path:

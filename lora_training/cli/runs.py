@@ -102,7 +102,7 @@ def _one(name: str, *, alive: bool = False) -> tuple[Path, Record]:
     matching = [(folder, run) for folder, run in found if name == run.name or path in (folder, Path(run.output))]
     if not matching:
         # not on the shelf: of another checkout, or of one that cannot be written to
-        places = dict.fromkeys((path, path.with_suffix(".run")))
+        places = dict.fromkeys((path, path.with_name(f"{path.stem}.run") if path.name else path))
         matching = [(folder, run) for folder in places if (run := record.read(folder))]
     if not matching:
         known = ", ".join(dict.fromkeys(run.name for _, run in found)) or "none yet"

@@ -6,18 +6,31 @@ import json
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import room
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
 EVENTS = "events.jsonl"
 STOP = "stop"
 _RECORD = "run.json"
+_MAYBE_TEXT = (str, type(None))
+_WHOLE = dict.fromkeys(("name", "config", "output", "command", "state"), str) | {
+    "made_by": dict,
+    "pid": int,
+    "started": (int, float),
+    "why": _MAYBE_TEXT,
+    "rerun_of": _MAYBE_TEXT,
+}
+_ATTEMPT = {"log": str, "from_step": int}
+_RESULT = {"steps": int, "tensors": int}
+_START = {"path": str, "step": int, "sha256": str}
+# about the year 5000: what no calendar has is no time
+_LATEST = 1e11
 
 
 @dataclass
@@ -50,13 +63,31 @@ class Record:
 
 
 def read(folder: Path) -> Record | None:
-    """The record in `folder`; None when there is none that can be read."""
+    """The record in `folder`; None when there is none that can be read. Attempts that make no sense are left out."""
     known = {each.name for each in fields(Record)}
     try:
         found = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        return Record(**{name: value for name, value in found.items() if name in known})
-    except (OSError, ValueError, TypeError, AttributeError):
+        run = Record(**{name: value for name, value in found.items() if name in known})
+        run.attempts = [each for each in run.attempts if _has(each, _ATTEMPT)]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
+    return run if _is_sound(run) else None
+
+
+def _is_sound(run: Record) -> bool:
+    """Whether all is of the type that it is written with: the file may have been edited, or be another program's."""
+    return (
+        _has(asdict(run), _WHOLE)
+        and Path(run.output).name != ""
+        and 0 <= run.started < _LATEST
+        and all(isinstance(digest, str) for digest in run.made_by.values())
+        and (run.result is None or _has(run.result, _RESULT))
+        and (run.start is None or _has(run.start, _START))
+    )
+
+
+def _has(found: Any, wanted: Mapping[str, type | tuple[type, ...]]) -> bool:
+    return isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in wanted.items())
 
 
 @contextmanager

@@ -28,6 +28,14 @@ def runs(workspace: Workspace) -> list[tuple[Path, Record]]:
     """The runs whose folders are still there, newest first."""
     shelf = workspace.state / "runs"
     pointers = sorted(shelf.iterdir()) if shelf.is_dir() else []
-    folders = [Path(pointer.read_text(encoding="utf-8", errors="replace").rstrip("\n")) for pointer in pointers]
+    folders = [folder for pointer in pointers if (folder := _folder(pointer))]
     found = [(folder, run) for folder in folders if (run := record.read(folder))]
     return sorted(found, key=lambda pair: pair[1].started, reverse=True)
+
+
+def _folder(pointer: Path) -> Path | None:
+    """Where it points to; None for what is no pointer of ours, such as a folder."""
+    try:
+        return Path(pointer.read_text(encoding="utf-8", errors="replace").rstrip("\n"))
+    except OSError:
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,34 @@ def test_a_record_from_a_later_version_can_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '"x"'])
 def test_what_is_no_record_is_none(tmp_path: Path, text: str) -> None:
     assert kept(tmp_path, text) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", None),
+        ("output", "/"),
+        ("made_by", {"config": 1}),
+        ("started", "x"),
+        ("started", 1e30),
+        ("started", float("nan")),
+        ("attempts", None),
+        ("attempts", 3),
+        ("result", []),
+        ("result", {"steps": "4", "tensors": 1}),
+        ("start", {}),
+        ("why", 3),
+    ],
+)
+def test_a_record_with_a_value_of_another_type_is_none(tmp_path: Path, field: str, value: Any) -> None:
+    assert kept(tmp_path, json.dumps({**OLD, field: value})) is None
+
+
+def test_an_attempt_that_makes_no_sense_is_left_out(tmp_path: Path) -> None:
+    whole = {"log": "attempt-1.log", "from_step": 0}
+    run = kept(tmp_path, json.dumps({**OLD, "attempts": [{}, whole, None, {**whole, "from_step": "x"}]}))
+    assert run
+    assert run.attempts == [whole]
 
 
 def test_an_event_after_half_a_line_is_whole(tmp_path: Path) -> None:

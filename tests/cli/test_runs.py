@@ -1,0 +1,66 @@
+"""`lora runs` on what may be found in its folders: names, records and pointers of any kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lora_training import cli, workspace
+from lora_training.errors import LoraError
+from lora_training.supervise import record, shelf
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> workspace.Workspace:
+    """A checkout with no run yet."""
+    for name in ("patches", "lora_training"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".gitmodules").touch()
+    monkeypatch.setenv(workspace.HOME_VARIABLE, str(tmp_path))
+    return workspace.Workspace(tmp_path)
+
+
+def keep(here: workspace.Workspace, folder: str, **fields: str) -> Path:
+    """A run called "a" in that folder, and on the shelf."""
+    place = here.root / folder / "a.run"
+    place.mkdir(parents=True)
+    lora = str(place.with_suffix(".safetensors"))
+    record.Record(
+        **{"name": "a", "config": "c", "output": lora, "command": "x", "state": "complete"} | fields, made_by={}
+    ).save(place)  # type: ignore[arg-type]
+    shelf.add(here, place)
+    return place
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("verb", ["show", "stop", "rerun"])
+@pytest.mark.parametrize("name", ["/", "..", "", "."])
+def test_a_folder_that_is_no_run(verb: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["runs", verb, name]) == 1
+    assert capsys.readouterr().err == f"error: there is no run {name!r}\nhint: runs: none yet\n"
+
+
+def test_one_bad_record_does_not_hide_the_others(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(here, "good")
+    path = keep(here, "bad") / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "x"}))
+    assert cli.run(["runs", "list", "--json"]) == 0
+    assert [run["folder"] for run in json.loads(capsys.readouterr().out)["runs"]] == [str(here.root / "good" / "a.run")]
+
+
+def test_a_folder_among_the_pointers_is_no_run(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(here, "good")
+    (here.state / "runs" / "folder").mkdir()
+    assert cli.run(["runs", "list"]) == 0
+    assert capsys.readouterr().out.startswith("a: complete, 0 attempts, ")
+
+
+@pytest.mark.parametrize("variable", [workspace.HOME_VARIABLE, workspace.CACHE_VARIABLE])
+def test_a_home_folder_that_nobody_knows(
+    here: workspace.Workspace, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "~no-such-user/x")
+    with pytest.raises(LoraError, match=f"{variable}=~no-such-user/x: nobody knows the home folder ~no-such-user"):
+        _ = here.cache if variable == workspace.CACHE_VARIABLE else workspace.find()

@@ -32,7 +32,9 @@ def run(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as exc:
-        _report(str(exc), None)
+        from lora_training.cli import refused
+
+        _report(*refused.sentence(exc))
         return 1
 
 

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import room
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 EVENTS = "events.jsonl"
 STOP = "stop"
 _RECORD = "run.json"
+_Kinds: TypeAlias = "Mapping[str, type | tuple[type, ...]]"
 _MAYBE_TEXT = (str, type(None))
-_WHOLE = dict.fromkeys(("name", "config", "output", "command", "state"), str) | {
+_WHOLE: _Kinds = dict.fromkeys(("name", "config", "output", "command", "state"), str) | {
     "made_by": dict,
     "pid": int,
     "started": (int, float),
     "why": _MAYBE_TEXT,
     "rerun_of": _MAYBE_TEXT,
 }
-_ATTEMPT = {"log": str, "from_step": int}
-_RESULT = {"steps": int, "tensors": int}
-_START = {"path": str, "step": int, "sha256": str}
+_ATTEMPT: _Kinds = {"log": str, "from_step": int}
+_RESULT: _Kinds = {"steps": int, "tensors": int}
+_START: _Kinds = {"path": str, "step": int, "sha256": str}
 # about the year 5000: what no calendar has is no time
 _LATEST = 1e11
 
@@ -86,7 +87,7 @@ def _is_sound(run: Record) -> bool:
     )
 
 
-def _has(found: Any, wanted: Mapping[str, type | tuple[type, ...]]) -> bool:
+def _has(found: Any, wanted: _Kinds) -> bool:
     return isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in wanted.items())
 
 

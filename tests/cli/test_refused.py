@@ -1,0 +1,39 @@
+"""What the operating system refuses, as the command line says it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from lora_training import cli, workspace
+
+
+@pytest.mark.parametrize(
+    ("exc", "said"),
+    [
+        (
+            PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/x/stop"),
+            "error: cannot use /x/stop: Permission denied\nhint: mend its permissions, or be its owner\n",
+        ),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), b"/x"),
+            "error: cannot write /x: No space left on device\nhint: make room there, or choose another place\n",
+        ),
+        (
+            OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)),
+            "error: File name too long\nhint: give a shorter name\n",
+        ),
+        (OSError("of its own"), "error: of its own\n"),
+    ],
+)
+def test_it_is_one_sentence_without_a_number(
+    exc: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> workspace.Workspace:
+        raise exc
+
+    monkeypatch.setattr(workspace, "find", refuse)
+    assert cli.run(["runs", "list"]) == 1
+    assert capsys.readouterr().err == said

@@ -66,7 +66,11 @@ def stop(name: str, *, as_json: bool) -> None:
     folder, run = _one(name, alive=True)
     if not record.is_alive(folder):
         raise LoraError(f"{run.name} is not running", hint="`lora runs list` shows what is")
-    (folder / record.STOP).touch()
+    try:
+        (folder / record.STOP).touch()
+    except OSError as exc:
+        hint = "the user who started it can: a file named `stop` there is what it waits for"
+        raise LoraError(f"cannot write to {folder}: {exc.strerror}", hint=hint) from None
     if as_json:
         print_json({"name": run.name, "folder": str(folder), "asked": True})
         return
@@ -96,7 +100,7 @@ def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool,
 
 
 def _one(name: str, *, alive: bool = False) -> tuple[Path, Record]:
-    """The run of that name or place. Of several, the `alive` one if that is wanted, else the one that is no rerun."""
+    """The run of that name or place. Of several, an `alive` one if wanted, else the one that is no rerun."""
     found = shelf.runs(workspace.find())
     path = Path(name).absolute()
     matching = [(folder, run) for folder, run in found if name == run.name or path in (folder, Path(run.output))]
@@ -108,8 +112,8 @@ def _one(name: str, *, alive: bool = False) -> tuple[Path, Record]:
         known = ", ".join(dict.fromkeys(run.name for _, run in found)) or "none yet"
         raise LoraError(f"there is no run {name!r}", hint=f"runs: {known}")
     if len(matching) > 1:
-        preferred = [pair for pair in matching if (record.is_alive(pair[0]) if alive else pair[1].rerun_of is None)]
-        matching = preferred or matching
+        going = [pair for pair in matching if alive and record.is_alive(pair[0])]
+        matching = going or [pair for pair in matching if pair[1].rerun_of is None] or matching
     if len(matching) > 1:
         folders = "\n".join(str(folder) for folder, _ in matching)
         raise LoraError(f"there are {len(matching)} runs {name!r}", hint=f"name one by its folder:\n{folders}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -22,14 +24,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> workspace.Workspace
     return workspace.Workspace(tmp_path)
 
 
-def keep(here: workspace.Workspace, folder: str, **fields: str) -> Path:
+def keep(here: workspace.Workspace, folder: str, rerun_of: str | None = None) -> Path:
     """A run called "a" in that folder, and on the shelf."""
     place = here.root / folder / "a.run"
     place.mkdir(parents=True)
     lora = str(place.with_suffix(".safetensors"))
-    record.Record(
-        **{"name": "a", "config": "c", "output": lora, "command": "x", "state": "complete"} | fields, made_by={}
-    ).save(place)  # type: ignore[arg-type]
+    record.Record("a", "c", lora, "x", {}, "complete", rerun_of=rerun_of).save(place)
     shelf.add(here, place)
     return place
 
@@ -55,6 +55,32 @@ def test_a_folder_among_the_pointers_is_no_run(here: workspace.Workspace, capsys
     (here.state / "runs" / "folder").mkdir()
     assert cli.run(["runs", "list"]) == 0
     assert capsys.readouterr().out.startswith("a: complete, 0 attempts, ")
+
+
+def test_a_run_of_another_user_cannot_be_stopped(
+    here: workspace.Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = keep(here, "running")
+
+    def refuse(self: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    with record.alone(folder):
+        monkeypatch.setattr(Path, "touch", refuse)
+        assert cli.run(["runs", "stop", "a"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: cannot write to {folder}: Permission denied\nhint: the user who")
+
+
+def test_a_run_that_has_ended_is_not_running_whether_or_not_it_was_rerun(
+    here: workspace.Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = keep(here, "first")
+    again = keep(here, "again", rerun_of=str(first))
+    assert cli.run(["runs", "stop", "a"]) == 1
+    assert "error: a is not running" in capsys.readouterr().err
+    with record.alone(again):
+        assert cli.run(["runs", "stop", "a"]) == 0
+    assert [(folder / record.STOP).exists() for folder in (first, again)] == [False, True]
 
 
 @pytest.mark.parametrize("variable", [workspace.HOME_VARIABLE, workspace.CACHE_VARIABLE])

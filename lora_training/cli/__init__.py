@@ -18,7 +18,9 @@ def run(argv: Sequence[str]) -> int:
     """
     from lora_training.cli import patch_plain
     from lora_training.errors import LoraError
+    from lora_training.patching import locking
 
+    locking.on_wait(_note)
     try:
         return patch_plain.run(argv) if patch_plain.takes(argv) else _run_click(argv)
     except LoraError as exc:
@@ -51,6 +53,11 @@ def _run_click(argv: Sequence[str]) -> int:
     except click.Abort as exc:
         raise KeyboardInterrupt from exc
     return code if isinstance(code, int) else 0
+
+
+def _note(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _report(message: str, hint: str | None) -> None:

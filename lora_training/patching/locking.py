@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING
 from lora_training.errors import PatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 WAIT_S = 10.0
+# so soon somebody wonders whether anything happens at all
+SAY_AFTER_S = 1.0
 _POLL_S = 0.02
 _LOCK_LINE = re.compile(r"^\d+: FLOCK +\S+ +(?:READ|WRITE) +(\d+) [0-9a-f]+:[0-9a-f]+:(\d+) ")
+
+_listeners: list[Callable[[str], None]] = []
+
+
+def on_wait(say: Callable[[str], None]) -> None:
+    """From now on, hand `say` a line when a command has to wait for another one; in place of who was told before."""
+    _listeners[:] = [say]
 
 
 @contextmanager
@@ -48,10 +57,14 @@ def _held(folder: Path, kind: int, wait_s: float) -> Iterator[None]:
 
 
 def _wait(fd: int, kind: int, folder: Path, wait_s: float) -> None:
-    until = time.monotonic() + wait_s
+    began = time.monotonic()
+    untold = list(_listeners)
     while not _try(fd, kind):
-        if time.monotonic() >= until:
-            raise _busy(folder, fd)
+        waited = time.monotonic() - began
+        if waited >= wait_s:
+            raise PatchError(f"{folder} is in use by {_who(fd)}", hint="run this again when that has ended")
+        while untold and waited >= SAY_AFTER_S:
+            untold.pop()(f"waiting up to {wait_s:.0f} seconds for {_who(fd)}")
         time.sleep(_POLL_S)
 
 
@@ -63,9 +76,8 @@ def _try(fd: int, kind: int) -> bool:
     return True
 
 
-def _busy(folder: Path, fd: int) -> PatchError:
-    who = "; ".join(_describe(pid) for pid in _holders(os.fstat(fd).st_ino)) or "another process"
-    return PatchError(f"{folder} is in use by {who}", hint="run this again when that has ended")
+def _who(fd: int) -> str:
+    return "; ".join(_describe(pid) for pid in _holders(os.fstat(fd).st_ino)) or "another process"
 
 
 def _holders(inode: int) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_training.errors import LoraError, PatchError, UpstreamError
-from lora_training.patching import docs, engine, lockfile, stack, verify
+from lora_training.patching import docs, engine, lockfile, locking, stack, verify
 from lora_training.patching.locking import exclusive
 from lora_training.patching.site import of_workspace, shared_lock
 from tests.helpers import git
@@ -279,6 +279,17 @@ def test_a_command_says_who_holds_the_lock(checkout: Checkout) -> None:
         lock = exclusive(here.lock_on, wait_s=0)
         with pytest.raises(PatchError, match=f"in use by process {os.getpid()}"):
             lock.__enter__()
+
+
+def test_a_command_that_waits_says_once_for_whom(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(locking, "_listeners", [said.append])
+    monkeypatch.setattr(locking, "SAY_AFTER_S", 0)
+    lock = exclusive(of_workspace(checkout.here).lock_on, wait_s=0.1)
+    with shared_lock(checkout.here), pytest.raises(PatchError):
+        lock.__enter__()
+    [line] = said
+    assert line.startswith(f"waiting up to 0 seconds for process {os.getpid()} (")
 
 
 def test_training_starts_hold_the_lock_together(checkout: Checkout) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from typing import TYPE_CHECKING
 
 from lora_training import proc
+from lora_training.errors import UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +34,22 @@ _KEPT = frozenset(
 _KEPT_PREFIXES = ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_", "GIT_HTTP_", "GIT_TRACE")
 
 
+# what git says of a repository of another user's, since 2.36 and before
+_ANOTHERS = re.compile(r"(?:dubious ownership in repository at|unsafe repository \() ?'(.*?)'")
+
+
+class AnothersError(proc.ProcError):
+    """git refuses to look at the repository at `path`, since it belongs to another user."""
+
+    exit_code = UpstreamError.exit_code
+
+    def __init__(self, completed: proc.Completed, path: str) -> None:
+        super().__init__(completed)
+        self.message = f"{path} belongs to another user, and git trusts nobody else's repository"
+        self.hint = f"if you trust it: git config --global --add safe.directory {shlex.quote(path)}"
+        self.args = (self.message,)
+
+
 def environment() -> dict[str, str]:
     """The environment for a git child: ours without the variables that redirect a repository, never prompting."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or _keep(k)}
@@ -48,7 +67,13 @@ def git(*args: str, cwd: Path, allowed: Sequence[int] = (0,), stdin: str | bytes
     another is an error and not the other one.
     """
     env = environment() | {"GIT_CEILING_DIRECTORIES": str(cwd.absolute().parent)}
-    return proc.run(["git", *args], cwd=cwd, env=env, allowed=allowed, stdin=stdin).stdout
+    try:
+        return proc.run(["git", *args], cwd=cwd, env=env, allowed=allowed, stdin=stdin).stdout
+    except proc.ProcError as exc:
+        anothers = _ANOTHERS.search(exc.completed.stderr)
+        if anothers is None:
+            raise
+        raise AnothersError(exc.completed, anothers[1]) from None
 
 
 def succeeds(*args: str, cwd: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -16,14 +17,23 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
+# Terminals that cannot write over a line.
+_DUMB = ("dumb", "unknown")
+
+
+def is_live() -> bool:
+    """Whether stderr is a terminal on which a line can be written over."""
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in _DUMB
+
+
 class ProgressLine:
-    """What goes on, on stderr: one line that is written over on a terminal, plain lines elsewhere.
+    """What goes on, on stderr: one line that is written over on a terminal that can, plain lines elsewhere.
 
     Without a terminal the meters of git and pip would fill a log, so only lines without a percentage are kept.
     """
 
     def __init__(self) -> None:
-        self._live = sys.stderr is not None and sys.stderr.isatty()
+        self._live = is_live()
 
     def __call__(self, text: str) -> None:
         """Show `text` in place of what was shown before."""

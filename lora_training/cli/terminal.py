@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lora_training.cli.figures import Figures
+from lora_training.cli.output import is_live
 
 if TYPE_CHECKING:
     from lora_training.cli.live import LiveLine
 
 # Without a terminal, about so many lines follow a training.
 _LINES = 10
-# Terminals that cannot write over a line.
-_DUMB = ("dumb", "unknown")
 
 
 class Terminal:
@@ -66,7 +63,7 @@ class Terminal:
 
 
 def _live_line() -> LiveLine | None:
-    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") in _DUMB:
+    if not is_live():
         return None
     from lora_training.cli.live import LiveLine
 

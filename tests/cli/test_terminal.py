@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
 import subprocess
 import sys
+from contextlib import closing
 from typing import IO, Any
 
 import pytest
 
 from lora_training.cli.figures import Figures
+from lora_training.cli.output import ProgressLine
 from tests.helpers import ROOT
 
 FOLLOW = """
@@ -119,3 +122,20 @@ def test_a_terminal_that_cannot_write_over_gets_plain_lines(term: str) -> None:
     seen = on_a_terminal(term=term)
     assert "\x1b" not in seen
     assert "step 20/20" in seen
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("term", "shown"), [("xterm", "\r\x1b[Kone 5%\r\x1b[Ktwo\r\x1b[K"), ("dumb", "two\n"), ("unknown", "two\n")]
+)
+def test_progress_is_written_over_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch, term: str, shown: str) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr("sys.stderr", screen := Screen())
+    with closing(ProgressLine()) as progress:
+        progress("one 5%")
+        progress("two")
+    assert screen.getvalue() == shown

@@ -229,9 +229,11 @@ def _runtime(config: Config, tree: Tree) -> dict[str, dict[str, Any]]:
 
 def output(flags: list[str]) -> Path:
     """The file that upstream will write at the end; `last` and `safetensors` are its defaults."""
+    from lora_training.config.checks import naming
+
     name, form = _value(flags, "output_name", "last"), _value(flags, "save_model_as", "safetensors")
-    if not name or "/" in name:
-        raise ConfigError(f"`output_name` cannot be {name!r}", hint="it is the name of a file, without a folder")
+    if wrong := naming.reason(name):
+        raise ConfigError(f"`output_name` cannot be {naming.shown(name)}", hint=wrong)
     if form != "safetensors":
         raise ConfigError(
             f"`save_model_as` cannot be {form!r}", hint="what was trained is checked at the end; that takes safetensors"

@@ -172,6 +172,24 @@ def test_bucket_steps_are_what_the_script_s_own_assertions_take(checked, script,
     assert right or said(found, "refuses what cannot be divided by")
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("a/b", "without a folder"),
+        ("", "without a folder"),
+        ("-rf", "taken for an option"),
+        ("a\\nb", "control characters"),
+        ("é" * 101, "200 bytes at most"),
+    ],
+)
+def test_a_name_that_files_or_commands_cannot_have(checked, name, why):
+    assert said(checked(f'output_name = "{name}"'), "`output_name` cannot be", why).severity == "error"
+
+
+def test_a_name_may_have_spaces_and_other_letters(checked):
+    assert checked('output_name = "my café-1.5"') == ()
+
+
 def test_a_resolution_outside_the_buckets_is_named(checked):
     found = checked(data="enable_bucket = true\nmax_bucket_reso = 448\n")
     assert said(found, "512x512 is outside the buckets", "`max_bucket_reso` is 448")

@@ -39,6 +39,7 @@ def main(argv: list[str]) -> int:
     try:
         _check_there(given.engine)
         if given.what == "build":
+            _check_buildkit(given.engine)
             return _call(build(given.engine, given.image, more))
         return _run(given.engine, given.image, more, words)
     except LoraError as exc:
@@ -53,6 +54,18 @@ def _check_there(engine: str) -> None:
     if shutil.which(engine) is None:
         others = " or ".join(f"ENGINE={name}" for name in ENGINES if shutil.which(name)) or "install one"
         raise LoraError(f"there is no {engine} here", hint=others)
+
+
+def _check_buildkit(engine: str) -> None:
+    """The Dockerfile mounts secrets, which docker's former builder does not know."""
+    said = subprocess.run([engine, "build", "--help"], capture_output=True, text=True, check=False).stdout
+    # nothing said is no answer: then the build itself has the last word
+    if engine == "docker" and "--tag" in said and "--secret" not in said:
+        raise LoraError(
+            "this docker has no BuildKit, which the Dockerfile needs",
+            hint="install docker's plugin buildx, or `export DOCKER_BUILDKIT=1` with docker 18.09 to 22,\n"
+            "      or build with ENGINE=podman or ENGINE=buildah",
+        )
 
 
 def build(engine: str, image: str, more: list[str]) -> list[str]:

@@ -55,6 +55,17 @@ def test_an_engine_that_is_not_there_is_one_error(
     assert capsys.readouterr().err.startswith("error: there is no podman here\nhint: ")
 
 
+@pytest.mark.parametrize(("flags", "code"), [("--tag", 1), ("--tag --secret", 7), ("", 7)])
+def test_a_docker_without_buildkit_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], flags: str, code: int
+) -> None:
+    write(tmp_path, {"docker": f'#!/bin/sh\n[ "$2" = --help ] && echo "{flags}" && exit\nexit 7\n'})
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert image.main(["build"]) == code
+    assert ("error: this docker has no BuildKit" in capfd.readouterr().err) is (code == 1)
+
+
 def test_a_run_is_the_callers_and_has_time_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for the engine notes what it is given."""
     write(tmp_path, {"docker": f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/given\nexit 143\n'})

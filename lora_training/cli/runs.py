@@ -148,6 +148,13 @@ def _tensors(result: dict[str, Any]) -> str:
 
 def _surroundings(folder: Path) -> Iterator[str]:
     """What the files beside the record say, in short; nothing for a run from before there were any."""
+    try:
+        yield from list(_said(folder))
+    except (KeyError, TypeError, AttributeError):
+        yield f"what {recording.INPUTS} and {recording.ENVIRONMENT} there say makes no sense"
+
+
+def _said(folder: Path) -> Iterator[str]:
     inputs, made_in = (recording.read(folder, name) for name in (recording.INPUTS, recording.ENVIRONMENT))
     for name in ("dataset", "models") if inputs else ():
         yield f"{name:<9} {len(inputs['files'][name])} files, sha256 {inputs[name]}"

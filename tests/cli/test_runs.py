@@ -57,6 +57,16 @@ def test_a_folder_among_the_pointers_is_no_run(here: workspace.Workspace, capsys
     assert capsys.readouterr().out.startswith("a: complete, 0 attempts, ")
 
 
+@pytest.mark.parametrize("text", ['{"files": 3}', '{"patches": 3, "gpus": {}}'])
+def test_files_beside_a_record_that_make_no_sense_hide_nothing_else(
+    here: workspace.Workspace, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = keep(here, "odd")
+    (folder / "inputs.json").write_text(text)
+    assert cli.run(["runs", "show", "a"]) == 0
+    assert "inputs.json and environment.json there say makes no sense\n" in capsys.readouterr().out
+
+
 def test_a_run_of_another_user_cannot_be_stopped(
     here: workspace.Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

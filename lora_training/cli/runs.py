@@ -129,7 +129,7 @@ def _lines(folder: Path, run: Record) -> Iterator[str]:
     yield f"{run.name}: {_state(folder, run)}" + (f" ({run.why})" if run.why else "")
     yield f"config    {run.config}\noutput    {run.output}\nrecord    {folder}"
     if run.result:
-        yield f"result    {run.result['steps']} steps, {run.result['tensors']} tensors{_tensors(run.result)}"
+        yield f"result    {run.result['steps']} steps{_tensors(run.result)}"
     if run.rerun_of:
         yield f"rerun of  {run.rerun_of}"
     if run.start:
@@ -143,7 +143,8 @@ def _lines(folder: Path, run: Record) -> Iterator[str]:
 
 
 def _tensors(result: dict[str, Any]) -> str:
-    return f", sha256 {result['tensors_sha256']}" if "tensors_sha256" in result else ""
+    number = f", {result['tensors']} tensors" if "tensors" in result else ""
+    return number + (f", sha256 {result['tensors_sha256']}" if "tensors_sha256" in result else "")
 
 
 def _surroundings(folder: Path) -> Iterator[str]:

@@ -28,7 +28,7 @@ _WHOLE: _Kinds = dict.fromkeys(("name", "config", "output", "command", "state"),
     "rerun_of": _MAYBE_TEXT,
 }
 _ATTEMPT: _Kinds = {"log": str, "from_step": int}
-_RESULT: _Kinds = {"steps": int, "tensors": int}
+_RESULT: _Kinds = {"steps": int}
 _START: _Kinds = {"path": str, "step": int, "sha256": str}
 # about the year 5000: what no calendar has is no time
 _LATEST = 1e11

@@ -64,9 +64,10 @@ def _named(plan: Plan, resume: str) -> State:
 
 
 def _refuse_anothers(plan: Plan) -> None:
-    """There is none of this run's own, but one that another run would go on from."""
+    """There is none of this run's own, but one that another run, which is unfinished, would go on from."""
+    known = record.read(plan.folder)
     another = states.newest(plan.output, _nothing)
-    if another is None:
+    if another is None or (known and known.state == "complete" and known.made_by == dict(another.made_by)):
         return
     changed = another.differences(plan.made_by)
     raise ConfigError(

@@ -50,8 +50,8 @@ def save(plan: Any, step: int, made_by: dict[str, str] = ME) -> Path:
     return folder
 
 
-def recorded(plan: Any, made_by: dict[str, str], start: Path | None = None) -> None:
-    run = record.Record("cats", "cats.toml", str(plan.output), "python", made_by)
+def recorded(plan: Any, made_by: dict[str, str], start: Path | None = None, state: str = "running") -> None:
+    run = record.Record("cats", "cats.toml", str(plan.output), "python", made_by, state)
     run.start = {"path": str(start), "step": 50, "sha256": ""} if start else None
     run.save(plan.folder)
 
@@ -78,6 +78,12 @@ def test_another_runs_state_is_refused_when_there_is_none_of_its_own(plan: Any, 
     with pytest.raises(LoraError, match="another config") as caught:
         chosen(plan, "auto", heard)
     assert f"--resume {path}" in str(caught.value.hint)
+
+
+def test_the_states_of_a_run_that_is_complete_are_nobodys_to_go_on_from(plan: Any, heard: Any) -> None:
+    save(plan, 50, OTHER)
+    recorded(plan, OTHER, state="complete")
+    assert chosen(plan, "auto", heard) is None
 
 
 def test_the_same_command_goes_on_from_what_came_of_the_state_that_it_names(plan: Any, heard: Any) -> None:

@@ -65,7 +65,8 @@ def test_an_image_that_is_not_finite_is_named_and_the_scaler_skips_its_steps(
     skipped = done.of("skipped")
     assert skipped
     assert all(min(poisoned.glob("*.npz")).name.split("_")[0] in " ".join(event["images"]) for event in skipped)
-    assert scaler(done)["_growth_tracker"] < 3
+    # it counts the steps since the last one that was skipped, which may have been the first
+    assert scaler(done)["_growth_tracker"] < 4
 
 
 def test_without_fp16_there_is_no_scaler_to_set() -> None:

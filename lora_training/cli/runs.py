@@ -42,7 +42,8 @@ def list_(*, as_json: bool) -> None:
     for folder, run in found:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))
         again = "a rerun, " if run.rerun_of else ""
-        click.echo(f"{run.name}: {_state(folder, run)}, {again}{len(run.attempts)} attempts, {started}, {run.output}")
+        count = f"{len(run.attempts)} attempt{'s' * (len(run.attempts) != 1)}"
+        click.echo(f"{run.name}: {_state(folder, run)}, {again}{count}, {started}, {run.output}")
 
 
 @runs.command()

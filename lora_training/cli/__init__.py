@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> int:
         _report(exc.message, exc.hint)
         return exc.exit_code
     except KeyboardInterrupt:
-        _report("interrupted", None)
+        _report("interrupted", "nothing is left half done; the same command can be given again")
         return 130
     except BrokenPipeError:
         # whoever read our output has had enough; what Python still holds back must not fail once more at the end

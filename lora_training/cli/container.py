@@ -87,7 +87,7 @@ def _order(here: Workspace, asked: Asked, *, write: bool) -> Order:
         raise ConfigError(f"{config.path} says nothing of `output_dir`", hint="name the folder for the LoRA")
     resume = asked.resume
     if resume not in (None, "auto", "never"):
-        resume = str(Path(resume).expanduser().resolve())
+        resume = str(Path(resume).resolve())
     named = (*_around(config, resume), *places.places(config, schema))
     return containers.Order(
         image=asked.image or containers.IMAGE,
@@ -132,7 +132,8 @@ def _caches(here: Workspace) -> dict[str, Path]:
     found = {_cache(here): here.cache, containers.HUB_HOME: Path(home)}
     if os.environ.get("HF_HUB_CACHE"):
         found[containers.HUB_CACHE] = Path(os.environ["HF_HUB_CACHE"])
-    return {target: folder.expanduser().absolute() for target, folder in found.items()}
+    # `~` of a user that is not there stays as it is, where pathlib would raise
+    return {target: Path(os.path.expanduser(folder)).absolute() for target, folder in found.items()}  # noqa: PTH111
 
 
 def _cache(here: Workspace) -> str:

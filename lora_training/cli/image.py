@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +9,7 @@ import click
 from lora_training import git
 from lora_training.engine import images
 from lora_training.errors import EngineError
+from lora_training.patching import lockfile
 from lora_training.upstream import pins
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ def compare(here: Workspace, engine: Connection, image: str, *, chosen: bool) ->
 
 def _wanted(here: Workspace) -> dict[str, str]:
     """The labels of an image that is made from this checkout: its pins, its patch set."""
-    lock = here.patches / "patches.lock"
-    digest = hashlib.sha256(lock.read_bytes() if lock.exists() else b"").hexdigest()
-    return {**{images.PIN + name: pins.pin(here, name) for name in here.upstreams}, images.PATCHES: digest}
+    return {
+        **{images.PIN + name: pins.pin(here, name) for name in here.upstreams},
+        images.PATCHES: lockfile.digest(here.patches),
+    }
 
 
 def _revision(here: Workspace) -> dict[str, str]:

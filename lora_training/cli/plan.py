@@ -78,7 +78,6 @@ def make(
     Without `write` nothing is written, not even to the cache. `environ` is where overrides come from (`os.environ`).
     """
     from lora_training import config as cfg
-    from lora_training.launch import spec
     from lora_training.runtime import bootstrap
 
     surroundings = os.environ if environ is None else environ
@@ -96,16 +95,25 @@ def make(
     folder = target.with_suffix(".run")
     if dataset:
         flags += ["--dataset_config", str(folder / "dataset.json")]
-    launched = spec.several(
+    given = bootstrap.environment(runtime) | _channels(folder, made_by)
+    launched = _launched(config, tree, flags, processes, given)
+    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, processes.count)
+
+
+def _launched(
+    config: Config, tree: Tree, flags: list[str], processes: Processes, environment: Mapping[str, str]
+) -> LaunchSpec:
+    from lora_training.launch import spec
+
+    return spec.several(
         sys.executable,
         tree.path / f"{config.script}.py",
         flags,
         processes=processes,
-        runtime=bootstrap.environment(runtime) | _channels(folder, made_by),
+        runtime=environment,
         mixed_precision=str(config.launch.mixed_precision or config.values.get("mixed_precision", "no")),
         cpu_threads=config.launch.num_cpu_threads_per_process or 1,
     )
-    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, processes.count)
 
 
 def _processes(config: Config) -> Processes:
@@ -125,18 +133,16 @@ def _made_by(
     here: Workspace, tree: Tree, flags: list[str], dataset: str | None, runtime: Mapping[str, Any]
 ) -> dict[str, str]:
     """Digests of what makes a run what it is. Where it writes does not count."""
+    from lora_training.patching import lockfile
+
     place = _value(flags, "output_dir", "")
     what = [word for word in flags if word not in (place, f"--output_dir={place}")]
-    lock = here.patches / "patches.lock"
+    config = json.dumps([what, dataset, runtime], sort_keys=True).encode()
     return {
-        "config": _digest(json.dumps([what, dataset, runtime], sort_keys=True).encode()),
+        "config": hashlib.sha256(config).hexdigest(),
         "upstream": tree.commit,
-        "patches": _digest(lock.read_bytes() if lock.exists() else b""),
+        "patches": lockfile.digest(here.patches),
     }
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _channels(folder: Path, made_by: Mapping[str, str]) -> dict[str, str]:

@@ -99,7 +99,8 @@ def _plan(here: Workspace, original: Original, output: Path | None) -> Plan:
     from lora_training.cli import plan as plans
 
     lora = Path(original.run.output)
-    place = (output or lora.with_suffix(".rerun")).expanduser().absolute()
+    # `~` of a user that is not there stays as it is, where pathlib would raise
+    place = Path(os.path.expanduser(output)).absolute() if output else lora.with_suffix(".rerun")  # noqa: PTH111
     if place.resolve() == lora.parent.resolve():
         raise ConfigError(f"the original is in {place}", hint="give another folder with --output")
     # the record has every override in it already
@@ -157,7 +158,7 @@ def _resume(run: Record, plan: Plan) -> str:
     """From the start, or from the state that the run began with; but an unfinished rerun goes on where it ended."""
     from lora_training import manifest
 
-    if recording.complete(plan) is None and states.newest(plan.output, _nothing, plan.made_by):
+    if recording.complete(plan) is None and states.newest(plan.output, made_by=plan.made_by):
         return "auto"
     if run.start is None:
         return "never"
@@ -168,10 +169,6 @@ def _resume(run: Record, plan: Plan) -> str:
             hint="a rerun needs that very state: bring it back there",
         )
     return str(path)
-
-
-def _nothing(_path: Path, _why: str) -> None:
-    return
 
 
 def compare(lora: Path, original: Path, wanted: Mapping[str, str] | None, sha256: str | None) -> Compared:

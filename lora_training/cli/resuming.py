@@ -30,7 +30,7 @@ def meant(plan: Plan, resume: str, terminal: Terminal) -> str:
     start = _start(plan)
     if resume in ("auto", "never") or start is None or start["path"] != str(_place(resume)):
         return resume
-    own = states.newest(plan.output, _nothing, plan.made_by)
+    own = states.newest(plan.output, made_by=plan.made_by)
     if own and own.step > start["step"]:
         terminal.note(f"this run began with {resume} and has got further since")
     elif recording.complete(plan) is None:
@@ -58,7 +58,7 @@ def _named(plan: Plan, resume: str) -> State:
     try:
         return states.at(_place(resume))
     except LoraError as exc:
-        there = itertools.islice(states.good(plan.output, _nothing), _OFFERED)
+        there = itertools.islice(states.good(plan.output), _OFFERED)
         exc.hint = "\n".join(f"`--resume {state.path}` is one, of step {state.step}" for state in there) or exc.hint
         raise
 
@@ -66,7 +66,7 @@ def _named(plan: Plan, resume: str) -> State:
 def _refuse_anothers(plan: Plan) -> None:
     """There is none of this run's own, but one that another run, which is unfinished, would go on from."""
     known = record.read(plan.folder)
-    another = states.newest(plan.output, _nothing)
+    another = states.newest(plan.output)
     if another is None or (known and known.state == "complete" and known.made_by == dict(another.made_by)):
         return
     changed = another.differences(plan.made_by)
@@ -99,7 +99,8 @@ def _start(plan: Plan) -> dict[str, Any] | None:
 
 
 def _place(resume: str) -> Path:
-    return Path(resume).expanduser().absolute()
+    # `~` is filled in where it was given: on the command line, or in the configuration
+    return Path(resume).absolute()
 
 
 def _own_alone(plan: Plan, terminal: Terminal) -> Callable[[Path, str], None]:
@@ -110,7 +111,3 @@ def _own_alone(plan: Plan, terminal: Terminal) -> Callable[[Path, str], None]:
             terminal.note(f"passing over {path}: {why}")
 
     return say
-
-
-def _nothing(_path: Path, _why: str) -> None:
-    return

@@ -25,6 +25,14 @@ _ROW = re.compile(r'(?:"([^"\\]*)"|([a-z0-9]+)) = "([^"\\]*)"')
 _TABLE = re.compile(r'(\[\[?)upstreams\."([^"\\]*)"\.?([a-z.]*)\]\]?')
 
 
+def digest(patches: Path) -> str:
+    """The sha256 of the lock, which stands for the whole set of patches; of nothing where there is none."""
+    import hashlib
+
+    lock = patches / LOCK
+    return hashlib.sha256(lock.read_bytes() if lock.exists() else b"").hexdigest()
+
+
 def read(patches: Path) -> dict[str, Stack]:
     """The locked series of each upstream; none when there is no lock. Raises PatchError when it cannot be read."""
     path = patches / LOCK

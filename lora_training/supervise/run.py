@@ -224,7 +224,7 @@ class Run:
             self.sleep(min(0.2, seconds))
 
     def _interrupted(self, asked: signals.Asked) -> Interrupted:
-        state = states.newest(self.order.output, lambda _path, _why: None, self.order.made_by)
+        state = states.newest(self.order.output, made_by=self.order.made_by)
         where = f"saved at step {state.step}; the same command goes on from there" if state else "nothing was saved yet"
         return Interrupted("training was stopped", signum=asked.signum, hint=where)
 

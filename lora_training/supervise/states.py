@@ -31,8 +31,14 @@ class State:
         return tuple(name for name in names if self.made_by.get(name) != made_by.get(name))
 
 
+def _quietly(_path: Path, _why: str) -> None:
+    """Nobody wants to know what is passed over."""
+
+
 def newest(
-    output: Path, passed_over: Callable[[Path, str], None], made_by: Mapping[str, str] | None = None
+    output: Path,
+    passed_over: Callable[[Path, str], None] = _quietly,
+    made_by: Mapping[str, str] | None = None,
 ) -> State | None:
     """The state with the most steps among those of the run that writes the LoRA `output`; None when there is none.
 
@@ -43,7 +49,9 @@ def newest(
 
 
 def good(
-    output: Path, passed_over: Callable[[Path, str], None], made_by: Mapping[str, str] | None = None
+    output: Path,
+    passed_over: Callable[[Path, str], None] = _quietly,
+    made_by: Mapping[str, str] | None = None,
 ) -> Iterator[State]:
     """As `newest`, and those with fewer steps after it."""
     found = [(folder, manifest.read(folder)) for folder in _folders(output)]

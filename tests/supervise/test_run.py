@@ -95,7 +95,7 @@ class Bench:
 
     def go(self, plan: dict[str, Any], **more: Any) -> Any:
         order = self.order(plan, **more)
-        state = states.newest(self.output, lambda _path, _why: None)
+        state = states.newest(self.output)
         with record.alone(order.folder):
             return Run(order, self.notes, sleep=lambda _seconds: None).go(state)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from lora_training.preflight.finding import Progress
-    from lora_training.preflight.seen import Seen
+    from lora_training.remembered import Remembered
 
     Check = Callable[[str], str | None]
 
@@ -22,7 +22,7 @@ _LINE_EVERY = 50
 _WORTH_A_LINE = 1000
 
 
-def broken(paths: Iterable[str], check: Check, seen: Seen, what: str, progress: Progress) -> dict[str, str]:
+def broken(paths: Iterable[str], check: Check, seen: Remembered, what: str, progress: Progress) -> dict[str, str]:
     """What is wrong with which of `paths`; `check` says it of one, or None. `what` is the files' name in the plural.
 
     What was found good is remembered also when a KeyboardInterrupt ends it.

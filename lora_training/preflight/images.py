@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lora_training.preflight import checking
 from lora_training.preflight.finding import Finding
-from lora_training.preflight.seen import Seen
+from lora_training.remembered import Remembered
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -38,7 +38,7 @@ def findings(
     # a corrupt EXIF block, or more pixels than PIL likes, is none of our business
     warnings.filterwarnings("ignore", module=r"PIL\.")
     paths = [path for subset in subsets for path in (*subset.images, *subset.extra)]
-    found = checking.broken(paths, decode, Seen(job.cache, f"images {_judge()}"), "images", progress)
+    found = checking.broken(paths, decode, Remembered(job.cache, f"images {_judge()}"), "images", progress)
     small = {path for subset in subsets for path in _passed_over(subset, found)}
     return list(_report({path: wrong for path, wrong in found.items() if path not in small}, cached))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lora_training.preflight import checking, listing
 from lora_training.preflight.finding import Finding
-from lora_training.preflight.seen import Seen
+from lora_training.remembered import Remembered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +71,7 @@ def set_aside(
     """Rename what does not open to NAME.broken. The images that have good latents, and what there is to say."""
     found: dict[str, str] = {}
     if latents or outputs:
-        seen = Seen(job.cache, "caches 1")
+        seen = Remembered(job.cache, "caches 1")
         found = checking.broken([*latents, *outputs], damage, seen, "cached latents and outputs", progress)
     good = frozenset(image for path, image in latents.items() if path not in found)
     return good, list(_moved(found)) if found else []

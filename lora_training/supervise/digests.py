@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lora_training import remembered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
 # In place of a digest where a file is not there or cannot be read.
 UNREADABLE = "unreadable"
@@ -20,10 +20,6 @@ UNREADABLE = "unreadable"
 LARGE = 64 * 2**20
 _PIECES = 64
 _PIECE = 2**18
-# A file that was changed just now can be changed once more with the same times; some file systems count in 2 seconds.
-_SETTLED_NS = 2_000_000_000
-
-_Known = dict[str, tuple[str, str]]
 
 
 def of(paths: Iterable[Path], cache: Path | None) -> dict[str, str]:
@@ -31,32 +27,22 @@ def of(paths: Iterable[Path], cache: Path | None) -> dict[str, str]:
 
     `cache` is a folder to remember them in, None for none; one that cannot be written to is no error.
     """
-    folders: dict[Path, list[Path]] = {}
-    for path in sorted(set(paths)):
-        folders.setdefault(path.parent, []).append(path)
-    found: dict[str, str] = {}
+    names = sorted({str(path) for path in paths})
+    memory = remembered.Remembered(cache, "digests")
+    new = memory.unknown(names)
     # hashing and reading both let go of the interpreter
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for folder, files in folders.items():
-            memory = cache / f"{_sha256(os.fsencode(folder))[:24]}.json" if cache else None
-            found |= _in_folder(files, memory, pool)
-    return found
+        read = dict(zip(new, pool.map(digest, map(Path, new)), strict=True))
+    for name, found in read.items():
+        if found != UNREADABLE and remembered.is_settled(new[name]):
+            memory.add(name, new[name], found)
+    memory.save()
+    return {name: read[name] if name in read else memory.word(name) for name in names}
 
 
 def together(digests: Mapping[str, str]) -> str:
     """One digest of many, by their names."""
     return _sha256(json.dumps(dict(sorted(digests.items()))).encode())
-
-
-def _in_folder(files: list[Path], memory: Path | None, pool: ThreadPoolExecutor) -> dict[str, str]:
-    known = _recall(memory) if memory else {}
-    signatures = {path.name: _signature(path) for path in files}
-    new = [path for path in files if known.get(path.name, ("", ""))[0] != signatures[path.name]]
-    read = dict(zip((path.name for path in new), pool.map(digest, new), strict=True))
-    if memory and read:
-        kept = {path.name: (signatures[path.name], read[path.name]) for path in new if _is_settled(path)}
-        _remember(memory, known | kept)
-    return {str(path): read.get(path.name) or known[path.name][1] for path in files}
 
 
 def digest(path: Path) -> str:
@@ -82,34 +68,3 @@ def whole(path: Path) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _signature(path: Path) -> str:
-    try:
-        found = path.stat()
-    except OSError:
-        return "-"
-    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
-
-
-def _is_settled(path: Path) -> bool:
-    try:
-        return path.stat().st_ctime_ns < time.time_ns() - _SETTLED_NS
-    except OSError:
-        return False
-
-
-def _recall(memory: Path) -> _Known:
-    try:
-        kept = json.loads(memory.read_text(encoding="utf-8"))
-        return {str(name): (str(signature), str(found)) for name, (signature, found) in kept.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _remember(memory: Path, known: _Known) -> None:
-    draft = memory.with_name(f"{memory.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(known), encoding="utf-8")
-        draft.replace(memory)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lora_training.preflight import checking, images, listing
-from lora_training.preflight.seen import Seen
+from lora_training.remembered import Remembered
 from tests.preflight.helpers import cut, job, nothing, picture
 
 if TYPE_CHECKING:
@@ -141,10 +141,10 @@ def test_an_interrupt_keeps_what_was_found_good(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        checking.broken(paths, lambda _path: None, Seen(tmp_path / "cache", "x"), "files", interrupt)
-    left = Seen(tmp_path / "cache", "x").unknown(paths)
+        checking.broken(paths, lambda _path: None, Remembered(tmp_path / "cache", "x"), "files", interrupt)
+    left = Remembered(tmp_path / "cache", "x").unknown(paths)
     assert len(left) == 100
-    assert len(Seen(tmp_path / "cache", "another judge").unknown(paths)) == 200
+    assert len(Remembered(tmp_path / "cache", "another judge").unknown(paths)) == 200
 
 
 def test_a_bug_in_a_check_is_not_swallowed(tmp_path: Path) -> None:
@@ -152,4 +152,4 @@ def test_a_bug_in_a_check_is_not_swallowed(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        checking.broken(["a"], check, Seen(None, "x"), "files", nothing)
+        checking.broken(["a"], check, Remembered(None, "x"), "files", nothing)

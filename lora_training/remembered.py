@@ -1,6 +1,7 @@
-"""What was found good once stays good for as long as the file is the same: the second start is instant.
+"""What was found out about a file holds for as long as the file is the same: the second start is instant.
 
 A small JSON file for each folder. A file is the same while its size, inode and times are, to the nanosecond.
+Shared by the checks before a start, which remember what is good, and the record, which remembers digests.
 """
 
 from __future__ import annotations
@@ -18,10 +19,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _EVERY = 5.0  # seconds of work that a kill may cost
+# Some file systems count in 2 seconds.
+SETTLED_NS = 2_000_000_000
+_CTIME = 2  # its place in a signature
 
 
-class Seen:
-    """The files that `judge`, a check and what its verdict rests on, has found good.
+_Known = dict[str, tuple[list[int], str]]
+
+
+class Remembered:
+    """What `judge`, a check and what its verdict rests on, has found out about files: that they are good, or a word.
 
     Where `folder` is None or cannot be written to, nothing is remembered.
     """
@@ -29,7 +36,7 @@ class Seen:
     def __init__(self, folder: Path | None, judge: str) -> None:
         self._folder = folder
         self._judge = judge
-        self._known: dict[str, dict[str, list[int]]] = {}
+        self._known: dict[str, _Known] = {}
         self._changed: set[str] = set()
         self._saved = time.monotonic()
 
@@ -41,14 +48,19 @@ class Seen:
             if folder not in self._known:
                 self._known[folder] = self._load(folder)
             signature = _signature(path)
-            if not signature or self._known[folder].get(name) != signature:
+            if not signature or self._known[folder].get(name, ([], ""))[0] != signature:
                 found[path] = signature
         return found
 
-    def add(self, path: str, signature: list[int]) -> None:
-        """Remember a file as good, as it was when `unknown` looked at it."""
+    def word(self, path: str) -> str:
+        """What is remembered of a file that is not among the `unknown`."""
         folder, name = os.path.split(path)
-        self._known[folder][name] = signature
+        return self._known[folder][name][1]
+
+    def add(self, path: str, signature: list[int], word: str = "") -> None:
+        """Remember a file as good, and a word of it, as it was when `unknown` looked at it."""
+        folder, name = os.path.split(path)
+        self._known[folder][name] = (signature, word)
         self._changed.add(folder)
         if time.monotonic() - self._saved > _EVERY:
             self.save()
@@ -65,13 +77,14 @@ class Seen:
         name = hashlib.sha256(os.fsencode(f"{self._judge}\0{folder}")).hexdigest()[:32]
         return self._folder / f"{name}.json" if self._folder else None
 
-    def _load(self, folder: str) -> dict[str, list[int]]:
+    def _load(self, folder: str) -> _Known:
         path = self._path(folder)
         try:
             known = json.loads(path.read_bytes()) if path else {}
-        except (OSError, ValueError):
+            return {name: (list(signature), str(word)) for name, (signature, word) in known.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            # one that is damaged is as good as none
             return {}
-        return known if isinstance(known, dict) else {}
 
     def _store(self, folder: str) -> None:
         path = self._path(folder)
@@ -81,6 +94,11 @@ class Seen:
         with tempfile.NamedTemporaryFile("w", encoding="ascii", dir=path.parent, delete=False) as file:
             json.dump(self._known[folder], file)
         os.replace(file.name, path)
+
+
+def is_settled(signature: list[int]) -> bool:
+    """Whether a file had been left alone for a while. One changed just now can be changed again, its times the same."""
+    return bool(signature) and signature[_CTIME] < time.time_ns() - SETTLED_NS
 
 
 def _signature(path: str) -> list[int]:

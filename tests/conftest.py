@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,24 @@ def sd_scripts() -> Path:
     if pins.head(upstream).commit != pins.pin(here, "sd-scripts"):
         pytest.skip(HOW_TO_GET_IT)
     return upstream.path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A file system of a size, such as `512k`, mounted until the test is over."""
+    folder = tmp_path / "disk"
+
+    def mounted(size: str) -> Path:
+        folder.mkdir()
+        argv = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if subprocess.run(argv, capture_output=True, check=False).returncode:
+            folder.rmdir()
+            pytest.skip("needs to mount a small file system, as root")
+        return folder
+
+    yield mounted
+    if folder.exists():
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(autouse=True)

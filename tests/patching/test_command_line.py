@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -126,29 +126,16 @@ def test_a_folder_that_may_not_be_written_is_left_as_it_is(tree: Path) -> None:
     assert "everything is as it was" in ran.err
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("needs to mount a small file system, as root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("spare", range(0, 640, 64))
-def test_a_disk_that_is_really_full(small_disk: Path, spare: int) -> None:
-    tree = small_disk / "tree"
+def test_a_disk_that_is_really_full(small_disk: Callable[[str], Path], spare: int) -> None:
+    disk = small_disk("1m")
+    tree = disk / "tree"
     tree.mkdir()
     for name in ("f.py", "g.py", "h.py"):
         (tree / name).write_text("one\ntwo\nthree\n" + "x" * 100_000)
     patches = "".join(EDIT.replace("f.py", name) for name in ("f.py", "g.py", "h.py"))
     (tree.parent / "good.patch").write_text(patches)
-    with (small_disk / "ballast").open("wb") as file:
+    with (disk / "ballast").open("wb") as file:
         file.write(b"x" * (640 - spare) * 1024)
     before = tree_of(tree, without=())
     ran = _patch(tree, "apply", "good.patch")

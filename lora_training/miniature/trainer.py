@@ -108,8 +108,8 @@ class Trainer:
         args, done = self.args, 0
         if args.resume:
             self.network.load_state_dict(load_file((folder := Path(args.resume)) / "model.safetensors"))
-            self.optimizer.load_state_dict(torch.load(folder / "optimizer.bin"))
-            torch.set_rng_state(torch.load(folder / "random_states_0.pkl"))
+            self.optimizer.load_state_dict(torch.load(folder / "optimizer.bin", weights_only=True))
+            torch.set_rng_state(torch.load(folder / "random_states_0.pkl", weights_only=True))
             done = json.loads((folder / "train_state.json").read_text())["current_step"]
         done = done if args.initial_step is None else args.initial_step
         if done >= args.max_train_steps:

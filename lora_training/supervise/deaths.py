@@ -86,6 +86,12 @@ _SIGNS = (
         "`lora config check` shows what it knows; this one it did not",
     ),
     _Sign(
+        "bad-pickle",
+        re.compile(r"UnpicklingError"),
+        "a saved state or another pickle is damaged or holds more than numbers, and was not loaded",
+        "the log says where; such a file may have been made to run code",
+    ),
+    _Sign(
         "not-finite",
         # and not where the banner names the patch
         re.compile(r"^error: nan-guard|a loss or a gradient that is not finite"),

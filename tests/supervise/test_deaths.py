@@ -15,6 +15,7 @@ from lora_training.supervise.loop import Ended
         ("zipfile.BadZipFile: File is not a zip file", "bad-cache", False),
         ("torch.distributed.DistBackendError: NCCL error in: ../x.cpp:1, unhandled cuda error", "nccl", True),
         ("train_network.py: error: unrecognized arguments: --nope", "bad-arguments", False),
+        ("_pickle.UnpicklingError: Weights only load failed. This file can still be loaded", "bad-pickle", False),
         ("ValueError: nobody foresaw this", "exception", True),
         ("it just ended", "unknown", True),
     ],

@@ -110,10 +110,10 @@ class _Saved:
 
     @classmethod
     def read(cls, path: Path) -> _Saved:
-        import torch
+        from accelerate.utils import load
 
-        # our own file, checked against its digest before the start; generators' states are more than tensors
-        return cls(**torch.load(path, weights_only=False))
+        # tensors, plain values and NumPy's arrays, and no other object: whoever makes a state makes its digests, too
+        return cls(**load(path, weights_only=True))
 
 
 class _Recorder:

@@ -1,21 +1,28 @@
-"""The checks before a start, as `lora train` shows them."""
+"""The checks before a start: `lora train` refuses what they find, `lora config check` shows it."""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lora_training.errors import ConfigError
+from lora_training.errors import ConfigError, LoraError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lora_training.cli.plan import Plan
+    from lora_training.config import Config, Problem
+    from lora_training.config.schema import Schema
     from lora_training.preflight.finding import Finding, Job
     from lora_training.workspace import Workspace
+
+_ANY_NUMBER = 1 << 10  # of GPUs, more than a machine has
 
 
 def check(here: Workspace, plan: Plan, *, keeps: bool) -> None:
@@ -23,30 +30,92 @@ def check(here: Workspace, plan: Plan, *, keeps: bool) -> None:
 
     `keeps`: what lies under the run's name is put aside and not written over.
     """
-    from lora_training.cli.output import ProgressLine
-    from lora_training.preflight import checks
-
-    if plan.config.run.checks == "none":
-        return
-    progress = ProgressLine()
-    try:
-        found = checks.run(_job(here, plan, keeps=keeps), progress, quick=plan.config.run.checks == "quick")
-    finally:
-        progress.close()
+    script = str(plan.tree.path / f"{plan.config.script}.py")
+    words = list(plan.spec.argv[plan.spec.argv.index(script) + 1 :])
+    found = _findings(plan.config, replace(_job(here, plan.config, words, plan.spec.cwd), keeps=keeps))
     for finding in found:
         if finding.severity == "warning":
             click.echo("\n".join([f"warning: {finding.message}", *_hint(finding)]), err=True)
     _refuse([finding for finding in found if finding.severity == "error"])
 
 
-def _job(here: Workspace, plan: Plan, *, keeps: bool) -> Job:
+def problems(here: Workspace, config: Config, schema: Schema) -> Iterator[Problem]:
+    """What `check` would say of a configuration before the start, and what else would be refused there."""
+    from lora_training import config as cfg
+    from lora_training.cli import plan as plans
+
+    yield from _processes(config)
+    yield from _state(config)
+    if config.run.assets == plans.SMOKE and not (here.cache / plans.SMOKE).exists():
+        return  # `lora train` makes them
+    try:
+        job = _job(here, config, cfg.to_argv(config, schema), schema.tree or Path())
+    except ConfigError as exc:
+        yield config.problem(exc.message, (), hint=exc.hint)
+        return
+    if not _opens_images():
+        message = "this environment has no training packages, so no image and no cache file was opened"
+        yield config.problem(message, (), hint="`make setup` brings them", severity="warning")
+    # nothing is known of what lies under the run's name, so all of it has to fit
+    for finding in _findings(config, replace(job, keeps=True, only_looks=True)):
+        entry = config.entries.get(finding.key or "")
+        place = entry.path if entry else ("datasets",)
+        yield config.problem(finding.message, place, hint=finding.hint, severity=finding.severity)
+
+
+def _findings(config: Config, job: Job) -> list[Finding]:
+    from lora_training.cli.output import ProgressLine
+    from lora_training.preflight import checks
+
+    if config.run.checks == "none":
+        return []
+    progress = ProgressLine()
+    try:
+        return checks.run(job, progress, quick=config.run.checks == "quick" or not _opens_images())
+    finally:
+        progress.close()
+
+
+def _opens_images() -> bool:
+    return find_spec("PIL") is not None and find_spec("numpy") is not None
+
+
+def _job(here: Workspace, config: Config, words: list[str], cwd: Path) -> Job:
+    from lora_training import config as cfg
+    from lora_training.cli import plan as plans
     from lora_training.preflight.finding import Job, flags
 
-    script = str(plan.tree.path / f"{plan.config.script}.py")
-    words = list(plan.spec.argv[plan.spec.argv.index(script) + 1 :])
-    dataset = json.loads(plan.dataset) if plan.dataset else None
+    text = cfg.dataset_document(config)
+    dataset = json.loads(text) if text else None
     cache = here.cache / "checked"
-    return Job(plan.config.script, flags(words), dataset, plan.output, plan.spec.cwd, {**os.environ}, cache, keeps)
+    return Job(config.script, flags(words), dataset, plans.output(words), cwd, {**os.environ}, cache)
+
+
+def _processes(config: Config) -> Iterator[Problem]:
+    """What is wrong with `[launch]`; a warning where another machine may have the GPUs."""
+    from lora_training.launch import gpus, processes
+
+    try:
+        processes.resolve(config.launch, lambda: _ANY_NUMBER)
+    except ConfigError as exc:
+        yield config.problem(exc.message, ("launch",), hint=exc.hint)
+        return
+    try:
+        processes.resolve(config.launch, lambda: gpus.there(os.environ, gpus.installed))
+    except ConfigError as exc:
+        yield config.problem(exc.message, ("launch",), hint=exc.hint, severity="warning")
+
+
+def _state(config: Config) -> Iterator[Problem]:
+    """What is wrong with the state that `[run] resume` names. That it is there has been looked at."""
+    from lora_training.supervise import states
+
+    folder = Path(config.run.resume)
+    if config.run.resume not in ("auto", "never") and folder.exists():
+        try:
+            states.at(folder)
+        except LoraError as exc:
+            yield config.problem(exc.message, ("run", "resume"), hint=exc.hint)
 
 
 def _refuse(errors: Sequence[Finding]) -> None:

@@ -42,8 +42,8 @@ class Checkout:
 
         return schemas.read(self.tree, script, cache=self.workspace.cache)
 
-    def check(self, file: Path, sets: tuple[str, ...]) -> tuple[Problem, ...]:
-        """The problems of a file, those of its very text and script included."""
+    def check(self, file: Path, sets: tuple[str, ...], *, quick: bool) -> tuple[Problem, ...]:
+        """The problems of a file, those of its very text and script included; `quick` opens none that it names."""
         from lora_training.config import checks
 
         return checks.file(
@@ -51,8 +51,19 @@ class Checkout:
             self.schema,
             sets=sets,
             environ=self.environ(),
-            machine=checks.Machine(self.runtime_names(), checks.installed_here(), self.runtime_problems),
+            machine=checks.Machine(
+                self.runtime_names(),
+                checks.installed_here(),
+                self.runtime_problems,
+                None if quick else self.file_problems,
+            ),
         )
+
+    def file_problems(self, config: Config, schema: Schema) -> Iterable[Problem]:
+        """What `lora train` would say of the files before it starts."""
+        from lora_training.cli import before
+
+        return before.problems(self.workspace, config, schema)
 
     def runtime_problems(self, table: Mapping[str, Any]) -> Mapping[str, Iterable[Any]]:
         """What is wrong with the settings in `[runtime]`."""

@@ -38,13 +38,16 @@ def config() -> None:
 @config.command()
 @click.argument("files", nargs=-1, required=True, type=_file)
 @click.option("--strict", is_flag=True, help="Let warnings fail too.")
+@click.option("--quick", is_flag=True, help="Open none of the models, images and caches that FILES name.")
 @_sets
 @_tree
 @json_option
-def check(files: tuple[Path, ...], *, strict: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool) -> None:
-    """Say everything that is wrong with FILES. Exit code 1 when there is an error."""
+def check(  # noqa: PLR0913 - one parameter an option
+    files: tuple[Path, ...], *, strict: bool, quick: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool
+) -> None:
+    """Say everything that is wrong with FILES and with the files they name. Exit code 1 when there is an error."""
     here = Checkout(tree)
-    results = {file: here.check(file, sets) for file in files}
+    results = {file: here.check(file, sets, quick=quick) for file in files}
     if as_json:
         print_json({"files": [_checked(file, found) for file, found in results.items()]})
     else:

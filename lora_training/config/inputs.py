@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _READ = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl", ".txt", ".caption"})
 # flags that name the data where `[[datasets]]` does not
-_DATA = ("dataset_config", "train_data_dir", "reg_data_dir", "in_json", "conditioning_data_dir")
+DATA = ("dataset_config", "train_data_dir", "reg_data_dir", "in_json", "conditioning_data_dir")
 _EXTENSIONS = ("caption_extension", "caption_extention")
 
 
@@ -39,12 +39,12 @@ def inputs(config: Config, schema: Schema) -> Inputs:
     """What the training that `config` describes will read. Folders are listed now; hub ids are no files."""
     named = dict(_named(config, schema))
     suffixes = _READ | {str(named_suffix) for named_suffix in _suffixes(config)}
-    data = [Path(path) for key, found in named.items() if key in _DATA for path in found]
+    data = [Path(path) for key, found in named.items() if key in DATA for path in found]
     dataset = [file for path in data for file in _files(path, suffixes)]
     text = dataset_document(config)
     tables = [json.loads(text)] if text else [_parsed(path) for path in data if path.suffix in (".toml", ".json")]
     dataset += [file for table in tables for file in _of_tables(table, suffixes, schema.tree)]
-    models = [file for key, found in named.items() if key not in _DATA for path in found for file in _files(Path(path))]
+    models = [file for key, found in named.items() if key not in DATA for path in found for file in _files(Path(path))]
     return Inputs(tuple(sorted(set(dataset))), tuple(sorted(set(models))))
 
 

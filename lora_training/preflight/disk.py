@@ -63,8 +63,9 @@ def _findings(
     job: Job, subsets: Sequence[Subset], cached: Collection[str], free: Callable[[Path], int]
 ) -> Iterator[Finding]:
     disks: dict[int, _Disk] = {}
-    there = free(job.output.parent)
-    least = _checkpoints(job, subsets, _disk(disks, job.output.parent))
+    folder = next(path for path in job.output.parents if path.exists())
+    there = free(folder)
+    least = _checkpoints(job, subsets, _disk(disks, folder))
     if there < least:
         message = f"the disk of {job.output.parent} has {_shown(there)} left; one checkpoint takes {_shown(least)}"
         yield Finding(message, "make room, or choose another output_dir")
@@ -106,7 +107,7 @@ def _earlier(output: Path) -> tuple[list[int], list[int]]:
     """The sizes of the LoRAs and of the states that earlier attempts at this run have left."""
     ours = re.compile(rf"{re.escape(output.stem)}(?:-step\d{{8,}}|-\d{{6,}})?(-state|{re.escape(output.suffix)})")
     found: dict[str, list[int]] = {"-state": [], output.suffix: []}
-    for path in output.parent.iterdir():
+    for path in output.parent.iterdir() if output.parent.is_dir() else ():
         match = ours.fullmatch(path.name)
         if match:
             files = [path] if path.is_file() else list(path.rglob("*"))

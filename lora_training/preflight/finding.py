@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that will end the training, an error, or may well do so, a warning."""
+    """Something that will end the training, an error, or may well do so, a warning. `key` is the flag it is about."""
 
     message: str
     hint: str | None = None
     severity: Literal["error", "warning"] = "error"
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Job:
 
     `dataset` is upstream's dataset configuration, if there is one beside the flags; `cwd` is where upstream runs;
     `cache` is a folder to remember in what was found good, None to remember nothing. With `keeps`, what is there under
-    the LoRA's name is put aside and not written over.
+    the LoRA's name is put aside and not written over. With `only_looks`, no file is renamed.
     """
 
     script: str
@@ -38,6 +39,7 @@ class Job:
     environ: Mapping[str, str] = field(default_factory=dict)
     cache: Path | None = None
     keeps: bool = False
+    only_looks: bool = False
 
     def value(self, name: str) -> str | None:
         """A flag's one value; None when it is not given, or is a switch."""

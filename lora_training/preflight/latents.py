@@ -68,13 +68,23 @@ def _latents(script: str, stems: Mapping[str, str]) -> Iterator[tuple[str, str]]
 def set_aside(
     job: Job, latents: Mapping[str, str], outputs: Sequence[str], progress: Progress
 ) -> tuple[frozenset[str], list[Finding]]:
-    """Rename what does not open to NAME.broken. The images that have good latents, and what there is to say."""
+    """Rename what does not open to NAME.broken, or only say so. The images that have good latents, and the findings."""
     found: dict[str, str] = {}
     if latents or outputs:
         seen = Remembered(job.cache, "caches 1")
         found = checking.broken([*latents, *outputs], damage, seen, "cached latents and outputs", progress)
     good = frozenset(image for path, image in latents.items() if path not in found)
+    if job.only_looks:
+        return good, [_aside(found, "is", "are", "broken, and set aside by `lora train`")] if found else []
     return good, list(_moved(found)) if found else []
+
+
+def _aside(found: Mapping[str, str], one: str, many: str, how: str) -> Finding:
+    files = [f"{path} ({wrong})" for path, wrong in found.items()]
+    what = f"cache file {one}" if len(files) == 1 else f"cache files {many}"
+    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+    message = f"{len(files)} {what} {how} as NAME{SUFFIX}: {', '.join(files[:_SHOWN])}{more}"
+    return Finding(message, "upstream makes what is missing again", "warning")
 
 
 def _moved(found: Mapping[str, str]) -> Iterator[Finding]:
@@ -83,12 +93,9 @@ def _moved(found: Mapping[str, str]) -> Iterator[Finding]:
     for path, why in failed.items():
         if why:
             yield Finding(f"the cache file {path} is broken ({found[path]}), and cannot be set aside: {why}", hint)
-    done = [f"{path} ({wrong})" for path, wrong in found.items() if not failed[path]]
+    done = {path: wrong for path, wrong in found.items() if not failed[path]}
     if done:
-        what = "cache file was broken and is" if len(done) == 1 else "cache files were broken and are"
-        more = f" and {len(done) - _SHOWN} more" if len(done) > _SHOWN else ""
-        message = f"{len(done)} {what} set aside as NAME{SUFFIX}: {', '.join(done[:_SHOWN])}{more}"
-        yield Finding(message, "upstream makes what is missing again", "warning")
+        yield _aside(done, "was broken and is", "were broken and are", "set aside")
 
 
 def _move(path: str) -> str | None:

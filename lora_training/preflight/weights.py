@@ -38,7 +38,7 @@ def findings(job: Job) -> list[Finding]:
             path = Path(job.cwd, value)
             for wrong in _one(job, key, value, path):
                 message, hint = wrong
-                found.append(Finding(f"`{key}`: {message}", hint))
+                found.append(Finding(f"`{key}`: {message}", hint, key=key))
     return found
 
 

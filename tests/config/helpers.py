@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import struct
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,25 @@ def said(problems: tuple[Problem, ...], *words: str) -> Problem:
     return found[0]
 
 
+def png(grey: int) -> bytes:
+    """A picture of one pixel."""
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(bytes([0, grey])),
+        b"IEND": b"",
+    }
+    chunks = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 def images(folder: Path, *, captions: str | None = ".txt", count: int = 2) -> Path:
-    """A folder of files that look like images by their names, each with a caption."""
+    """A folder of images of one grey pixel, each with a caption."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        (folder / f"{number}.png").write_bytes(struct.pack(">I", number))
+        (folder / f"{number}.png").write_bytes(png(number % 256))
         if captions:
             (folder / f"{number}{captions}").write_text("a photo", encoding="utf-8")
     return folder

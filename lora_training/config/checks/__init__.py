@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from lora_training.config import inputs
 from lora_training.config.argv import encoded
 from lora_training.config.checks import buckets, datasets, family, files, flags, naming, network, optimizer, rules
 from lora_training.config.checks.view import View
@@ -29,12 +30,13 @@ class Machine:
     """What a check needs to know of the place that trains; None for what is not known, which is then not checked.
 
     `runtime` is the names of the runtime patches there are; `installed` says whether a package is there; `settings`
-    says what is wrong with the settings in `[runtime]`, by patch.
+    says what is wrong with the settings in `[runtime]`, by patch; `files` looks into the files of a configuration.
     """
 
     runtime: Collection[str] | None = None
     installed: Callable[[str], bool] | None = None
     settings: Callable[[Mapping[str, Any]], Mapping[str, Iterable[Any]]] | None = None
+    files: Callable[[Config, Schema], Iterable[Problem]] | None = None
 
 
 def check(
@@ -52,7 +54,16 @@ def check(
         found += flags.runtime(config, machine.runtime)
     if machine.settings is not None:
         found += flags.settings(config, machine.settings(config.runtime))
+    if machine.files is not None and not any(_is_of_data(problem) for problem in found):
+        right = {key: entry for key, entry in config.entries.items() if key not in view.refused}
+        found += machine.files(replace(config, entries=right), schema)
     return _sorted(found)
+
+
+def _is_of_data(problem: Problem) -> bool:
+    """Whether an error leaves it unclear which images are meant."""
+    place = (problem.key or "").partition(".")[0]
+    return problem.severity == "error" and place in ("datasets", "general", *inputs.DATA)
 
 
 def file(

@@ -1,0 +1,117 @@
+"""`lora config check` finds what `lora train` would refuse before its start."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT, Ran, lora
+from tests.preflight.helpers import checkpoint, cut, picture
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.upstream
+TEXT = """script = "train_network"
+pretrained_model_name_or_path = "org/model"
+network_module = "networks.lora"
+output_dir = "out"
+learning_rate = 1e-4
+{0}
+[[datasets]]
+resolution = 64
+{1}
+[[datasets.subsets]]
+image_dir = "images"
+caption_extension = ".txt"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, sd_scripts: Path) -> Path:
+    """A right configuration, `c.toml`, with two images."""
+    for name in ("a", "b"):
+        picture(tmp_path / "images" / f"{name}.png", (128, 128))
+        (tmp_path / "images" / f"{name}.txt").write_text("a photo")
+    return configured(tmp_path)
+
+
+def configured(folder: Path, flags: str = "", dataset: str = "") -> Path:
+    (folder / "c.toml").write_text(TEXT.format(flags, dataset), encoding="utf-8")
+    return folder
+
+
+def check(folder: Path, *more: str) -> Ran:
+    return lora("config", "check", folder / "c.toml", *more, cwd=ROOT)
+
+
+def problems(folder: Path) -> list[dict[str, object]]:
+    return json.loads(check(folder, "--json").out)["files"][0]["problems"]
+
+
+def train(folder: Path, *more: str) -> Ran:
+    return lora("train", folder / "c.toml", *more, cwd=ROOT)
+
+
+def test_a_right_configuration_is_right(folder: Path) -> None:
+    assert check(folder).code == 0
+    assert problems(folder) == []
+
+
+def test_cut_off_images_are_found_by_check_as_by_train_and_left_alone_when_quick(folder: Path) -> None:
+    bad = cut(folder / "images" / "a.png")
+    (only,) = problems(folder)
+    assert only["severity"] == "error"
+    assert str(bad) in str(only["message"])
+    assert only["line"]
+    assert check(folder).code == 1
+    assert check(folder, "--quick").code == 0
+    assert train(folder, "--dry-run").code == 0
+    refused = train(folder)
+    assert refused.code == 3
+    assert str(only["message"]) in refused.err
+
+
+def test_a_model_of_another_family_and_all_else_is_found_at_once(folder: Path) -> None:
+    checkpoint(folder / "xl.safetensors", {"conditioner.embedders.1.model.a": (2, 2)})
+    cut(folder / "images" / "a.png")
+    configured(folder, 'vae = "xl.safetensors"\nseed = "x"\nlearning_rat = 1')
+    sets = ("--set", "pretrained_model_name_or_path=" + str(folder / "xl.safetensors"))
+    said = json.loads(check(folder, "--json", *sets).out)["files"][0]["problems"]
+    keys = [problem["key"] for problem in said if problem["severity"] == "error"]
+    assert sorted(keys) == ["datasets", "learning_rat", "pretrained_model_name_or_path", "seed"]
+    assert any("is SDXL, which train_network does not train" in problem["message"] for problem in said)
+
+
+def test_broken_caches_are_a_warning_and_stay_where_they_are(folder: Path) -> None:
+    broken = folder / "images" / "a_0128x0128_sd.npz"
+    broken.write_bytes(b"PK")
+    configured(folder, "cache_latents = true\ncache_latents_to_disk = true")
+    (only,) = problems(folder)
+    assert only["severity"] == "warning"
+    assert str(broken) in str(only["message"])
+    assert broken.exists()
+    assert check(folder).code == 0
+
+
+def test_nothing_is_said_of_files_that_are_yet_to_be_made(sd_scripts: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "LORA_CACHE": str(tmp_path / "cache")}
+    assert lora("config", "check", ROOT / "configs" / "smoke.toml", cwd=ROOT, env=environment).code == 0
+
+
+def test_a_named_state_that_does_not_hold_is_found(folder: Path) -> None:
+    (folder / "state").mkdir()
+    with (folder / "c.toml").open("a") as file:
+        file.write('[run]\nresume = "state"\n')
+    (only,) = problems(folder)
+    assert only["key"] == "run.resume"
+    assert "no state that was saved to its end" in str(only["message"])
+
+
+def test_more_gpus_than_there_are_is_a_warning_and_what_no_machine_can_do_an_error(folder: Path) -> None:
+    for launch, severity in (("gpu_ids = [900]", "warning"), ("num_machines = 2\nnum_processes = 3", "error")):
+        configured(folder)
+        with (folder / "c.toml").open("a") as file:
+            file.write(f"[launch]\n{launch}\n")
+        assert [problem["severity"] for problem in problems(folder)] == [severity]

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.config import inputs
 from lora_training.config.argv import encoded
-from lora_training.config.checks import buckets, datasets, family, files, flags, naming, network, optimizer, rules
+from lora_training.config.checks import (
+    buckets,
+    datasets,
+    family,
+    files,
+    flags,
+    naming,
+    network,
+    optimizer,
+    rules,
+    scheduler,
+)
 from lora_training.config.checks.view import View
 from lora_training.config.document import Unreadable
 from lora_training.config.loading import load
@@ -49,7 +60,7 @@ def check(
     found = [*config.problems, *flags.problems(config, schema), *flags.required(view)]
     found += [*datasets.problems(view), *rules.problems(view), *buckets.problems(view), *family.problems(view)]
     found += [*network.problems(view), *optimizer.problems(view, machine.installed), *files.problems(view)]
-    found += naming.problems(view)
+    found += [*naming.problems(view), *scheduler.problems(view, machine.installed)]
     if machine.runtime is not None:
         found += flags.runtime(config, machine.runtime)
     if machine.settings is not None:

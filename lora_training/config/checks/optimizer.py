@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_training.config import nearest
+from lora_training.config.checks import classes
+from lora_training.config.schema import choices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from lora_training.config.checks.view import View
     from lora_training.config.model import Problem
 
-# upstream's own names, as they are written in its help and code; any other is looked up in torch.optim
+# what upstream's own names import
 _PACKAGES = {
     "bitsandbytes": (
         *("AdamW8bit", "SGDNesterov8bit", "Lion8bit", "PagedAdamW8bit", "PagedLion8bit", "PagedAdamW"),
@@ -26,10 +27,6 @@ _PACKAGES = {
     "prodigyopt": ("Prodigy",),
     "schedulefree": ("RAdamScheduleFree", "AdamWScheduleFree", "SGDScheduleFree"),
 }
-_BUILT_IN = (
-    *("AdamW", "SGDNesterov", "AdaFactor", "Adadelta", "Adagrad", "Adam", "Adamax", "ASGD", "NAdam", "RAdam"),
-    *("RMSprop", "Rprop", "SGD", "LBFGS", "SparseAdam", "Muon"),
-)
 _NAMES = {name.lower(): (name, package) for package, names in _PACKAGES.items() for name in names}
 _ADAPTIVE = ("dadapt", "prodigy")
 _LOW = 0.1  # from here down upstream itself warns
@@ -46,7 +43,7 @@ def problems(view: View, installed: Callable[[str], bool] | None) -> Iterator[Pr
     if not isinstance(name, str) or not name:
         return
     key = "optimizer_type" if view.given("optimizer_type") else "use_8bit_adam"
-    yield from _known(view, name, key)
+    yield from _known(view, name, key, installed)
     yield from _package(view, name, key, installed)
     yield from _rates(view, name)
 
@@ -68,13 +65,10 @@ def _options(view: View, installed: Callable[[str], bool] | None) -> Iterator[Pr
 _INDEX_NAMES = {"lycoris": "lycoris-lora", "lion_pytorch": "lion-pytorch"}
 
 
-def _known(view: View, name: str, key: str) -> Iterator[Problem]:
-    known = [*(proper for proper, _ in _NAMES.values()), *_BUILT_IN]
-    if "." in name or name.lower() in {option.lower() for option in known}:
-        return
-    message = f"upstream has no optimizer `{name}` of its own, and torch.optim may have none either"
-    hint = nearest.hint(name, known) or "a class of another package is written with its module: package.Class"
-    yield view.problem(message, key, hint=hint, severity="warning")
+def _known(view: View, name: str, key: str, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
+    own = choices.optimizers(view.schema.tree) if view.schema.tree else frozenset()
+    if own and name.lower() not in {each.lower() for each in own}:
+        yield from classes.problems(view, key, name, "torch.optim", installed, own=own)
 
 
 def _package(view: View, name: str, key: str, installed: Callable[[str], bool] | None) -> Iterator[Problem]:

@@ -1,0 +1,42 @@
+"""Classes that upstream imports by the name that a flag gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_training.config import nearest
+from lora_training.config.schema import choices
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from lora_training.config.checks.view import View
+    from lora_training.config.model import Problem
+
+
+def problems(  # noqa: PLR0913 - a class is looked for in all of these
+    view: View,
+    key: str,
+    name: str,
+    home: str,
+    installed: Callable[[str], bool] | None,
+    *,
+    own: Collection[str] = (),
+) -> Iterator[Problem]:
+    """What is wrong with `package.module.Class`, or a class of `home`. `own` are upstream's names beside them."""
+    module = name.rpartition(".")[0]
+    if module:
+        there = installed is None or not installed(name.partition(".")[0])  # a missing package has been reported
+        if not there and not choices.is_module(module, view.schema.tree or Path()):
+            yield view.problem(f"`{key}`: there is no module `{module}`", key)
+        return
+    public = choices.classes(home) if installed else frozenset()
+    if name in public:
+        return
+    hint = nearest.hint(name, [*own, *public]) or "a class of another package is written with its module: package.Class"
+    if public:
+        yield view.problem(f"neither upstream nor {home} has `{name}`", key, hint=hint)
+    else:
+        message = f"upstream has no `{name}` of its own, and {home} may have none either"
+        yield view.problem(message, key, hint=hint, severity="warning")

@@ -1,0 +1,59 @@
+"""The learning rate's scheduler: does upstream have it, and does it get what it needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_training.config import nearest
+from lora_training.config.checks import classes
+from lora_training.config.schema import choices
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lora_training.config.checks.view import View
+    from lora_training.config.model import Problem
+
+# upstream knows the names, and gives the functions behind them arguments that they do not take
+BROKEN = frozenset({"reduce_lr_on_plateau", "cosine_warmup_with_min_lr"})
+NEEDED = {"cosine_with_min_lr": "lr_scheduler_min_lr_ratio", "piecewise_constant": "lr_scheduler_args"}
+
+
+def problems(view: View, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
+    """`installed` is None where the packages of the environment that trains are not known."""
+    name, own = view.value("lr_scheduler"), view.value("lr_scheduler_type")
+    if _is_replaced(view) or not isinstance(name, str):
+        return
+    if isinstance(own, str) and own:
+        yield from classes.problems(view, "lr_scheduler_type", own, "torch.optim.lr_scheduler", installed)
+    else:
+        yield from _known(view, name, installed)
+        yield from _needs(view, name)
+    if (own or name == "constant") and view.on("lr_warmup_steps"):
+        hint = None if own else 'set lr_scheduler = "constant_with_warmup", or leave lr_warmup_steps out'
+        yield view.problem(f"upstream refuses `lr_warmup_steps` with `{own or name}`", "lr_warmup_steps", hint=hint)
+
+
+def _is_replaced(view: View) -> bool:
+    """Whether upstream takes the scheduler that comes with the optimizer."""
+    optimizer = str(view.value("optimizer_type")).lower()
+    relative = {str(value) for _, name, value in view.pairs("optimizer_args") if name == "relative_step"} != {"False"}
+    return optimizer.endswith("schedulefree") or (optimizer == "adafactor" and relative)
+
+
+def _known(view: View, name: str, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
+    there = choices.schedulers(view.schema.tree) if installed and view.schema.tree else frozenset()
+    right = sorted(there - BROKEN)
+    if name.startswith("adafactor"):
+        hint = "leave lr_scheduler out: Adafactor with relative_step brings its own"
+        yield view.problem("this scheduler needs Adafactor with relative_step", "lr_scheduler", hint=hint)
+    elif there and name not in right:
+        what = "cannot start its" if name in BROKEN else "has no"
+        hint = nearest.hint(name, right) or f"there are: {', '.join(right)}"
+        yield view.problem(f"upstream {what} lr_scheduler `{name}`", "lr_scheduler", hint=hint)
+
+
+def _needs(view: View, name: str) -> Iterator[Problem]:
+    key = NEEDED.get(name)
+    if key and not view.on(key) and not view.on("lr_scheduler_args"):
+        yield view.problem(f"lr_scheduler `{name}` needs `{key}`", "lr_scheduler")

@@ -78,6 +78,7 @@ def make(
     Without `write` nothing is written, not even to the cache. `environ` is where overrides come from (`os.environ`).
     """
     from lora_training import config as cfg
+    from lora_training.launch import spec
     from lora_training.runtime import bootstrap
 
     surroundings = os.environ if environ is None else environ
@@ -96,6 +97,7 @@ def make(
     if dataset:
         flags += ["--dataset_config", str(folder / "dataset.json")]
     given = bootstrap.environment(runtime) | _channels(folder, made_by)
+    given |= spec.loading(allow_pickle=config.run.allow_pickle)
     launched = _launched(config, tree, flags, processes, given)
     return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, processes.count)
 

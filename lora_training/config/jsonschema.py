@@ -27,6 +27,7 @@ _OF_RUN: dict[str, dict[str, Any]] = {
     "resume": {"type": "string"},
     "retries": {"type": "integer", "minimum": 0},
     "checks": {"enum": ["all", "quick", "none"]},
+    "allow_pickle": {"type": "boolean"},
     "stall_timeout": {"type": "number", "exclusiveMinimum": 0},
 }
 

@@ -73,7 +73,8 @@ class Run:
     """`[run]`: how a run is kept going. `resume` is `auto`, `never` or an absolute path; `stall_timeout` in seconds.
 
     `assets = "smoke"` has a tiny model and images made under `${LORA_CACHE}/smoke` before the start. `checks` are those
-    before the start: all, those that do not open every image and cache file, or none.
+    before the start: all, those that do not open every image and cache file, or none. `allow_pickle` has pickled
+    weights loaded whole, with the code that may be in them.
     """
 
     assets: Literal["smoke"] | None = None
@@ -81,6 +82,7 @@ class Run:
     retries: int = 3
     stall_timeout: float | None = None
     checks: Literal["all", "quick", "none"] = "all"
+    allow_pickle: bool = False
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,11 @@ _RUN = {
     "checks": _one_of(
         "all", "quick", "none", text="what to look at before the start; quick leaves the images and caches out"
     ),
+    "allow_pickle": _Key(
+        "true or false",
+        lambda v: isinstance(v, bool),
+        "whether pickled weights (.ckpt, .pt, .bin) may run code when they are loaded; false unless given",
+    ),
     "stall_timeout": _Key(
         "a number of seconds above 0",
         lambda v: (_is_int(v) or isinstance(v, float)) and 0 < v < float("inf"),

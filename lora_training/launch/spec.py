@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from lora_training.launch.processes import Processes
 
+# below what is no folder, so that nothing can be there; the name is what the log shows
+NO_MODULES = "/dev/null/the-modules-of-a-model-are-not-run"
+
 
 @dataclass(frozen=True)
 class LaunchSpec:
@@ -87,7 +90,21 @@ def _environment(runtime: Mapping[str, str], mixed_precision: str, cpu_threads: 
         "COLUMNS": "200",
         # lines must reach the log when they are written
         "PYTHONUNBUFFERED": "1",
+        **loading(allow_pickle=False),
         **runtime,
+    }
+
+
+def loading(*, allow_pickle: bool) -> dict[str, str]:
+    """The variables that keep files of weights from running code in the training process.
+
+    torch then reads a pickle's tensors and nothing else, whatever its caller asks for; a model's own modules, which
+    diffusers would copy into its cache and import from there, have no folder to be copied to.
+    """
+    return {
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "0" if allow_pickle else "1",
+        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1" if allow_pickle else "0",
+        "HF_MODULES_CACHE": NO_MODULES,
     }
 
 

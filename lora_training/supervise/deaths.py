@@ -87,9 +87,17 @@ _SIGNS = (
     ),
     _Sign(
         "bad-pickle",
-        re.compile(r"UnpicklingError"),
-        "a saved state or another pickle is damaged or holds more than numbers, and was not loaded",
-        "the log says where; such a file may have been made to run code",
+        re.compile(r"UnpicklingError|Weights only load failed|Cannot use ``weights_only=True``"),
+        "a saved state or a pickled file of weights is damaged or holds more than numbers, and was not loaded",
+        "it may have been made to run code, and the log says where; convert weights to .safetensors, or write\n"
+        "`[run] allow_pickle = true` if you trust who made them",
+    ),
+    _Sign(
+        "foreign-code",
+        # `launch.spec.NO_MODULES`
+        re.compile(r"/dev/null/the-modules-of-a-model-are-not-run"),
+        "the model brings Python code of its own, which is not run",
+        "take the model as one .safetensors file, or remove the modules from its folder and its model_index.json",
     ),
     _Sign(
         "not-finite",

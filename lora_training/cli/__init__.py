@@ -30,14 +30,20 @@ def run(argv: Sequence[str]) -> int:
         _report("interrupted", "nothing is left half done; the same command can be given again")
         return 130
     except BrokenPipeError:
-        # whoever read our output has had enough; what Python still holds back must not fail once more at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return no_reader()
     except OSError as exc:
         from lora_training.cli import refused
 
         _report(*refused.sentence(exc))
         return 1
+
+
+def no_reader() -> int:
+    """Print nothing more, since whoever read our output has had enough; the exit code that says so."""
+    # what Python still holds back must not fail once more at the end
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _run_click(argv: Sequence[str]) -> int:
@@ -52,6 +58,11 @@ def _run_click(argv: Sequence[str]) -> int:
         return exc.exit_code
     except click.Abort as exc:
         raise KeyboardInterrupt from exc
+    except SystemExit as exc:
+        # so Click leaves when nobody reads on
+        if exc.code:
+            raise BrokenPipeError from exc
+        raise
     return code if isinstance(code, int) else 0
 
 

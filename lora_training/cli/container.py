@@ -37,7 +37,7 @@ _PASSED_ON = (
 )
 _IMAGE_VARIABLE = "LORA_IMAGE"
 # what `lora` itself ends with; any other code is the engine's or the kernel's
-_OURS = frozenset({*range(7), 130, 143})
+_OURS = frozenset({*range(7), 129, 130, 143})
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,9 @@ def stop(name: str, *, as_json: bool) -> None:
 def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool, as_json: bool) -> None:
     """Train the run NAME once more from its record alone. Exit code 1 when not the very same LoRA comes of it."""
     from lora_training.cli import rerun as reruns
+    from lora_training.cli import unread
 
+    unread.drop()
     folder, run = _one(name)
     here = workspace.find()
     original = reruns.Original(folder, run)

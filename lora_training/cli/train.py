@@ -60,10 +60,11 @@ def train(  # noqa: PLR0913 - one argument an option
 ) -> None:
     """Train a LoRA as FILE says, or go on where an earlier run of it ended."""
     from lora_training.cli import plan as plans
-    from lora_training.cli import resuming
+    from lora_training.cli import resuming, unread
     from lora_training.cli.terminal import Terminal
     from lora_training.patching import site
 
+    unread.drop()
     here = workspace.find()
     if docker or image:
         from lora_training.cli import container

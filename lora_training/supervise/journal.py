@@ -4,6 +4,7 @@
 | --- | --- |
 | attempt | `number` (from 1), `from_step`, `log`: a training process is started |
 | restart | `from_step`, `death` (its kind), `why`: the attempt died, and another one follows |
+| note | `text`: what was printed for whoever watches, in words |
 | closed | `state` (complete, failed or stopped), `why`: the run is over, or rests |
 
 Each has `event` and `time` (Unix time in seconds) before them.

@@ -85,6 +85,11 @@ class Run:
 
         Raises TrainingError when that cannot be, in one sentence, and Interrupted when asked to stop.
         """
+        # until the record is closed: a terminal that closes sends SIGHUP more than once
+        with signals.counted() as asked:
+            return self._go(state, asked)
+
+    def _go(self, state: State | None, asked: signals.Asked) -> Result:
         order = self.order
         self.record = record.Record(
             order.output.stem,
@@ -97,8 +102,7 @@ class Run:
         )
         before = result.fingerprint(order.output)
         try:
-            with signals.counted() as asked:
-                self._attempts(state, asked)
+            self._attempts(state, asked)
             found = result.check(order.output, before=before, told=self._reported)
         except TrainingError as exc:
             self._close("failed", exc.message)
@@ -140,8 +144,8 @@ class Run:
             if not (death.restartable and self._has_trained) or failures > self.order.retries:
                 raise self._gave_up(ended, death)
             state = newest
-            self.watcher.note(death.sentence)
-            self.watcher.note(f"starting again from step {_step(state)} (attempt {len(self.record.attempts) + 1})")
+            self._note(death.sentence)
+            self._note(f"starting again from step {_step(state)} (attempt {len(self.record.attempts) + 1})")
             self.record.attempts[-1]["death"] = death.kind
             self._event("restart", from_step=_step(state), death=death.kind, why=death.sentence)
             self._rest(_BACKOFF_S * 2**failures, asked)
@@ -181,7 +185,7 @@ class Run:
         return next(path for path in names if not path.exists())
 
     def _pass_over(self, path: Path, why: str) -> None:
-        self.watcher.note(f"passing over {path}: {why}")
+        self._note(f"passing over {path}: {why}")
 
     @property
     def _events_path(self) -> Path:
@@ -200,9 +204,9 @@ class Run:
         if asked.count == 1 and not self._told:
             self._told = True
             if self._began:
-                self.watcher.note("saving the state at the next step, then leaving; ask again to end at once")
+                self._note("saving the state at the next step, then leaving; ask again to end at once")
             else:
-                self.watcher.note("it has not begun to train, so there is nothing to save; leaving")
+                self._note("it has not begun to train, so there is nothing to save; leaving")
         return max(asked.count, int((self.order.folder / record.STOP).exists()))
 
     def _ask(self, started: child.Child) -> None:
@@ -213,7 +217,7 @@ class Run:
                 return
         except OSError:
             # on a full disk, say
-            self.watcher.note("the stop file cannot be written, so the training gets a signal")
+            self._note("the stop file cannot be written, so the training gets a signal")
         started.ask()
 
     def _rest(self, seconds: float, asked: signals.Asked) -> None:
@@ -239,6 +243,11 @@ class Run:
         self.record.state, self.record.why = state, why
         self.record.save(self.order.folder)
         self._event("closed", state=state, why=why)
+
+    def _note(self, text: str) -> None:
+        """Say something, and keep it where nobody may be reading."""
+        journal.append(self._events_path, "note", text=text)
+        self.watcher.note(text)
 
     def _event(self, kind: str, **fields: Any) -> None:
         """Something of our own: for the file of events, and for who watches."""

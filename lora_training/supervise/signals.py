@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a number to look at, instead of an exception at any line."""
+"""SIGHUP, SIGINT and SIGTERM as a number to look at, instead of an exception at any line."""
 
 from __future__ import annotations
 
@@ -22,15 +22,26 @@ class Asked:
 
 @contextmanager
 def counted() -> Iterator[Asked]:
-    """Within the block, SIGINT and SIGTERM are counted; afterwards they do what they did before."""
+    """Within the block, SIGHUP, SIGINT and SIGTERM are counted; afterwards they do what they did before.
+
+    A terminal that closes sends SIGHUP more than once, and a system that shuts down sends it beside SIGTERM. So all
+    of them count as one request, and only SIGINT and SIGTERM can ask again. A SIGHUP that is ignored, as under nohup,
+    stays ignored.
+    """
     asked = Asked()
+    again = 0
 
     def note(signum: int, _frame: FrameType | None) -> None:
+        nonlocal again
         if asked.count == 0:
             asked.signum = signum
-        asked.count += 1
+        again += signum != signal.SIGHUP
+        asked.count = max(1, again)
 
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    counts = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        counts.append(signal.SIGHUP)
+    before = {signum: signal.signal(signum, note) for signum in counts}
     try:
         yield asked
     finally:

@@ -143,6 +143,29 @@ def test_one_that_was_killed_from_outside_is_exit_6(ours: fake.Engine, script: S
     assert "was ended from outside: code 137" in ran.err
 
 
+def test_a_hangup_is_passed_on_and_is_its_exit_code(ours: fake.Engine, script: Script, tmp_path: Path) -> None:
+    script('trap "exit 129" HUP; echo begun; while :; do sleep 0.1; done')
+    argv = [sys.executable, "-m", "lora_training", "train", str(SMOKE), *given(tmp_path / "out"), "--docker"]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        assert running.stdout
+        assert running.stdout.readline() == "begun\n"
+        running.send_signal(signal.SIGHUP)
+    assert running.returncode == 129
+    (container,) = ours.removed
+    assert container.signals == ["SIGHUP"]
+
+
+def test_a_reader_that_goes_away_does_not_end_the_container(ours: fake.Engine, script: Script, tmp_path: Path) -> None:
+    script(f"seq 100000; touch {tmp_path}/trained")
+    argv = [sys.executable, "-m", "lora_training", "train", str(SMOKE), *given(tmp_path / "out"), "--docker"]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+        assert running.stdout
+        running.stdout.readline()
+        running.stdout.close()
+    assert running.returncode == 0
+    assert (tmp_path / "trained").exists()
+
+
 def test_it_gets_the_settings_of_this_environment_and_nothing_else(
     ours: fake.Engine,
     script: Script,

@@ -11,6 +11,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lora_training import files
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -32,14 +34,12 @@ class Manifest:
 
 def write(folder: Path, *, step: int, made_by: Mapping[str, str]) -> None:
     """Describe `folder` as it is now, and have all of it on the disk before the description is."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    for path in files.values():
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    for path in found.values():
         _to_disk(path)
-    document = {"step": step, "made_by": dict(made_by), "files": {name: digest(path) for name, path in files.items()}}
-    partial = folder / f".{NAME}.partial"
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    _to_disk(partial)
-    partial.rename(folder / NAME)
+    document = {"step": step, "made_by": dict(made_by), "files": {name: digest(path) for name, path in found.items()}}
+    files.write(folder / NAME, json.dumps(document, indent=1) + "\n")
+    _to_disk(folder / NAME)
     _to_disk(folder)
 
 
@@ -54,7 +54,7 @@ def read(folder: Path) -> Manifest | None:
 
 def mark_passing(folder: Path) -> None:
     """Say of a state that it is for going on from only, and may go when the run has got further."""
-    (folder / _PASSING).touch()
+    files.touch(folder / _PASSING)
 
 
 def is_passing(folder: Path) -> bool:

@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lora_training import manifest
+from lora_training import files, manifest
 from lora_training.supervise import aside, digests, environment, record, shelf, states
 from lora_training.supervise import result as results
 
@@ -105,8 +105,7 @@ def _start(plan: Plan, state: State | None, earlier: Record | None) -> dict[str,
 
 
 def _write(here: Workspace, plan: Plan, terminal: Terminal, *, goes_on: bool) -> None:
-    text = resolved(plan).encode("utf-8", "surrogateescape")
-    (plan.folder / CONFIG).write_bytes(text)
+    files.write(plan.folder / CONFIG, resolved(plan))
     reads = inputs(here, plan)
     before = read(plan.folder, INPUTS) if goes_on else {}
     changed = changes(before, reads, "dataset") if before else []
@@ -121,14 +120,14 @@ def _keep(path: Path, document: dict[str, Any], *, goes_on: bool) -> None:
     if goes_on and path.exists() and read(path.parent, path.name) != json.loads(json.dumps(document)):
         names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
         path.rename(next(name for name in names if not name.exists()))
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8", errors="surrogateescape")
+    files.write(path, json.dumps(document, indent=1) + "\n")
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
     """One of the files beside a record; empty for a run that was recorded before there were such."""
     try:
-        found = json.loads((folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
-    except (OSError, ValueError):
+        found = json.loads(files.read(folder / name).decode("utf-8", "surrogateescape"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -150,17 +149,17 @@ def inputs(here: Workspace, plan: Plan) -> dict[str, Any]:
     from lora_training.config import inputs as reading
 
     found = reading.inputs(plan.config, plan.schema)
-    files = {
+    read_files = {
         "dataset": digests.of(found.dataset, here.cache / "digests"),
         "models": digests.of(found.models, here.cache / "digests"),
     }
-    return {name: _together(each) for name, each in files.items()} | {"files": files}
+    return {name: _together(each) for name, each in read_files.items()} | {"files": read_files}
 
 
-def _together(files: dict[str, str]) -> str:
+def _together(found: dict[str, str]) -> str:
     """One digest of many files, the same when all of them are moved to another place."""
-    root = os.path.commonpath([os.path.dirname(path) for path in files]) if files else ""  # noqa: PTH120 - texts
-    return digests.together({os.path.relpath(path, root): found for path, found in files.items()})
+    root = os.path.commonpath([os.path.dirname(path) for path in found]) if found else ""  # noqa: PTH120 - texts
+    return digests.together({os.path.relpath(path, root): digest for path, digest in found.items()})
 
 
 def changes(then: dict[str, Any], now: dict[str, Any], name: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_training import workspace
+from lora_training import files, workspace
 from lora_training.cli import recording
 from lora_training.cli.output import json_option, print_json
 from lora_training.errors import LoraError
@@ -68,7 +68,7 @@ def stop(name: str, *, as_json: bool) -> None:
     if not record.is_alive(folder):
         raise LoraError(f"{run.name} is not running", hint="`lora runs list` shows what is")
     try:
-        (folder / record.STOP).touch()
+        files.touch(folder / record.STOP)
     except OSError as exc:
         hint = "the user who started it can: a file named `stop` there is what it waits for"
         raise LoraError(f"cannot write to {folder}: {exc.strerror}", hint=hint) from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lora_training import workspace
+from lora_training import files, workspace
 from lora_training.errors import LoraError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
     """Bring a run to its end, or find that it is; `rerun_of` is the LoRA that it repeats."""
     from lora_training.cli import before, recording, resuming
     from lora_training.runtime.patches import graceful_stop
-    from lora_training.supervise import record, room, shelf
+    from lora_training.supervise import aside, record, room, shelf
     from lora_training.supervise.loop import Patience
     from lora_training.supervise.run import Order, Run
 
@@ -124,6 +124,7 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
         if done:
             terminal.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
+        aside.refuse_links(plan.output)
         state = resuming.state(plan, resume, terminal)
         before.check(here, plan, keeps=recording.puts_aside(plan, resume, state))
         began = {**recording.begin(here, plan, resume, state, terminal), "rerun_of": rerun_of and str(rerun_of)}
@@ -135,9 +136,8 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
 def _write(plan: Plan) -> None:
     """What the child reads, and the command for people to read."""
     if plan.dataset:
-        (plan.folder / "dataset.json").write_text(plan.dataset, encoding="utf-8", errors="surrogateescape")
-    shell = plan.spec.shell() + "\n"
-    (plan.folder / "command.sh").write_text(shell, encoding="utf-8", errors="surrogateescape")
+        files.write(plan.folder / "dataset.json", plan.dataset)
+    files.write(plan.folder / "command.sh", plan.spec.shell() + "\n")
 
 
 def _warn_of_miniature() -> None:

@@ -1,7 +1,7 @@
 """What the training process tells its supervisor: one JSON object a line.
 
 The environment variable `LORA_EVENTS` says where: a number is a file descriptor that the process was started with,
-anything else a path, opened to append. Unset, nothing is written and nothing is spent.
+anything else a file, opened to append, and not through a link. Unset, nothing is written and nothing is spent.
 
 Each line is one `write` to a descriptor opened with O_APPEND, so lines of several processes do not mix. A line has
 `event` (its kind), `time` (Unix time in seconds) and the event's own fields. Numbers that are not finite are null.
@@ -31,6 +31,8 @@ import os
 import time
 from typing import Any
 
+from lora_training import files
+
 VARIABLE = "LORA_EVENTS"
 
 
@@ -49,7 +51,7 @@ def emit(kind: str, /, **fields: Any) -> None:
 
 @functools.cache
 def _descriptor(target: str) -> int:
-    return int(target) if target.isdecimal() else os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    return int(target) if target.isdecimal() else files.opener(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def _plain(value: Any) -> Any:

@@ -39,6 +39,11 @@ def put_lora(output: Path) -> Path:
     return output.rename(output.with_name(f"{_free(output)}{output.suffix}"))
 
 
+def refuse_links(output: Path) -> None:
+    """Raise ConfigError when a LoRA that the run may write over is a link: upstream would write through it."""
+    record.refuse_links([output, *checkpoints(output)])
+
+
 def checkpoints(output: Path) -> list[Path]:
     """The LoRAs that were saved on the way to `output`."""
     return [path for path in _of(output) if path.suffix == output.suffix and path != output]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training import remembered
+from lora_training import files, remembered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,7 +48,7 @@ def together(digests: Mapping[str, str]) -> str:
 def digest(path: Path) -> str:
     """The digest of one file, which is read."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=files.opener_of_any) as file:
             size = os.fstat(file.fileno()).st_size
             if size <= LARGE:
                 return f"sha256:{_sha256(file.read())}"

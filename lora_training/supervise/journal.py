@@ -18,6 +18,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from lora_training import files
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 def append(path: Path, kind: str, **fields: Any) -> None:
     """Write one event: as the training process does, in one write at the end of the file. A full disk is no error."""
     line = json.dumps({"event": kind, "time": time.time(), **fields}, default=str).encode() + b"\n"
-    with contextlib.suppress(OSError), path.open("ab+", buffering=0) as file:
+    with contextlib.suppress(OSError), open(path, "ab+", buffering=0, opener=files.opener) as file:
         # the training process may have been killed in the middle of a line
         if file.seek(0, os.SEEK_END) and not _ends_line(file):
             line = b"\n" + line

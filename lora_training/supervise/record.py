@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
+from lora_training import files
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import room
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 EVENTS = "events.jsonl"
 STOP = "stop"
@@ -32,6 +33,8 @@ _RESULT: _Kinds = {"steps": int}
 _START: _Kinds = {"path": str, "step": int, "sha256": str}
 # about the year 5000: what no calendar has is no time
 _LATEST = 1e11
+# in bytes: `lora runs list` reads every record
+_LARGEST = 4 * 2**20
 
 
 @dataclass
@@ -58,16 +61,14 @@ class Record:
 
     def save(self, folder: Path) -> None:
         """Write it, so that at every moment the file is whole."""
-        partial = folder / f".{_RECORD}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        partial.rename(folder / _RECORD)
+        files.write(folder / _RECORD, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read(folder: Path) -> Record | None:
     """The record in `folder`; None when there is none that can be read. Attempts that make no sense are left out."""
     known = {each.name for each in fields(Record)}
     try:
-        found = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        found = json.loads(files.read(folder / _RECORD, _LARGEST))
         run = Record(**{name: value for name, value in found.items() if name in known})
         run.attempts = [each for each in run.attempts if _has(each, _ATTEMPT)]
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
@@ -93,7 +94,10 @@ def _has(found: Any, wanted: _Kinds) -> bool:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the run's folder. Raises LoraError when another process does, ConfigError when it cannot be written to."""
+    """Hold the run's folder.
+
+    Raises LoraError when another process does, ConfigError when it cannot be written to or has links in it.
+    """
     import fcntl
 
     with _lock_file(folder) as handle:
@@ -105,13 +109,16 @@ def alone(folder: Path) -> Iterator[None]:
                 hint="wait for it, end it with `lora runs stop`, or choose another output_name",
             ) from None
         (folder / STOP).unlink(missing_ok=True)
+        refuse_links(folder.iterdir())
         yield
 
 
 def _lock_file(folder: Path) -> IO[str]:
+    refuse_links([folder, folder / "lock"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return (folder / "lock").open("w")
+        # what is in it stays: whatever has that name may be no file of ours
+        return open(folder / "lock", "a", opener=files.opener)
     except OSError as exc:
         if room.is_lacking(exc):
             raise
@@ -119,6 +126,17 @@ def _lock_file(folder: Path) -> IO[str]:
             f"cannot write to {folder.parent}: {exc.strerror}",
             hint="choose another output_dir, or mend its permissions",
         ) from exc
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Raise ConfigError when one of `paths` is a symbolic link, or is there and neither a file nor a folder."""
+    for path in paths:
+        if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
+            what = "a symbolic link" if path.is_symlink() else "no regular file"
+            raise ConfigError(
+                f"{path} is {what}, and nothing is written through it",
+                hint="take it away if you did not put it there, or choose another output_name",
+            )
 
 
 def is_alive(folder: Path) -> bool:
@@ -137,7 +155,7 @@ def _glance(folder: Path) -> Iterator[None]:
     """Hold the folder for a moment, changing nothing in it. Raises LoraError when another process does."""
     import fcntl
 
-    with (folder / "lock").open() as handle:
+    with open(folder / "lock", opener=files.opener) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lora_training import files
 from lora_training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def _open(path: Path) -> tuple[dict[str, str], list[tuple[str, dict[str, Any]]]]
     import safetensors
 
     try:
-        data = path.read_bytes()
+        with open(path, "rb", opener=files.opener_of_any) as file:
+            data = file.read()
     except OSError as exc:
         raise TrainingError(f"{path} cannot be read: {exc.strerror}") from exc
     try:

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lora_training import files
 from lora_training.errors import Interrupted, TrainingError
 from lora_training.supervise import child, deaths, journal, record, result, room, signals, states, tensors
 from lora_training.supervise.loop import Attempt, Ended, Patience
@@ -157,7 +158,10 @@ class Run:
         self.record.save(self.order.folder)
         self._event("attempt", number=len(self.record.attempts), from_step=_step(state), log=str(log_path))
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        with log_path.open("w", encoding="utf-8") as log, closing(Tail(self._events_path, self._on_event)) as tail:
+        with (
+            open(log_path, "x", encoding="utf-8", opener=files.opener) as log,
+            closing(Tail(self._events_path, self._on_event)) as tail,
+        ):
 
             def on_line(line: str) -> None:
                 log.write(line + "\n")
@@ -182,7 +186,7 @@ class Run:
     def _new_log(self) -> Path:
         """A name that no earlier attempt has, those of earlier runs of the same command included."""
         names = (self.order.folder / f"attempt-{number}.log" for number in itertools.count(1))
-        return next(path for path in names if not path.exists())
+        return next(path for path in names if not os.path.lexists(path))
 
     def _pass_over(self, path: Path, why: str) -> None:
         self._note(f"passing over {path}: {why}")
@@ -213,7 +217,7 @@ class Run:
         """Ask for the state to be saved: every rank looks for the file, and no launcher between us ends it early."""
         try:
             if self._began and self.order.sees_stop_file:
-                (self.order.folder / record.STOP).touch()
+                files.touch(self.order.folder / record.STOP)
                 return
         except OSError:
             # on a full disk, say

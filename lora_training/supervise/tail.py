@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
+
+from lora_training import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,8 +17,8 @@ class Tail:
     """Reads a growing file of JSON lines from where it ends now, and hands each new object to `on_event`."""
 
     def __init__(self, path: Path, on_event: Callable[[dict[str, Any]], None]) -> None:
-        path.touch()
-        self._file = path.open("rb")
+        files.touch(path)
+        self._file = os.fdopen(files.opener(str(path), os.O_RDONLY), "rb")
         self._file.seek(0, 2)
         self._rest = b""
         self._on_event = on_event

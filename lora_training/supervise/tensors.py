@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from lora_training import files
 from lora_training.supervise import digests, result
 
 if TYPE_CHECKING:
@@ -28,16 +29,16 @@ def _digest(tensor: Mapping[str, Any]) -> str:
 def record(path: Path, folder: Path) -> dict[str, str]:
     """What a run's result keeps of its LoRA; the digest of each tensor goes into a file of `folder`."""
     found = read(path)
-    (folder / FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    files.write(folder / FILE, json.dumps(found, indent=1) + "\n")
     return {"sha256": digests.whole(path), "tensors_sha256": digests.together(found)}
 
 
 def recorded(folder: Path) -> dict[str, str] | None:
     """What `record` wrote there."""
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found = json.loads(files.read(folder / FILE))
         return {str(name): str(digest) for name, digest in found.items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 

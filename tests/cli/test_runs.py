@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training import cli, workspace
+from lora_training import cli, files, workspace
 from lora_training.errors import LoraError
 from lora_training.supervise import record, shelf
 
@@ -72,11 +72,11 @@ def test_a_run_of_another_user_cannot_be_stopped(
 ) -> None:
     folder = keep(here, "running")
 
-    def refuse(self: Path) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     with record.alone(folder):
-        monkeypatch.setattr(Path, "touch", refuse)
+        monkeypatch.setattr(files, "touch", refuse)
         assert cli.run(["runs", "stop", "a"]) == 1
     assert capsys.readouterr().err.startswith(f"error: cannot write to {folder}: Permission denied\nhint: the user who")
 

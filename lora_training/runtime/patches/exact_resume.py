@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import manifest
+from lora_training import files, manifest
 from lora_training.runtime import rng, training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target
 from lora_training.runtime.patches import provenance
@@ -64,16 +64,17 @@ class _Losses(Watcher):
         recorder = self.run.recorder
         if self._folder is not None and recorder is not None:
             held = {"losses": recorder.loss_list, "total": recorder.loss_total}
-            (self._folder / _LOSSES).write_text(json.dumps(held), encoding="utf-8")
+            files.write(self._folder / _LOSSES, json.dumps(held))
         self._folder = None
 
     def keeps_loss(self, _loss: float) -> None:
         if self._is_restored or not self.run.args.resume:
             return
         self._is_restored = True
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            held = json.loads((Path(self.run.args.resume) / _LOSSES).read_text(encoding="utf-8"))
-            self.run.recorder.loss_list, self.run.recorder.loss_total = held["losses"], held["total"]
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            held = json.loads(files.read(Path(self.run.args.resume) / _LOSSES))
+            losses, total = [float(loss) for loss in held["losses"]], float(held["total"])
+            self.run.recorder.loss_list, self.run.recorder.loss_total = losses, total
 
 
 def _install(module: ModuleType, _settings: NoSettings) -> None:
@@ -106,7 +107,9 @@ class _Saved:
     def write(self, path: Path) -> None:
         import torch
 
-        torch.save({"epoch_start": self.epoch_start, "now": self.now}, path)
+        path.unlink(missing_ok=True)
+        with open(path, "xb", opener=files.opener) as file:
+            torch.save({"epoch_start": self.epoch_start, "now": self.now}, file)
 
     @classmethod
     def read(cls, path: Path) -> _Saved:
@@ -211,7 +214,7 @@ class _Recorder:
     def _save_state(self, output_dir: str, *args: Any, **kwargs: Any) -> Any:
         folder = Path(output_dir)
         partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
         mine = self._now()
         result = self.original["save_state"](str(partial), *args, **kwargs)
         mine.write(partial / self._name(self.accelerator.process_index))
@@ -270,11 +273,18 @@ def _follow(loaders: Any) -> None:
 def _replace(new: Path, old: Path) -> None:
     """Give `new` the place of `old`; at every moment one of them is whole."""
     aside = old.with_name(f"{old.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if old.exists():
+    _remove(aside)
+    if os.path.lexists(old):
         old.rename(aside)
     new.rename(old)
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
+
+
+def _remove(folder: Path) -> None:
+    """Take a folder away, or a link to one, of which the folder itself stays."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 PATCH = RuntimePatch(

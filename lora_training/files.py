@@ -1,0 +1,64 @@
+"""Opening files in a folder that others may have filled: regular files alone, and none through a symbolic link."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Of a larger file that is read as one, the reader is refused: a small archive may hold a file of any size.
+LIMIT = 64 * 2**20
+
+
+def opener(path: str, flags: int) -> int:
+    """Open a file for `open(..., opener=opener)`. Raises OSError for a link and for anything but a regular file."""
+    try:
+        # without O_NONBLOCK, a pipe would have us wait for its other end
+        handle = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed", path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return handle
+
+
+def opener_of_any(path: str, flags: int) -> int:
+    """Open a file that a person named: as `opener`, but links are followed."""
+    return opener(os.path.realpath(path), flags)
+
+
+def read(path: Path, most: int = LIMIT) -> bytes:
+    """Return what a file holds. Raises OSError also for one of more than `most` bytes."""
+    with open(path, "rb", opener=opener) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most} bytes", str(path))
+    return data
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, so that at every moment it is whole; whatever had its name is replaced and not written to."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with open(partial, "x", encoding="utf-8", errors="surrogateescape", opener=opener) as file:
+            file.write(text)
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def touch(path: Path) -> None:
+    """Make an empty file, unless there is one."""
+    with open(path, "ab", opener=opener):
+        return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_training.preflight import disk, images, latents, listing, weights
+from lora_training.preflight import buckets, disk, images, latents, listing, weights
 from lora_training.preflight.finding import Finding
 
 if TYPE_CHECKING:
@@ -29,4 +29,5 @@ def run(job: Job, progress: Progress, *, quick: bool = False) -> list[Finding]:
         cached, wrong = latents.set_aside(job, held, outputs, progress)
         found += wrong
     found += images.findings(job, subsets, cached, progress, quick=quick)
+    found += [] if quick else buckets.findings(job, subsets, progress)
     return [*found, *disk.findings(job, subsets, cached)]

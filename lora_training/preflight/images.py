@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from typing import TYPE_CHECKING
@@ -97,17 +98,17 @@ def _kind(path: str) -> str:
 
 def _passed_over(subset: Subset, found: Collection[str]) -> Iterator[str]:
     """Of the broken images those that upstream leaves out by their size, which is none when it cannot be read."""
-    limit = subset.options.get("skip_image_resolution")
-    if limit:
-        most = limit**2 if isinstance(limit, int) else limit[0] * limit[-1]
-        yield from (path for path in subset.images if path in found and os.path.exists(path) and _area(path) <= most)
+    if subset.passed_over:
+        broken = (path for path in subset.images if path in found and os.path.exists(path))
+        yield from (path for path in broken if math.prod(size(path) or (0,)) <= subset.passed_over)
 
 
-def _area(path: str) -> int:
+def size(path: str) -> tuple[int, int] | None:
+    """Width and height, from the header alone; None when it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return int(image.width * image.height)
+            return (image.width, image.height)
     except (OSError, ValueError, SyntaxError):
-        return 0
+        return None

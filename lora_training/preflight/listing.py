@@ -23,6 +23,7 @@ _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _PLUGINS = {"pillow_avif": ".avif", "jxlpy.JXLImagePlugin": ".jxl", "pillow_jxl": ".jxl"}
 _INFO_CACHE = "metadata_cache.json"
 # the dataset configuration has other names for two of the flags that it falls back to
+_SWITCHES = ("flip_aug", "cache_info", "alpha_mask", "enable_bucket", "bucket_no_upscale")
 _FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 
 
@@ -48,6 +49,17 @@ class Subset:
     def repeats(self) -> int:
         """How many times an epoch sees each image."""
         return int(self.options.get("num_repeats") or 1)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of `resolution`, if it is given."""
+        return _pair(self.options.get("resolution"))
+
+    @property
+    def passed_over(self) -> int:
+        """The area up to which upstream leaves an image out."""
+        width, height = _pair(self.options.get("skip_image_resolution")) or (0, 0)
+        return width * height
 
 
 def subsets(job: Job) -> list[Subset]:
@@ -125,14 +137,20 @@ def _subset(job: Job, table: Mapping[str, Any], dataset: Mapping[str, Any], gene
 
 def _from_flags(job: Job) -> dict[str, Any]:
     """The options that a dataset configuration leaves to flags, as far as they matter here."""
-    found: dict[str, Any] = {key: True for key in ("flip_aug", "cache_info", "alpha_mask") if job.on(key)}
-    for key in ("batch_size", "num_repeats"):
-        number = job.number(_FLAG_NAMES[key])
+    found: dict[str, Any] = {key: True for key in _SWITCHES if job.on(key)}
+    for key in ("batch_size", "num_repeats", "bucket_reso_steps"):
+        number = job.number(_FLAG_NAMES.get(key, key))
         found |= {key: int(number)} if number is not None else {}
     for key in ("resolution", "skip_image_resolution"):
         numbers = [int(part) for part in (job.value(key) or "").split(",") if part.strip().isdecimal()]
         found |= {key: numbers} if numbers else {}
     return found
+
+
+def _pair(given: Any) -> tuple[int, int] | None:
+    sides = given if isinstance(given, list | tuple) else [given]
+    whole = sides and all(isinstance(side, int) and side > 0 for side in sides)
+    return (sides[0], sides[-1]) if whole else None
 
 
 def _absolute(job: Job, path: str) -> str:

@@ -99,15 +99,9 @@ def _sides(name: str, tensor: Tensor) -> int:
 
 def latents(job: Job, subset: Subset) -> int:
     """One image's cached latents."""
-    wide, *high = _resolution(subset)
-    pixels = wide * (high[0] if high else wide)
+    pixels = math.prod(subset.size or (0,))
     each = _LATENTS.get(job.script, _LATENTS_OF_16) * (2 if subset.options.get("flip_aug") else 1)
     return math.ceil(pixels * (each + (_WHOLE if subset.options.get("alpha_mask") else 0)))
-
-
-def _resolution(subset: Subset) -> list[int]:
-    given = subset.options.get("resolution", 0)
-    return [int(side) for side in given] if isinstance(given, list | tuple) else [int(given)]
 
 
 def outputs(job: Job) -> int:

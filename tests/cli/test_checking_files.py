@@ -115,3 +115,27 @@ def test_more_gpus_than_there_are_is_a_warning_and_what_no_machine_can_do_an_err
         with (folder / "c.toml").open("a") as file:
             file.write(f"[launch]\n{launch}\n")
         assert [problem["severity"] for problem in problems(folder)] == [severity]
+
+
+def test_an_image_too_small_for_a_bucket_is_named_with_its_size_and_the_cure(folder: Path) -> None:
+    small = picture(folder / "images" / "b.png", (200, 40))
+    configured(folder, dataset="enable_bucket = true\nbucket_no_upscale = true\nmin_bucket_reso = 64")
+    (only,) = problems(folder)
+    assert only["severity"] == "error"
+    assert f"{small} (200x40, which bucket_no_upscale rounds to " in str(only["message"])
+    assert "set bucket_no_upscale = false" in str(only["hint"])
+    refused = train(folder)
+    assert refused.code == 3
+    assert str(only["message"]) in refused.err
+    configured(folder, dataset="enable_bucket = true\nmin_bucket_reso = 64")
+    assert problems(folder) == []
+
+
+def test_limits_of_buckets_that_do_nothing_are_a_warning_unless_upstream_insists_on_them(folder: Path) -> None:
+    for limits, keys in (("", []), ("min_bucket_reso = 256\nmax_bucket_reso = 2048", ["min", "max"])):
+        dataset = f"enable_bucket = true\nbucket_no_upscale = true\n{limits}"
+        text = configured(folder, dataset=dataset) / "c.toml"
+        text.write_text(text.read_text().replace("resolution = 64", "resolution = 512"))
+        found = problems(folder)
+        assert [problem["key"] for problem in found] == [f"datasets.0.{key}_bucket_reso" for key in keys]
+        assert all("does nothing with bucket_no_upscale" in str(problem["message"]) for problem in found)

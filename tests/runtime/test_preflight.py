@@ -12,7 +12,7 @@ import pytest
 
 from lora_training import workspace
 from lora_training.config import schema as schemas
-from lora_training.preflight import images, latents, listing, weights
+from lora_training.preflight import buckets, images, latents, listing, weights
 from lora_training.preflight.finding import Job
 from tests.helpers import ROOT, lora
 from tests.runtime.conftest import CACHED, SMOKE, Trainer, copied_images, dataset
@@ -39,9 +39,21 @@ def loads(path):
         return False
     return True
 
+def bucket(width, height, side, steps, limits):
+    manager = dataset.BucketManager(True, (side, side), *limits, steps)
+    try:
+        return manager.select_bucket(width, height)[0]
+    except ZeroDivisionError:
+        return None
+
 if __name__ == "__main__":
     asked = json.load(open(sys.argv[1]))
-    answer = {"listed": listed(asked["config"]), "loads": {path: loads(path) for path in asked["images"]}}
+    answer = {
+        "listed": listed(asked["config"]),
+        "loads": {path: loads(path) for path in asked["images"]},
+        # the limits, with which a dataset makes its buckets, and without them
+        "buckets": [[bucket(*sizes, limits) for sizes in asked["sizes"]] for limits in ((16, 4096), (None, None))],
+    }
     json.dump(answer, open(sys.argv[1] + ".answer", "w"))
 """
 ENDINGS = (".png", ".PNG", ".Png", ".jpg", ".JPEG", ".webp", ".bmp", ".gif", ".avif", ".jxl", ".txt", ".npz", "")
@@ -117,7 +129,12 @@ def test_what_is_listed_and_what_decodes_is_what_upstream_says(train: Trainer, t
     luck = random.Random(seed)  # noqa: S311
     config, paths = datasets(tmp_path / "data", luck), damaged(tmp_path / "images", luck)
     asked = tmp_path / "asked.json"
-    asked.write_text(json.dumps({"config": config, "images": paths}))
+    steps = (8, 16, 32, 64)
+    sizes = [
+        (luck.randrange(1, 3000), luck.choice((9, 70, 300, 3000)), luck.choice((64, 512, 1024)), luck.choice(steps))
+        for _ in range(3000)
+    ]
+    asked.write_text(json.dumps({"config": config, "images": paths, "sizes": sizes}))
     done = train.script(tmp_path, UPSTREAM, str(asked), runtime={})
     assert done.code == 0, done.log
     answer = json.loads(Path(f"{asked}.answer").read_text())
@@ -130,6 +147,11 @@ def test_what_is_listed_and_what_decodes_is_what_upstream_says(train: Trainer, t
     verdicts = {path: images.decode(path) for path in paths}
     assert len({path for path, why in verdicts.items() if why}) > 50
     assert {path: why is None for path, why in verdicts.items()} == answer["loads"], (seed, verdicts)
+    made = [buckets.bucket(width, height, side**2, step) for width, height, side, step in sizes]
+    usable = [list(each) if all(each) else None for each in made]
+    assert len([each for each in usable if each]) > 500
+    for theirs in answer["buckets"]:
+        assert usable == [each if each and all(each) else None for each in theirs], seed
 
 
 @pytest.mark.upstream

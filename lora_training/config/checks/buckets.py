@@ -65,6 +65,8 @@ def _buckets(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int
         yield view.config.problem(message, _place(view, dataset, path, "bucket_reso_steps"), hint=f"use {needed}")
     if size is None:
         return
+    if view.inherited("bucket_no_upscale", dataset) is True:
+        yield from _inert(view, dataset, path, size)
     # upstream first makes both ends multiples of the step, outwards
     least, most = least - least % steps, most + -most % steps
     for key, holds, limit in (
@@ -76,6 +78,16 @@ def _buckets(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int
             yield view.config.problem(
                 message, _place(view, dataset, path, key), hint=f"give `{key}` with the resolution"
             )
+
+
+def _inert(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int, int]) -> Iterator[Problem]:
+    """Limits of buckets whose sizes come from the images alone. Upstream only holds the resolution against them."""
+    for key, is_needed in (("min_bucket_reso", min(size).__lt__), ("max_bucket_reso", max(size).__gt__)):
+        flag = view.schema.keys.get(key)
+        place = _place(view, dataset, path, key)
+        if flag and place[-1:] == (key,) and not is_needed(flag.default):
+            message = f"`{key}` does nothing with bucket_no_upscale, which takes each bucket from the image's own size"
+            yield view.config.problem(message, place, hint="remove it", severity="warning")
 
 
 def _subset(view: View, subset: Subset) -> Iterator[Problem]:

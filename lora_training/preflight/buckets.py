@@ -1,0 +1,80 @@
+"""Images so small or narrow that `bucket_no_upscale` gives them a bucket without an area, by which upstream divides.
+
+The rule is that of `BucketManager.select_bucket` in upstream's `library/dataset.py`; a test holds it against that.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lora_training.preflight import checking, images
+from lora_training.preflight.finding import Finding
+from lora_training.remembered import Remembered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lora_training.preflight.finding import Job, Progress
+    from lora_training.preflight.listing import Subset
+
+_STEPS = 64  # upstream's default
+_SHOWN = 10
+
+
+def findings(job: Job, subsets: Sequence[Subset], progress: Progress) -> Iterator[Finding]:
+    """The images that upstream would end at, in one error."""
+    found: dict[str, str] = {}
+    for subset in subsets:
+        size, steps = subset.size, subset.options.get("bucket_reso_steps") or _STEPS
+        if (
+            size
+            and isinstance(steps, int)
+            and subset.options.get("enable_bucket")
+            and subset.options.get("bucket_no_upscale")
+        ):
+            judge = Remembered(job.cache, f"buckets 1 {size} {steps} {subset.passed_over}")
+            check = partial(_wrong, area=size[0] * size[1], steps=steps, passed_over=subset.passed_over)
+            found |= checking.broken(subset.images, check, judge, "sizes of images", progress)
+    if found:
+        what = "image is" if len(found) == 1 else "images are"
+        lines = [f"{path} ({why})" for path, why in found.items()]
+        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+        cure = "enlarge or remove them, or set bucket_no_upscale = false"
+        message = f"{len(found)} {what} too small for a bucket: {lines[0]}"
+        yield Finding(message, "\n".join([*lines[1:_SHOWN], *more, cure]))
+
+
+def _wrong(path: str, *, area: int, steps: int, passed_over: int) -> str | None:
+    size = images.size(path)
+    if size is None or size[0] * size[1] <= passed_over:
+        return None
+    width, height = bucket(*size, area, steps)
+    if width and height:
+        return None
+    return f"{size[0]}x{size[1]}, which bucket_no_upscale rounds to {width}x{height} in steps of {steps}"
+
+
+def bucket(width: int, height: int, area: int, steps: int) -> tuple[int, int]:
+    """The bucket of an image with `bucket_no_upscale`. One side is 0 where upstream divides by zero."""
+    if width * height > area:
+        width, height = _shrunk(width / height, area, steps)
+    return width - width % steps, height - height % steps
+
+
+def _shrunk(ratio: float, area: int, steps: int) -> tuple[int, int]:
+    """A size of that ratio and about that area, one side of it a multiple of `steps`."""
+    full = math.sqrt(area * ratio)
+    wide, high = _rounded(full, steps), _rounded(area / full, steps)
+    below, beside = _rounded(wide / ratio, steps), _rounded(high * ratio, steps)
+    if not below or not high:
+        return wide, 0
+    if abs(wide / below - ratio) < abs(beside / high - ratio):
+        return wide, int(wide / ratio + 0.5)
+    return int(high * ratio + 0.5), high
+
+
+def _rounded(number: float, steps: int) -> int:
+    whole = int(number + 0.5)
+    return whole - whole % steps

@@ -98,7 +98,7 @@ def _command(folder: Path, steps: int) -> tuple[Path, list[str], dict[str, str]]
     _, tree, _, *words = shlex.split(line)
     start = words.index(sys.executable)
     env = dict(word.split("=", 1) for word in words[:start] if not word.startswith("LORA_"))
-    argv = words[start + 3 :]
+    argv = words[start + len(proc.module("lora_training.runtime")) :]
     argv[argv.index("--dataset_config") + 1] = str(folder / "dataset.json")
     return Path(tree), argv, env
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
 from typing import TYPE_CHECKING
 
-from lora_training import proc
+from lora_training import proc, repository
 from lora_training.errors import UpstreamError
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ _KEPT = frozenset(
 )
 _KEPT_PREFIXES = ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_", "GIT_HTTP_", "GIT_TRACE")
 
+# What neither looks at a tree's files nor needs an object that may have to be fetched, so that no program of a
+# repository's configuration is reached. They are what we ask of our own checkout, which its owner sets up as he likes.
+_HARMLESS = frozenset({"config", "init", "ls-files", "ls-remote", "remote", "update-index"})
 
 # what git says of a repository of another user's, since 2.36 and before
 _ANOTHERS = re.compile(r"(?:dubious ownership in repository at|unsafe repository \() ?'(.*?)'")
@@ -60,15 +64,34 @@ def _keep(name: str) -> bool:
     return name in _KEPT or name.startswith(_KEPT_PREFIXES)
 
 
+def command(*args: str, cwd: Path) -> list[str]:
+    """The command line of `git args` to run in `cwd`, with no hook and no program that the repository there names.
+
+    Raises UpstreamError for a repository whose configuration leaves no way to that.
+    """
+    if args[0] not in _HARMLESS and args != ("rev-parse", "HEAD"):
+        _check(cwd)
+    return ["git", *repository.OFF, *args]
+
+
+@functools.cache
+def _check(folder: Path) -> None:
+    """Look at each repository once: a second or third process for each command would be felt."""
+    repository.check(folder, _in(folder))
+
+
+def _in(folder: Path) -> dict[str, str]:
+    return environment() | {"GIT_CEILING_DIRECTORIES": str(folder.absolute().parent)}
+
+
 def git(*args: str, cwd: Path, allowed: Sequence[int] = (0,), stdin: str | bytes | None = None) -> str:
     """Run `git args` in `cwd` and return its stdout, unstripped. Raises proc.ProcError on any other code.
 
     `cwd` is a repository's own folder: git does not look for one above it, so that a damaged repository inside
     another is an error and not the other one.
     """
-    env = environment() | {"GIT_CEILING_DIRECTORIES": str(cwd.absolute().parent)}
     try:
-        return proc.run(["git", *args], cwd=cwd, env=env, allowed=allowed, stdin=stdin).stdout
+        return proc.run(command(*args, cwd=cwd), cwd=cwd, env=_in(cwd), allowed=allowed, stdin=stdin).stdout
     except proc.ProcError as exc:
         anothers = _ANOTHERS.search(exc.completed.stderr)
         if anothers is None:

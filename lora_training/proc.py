@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,6 +37,14 @@ class ProcError(LoraError):
             f"`{shlex.join(completed.argv)}` ended with code {completed.returncode}",
             hint=_tail(completed.stderr or completed.stdout) or None,
         )
+
+
+def module(name: str, python: str = sys.executable) -> tuple[str, ...]:
+    """The command that runs a Python module as `python -m` does, but imports nothing from the current folder."""
+    if sys.version_info >= (3, 11):
+        return (python, "-P", "-m", name)
+    start = f"import sys; del sys.path[0]; import runpy; runpy.run_module({name!r}, None, '__main__', True)"
+    return (python, "-c", start)
 
 
 def run(

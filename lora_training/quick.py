@@ -59,7 +59,7 @@ def signature(path: str) -> str:
 
 
 def _root() -> "str | None":
-    """The checkout, where `workspace.find` would find one: `LORA_HOME`, or at or above the current folder."""
+    """The checkout, where `workspace.find` would find one: `LORA_HOME`, or our own at or above the current folder."""
     named = os.environ.get("LORA_HOME")
     if named:
         return os.path.abspath(os.path.expanduser(named))  # noqa: PTH100, PTH111
@@ -69,4 +69,5 @@ def _root() -> "str | None":
         if parent == folder:
             return None
         folder = parent
-    return folder
+    own = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
+    return folder if os.path.samefile(folder, own) else None  # noqa: PTH121

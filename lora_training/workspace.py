@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,21 +78,32 @@ class Workspace:
         return Upstream(name=Path(path).name, path=self.root / path, url=section["url"])
 
 
-def find(start: Path | None = None) -> Workspace:
-    """The checkout to work on: `LORA_HOME`, else the nearest one at or above `start` (the current folder),
-    else the one that this package lies in.
+def find() -> Workspace:
+    """The checkout to work on: `LORA_HOME`, else the one that this package lies in.
 
-    Raises LoraError when there is none.
+    Raises LoraError when there is none, and when the current folder lies in another one. What lies in a checkout is
+    trusted, and a folder that came with somebody's files must not become one because a command was given in it.
     """
     named = os.environ.get(HOME_VARIABLE)
     if named:
         return _named(_expanded(HOME_VARIABLE, named))
-    here = start.absolute() if start else _current_folder()
-    package = Path(__file__).resolve().parent
-    for folder in (here, *here.parents, *package.parents):
-        if _is_checkout(folder):
-            return Workspace(folder)
+    own, around = _checkout_around(Path(__file__).resolve().parent), _checkout_around(_current_folder())
+    if around and not (own and around.samefile(own)):
+        raise _not_own(around, own)
+    if own:
+        return Workspace(own)
     raise LoraError("no checkout of lora-training found here or above", hint=f"set {HOME_VARIABLE} to its folder")
+
+
+def _checkout_around(folder: Path) -> Path | None:
+    return next((each for each in (folder, *folder.parents) if _is_checkout(each)), None)
+
+
+def _not_own(around: Path, own: Path | None) -> LoraError:
+    hint = f"if you trust what lies there, {HOME_VARIABLE}={shlex.quote(str(around))} has this `lora` work on it"
+    if own:
+        hint += f";\n{HOME_VARIABLE}={shlex.quote(str(own))} keeps to its own"
+    return LoraError(f"{around} is a checkout that this `lora` does not belong to", hint=hint)
 
 
 def _expanded(variable: str, value: str) -> Path:

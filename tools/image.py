@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lora_training import workspace
+from lora_training import repository, workspace
 from lora_training.errors import LoraError
 from lora_training.launch import container
 from lora_training.upstream import pins
@@ -94,7 +94,7 @@ def labels() -> dict[str, str]:
 
 def _commit() -> str:
     """Our own commit, marked when there are changes on top of it; empty where there is no repository."""
-    described = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    described = ["git", *repository.OFF, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     done = subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 

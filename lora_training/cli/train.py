@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -157,7 +156,7 @@ def make_assets(here: Workspace, plan: Plan) -> None:
     if plan.config.run.assets == SMOKE and not folder.exists():
         click.echo(f"making a tiny model, its tokenizer and some images in {folder}", err=True)
         try:
-            proc.run([sys.executable, "-m", "lora_training.smoke", str(folder)], cwd=here.root)
+            proc.run([*proc.module("lora_training.smoke"), str(folder)], cwd=here.root)
         except proc.ProcError as exc:
             last = (exc.hint or "").splitlines()[-1:]
             raise LoraError(f"cannot make {folder}", hint="; ".join(last) or None) from exc

@@ -88,14 +88,15 @@ def _in(tree: Path, key: str, cache: Path | None) -> dict[str, Flag]:
 
 
 def _is_here(tree: Path, tag: str) -> bool:
-    argv = ["git", "cat-file", "-e", f"{tag}:train_network.py"]
+    argv = git.command("cat-file", "-e", f"{tag}:train_network.py", cwd=tree)
     return proc.run(argv, cwd=tree, env=git.environment() | _LOCAL, allowed=(0, 1, 128)).returncode == 0
 
 
 @contextmanager
 def _checked_out(tree: Path, version: str) -> Iterator[Path]:
     """The Python files that a script may be made of, as they are at a version, in a temporary folder."""
-    argv = ["git", "archive", "--format=tar", version, "--", ":(glob)*.py", ":(glob)library/**/*.py"]
+    paths = (":(glob)*.py", ":(glob)library/**/*.py")
+    argv = git.command("archive", "--format=tar", version, "--", *paths, cwd=tree)
     data = proc.run(argv, cwd=tree, env=git.environment() | _LOCAL).stdout.encode("utf-8", "surrogateescape")
     with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(data)) as archive:
         for member in archive:

@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lora_training import proc
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 # below what is no folder, so that nothing can be there; the name is what the log shows
 NO_MODULES = "/dev/null/the-modules-of-a-model-are-not-run"
+_RUNTIME = "lora_training.runtime"
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def one_process(  # noqa: PLR0913 - each is a different thing, and all are named
     cores make small CPU operations many times slower, not faster.
     """
     env = _environment(runtime, mixed_precision, cpu_threads)
-    return LaunchSpec((python, "-m", "lora_training.runtime", str(script), *flags), env, script.parent)
+    return LaunchSpec((*proc.module(_RUNTIME, python), str(script), *flags), env, script.parent)
 
 
 def several(  # noqa: PLR0913 - as above
@@ -75,10 +78,12 @@ def several(  # noqa: PLR0913 - as above
     if processes.count == 1:
         argv = one.argv
     elif processes.file_store:
-        argv = (python, "-m", "lora_training.runtime.ranks", str(processes.count), *command)
+        argv = (*proc.module(f"{_RUNTIME}.ranks", python), str(processes.count), *command)
     else:
         options = _accelerate(processes, mixed_precision, cpu_threads)
-        argv = (python, "-m", "accelerate.commands.launch", *options, "-m", "lora_training.runtime", *command)
+        launcher = proc.module("accelerate.commands.launch", python)
+        # its own `-m` would put the current folder on the import path
+        argv = (*launcher, *options, "--no_python", *proc.module(_RUNTIME, python), *command)
     return LaunchSpec(argv, env, one.cwd)
 
 

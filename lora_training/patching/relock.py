@@ -93,7 +93,7 @@ def _at_commit(root: Path, commit: str, path: str, now: Node | None) -> Node | N
     mode, kind, blob = listed.split("\t")[0].split()
     if kind != "blob":
         return now
-    content = proc.run(["git", "cat-file", "blob", blob], cwd=root, env=git.environment()).stdout
+    content = proc.run(git.command("cat-file", "blob", blob, cwd=root), cwd=root, env=git.environment()).stdout
     return Node(int(mode, 8), raw(content), None if now is None else now.permissions)
 
 

@@ -54,8 +54,8 @@ def _run(script: Path, flags: Sequence[str], *, patched: bool) -> None:
     Nobody imports a script, so no import hook sees it; it is run in two parts, cut at its `if __name__ == ...`.
     """
     sys.argv = [str(script), *flags]
-    # what `python SCRIPT` would have put there, in place of what `python -m` did
-    sys.path[0] = str(script.parent)
+    # what `python SCRIPT` would have put there
+    sys.path.insert(0, str(script.parent))
     module = ModuleType("__main__")
     module.__file__ = str(script)
     sys.modules["__main__"] = module

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_training import proc
 from lora_training.runtime import lifeline
 from lora_training.runtime.patches import ranks as meeting
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 def _start(rank: int, count: int, store: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     env = os.environ | {name: str(value) for name, value in places.items()} | {meeting.VARIABLE: str(store)}
-    return subprocess.Popen([sys.executable, "-m", "lora_training.runtime", *command], env=env)
+    return subprocess.Popen([*proc.module("lora_training.runtime"), *command], env=env)
 
 
 def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:

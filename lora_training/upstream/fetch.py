@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -65,7 +64,7 @@ def _set_sparse(tree: Path, patterns: Sequence[str]) -> None:
 
 
 def _git(tree: Path, progress: Callable[[str], None], *args: str) -> None:
-    proc.stream(["git", *_PATIENCE, *args], cwd=tree, env=git.environment(), on_line=progress)
+    proc.stream(git.command(*_PATIENCE, *args, cwd=tree), cwd=tree, env=git.environment(), on_line=progress)
 
 
 def from_sdist(upstream: Upstream, release: pins.Sdist, tree: Path) -> None:
@@ -92,7 +91,7 @@ def from_sdist(upstream: Upstream, release: pins.Sdist, tree: Path) -> None:
 def _download(upstream: Upstream, release: pins.Sdist, folder: Path) -> Path:
     wanted = folder / "requirement.txt"
     wanted.write_text(f"{release.requirement} --hash=sha256:{release.sha256}\n", encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    pip = [*proc.module("pip"), "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     # pip runs the archive's own setup.py for its name and version, with the setuptools that we have
     flags = ["--no-deps", "--no-binary=:all:", "--no-build-isolation", "--require-hashes", "-r", str(wanted)]
     try:

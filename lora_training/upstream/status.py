@@ -74,7 +74,9 @@ def changes(upstream: Upstream, head: pins.Head) -> tuple[str, ...]:
 
 
 def _git_changes(tree: Path) -> tuple[str, ...]:
-    out = git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", cwd=tree)
+    # no other repository inside is looked into: it has a configuration of its own
+    flags = ("--porcelain", "-z", "--no-renames", "--untracked-files=all", "--ignore-submodules=dirty")
+    out = git("status", *flags, cwd=tree)
     return tuple(sorted(entry[3:] for entry in out.split("\0") if entry))
 
 

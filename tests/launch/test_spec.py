@@ -4,8 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lora_training import proc
 from lora_training.launch.processes import Processes
 from lora_training.launch.spec import LaunchSpec, one_process, several
+
+RUNTIME = proc.module("lora_training.runtime", "py")
 
 
 def test_the_shell_line_runs_the_same_command(tmp_path: Path) -> None:
@@ -20,7 +23,7 @@ def test_the_shell_line_runs_the_same_command(tmp_path: Path) -> None:
 
 def test_one_process_runs_the_script_through_our_bootstrap(tmp_path: Path) -> None:
     spec = one_process("py", tmp_path / "t.py", ["--seed", "0"], runtime={"LORA_RUNTIME": "{}"}, mixed_precision="bf16")
-    assert spec.argv == ("py", "-m", "lora_training.runtime", str(tmp_path / "t.py"), "--seed", "0")
+    assert spec.argv == (*RUNTIME, str(tmp_path / "t.py"), "--seed", "0")
     assert spec.env["ACCELERATE_MIXED_PRECISION"] == "bf16"
     assert spec.cwd == tmp_path
 
@@ -32,10 +35,12 @@ def start(processes: Processes) -> LaunchSpec:
 def test_accelerate_is_told_all_that_it_would_ask_its_own_configuration_for() -> None:
     spec = start(Processes(4, (0, 2), machines=2, machine_rank=1, ip="10.0.0.1", port=1234, rdzv_backend="c10d"))
     launcher, script = spec.argv[: spec.argv.index("/up/t.py")], spec.argv[spec.argv.index("/up/t.py") :]
-    assert launcher[:4] == ("py", "-m", "accelerate.commands.launch", "--multi_gpu")
-    assert launcher[-2:] == ("-m", "lora_training.runtime")
+    first, last = (*proc.module("accelerate.commands.launch", "py"), "--multi_gpu"), ("--no_python", *RUNTIME)
+    assert launcher[: len(first)] == first
+    assert launcher[-len(last) :] == last
     assert script == ("/up/t.py", "--seed", "0")
-    given = dict(zip(launcher[4:-2:2], launcher[5:-2:2], strict=True))
+    options = launcher[len(first) : -len(last)]
+    given = dict(zip(options[::2], options[1::2], strict=True))
     assert given == {
         "--num_processes": "4",
         "--num_machines": "2",
@@ -53,11 +58,11 @@ def test_accelerate_is_told_all_that_it_would_ask_its_own_configuration_for() ->
 
 def test_one_process_is_started_as_ever_on_the_gpu_that_was_named() -> None:
     spec = start(Processes(1, (3,)))
-    assert spec.argv == ("py", "-m", "lora_training.runtime", "/up/t.py", "--seed", "0")
+    assert spec.argv == (*RUNTIME, "/up/t.py", "--seed", "0")
     assert spec.env["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_ranks_that_meet_in_a_file_are_started_by_us() -> None:
     spec = start(Processes(2, cpu=True, file_store=True))
-    assert spec.argv == ("py", "-m", "lora_training.runtime.ranks", "2", "/up/t.py", "--seed", "0")
+    assert spec.argv == (*proc.module("lora_training.runtime.ranks", "py"), "2", "/up/t.py", "--seed", "0")
     assert spec.env["ACCELERATE_USE_CPU"] == "1"

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from lora_training import config as cfg
-from lora_training import workspace
+from lora_training import proc, workspace
 from lora_training.config import schema as schemas
 from lora_training.launch import spec
 from lora_training.runtime import bootstrap
@@ -113,7 +113,7 @@ class Trainer:
         sets = (f"output_dir={folder}", "max_train_steps=6", "save_every_n_steps=100", *sets)
         launched = self._spec(folder, sets, dict(TINY) | dict(runtime or {}), datasets)
         given = {**launched.env, "LORA_EVENTS": str(folder / "events.jsonl"), **(env or {})}
-        argv = launched.argv[3:]
+        argv = launched.argv[len(proc.module("lora_training.runtime")) :]
         if script:
             (folder / "script.py").write_text(script, encoding="utf-8")
             argv = (str(folder / "script.py"), *argv[1:])

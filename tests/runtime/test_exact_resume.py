@@ -3,13 +3,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_training import manifest
+from lora_training import manifest, proc
 from tests.runtime.conftest import TINY, Trainer, Training, same, smoke_images
 
 pytestmark = pytest.mark.upstream
@@ -138,7 +137,8 @@ def _go_on(train: Trainer, tree: Path, folder: Path, path: Path) -> str:
     folder.mkdir()
     sets = (*SAVING, f"output_dir={folder}", f"resume={path}", "skip_until_initial_step=true")
     spec = train._spec(folder, sets, TINY, None)
-    argv = [sys.executable, "-m", "lora_training.runtime", str(tree / "train_network.py"), *spec.argv[4:]]
+    start = proc.module("lora_training.runtime")
+    argv = [*start, str(tree / "train_network.py"), *spec.argv[len(start) + 1 :]]
     done = subprocess.run(argv, cwd=tree, env=dict(spec.env), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return counts(folder / "smoke.safetensors")[0]

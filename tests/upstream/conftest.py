@@ -46,6 +46,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     (root / "third_party" / "sd-scripts").mkdir(parents=True)
     config = tmp_path / "gitconfig"
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    monkeypatch.setenv("LORA_HOME", str(root))
     made = Site(Workspace(root), remote, config)
     made.git_config(f"url.file://{remote}.insteadOf", ADDRESS)
     made.git_config("protocol.file.allow", "always")

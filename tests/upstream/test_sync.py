@@ -174,7 +174,12 @@ def test_a_sync_killed_at_any_step_is_made_good_by_the_next(site: Site, *, moved
             cwd=site.here.root,
             capture_output=True,
             check=False,
-            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "GIT_CONFIG_GLOBAL": str(site.config)},
+            env={
+                "LORA_HOME": str(site.here.root),
+                "PYTHONPATH": str(ROOT),
+                "PATH": "/usr/bin:/bin",
+                "GIT_CONFIG_GLOBAL": str(site.config),
+            },
         )
         sync(site.here, "sd-scripts", quiet)
         assert head(site) == pins.pin(site.here, "sd-scripts")

@@ -8,24 +8,34 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_training import files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 NAME = "lora-state.json"
-# In a state that was saved only because the run was to stop; it is not among the files that the manifest lists.
+# The losses so far. Only what is shown depends on it, so it may come after the manifest.
+LOSSES = "lora-losses.json"
+# In a state that was saved only because the run was to stop.
 _PASSING = "lora-passing"
+_UNLISTED = frozenset({NAME, LOSSES, _PASSING})
 _CHUNK = 1 << 20
+_LARGEST = 1 << 20
+_LATEST = 1 << 53
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A state's step, what made it (`made_by`: digests by name), and the sha256 of each of its files by path."""
+    """A state's step, what made it (`made_by`: digests by name), and the sha256 of each of its files by path.
+
+    The digests lie beside the files: they show damage, and not who made the state.
+    """
 
     step: int
     made_by: Mapping[str, str]
@@ -44,12 +54,33 @@ def write(folder: Path, *, step: int, made_by: Mapping[str, str]) -> None:
 
 
 def read(folder: Path) -> Manifest | None:
-    """The folder's manifest; None when there is none or it cannot be read."""
+    """The folder's manifest; None when there is none or it makes no sense."""
     try:
-        raw: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return Manifest(int(raw["step"]), dict(raw["made_by"]), dict(raw["files"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(files.read(folder / NAME, _LARGEST))
+    except (OSError, ValueError, RecursionError):
         return None
+    return Manifest(found["step"], found["made_by"], found["files"]) if _is_sound(found) else None
+
+
+def _is_sound(found: Any) -> bool:
+    """Whether all is of the type that it is written with, and the files are regular names below the folder."""
+    if not isinstance(found, dict):
+        return False
+    step, made_by, listed = (found.get(name) for name in ("step", "made_by", "files"))
+    if type(step) is not int or not isinstance(made_by, dict) or not isinstance(listed, dict):
+        return False
+    digests = [isinstance(each, str) and bool(_DIGEST.fullmatch(each)) for each in listed.values()]
+    return (
+        0 <= step < _LATEST
+        and all(isinstance(each, str) for each in made_by.values())
+        and bool(listed)
+        and all(digests)
+        and all(map(_is_plain, listed))
+    )
+
+
+def _is_plain(name: str) -> bool:
+    return "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def mark_passing(folder: Path) -> None:
@@ -63,7 +94,15 @@ def is_passing(folder: Path) -> bool:
 
 
 def damage(folder: Path, manifest: Manifest) -> str | None:
-    """The first file that is not what the manifest says, or None when all are."""
+    """The first file that is not what the manifest says or not in it, or None when all are as they should be."""
+    try:
+        for name, is_regular in _contents(folder):
+            if not is_regular:
+                return f"{name} is no regular file"
+            if name not in manifest.files and name not in _UNLISTED and not name.startswith("."):
+                return f"{name} is not among the files that it was saved with"
+    except OSError as exc:
+        return f"{exc.filename} cannot be read"
     for name, wanted in manifest.files.items():
         try:
             found = digest(folder / name)
@@ -74,10 +113,23 @@ def damage(folder: Path, manifest: Manifest) -> str | None:
     return None
 
 
+def _contents(folder: Path) -> Iterator[tuple[str, bool]]:
+    """The name of all that is in `folder` and below, folders apart, and whether it is a regular file."""
+    folders = [""]
+    while folders:
+        prefix = folders.pop()
+        with os.scandir(folder / prefix) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{prefix}{entry.name}/")
+                else:
+                    yield prefix + entry.name, entry.is_file(follow_symlinks=False)
+
+
 def digest(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     found = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb", opener=files.opener) as file:
         while chunk := file.read(_CHUNK):
             found.update(chunk)
     return found.hexdigest()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,80 @@ def test_a_damaged_one_is_not_taken_though_it_is_named(output: Path) -> None:
     (folder / "optimizer.bin").unlink()
     with pytest.raises(TrainingError, match=r"optimizer\.bin"):
         states.at(folder)
+
+
+def described(folder: Path, **change: object) -> None:
+    """Change fields of a state's manifest."""
+    path = folder / manifest.NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+SHA = "0" * 64
+NAMES = ("/etc/passwd", "../x", "a/../../x", "", "a//b", "./a", "a\0b")
+SENSELESS: dict[str, list[object]] = {
+    "files": [{}, [], None, *({name: SHA} for name in NAMES), *({"optimizer.bin": each} for each in (5, "x", None))],
+    "step": [None, "5", 5.0, -1, True, float("inf"), float("nan"), 10**400, [], {}],
+    "made_by": [None, [], "x", {"config": 5}, {"config": None}],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, each) for name, found in SENSELESS.items() for each in found])
+def test_a_manifest_that_makes_no_sense_is_none(output: Path, field: str, value: object) -> None:
+    folder = save(output, 8)
+    described(folder, **{field: value})
+    assert manifest.read(folder) is None
+    with pytest.raises(ConfigError, match="is no state that was saved to its end"):
+        states.at(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 200_000, '{"step": 1e999}', "5", "null", '"x"', "[]", "\ud800"])
+def test_a_manifest_that_is_no_document_is_none(output: Path, text: str) -> None:
+    folder = save(output, 8)
+    (folder / manifest.NAME).write_text(text, errors="surrogatepass")
+    assert newest(output)[0] is None
+
+
+def test_a_manifest_that_is_a_pipe_a_link_or_huge_is_none_at_once(output: Path) -> None:
+    for number, make in enumerate((os.mkfifo, lambda path: path.symlink_to("/dev/zero"), sparse)):
+        path = save(output, number) / manifest.NAME
+        path.unlink()
+        make(path)
+    assert newest(output)[0] is None
+
+
+def sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
+@pytest.mark.parametrize("name", ["custom_checkpoint_0.pkl", "deeper/more.bin"])
+def test_a_file_that_the_manifest_does_not_list_makes_a_state_no_good(output: Path, name: str) -> None:
+    path = save(output, 8) / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    step, passed = newest(output)
+    assert step is None
+    assert f"{name} is not among the files that it was saved with" in passed[0]
+
+
+def test_what_comes_after_the_manifest_and_hidden_files_are_no_harm(output: Path) -> None:
+    folder = save(output, 8)
+    manifest.mark_passing(folder)
+    for name in (manifest.LOSSES, f".{manifest.LOSSES}.partial", ".DS_Store"):
+        (folder / name).touch()
+    assert newest(output) == (8, [])
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "../mine", "optimizer.bin"])
+def test_a_link_in_a_state_is_not_followed(output: Path, target: str) -> None:
+    folder = save(output, 8)
+    (folder / "model.safetensors").rename(output.parent / "mine")
+    (folder / "model.safetensors").symlink_to(target)
+    step, passed = newest(output)
+    assert step is None
+    assert "model.safetensors is no regular file" in passed[0]
+
+
+def test_a_folder_in_a_state_that_is_a_link_is_not_followed(output: Path) -> None:
+    (save(output, 8) / "deeper").symlink_to("/")
+    assert "deeper is no regular file" in newest(output)[1][0]

@@ -40,8 +40,6 @@ IDENTITY = provenance.VARIABLE
 # Where the ranks leave their generators for the first one, which alone saves.
 RUN_FOLDER = "LORA_RUN_FOLDER"
 _NAME = "exact-resume"
-# Only what is shown depends on it, so it is not among the files that make a state whole.
-_LOSSES = "lora-losses.json"
 
 
 class _Losses(Watcher):
@@ -64,7 +62,7 @@ class _Losses(Watcher):
         recorder = self.run.recorder
         if self._folder is not None and recorder is not None:
             held = {"losses": recorder.loss_list, "total": recorder.loss_total}
-            files.write(self._folder / _LOSSES, json.dumps(held))
+            files.write(self._folder / manifest.LOSSES, json.dumps(held))
         self._folder = None
 
     def keeps_loss(self, _loss: float) -> None:
@@ -72,7 +70,7 @@ class _Losses(Watcher):
             return
         self._is_restored = True
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            held = json.loads(files.read(Path(self.run.args.resume) / _LOSSES))
+            held = json.loads(files.read(Path(self.run.args.resume) / manifest.LOSSES))
             losses, total = [float(loss) for loss in held["losses"]], float(held["total"])
             self.run.recorder.loss_list, self.run.recorder.loss_total = losses, total
 

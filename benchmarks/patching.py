@@ -149,9 +149,7 @@ def _lora(root: Path, *args: str) -> Command:
 
 
 def _ours(root: Path) -> Tool:
-    # the first command after a change looks at every file again; those after it need not
-    verbs = {"apply": "apply", "first no-op apply": "apply", "first verify": "verify"}
-    verbs |= {"no-op apply": "apply", "verify": "verify", "revert": "revert"}
+    verbs = {"apply": "apply", "no-op apply": "apply", "verify": "verify", "revert": "revert"}
     return Tool("lora", {name: _lora(root, verb) for name, verb in verbs.items()})
 
 
@@ -275,7 +273,7 @@ def _summed(times: list[tuple[float, float]]) -> Taken:
 # -- the report
 
 _EMPTY = "python -c pass"
-_COLUMNS = ("apply", "first no-op apply", "no-op apply", "first verify", "verify", "revert")
+_COLUMNS = ("apply", "no-op apply", "verify", "revert")
 _METHOD = """\
 A series of 100 patches over 300 files of sd-scripts and transformers (50 patches and 150 files each; a patch changes 3
 files in 2 places each). Every command is a fresh process (for `git apply` and GNU patch: one process a patch), and
@@ -285,8 +283,7 @@ median of the elapsed time, in brackets the least, then the least processor time
 What to bear in mind: `lora` has every file on the disk (`fsync`) before it changes the first one, can finish or undo
 what was cut off, and keeps pristine copies; `git apply`, GNU patch and patch-package do none of that, quilt keeps
 copies. How long `fsync` takes depends on the disk. The machine was busy with other work, so that elapsed times vary
-from run to run; compare within a run. The first no-op apply or verify after a change looks at every file, those after
-it only at their signatures.
+from run to run; compare within a run.
 
 The last run does not wait for the disk before each command: the copied tree, and what the command before wrote, is not
 on the disk yet. A tool that waits for the disk then waits for more, and one that does not never gets to give space free

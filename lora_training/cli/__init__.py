@@ -16,13 +16,12 @@ def run(argv: Sequence[str]) -> int:
 
     The one place that turns a LoraError into `error:` and `hint:` lines and a code.
     """
-    from lora_training.cli import patch_plain
     from lora_training.errors import LoraError
     from lora_training.patching import locking
 
     locking.on_wait(_note)
     try:
-        return patch_plain.run(argv) if patch_plain.takes(argv) else _run_click(argv)
+        return _run_click(argv)
     except LoraError as exc:
         _report(exc.message, exc.hint)
         return exc.exit_code

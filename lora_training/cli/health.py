@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from lora_training.doctor.finding import Finding
     from lora_training.workspace import Workspace
 
-_SHOWN = 5
-
 
 def examine(here: Workspace, say: Callable[[str], None]) -> Iterator[Finding]:
     """Every finding, in the page's order; `say` is told what takes seconds."""
@@ -54,11 +52,9 @@ def _git(here: Workspace) -> Iterable[Finding]:
 
 
 def _upstreams(here: Workspace) -> Iterator[Finding]:
-    """Each tree at its pin, with no edits but those of our patches."""
-    from lora_training.cli.upstream import patched_files
+    """Each tree at its pin. Whether it is edited is the patches' part."""
     from lora_training.upstream import status
 
-    patched = patched_files(here)
     for name in here.upstreams:
         read = status.read(here, name)
         sync = f"lora upstream sync {name}"
@@ -68,11 +64,6 @@ def _upstreams(here: Workspace) -> Iterator[Finding]:
             yield problem("upstream", f"{name} is at {read.commit[:12]}, not at its pin {read.pin[:12]}", f"`{sync}`")
         else:
             yield ok("upstream", f"{name} at its pin {read.pin[:12]}, from {read.source}")
-            edits = [path for path in read.changed if path not in patched.get(name, ())]
-            if edits:
-                more = f" and {len(edits) - _SHOWN} more" if edits[_SHOWN:] else ""
-                text = f"{name} has edits that are no patch: {', '.join(edits[:_SHOWN])}{more}"
-                yield problem("upstream", text, f"`lora patch new` keeps them; `{sync} --discard-edits` drops them")
 
 
 def _patches(here: Workspace) -> Iterator[Finding]:
@@ -101,5 +92,5 @@ def _runtime(here: Workspace) -> Iterator[Finding]:
         # one cause, such as a patch that is not applied, has many of these
         more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
         yield problem("runtime", f"{problems[0].what}{more}", problems[0].mend)
-    elif runtime_targets.files(here):
+    elif runtime_targets.are_checked(here):
         yield ok("runtime", f"all {len(registry.available())} runtime patches fit")

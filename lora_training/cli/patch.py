@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from lora_training.patching.names import shown
 if TYPE_CHECKING:
     from lora_training.patching.adhoc import AdHocResult
     from lora_training.patching.authoring import Written
+    from lora_training.patching.engine import Result
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,9 +60,11 @@ def apply(
 
         _report_ad_hoc(tree, "applied", adhoc.apply(tree, files, strip), as_json=as_json)
         return
-    from lora_training.cli import patch_plain
+    from lora_training.cli.targets import targets
+    from lora_training.patching import engine
 
-    patch_plain.apply(upstreams, json_wanted=as_json)
+    here = workspace.find()
+    _report(engine.apply(here, targets(here, upstreams)), as_json=as_json)
 
 
 @patch.command()
@@ -86,9 +90,19 @@ def revert(  # noqa: PLR0913 - each is an option
 
         _report_ad_hoc(tree, "reverted", adhoc.revert(tree, files), as_json=as_json)
         return
-    from lora_training.cli import patch_plain
+    from lora_training.cli.targets import targets
+    from lora_training.patching import engine, series
 
-    patch_plain.revert(upstreams, json_wanted=as_json, keep_edits=keep_edits)
+    here = workspace.find()
+    wanted = targets(here, upstreams)
+    # in a tree that nobody brought there is nothing to take out, and it must not keep the others from it
+    there = [target for target in wanted if upstreams or series.is_there(target)]
+    _report(engine.revert(here, there or wanted, keep_edits), as_json=as_json)
+
+
+def _report(result: Result, *, as_json: bool) -> None:
+    click.echo(patch_words.recovered_line(result.recovered), err=True, nl=False)
+    click.echo(patch_words.result(result, json_wanted=as_json), nl=False)
 
 
 @patch.command()
@@ -111,9 +125,16 @@ def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_
     """Check pins, files, patches, pristine copies, documents: exit 0 when all is as it should be, else 1."""
     if _is_ad_hoc(tree, files, strip) and tree:
         return _verify_ad_hoc(tree, files, as_json=as_json)
-    from lora_training.cli import patch_plain
+    from lora_training.cli import runtime_targets
+    from lora_training.cli.targets import targets
+    from lora_training.patching import verify as checks
 
-    return patch_plain.verify(json_wanted=as_json)
+    here = workspace.find()
+    found = checks.verify(here, targets(here))
+    found = replace(found, problems=(*found.problems, *runtime_targets.problems(here)))
+    click.echo(patch_words.recovered_line(found.recovered), err=True, nl=False)
+    click.echo(patch_words.verified(found, json_wanted=as_json), nl=False)
+    return 1 if found.problems else 0
 
 
 def _verify_ad_hoc(tree: Path, files: tuple[Path, ...], *, as_json: bool) -> int:

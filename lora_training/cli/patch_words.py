@@ -1,4 +1,4 @@
-"""What `lora patch` says: results as text and as JSON. Imports no Click, since the everyday commands do without."""
+"""What `lora patch` says: results as text and as JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from lora_training.patching.names import shown
+from lora_training.patching.verify import lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,5 +69,5 @@ def verified(found: Verified, *, json_wanted: bool) -> str:
         problems = [{"upstream": p.upstream, "what": p.what, "mend": p.mend} for p in found.problems]
         document = {"ok": not problems, "steps": dict(found.steps), "problems": problems}
         return as_json(document | {"recovered": recovered(found.recovered)})
-    lines = [f"{p.upstream + ': ' if p.upstream else ''}{p.what}\n  mend: {p.mend}\n" for p in found.problems]
-    return "".join(lines) + ("not as it should be\n" if lines else "all patches are in, nothing drifted\n")
+    told = "".join(f"{line}\n" for line in lines(found.problems))
+    return told + ("not as it should be\n" if told else "all patches are in, nothing drifted\n")

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _UPSTREAM = "sd-scripts"
 # the only assets there are: what `configs/smoke.toml` trains on
 SMOKE = "smoke"
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -178,10 +177,7 @@ def _tree(here: Workspace, config: Config) -> Tree:
     checked = [target for target in targets(here) if is_here or target.name != _UPSTREAM]
     problems = verify.trees(here, checked).problems
     if problems:
-        lines = [f"{problem.upstream}: {problem.what}; mend: {problem.mend}" for problem in problems]
-        raise PatchError("the trees are not what they should be", hint="\n".join(lines))
-    for target in checked:
-        _refuse_edits(here, target)
+        raise PatchError("the trees are not what they should be", hint="\n".join(verify.lines(problems)))
     patches = tuple(f"{target.name}/{name}" for target in checked for name in _series(target))
     if not is_here:
         folder = Path(miniature.__file__).parent
@@ -203,23 +199,6 @@ def _checked_schema(config: Config, tree: Tree, cache: Path | None) -> Schema:
     schema = schemas.read(tree.path, config.script, cache=cache)
     require(config, check(config, schema, Machine(tuple(registry.available()), installed_here(), registry.problems)))
     return schema
-
-
-def _refuse_edits(here: Workspace, target: Target) -> None:
-    """A file that no patch of ours touches must be the pin's: what is trained is what the record says."""
-    from lora_training.patching import status as patched
-    from lora_training.upstream import status
-
-    read = status.read(here, target.name)
-    ours = {path for row in patched.read(here, [target]) for path in row.patched}
-    edits = [path for path in read.changed if path not in ours]
-    if edits:
-        more = f" and {len(edits) - _SHOWN} more" if edits[_SHOWN:] else ""
-        raise PatchError(
-            f"{target.name} has changes that are no patch of ours: {', '.join(edits[:_SHOWN])}{more}",
-            hint="`lora patch new` makes a patch of them;\n"
-            f"`lora upstream sync {target.name} --discard-edits` and `lora patch apply` throw them away",
-        )
 
 
 def _series(target: Target) -> tuple[str, ...]:

@@ -20,18 +20,14 @@ def problems(here: Workspace) -> list[Problem]:
     from lora_training.patching.verify import Problem
     from lora_training.runtime import registry
 
+    if not are_checked(here):
+        return []
     mend = "`make setup`; or switch the patch off in [runtime]"
-    return [Problem(_UPSTREAM, str(each), mend) for each in (registry.check(_tree(here)) if _is_ours(here) else [])]
+    found = registry.check(_tree(here), cache=here.cache / "checked")
+    return [Problem(_UPSTREAM, str(each), mend) for each in found]
 
 
-def files(here: Workspace) -> list[Path]:
-    """What the answer of `problems` rests on."""
-    from lora_training.runtime import registry
-
-    return [*registry.files(_tree(here)), *sorted((_PACKAGE / "runtime").rglob("*.py"))] if _is_ours(here) else []
-
-
-def _is_ours(here: Workspace) -> bool:
+def are_checked(here: Workspace) -> bool:
     """Whether the patches of this package are the checkout's, and there is a tree for them to be for."""
     return here.root.resolve() == _PACKAGE.parent and (_tree(here) / "library").is_dir()
 

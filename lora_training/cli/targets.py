@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_training.patching.series import Target
-from lora_training.upstream import pins
+from lora_training.upstream import pins, status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,6 @@ def targets(workspace: Workspace, names: Sequence[str] = ()) -> list[Target]:
 def edited(workspace: Workspace, name: str, files: Sequence[str]) -> Edited:
     """One upstream with the files that were changed in its tree, and `files`, which may be new."""
     from lora_training.patching.authoring import Edited
-    from lora_training.upstream import status
 
     upstream = workspace.upstream(name)
     changed = (*status.changes(upstream, pins.head(upstream)), *files)
@@ -35,4 +34,5 @@ def target(workspace: Workspace, name: str) -> Target:
     upstream = workspace.upstream(name)
     pin, head = pins.pin(workspace, name), pins.head(upstream)
     manifest = partial(pins.manifest, upstream) if head.origin in {"sdist", "sealed"} else None
-    return Target(name, upstream.path, workspace.patches / name, head.commit, pin, manifest)
+    changed = partial(status.changes, upstream, head)
+    return Target(name, upstream.path, workspace.patches / name, head.commit, pin, manifest, changed)

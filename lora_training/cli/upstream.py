@@ -9,11 +9,11 @@ import click
 from lora_training import workspace
 from lora_training.cli.bump import bump
 from lora_training.cli.output import ProgressLine, json_option, print_json
+from lora_training.patching import edits
 from lora_training.upstream import status as upstream_status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
+    from lora_training.patching.status import Row as PatchRow
     from lora_training.workspace import Workspace
 
 
@@ -30,8 +30,8 @@ upstream.add_command(bump)
 def status(*, as_json: bool) -> None:
     """Each tree: its pin, where it came from, at its pin or not, clean, patched or drifted."""
     here = workspace.find()
-    patched = patched_files(here)
-    rows = [_row(upstream_status.read(here, name), patched.get(name, ())) for name in here.upstreams]
+    patched = _patched(here)
+    rows = [_row(upstream_status.read(here, name), patched.get(name)) for name in here.upstreams]
     if as_json:
         print_json({"upstreams": rows})
         return
@@ -62,20 +62,21 @@ def _sync_one(here: Workspace, name: str, *, discard_edits: bool) -> None:
     click.echo(f"{name}: at {pin(here, name)[:12]}, {how}")
 
 
-def patched_files(here: Workspace) -> dict[str, tuple[str, ...]]:
-    """The files of each tree that our patches have changed as they should."""
+def _patched(here: Workspace) -> dict[str, PatchRow]:
+    """How each tree stands to our patches."""
     from lora_training.cli.targets import targets
     from lora_training.errors import PatchError
     from lora_training.patching.status import read
 
     try:
-        return {row.name: row.patched for row in read(here, targets(here))}
+        return {row.name: row for row in read(here, targets(here))}
     except PatchError:
         # without a lock that can be read, every change counts as drift; `lora patch verify` says why
         return {}
 
 
-def _row(read: upstream_status.Status, patched: Collection[str]) -> dict[str, Any]:
+def _row(read: upstream_status.Status, patched: PatchRow | None) -> dict[str, Any]:
+    edited = patched.edited if patched else ()
     return {
         "name": read.name,
         "path": str(read.path),
@@ -85,13 +86,16 @@ def _row(read: upstream_status.Status, patched: Collection[str]) -> dict[str, An
         "at_pin": read.at_pin,
         "origin": read.origin,
         "source": read.source,
-        "state": read.state(patched),
+        "state": "drifted" if edited else read.state(patched.patched if patched else ()),
         "changed": list(read.changed),
+        "edited": list(edited),
+        "cure": patched.cure if patched else None,
     }
 
 
 def _line(row: dict[str, Any]) -> str:
     if row["state"] == "missing":
         return f"{row['name']}: missing (pin {row['pin'][:12]}); `lora upstream sync` brings it"
+    told = edits.told(row["edited"], row["cure"])
     place = "at its pin" if row["at_pin"] else f"NOT at its pin {row['pin'][:12]}"
-    return f"{row['name']}: {row['commit'][:12]}, {place}, {row['state']}, from {row['source']}"
+    return f"{row['name']}: {row['commit'][:12]}, {place}, {row['state']}, from {row['source']}{told}"

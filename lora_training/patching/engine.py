@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lora_training.errors import PatchError
-from lora_training.patching import exclude, lockfile, plan, series, site, stack, standing, transaction
+from lora_training.patching import edits, exclude, lockfile, plan, series, site, stack, standing, transaction, tree
 from lora_training.patching.edit import Edit
 from lora_training.patching.model import Node, state_of
 from lora_training.patching.stack import PRISTINE
@@ -72,28 +72,21 @@ def apply(workspace: Workspace, targets: Sequence[Target]) -> Result:
 def revert(workspace: Workspace, targets: Sequence[Target], keep_edits: Path | None = None) -> Result:
     """Bring every tree back to pristine, byte for byte, or change nothing at all.
 
-    Raises PatchError on drift, unless `keep_edits` names a file: what was edited is written there first, as a patch.
+    Raises PatchError for edits, unless `keep_edits` names a file: they are written there first, as a patch.
     """
     here = site.of_workspace(workspace)
     with site.alone(here) as recovered:
         found = _stand_all(workspace, targets)
+        edited = [edits.find(item) for item in found]
         if keep_edits is None:
-            for item in found:
-                standing.check_no_drift(item)
-        else:
-            from lora_training.patching import edits
+            _refuse(found, edited)
+        elif any(edited):
+            from lora_training.patching import keeping
 
-            edits.save(found, keep_edits)
-        plans = [_plan_revert(item) for item in found]
+            keeping.save(found, edited, keep_edits)
+        plans = [_plan_revert(item, paths) for item, paths in zip(found, edited, strict=True)]
         _commit(here, "revert", targets, plans)
     return Result(tuple(planned.result for planned in plans), recovered)
-
-
-def idle(workspace: Workspace, targets: Sequence[Target]) -> Result:
-    """What `apply` says of trees that have all patches in; nothing is looked at but the lock."""
-    stacks = lockfile.read(workspace.patches)
-    names = {t.name: tuple(p.name for p in standing.locked(t, stacks).patches) for t in targets}
-    return Result(tuple(TreeResult(name, "unchanged", patches) for name, patches in names.items()))
 
 
 def recover(workspace: Workspace) -> Recovered | None:
@@ -105,6 +98,12 @@ def recover(workspace: Workspace) -> Recovered | None:
 def _stand_all(workspace: Workspace, targets: Sequence[Target]) -> list[Standing]:
     stacks = lockfile.read(workspace.patches)
     return [standing.stand(target, standing.locked(target, stacks)) for target in targets]
+
+
+def _refuse(found: Sequence[Standing], edited: Sequence[Sequence[str]]) -> None:
+    for item, paths in zip(found, edited, strict=True):
+        standing.check_no_drift(item)
+        edits.refuse(item, paths)
 
 
 def _commit(here: site.Site, command: str, targets: Sequence[Target], plans: Sequence[_Plan]) -> None:
@@ -150,15 +149,16 @@ def _copy_edit(item: Standing, path: str, base: Node | None) -> Edit | None:
     return Edit(path + COPY, None, base, same_as=itself)
 
 
-def _plan_revert(item: Standing) -> _Plan:
-    drifted = item.position.drifted
-    if drifted:
+def _plan_revert(item: Standing, edited: Sequence[str]) -> _Plan:
+    outside = edits.outside(item, edited)
+    if edited:
         from lora_training.patching import relock
 
-        base = relock.pristine(item.target, item.stack, item.stack.paths)
+        base = relock.pristine(item.target, item.stack, [*item.stack.paths, *outside])
     else:
         base = standing.pristine(item)
-    found = []
+    now = tree.snapshot(item.target.root, outside)
+    found = [Edit(path, now[path], base.get(path)) for path in outside]
     for path in item.stack.paths:
         copy = standing.copy_of(item, path)
         found.append(Edit(path, item.image[path], base.get(path), same_as=path + COPY if copy else None))

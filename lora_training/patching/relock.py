@@ -105,7 +105,8 @@ def _proven(target: Target, path: str, image: Mapping[str, Node | None], wanted:
             return node
     raise PatchError(
         f"{target.name}: {shown(path)} was edited, and its pristine content is not at hand",
-        hint=f"put the pristine file at {shown(path + standing.COPY)}; `lora upstream sync` brings a pristine tree",
+        hint=f"put the pristine file at {shown(path + standing.COPY)}, or bring a pristine tree:\n"
+        f"`lora upstream sync {target.name} --discard-edits`, then `lora patch apply`",
     )
 
 

@@ -11,7 +11,7 @@ from lora_training.patching import header
 from lora_training.patching.parse import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from lora_training.patching.model import Patch
 
@@ -23,6 +23,7 @@ class Target:
     """An upstream as patching sees it: its tree, its patches, the commit it is at (None: unknown) and its pin.
 
     `manifest` gives the sha256 of every pristine file of a tree that is no repository; None where git knows them.
+    `changed` gives the files that differ from the commit, those that are new included.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Target:
     commit: str | None
     pin: str
     manifest: Callable[[], Mapping[str, str]] | None = None
+    changed: Callable[[], Iterable[str]] = tuple
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,14 @@ class SeriesPatch:
         return self.patch.name
 
 
+def is_there(target: Target) -> bool:
+    """Whether there is anything in the tree: git leaves an empty folder for each submodule."""
+    return target.root.is_dir() and any(target.root.iterdir())
+
+
 def check_at_pin(target: Target) -> None:
     """Raise UpstreamError when the tree is missing or at another commit than its pin."""
-    if not target.root.is_dir() or not any(target.root.iterdir()):
+    if not is_there(target):
         raise UpstreamError(f"{target.name} is not there: {target.root}", hint="run `lora upstream sync`")
     if target.commit != target.pin:
         at = target.commit or "an unknown commit"

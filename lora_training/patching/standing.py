@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching import lockfile, plan, series, stack, tree
+from lora_training.patching import edits, lockfile, plan, series, stack, tree
 from lora_training.patching.model import Node, sha256, state_of
 from lora_training.patching.names import shown
 from lora_training.patching.parse import parse
@@ -86,8 +86,7 @@ def check_no_drift(standing: Standing) -> None:
     others = f" (and {len(drifted) - 1} more)" if len(drifted) > 1 else ""
     raise PatchError(
         f"{standing.target.name}: {shown(path)}{others} has drifted: it is {found}, expected {expected}",
-        hint="keep the edits as a patch and go back to pristine with `lora patch revert --keep-edits FILE`,\n"
-        "or take them into a patch with `lora patch refresh`",
+        hint=edits.cure(standing, drifted),
     )
 
 

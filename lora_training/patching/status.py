@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
-from lora_training.patching import lockfile, site, standing
+from lora_training.patching import edits, lockfile, site, standing
 from lora_training.patching.stack import PRISTINE
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Row:
     """One upstream: `step` of `last` patches are in (None: files differ).
 
-    `drifted` files are at no step, `patched` ones at a step that is not the pristine one.
+    `drifted` files are at no step, `patched` ones at a step that is not the pristine one. `edited` files are all that
+    are neither upstream's nor made by our patches; `cure` says what to do about them.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Row:
     drifted: tuple[str, ...]
     patched: tuple[str, ...] = ()
     problem: str | None = None
+    edited: tuple[str, ...] = ()
+    cure: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -43,8 +46,7 @@ class Row:
             return f"{self.name}: {self.problem}"
         at = "at its pin" if self.commit == self.pin else f"NOT at its pin {self.pin[:12]}"
         step = "files at different steps" if self.step is None else f"{self.step} of {self.last} patches in"
-        drift = f", {len(self.drifted)} drifted: {', '.join(self.drifted[:5])}" if self.drifted else ""
-        return f"{self.name}: {(self.commit or 'unknown')[:12]}, {at}, {step}{drift}"
+        return f"{self.name}: {(self.commit or 'unknown')[:12]}, {at}, {step}{edits.told(self.edited, self.cure)}"
 
 
 def read(workspace: Workspace, targets: Sequence[Target]) -> list[Row]:
@@ -62,4 +64,7 @@ def _row(target: Target, stacks: dict[str, Stack]) -> Row:
         return Row(target.name, target.commit, target.pin, None, 0, (), problem=exc.message)
     position = item.position
     patched = tuple(path for path, steps in position.steps.items() if steps and PRISTINE not in steps)
-    return Row(target.name, target.commit, target.pin, position.common, stack_.last, position.drifted, patched)
+    edited = edits.find(item)
+    cure = edits.cure(item, edited) if edited else None
+    at = (target.commit, target.pin, position.common, stack_.last)
+    return Row(target.name, *at, position.drifted, patched, edited=edited, cure=cure)

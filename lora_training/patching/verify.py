@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lora_training.errors import PatchError, UpstreamError
-from lora_training.patching import docs, lockfile, removal, series, site, stack, standing
+from lora_training.errors import LoraError, PatchError
+from lora_training.patching import docs, edits, lockfile, removal, series, site, stack, standing
 from lora_training.patching.model import state_of
 from lora_training.patching.names import shown
 from lora_training.patching.stack import PRISTINE, Stack
 from lora_training.patching.standing import COPY, Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lora_training.patching.series import Target
     from lora_training.patching.transaction import Recovered
@@ -27,6 +28,15 @@ class Problem:
     upstream: str
     what: str
     mend: str
+
+
+def lines(problems: Iterable[Problem]) -> list[str]:
+    """Problems for people: a line each, and below those that have it in common what to do."""
+    found = []
+    for mend, those in itertools.groupby(problems, lambda problem: problem.mend):
+        found += [f"{problem.upstream}: {problem.what}".removeprefix(": ") for problem in those]
+        found += [f"  {line}" for line in f"mend: {mend}".splitlines()]
+    return found
 
 
 @dataclass(frozen=True)
@@ -68,25 +78,29 @@ def _target_problems(target: Target, stacks: Mapping[str, Stack], steps: dict[st
         stack_ = standing.locked(target, stacks)
         contents = series.read_bytes(target.patches)
         item = standing.stand(target, stack_)
-    except (PatchError, UpstreamError) as exc:
+        edited = edits.find(item)
+    except LoraError as exc:
         return [_as_problem(target.name, exc)]
     steps[target.name] = item.position.common
     lock = standing.lock_problems(target, stack_, contents)
     found = [Problem(target.name, what.removeprefix(f"{target.name}: "), "lora patch lock") for what in lock]
-    return [*found, *_tree_problems(item)]
+    return [*found, *_tree_problems(item, edited)]
 
 
-def _tree_problems(item: Standing) -> Iterator[Problem]:
+def _tree_problems(item: Standing, edited: Sequence[str]) -> Iterator[Problem]:
+    mend = edits.cure(item, edited) if edited else ""
     for path, steps in item.position.steps.items():
-        yield from _file_problems(item, path, steps)
+        yield from _file_problems(item, path, steps, mend)
         if stack.is_kept(item.stack, path):
             yield from _copy_problems(item, path, steps)
+    others = edits.outside(item, edited)
+    if others:
+        yield Problem(item.target.name, edits.sentence(others), mend)
 
 
-def _file_problems(item: Standing, path: str, steps: frozenset[int]) -> Iterator[Problem]:
+def _file_problems(item: Standing, path: str, steps: frozenset[int], mend: str) -> Iterator[Problem]:
     name = item.target.name
     if not steps:
-        mend = "lora patch revert --keep-edits FILE"
         found, wanted = state_of(item.image[path]), item.stack.state(path, item.stack.last)
         yield Problem(name, f"{shown(path)} has drifted: it is {found}, expected {wanted}", mend)
     elif item.stack.last not in steps:
@@ -130,5 +144,5 @@ def _document_problems(workspace: Workspace, targets: Sequence[Target]) -> Itera
         yield _as_problem("", exc)
 
 
-def _as_problem(name: str, exc: PatchError | UpstreamError) -> Problem:
+def _as_problem(name: str, exc: LoraError) -> Problem:
     return Problem(name, exc.message, exc.hint or "")

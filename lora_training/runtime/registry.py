@@ -67,16 +67,10 @@ def _listed(patch: RuntimePatch) -> Listed:
     return Listed(patch.name, summary.strip(), patch.on_by_default, values)
 
 
-def files(tree: Path) -> list[Path]:
-    """The source files that `check` reads, as far as they are there."""
-    modules = dict.fromkeys(target.module for patch in available().values() for target in patch.targets)
-    return [found for found in (verify.locate(module, tree) for module in modules) if found]
-
-
-def check(tree: Path, names: Iterable[str] | None = None) -> list[verify.Problem]:
+def check(tree: Path, names: Iterable[str] | None = None, cache: Path | None = None) -> list[verify.Problem]:
     """What is wrong with the targets of all patches, or of those named, for trainings that run a script of `tree`."""
     known = available()
-    return verify.targets(known.values() if names is None else [known[name] for name in names], tree)
+    return verify.targets(known.values() if names is None else [known[name] for name in names], tree, cache)
 
 
 def install(table: Mapping[str, Mapping[str, Any]], tree: Path, start: Start) -> list[str]:

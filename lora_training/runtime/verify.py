@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+import hashlib
+import json
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_training.remembered import Remembered, is_settled
 from lora_training.runtime import source
 
 if TYPE_CHECKING:
-    import ast
     from collections.abc import Iterable
 
     from lora_training.runtime.model import RuntimePatch, Target
@@ -30,24 +32,41 @@ class Problem:
         return f"runtime patch {self.patch}: {self.target.name} in {self.file or self.target.module} {self.what}"
 
 
-def targets(patches: Iterable[RuntimePatch], tree: Path) -> list[Problem]:
-    """What is wrong with the targets of `patches`, for a training that runs a script of `tree` in this environment."""
-    parsed = functools.cache(source.parse)
-    found: dict[tuple[str, Target], Problem] = {}
-    for patch in patches:
-        for target in patch.targets:
-            file = locate(target.module, tree)
-            what = _state(target, parsed(file) if file else None)
-            if what:
-                found[patch.name, target] = Problem(patch.name, target, file, what)
-    return list(found.values())
+def targets(patches: Iterable[RuntimePatch], tree: Path, cache: Path | None = None) -> list[Problem]:
+    """What is wrong with the targets of `patches`, for a training that runs a script of `tree` in this environment.
+
+    What was read of a file is remembered in the folder `cache` for as long as the file is the same.
+    """
+    pairs = list(dict.fromkeys((patch.name, target) for patch in patches for target in patch.targets))
+    wanted: dict[str, list[str]] = {}
+    for _, target in pairs:
+        wanted.setdefault(target.module, []).append(target.name)
+    files = {module: locate(module, tree) for module in wanted}
+    # one for other targets, or for another way to take digests, knows nothing of these
+    judge = hashlib.sha256(repr(sorted({astuple(target) for _, target in pairs})).encode()).hexdigest()
+    known = Remembered(cache, f"runtime targets {judge}")
+    digests = {module: _digests(file, wanted[module], known) for module, file in files.items() if file}
+    known.save()
+    found = []
+    for name, target in pairs:
+        digest = digests.get(target.module, {}).get(target.name)
+        if digest != target.digest:
+            what = "is missing" if digest is None else "is not what it was at the pin"
+            found.append(Problem(name, target, files[target.module], what))
+    return found
 
 
-def _state(target: Target, tree: ast.Module | None) -> str | None:
-    found = source.digest_in(tree, target.name) if tree else None
-    if found == target.digest:
-        return None
-    return "is missing" if found is None else "is not what it was at the pin"
+def _digests(file: Path, names: Iterable[str], known: Remembered) -> dict[str, str | None]:
+    path = os.fspath(file)
+    unknown = known.unknown([path])
+    if not unknown:
+        remembered: dict[str, str | None] = json.loads(known.word(path))
+        return remembered
+    parsed = source.parse(file)
+    found = {name: source.digest_in(parsed, name) for name in dict.fromkeys(names)}
+    if is_settled(unknown[path]):
+        known.add(path, unknown[path], json.dumps(found))
+    return found
 
 
 def locate(module: str, tree: Path) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,10 +12,13 @@ from lora_training.git import git
 from lora_training.upstream import pins
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from lora_training.workspace import Upstream, Workspace
+
+# Python's own, our pristine copies, and what an installation in place leaves.
+_IGNORED = ("__pycache__", ".pyc", ".orig", ".egg-info")
 
 State = Literal["missing", "clean", "patched", "drifted"]
 
@@ -70,7 +74,7 @@ def changes(upstream: Upstream, head: pins.Head) -> tuple[str, ...]:
     """The paths of a tree that differ from the commit it is at."""
     if head.commit is None:
         return ()
-    return _git_changes(upstream.path) if head.origin == "git" else _sdist_changes(upstream.path)
+    return _git_changes(upstream.path) if head.origin == "git" else _manifest_changes(upstream.path)
 
 
 def _git_changes(tree: Path) -> tuple[str, ...]:
@@ -80,9 +84,18 @@ def _git_changes(tree: Path) -> tuple[str, ...]:
     return tuple(sorted(entry[3:] for entry in out.split("\0") if entry))
 
 
-def _sdist_changes(tree: Path) -> tuple[str, ...]:
+def _manifest_changes(tree: Path) -> tuple[str, ...]:
     files: dict[str, str] = json.loads((tree / pins.MARKER).read_text(encoding="utf-8"))["files"]
-    return tuple(sorted(path for path, digest in files.items() if _digest(tree / path) != digest))
+    changed = {path for path, digest in files.items() if _digest(tree / path) != digest}
+    return tuple(sorted(changed.union(path for path in _files(tree) if path not in files and path != pins.MARKER)))
+
+
+def _files(tree: Path) -> Iterator[str]:
+    """Every file but those that nobody takes for edits, where no repository says which these are."""
+    for folder, folders, files in os.walk(tree):
+        folders[:] = [name for name in folders if not name.endswith(_IGNORED)]
+        base = os.path.relpath(folder, tree)
+        yield from (os.path.normpath(f"{base}/{name}") for name in files if not name.endswith(_IGNORED))
 
 
 def _digest(path: Path) -> str | None:

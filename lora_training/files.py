@@ -9,10 +9,13 @@ import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 # Of a larger file that is read as one, the reader is refused: a small archive may hold a file of any size.
 LIMIT = 64 * 2**20
+# A list of a million images with their captions.
+LISTING = 2**30
 
 
 def opener(path: str, flags: int) -> int:
@@ -37,7 +40,16 @@ def opener_of_any(path: str, flags: int) -> int:
 
 def read(path: Path, most: int = LIMIT) -> bytes:
     """Return what a file holds. Raises OSError also for one of more than `most` bytes."""
-    with open(path, "rb", opener=opener) as file:
+    return _read(path, most, opener)
+
+
+def read_any(path: Path | str, most: int = LIMIT) -> bytes:
+    """Return what a file holds that a person named: as `read`, but links are followed."""
+    return _read(path, most, opener_of_any)
+
+
+def _read(path: Path | str, most: int, opened: Callable[[str, int], int]) -> bytes:
+    with open(path, "rb", opener=opened) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most} bytes", str(path))

@@ -32,6 +32,7 @@ RESERVED = frozenset({HOME_VARIABLE, CACHE_VARIABLE}) | {
     f"LORA_{name}" for name in ("EVENTS", "IDENTITY", "IMAGE", "RUNTIME", "RUN_FOLDER", "STOP_FILE", "SUPERVISOR")
 }
 OURS = ("script", "datasets", "general", "launch", "run", "runtime")
+_MOST = 16 * 2**20  # bytes of a configuration, which may come through a pipe
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -82,10 +83,13 @@ def _deep(path: Path) -> Problem:
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MOST + 1)
     except OSError as exc:
         message = f"cannot be read: {exc.strerror}"
         raise Unreadable(Problem(message, "give the path of a TOML file", where=str(path))) from None
+    if len(data) > _MOST:
+        raise Unreadable(Problem(f"cannot be read: it is larger than {_MOST} bytes", where=str(path)))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:

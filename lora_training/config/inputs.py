@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_training import files
 from lora_training.config import encode, paths
 from lora_training.config.argv import dataset_document
 
@@ -72,7 +73,7 @@ def _of_tables(table: Any, suffixes: frozenset[str] | set[str], tree: Path | Non
         listing = given.get("metadata_file")
         for key, path in given.items():
             # only what a metadata file lists may lie deeper
-            yield from _files(path, suffixes, deep=listing is not None) if key != "metadata_file" else [path]
+            yield from _files(path, suffixes, deep=listing is not None) if key != "metadata_file" else _files(path)
         if listing is not None:
             yield from (Path(name) for name in _parsed(listing) if os.path.isabs(name) and os.path.isfile(name))  # noqa: PTH113, PTH117 - text
 
@@ -94,7 +95,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_any(path, files.LISTING).decode("utf-8")
         found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError):
         return {}
@@ -102,7 +103,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _files(path: Path, suffixes: frozenset[str] | set[str] | None = None, *, deep: bool = True) -> Iterator[Path]:
-    """The file itself; or those in a folder, of these suffixes when there are any."""
+    """The file itself; or those in a folder, of these suffixes when there are any. Pipes and devices are left out."""
     if not path.is_dir():
         if path.is_file():
             yield path
@@ -111,5 +112,6 @@ def _files(path: Path, suffixes: frozenset[str] | set[str] | None = None, *, dee
         if not deep:
             below.clear()
         for name in names:
-            if suffixes is None or os.path.splitext(name)[1].lower() in suffixes:  # noqa: PTH122 - names, not paths
+            wanted = suffixes is None or os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122 - names, not paths
+            if wanted and os.path.isfile(os.path.join(folder, name)):  # noqa: PTH113, PTH118 - the same
                 yield Path(folder, name)

@@ -6,12 +6,15 @@ Names are strings here, as upstream has them, and there may be a hundred thousan
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from lora_training import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # the plugins for which upstream lists more; PIL opens those once they are imported
 _PLUGINS = {"pillow_avif": ".avif", "jxlpy.JXLImagePlugin": ".jxl", "pillow_jxl": ".jxl"}
+_LONGEST = 2**20  # bytes of a dataset configuration, which upstream's reader takes its time over
 _INFO_CACHE = "metadata_cache.json"
 # the dataset configuration has other names for two of the flags that it falls back to
 _SWITCHES = ("flip_aug", "cache_info", "alpha_mask", "enable_bucket", "bucket_no_upscale")
@@ -99,9 +103,9 @@ def _read_config(path: str) -> Mapping[str, Any]:
     import toml
 
     try:
-        with open(path, encoding="utf-8") as file:
-            document = json.load(file) if path.lower().endswith(".json") else toml.load(file)
-    except (OSError, ValueError, IndexError, TypeError) as exc:
+        text = files.read_any(path, _LONGEST).decode("utf-8")
+        document = json.loads(text) if path.lower().endswith(".json") else toml.loads(text)
+    except (OSError, ValueError, IndexError, TypeError, RecursionError) as exc:
         raise Unreadable(f"{path} cannot be read: {exc}") from exc
     if not isinstance(document, dict):
         raise Unreadable(f"{path} has no datasets")
@@ -190,9 +194,8 @@ def _folder(folder: str, *, cached: bool) -> list[str]:
 
 def _json(path: str) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError) as exc:
+        found = json.loads(files.read_any(path, files.LISTING))
+    except (OSError, ValueError, RecursionError) as exc:
         raise Unreadable(f"{path} cannot be read: {exc}") from exc
     if not isinstance(found, dict):
         raise Unreadable(f"{path} is no table of images")
@@ -214,9 +217,9 @@ def _keys(path: str) -> list[str]:
     if not path.endswith(".jsonl"):
         return list(_json(path))
     try:
-        with open(path, encoding="utf-8") as file:
-            return list(dict.fromkeys(str(json.loads(line)["image_path"]) for line in file))
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+        lines = io.StringIO(files.read_any(path, files.LISTING).decode("utf-8"))
+        return list(dict.fromkeys(str(json.loads(line)["image_path"]) for line in lines))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise Unreadable(f"{path} cannot be read: {exc}") from exc
 
 

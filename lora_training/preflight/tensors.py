@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lora_training import files
 from lora_training.preflight import foreign
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Tensor:
 def read(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a whole file, by name. Raises Damaged, and OSError when it cannot be read."""
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open(path, "rb", opener=files.opener_of_any) as file:
         start = file.read(foreign.ENOUGH)
         other = foreign.kind(start) or ("a PyTorch checkpoint, named .safetensors" if start[:2] == b"PK" else None)
         if other:
@@ -69,7 +70,7 @@ def _tensors(header: dict[str, Any], data: int) -> dict[str, Tensor]:
     try:
         found = {name: Tensor(str(raw["dtype"]), tuple(map(int, raw["shape"]))) for name, raw in header.items()}
         spans = {name: (int(raw["data_offsets"][0]), int(raw["data_offsets"][1])) for name, raw in header.items()}
-    except (TypeError, ValueError, KeyError, IndexError) as exc:
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as exc:
         raise Damaged("has a damaged header") from exc
     end = max((end for _, end in spans.values()), default=0)
     if data < end:

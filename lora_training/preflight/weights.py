@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_training import files
 from lora_training.preflight import families, foreign, hub, tensors
 from lora_training.preflight.finding import Finding
 
@@ -77,7 +78,7 @@ def damage(path: Path) -> str | None:
         except tensors.Damaged as exc:
             return str(exc)
         return None
-    with path.open("rb") as file:
+    with open(path, "rb", opener=files.opener_of_any) as file:
         start = file.read(foreign.ENOUGH)
     other = foreign.kind(start)
     if other:
@@ -134,15 +135,15 @@ def _folder(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
 
 def _part(folder: Path, *, is_needed: bool) -> Iterator[tuple[str, str | None]]:
     """One part's weights: safetensors if there are any, else pickles. Of several variants one that is whole will do."""
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    weights = [p for p in files if p.suffix == ".safetensors"] or [p for p in files if p.suffix == ".bin"]
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    weights = [p for p in there if p.suffix == ".safetensors"] or [p for p in there if p.suffix == ".bin"]
     if is_needed and not weights:
         yield f"{folder} has no weights", "fetch the model again"
     wrong = {file: why for file in weights if (why := damage(file))}
     for file, why in wrong.items():
         if "-of-" in file.name or len(wrong) == len(weights):
             yield f"{file} {why}", foreign.mend(why)
-    for index in (p for p in files if p.name.endswith(".safetensors.index.json")):
+    for index in (p for p in there if p.name.endswith(".safetensors.index.json")):
         listed = _json(index)
         names = set((listed or {}).get("weight_map", {}).values())
         missing = sorted(name for name in names if not (folder / str(name)).exists())
@@ -152,7 +153,7 @@ def _part(folder: Path, *, is_needed: bool) -> Iterator[tuple[str, str | None]]:
 
 def _json(path: Path) -> Mapping[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        found = json.loads(files.read_any(path))
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

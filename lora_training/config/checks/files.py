@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config import paths
+from lora_training.files import read_any
 from lora_training.workspace import CACHE_VARIABLE
 
 if TYPE_CHECKING:
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"})
 _CAPTIONS = (".txt", ".caption", ".cap")
 _SHOWN = 3
+_LONGEST = 2**20  # bytes of a caption
+# what a flag's name says that it is given; a folder or a file where it says nothing
+_FOLDERS, _FILES = ("_dir",), ("_json", "_prompts", "_config", "_file")
 
 
 def problems(view: View) -> Iterator[Problem]:
-    """Everything that is named and not there, empty, or without captions."""
+    """Everything that is named and not there, empty, without captions, or a pipe or device, which may never end."""
     for flag in view.schema.flags:
         if view.given(flag.dest) and paths.is_path(flag) and not paths.is_written(flag):
             values = view.value(flag.dest)
@@ -57,10 +61,24 @@ def _flag(view: View, key: str, value: Any) -> Iterator[Problem]:
 
 def _missing(view: View, value: str, place: KeyPath, name: str) -> Iterator[Problem]:
     found = _resolved(view, value)
-    if found is None or paths.exists(found) or is_made(view, found):
+    if found is None or is_made(view, found):
+        return
+    if paths.exists(found):
+        wrong = _kind(found, "".join(map(str, place[-1:])))
+        if wrong:
+            yield view.config.problem(f"{name}: {found} is {wrong}", place)
         return
     shown = str(found) if str(found) != value else value
     yield view.config.problem(f"{name}: {shown} does not exist", place, hint=_near(found))
+
+
+def _kind(path: Path, key: str) -> str | None:
+    """Why what is there cannot be what `key` asks for, or None."""
+    if path.is_dir():
+        return "a folder, not a file" if key.endswith(_FILES) else None
+    if not path.is_file():
+        return "neither a file nor a folder"
+    return "a file, not a folder" if key.endswith(_FOLDERS) else None
 
 
 def _resolved(view: View, value: str) -> Path | None:
@@ -93,10 +111,8 @@ def _subset(view: View, subset: Subset) -> Iterator[Problem]:
     folder = _resolved(view, value)
     if folder is None or is_made(view, folder):
         return
-    if not paths.exists(folder):
+    if not folder.is_dir():
         yield from _missing(view, value, place, "`image_dir`")
-    elif not folder.is_dir():
-        yield view.config.problem(f"`image_dir`: {folder} is not a folder", place)
     elif subset.style != "finetuning":
         yield from _images(view, subset, folder, place)
 
@@ -160,7 +176,7 @@ def _caption_hint(stems: dict[str, str], listing: _Listing, suffix: str) -> str:
 
 def _caption(view: View, path: Path, place: KeyPath) -> Iterator[Problem]:
     try:
-        text = path.read_bytes()
+        text = read_any(path, _LONGEST)
     except OSError as exc:
         yield view.config.problem(f"caption {path} cannot be read: {exc.strerror}", place)
         return

@@ -159,4 +159,10 @@ def _hunk_line(hunk: dict[str, Any]) -> str:
 
 
 def _listed(names: Any) -> str:
-    return ", ".join(names) if isinstance(names, (list, dict)) else str(names)
+    if isinstance(names, dict):
+        return "; ".join(f"{key} ({', '.join(map(_change, found.items()))})" for key, found in names.items())
+    return ", ".join(names) if isinstance(names, list) else str(names)
+
+
+def _change(found: tuple[str, list[str]]) -> str:
+    return f"{found[0]} {found[1][0]} -> {found[1][1]}"

@@ -93,4 +93,5 @@ def _runtime(here: Workspace) -> Iterator[Finding]:
         more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
         yield problem("runtime", f"{problems[0].what}{more}", problems[0].mend)
     elif runtime_targets.are_checked(here):
-        yield ok("runtime", f"all {len(registry.available())} runtime patches fit")
+        out = f"; taken out: {', '.join(sorted(registry.taken_out()))}" if registry.taken_out() else ""
+        yield ok("runtime", f"all {len(registry.available()) - len(registry.taken_out())} runtime patches fit{out}")

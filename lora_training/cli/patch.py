@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lora_training.patching.adhoc import AdHocResult
     from lora_training.patching.authoring import Written
     from lora_training.patching.engine import Result
+    from lora_training.runtime.registry import Listed
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -203,7 +204,13 @@ def list_(*, as_json: bool) -> None:
     for row in rows:
         click.echo(f"{row['upstream']}/{row['name']}: {row['description']}")
     for item in runtime:
-        click.echo(f"runtime/{item.name}{' (on by default)' if item.on_by_default else ''}: {item.description}")
+        click.echo(f"runtime/{item.name}{_notes(item)}: {item.description}")
+
+
+def _notes(item: Listed) -> str:
+    if item.taken_out:
+        return " (taken out: it does not fit the pinned sd-scripts)"
+    return " (on by default)" if item.on_by_default else ""
 
 
 @patch.command()

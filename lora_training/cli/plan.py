@@ -98,6 +98,8 @@ def make(
     given = bootstrap.environment(runtime) | _channels(folder, made_by)
     given |= spec.loading(allow_pickle=config.run.allow_pickle)
     launched = _launched(config, tree, flags, processes, given)
+    if runtime:
+        _check_runtime(tree, runtime, launched, flags, here.cache / "checked" if write else None)
     return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, processes.count)
 
 
@@ -212,6 +214,18 @@ def _runtime(config: Config, tree: Tree) -> dict[str, dict[str, Any]]:
     from lora_training.runtime import registry
 
     return {} if tree.is_miniature else registry.chosen(config.runtime)
+
+
+def _check_runtime(
+    tree: Tree, runtime: Mapping[str, Any], launched: LaunchSpec, flags: list[str], cache: Path | None
+) -> None:
+    """The training process would refuse it as well, but not before an earlier run is put aside."""
+    from lora_training.cli import runtime_targets
+    from lora_training.runtime import registry
+    from lora_training.runtime.model import Start
+
+    start = Start(tuple(flags), {**os.environ, **launched.env})
+    runtime_targets.refuse_unfit(tree.path, registry.needed(runtime, start), cache)
 
 
 def output(flags: list[str]) -> Path:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
+from lora_training import without
 from lora_training.errors import PatchError
 from lora_training.patching import fs, header, series
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from lora_training.patching.series import Headed, Target
@@ -52,7 +53,8 @@ def render(workspace: Workspace, targets: Sequence[Target]) -> str:
 
 def _current(workspace: Workspace, targets: Sequence[Target]) -> str:
     files = [_file_patch(target, item) for target in targets for item in series.headers(target.patches)]
-    runtime = [_runtime_patch(path) for path in runtime_patches(workspace)]
+    taken_out = without.read(workspace.patches)
+    runtime = [_runtime_patch(path, taken_out) for path in runtime_patches(workspace)]
     return "\n\n".join(["### In files", *(files or ["None."]), "### At run time", *(runtime or ["None."])])
 
 
@@ -75,7 +77,7 @@ def runtime_patches(workspace: Workspace) -> list[Path]:
     return sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
 
 
-def _runtime_patch(path: Path) -> str:
+def _runtime_patch(path: Path, taken_out: Collection[str]) -> str:
     module = ast.parse(path.read_text(encoding="utf-8"))
     fields = _fields(module)
     missing = [field for field in ("name", *_RUNTIME_FIELDS) if field not in fields]
@@ -84,6 +86,8 @@ def _runtime_patch(path: Path) -> str:
     summary = (ast.get_docstring(module) or "").split("\n\n")[0].replace("\n", " ")
     lines = [f"- {field.replace('_', '-').title()}: {fields[field]}" for field in _RUNTIME_FIELDS]
     lines += [f"- Settings: {' '.join(text.split())}" for text in _settings(module)]
+    if fields["name"] in taken_out:
+        lines.insert(0, "- Taken out: it does not fit the pinned upstream, and no training here has it")
     source = f"- Source: `lora_training/runtime/patches/{path.name}`"
     return "\n".join([f"#### {fields['name']}", "", f"**{summary}**", "", *lines, source])
 

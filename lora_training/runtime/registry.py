@@ -7,17 +7,22 @@ import pkgutil
 import sys
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_training import without
 from lora_training.errors import PatchError
 from lora_training.runtime import patches, settings, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
     from types import ModuleType
 
     from lora_training.runtime.model import RuntimePatch, Start
+
+# of the checkout that this package is in
+_PATCHES = Path(__file__).resolve().parents[2] / "patches"
+_FILE = f"{_PATCHES.name}/{without.FILE}"
 
 
 @functools.cache
@@ -28,22 +33,31 @@ def available() -> dict[str, RuntimePatch]:
     return {patch.name: patch for patch in found}
 
 
+@functools.cache
+def taken_out() -> frozenset[str]:
+    """The patches that this checkout does without, since they do not fit its pinned upstreams."""
+    return frozenset(without.read(_PATCHES)) & available().keys()
+
+
 def chosen(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The patches that `[runtime]` leaves switched on, with their settings: those on by default, and those it names."""
-    by_default: dict[str, Any] = {name: {} for name, patch in available().items() if patch.on_by_default}
+    there = [patch for name, patch in available().items() if name not in taken_out()]
+    by_default: dict[str, Any] = {patch.name: {} for patch in there if patch.on_by_default}
     merged = by_default | {name: {} if value is True else value for name, value in table.items()}
     return {name: dict(value) for name, value in merged.items() if value is not False}
 
 
 def problems(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, list[settings.Problem]]:
     """What is wrong with the settings in `[runtime]`, by patch. Names that no patch has are not looked at."""
-    known = available()
-    found = {
-        name: list(settings.problems(known[name].settings, value))
-        for name, value in chosen(table).items()
-        if name in known
-    }
+    found = {name: _problems(name, value) for name, value in chosen(table).items() if name in available()}
     return {name: wrong for name, wrong in found.items() if wrong}
+
+
+def _problems(name: str, value: Mapping[str, Any]) -> list[settings.Problem]:
+    if name in taken_out():
+        hint = f"set it to false; `lora upstream bump` puts {name} back at a commit that it fits"
+        return [settings.Problem(None, f"it does not fit the pinned sd-scripts and is taken out, says {_FILE}", hint)]
+    return list(settings.problems(available()[name].settings, value))
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ class Listed:
     description: str
     on_by_default: bool
     settings: dict[str, Any]
+    taken_out: bool = False
 
 
 def listing() -> list[Listed]:
@@ -64,13 +79,22 @@ def listing() -> list[Listed]:
 def _listed(patch: RuntimePatch) -> Listed:
     summary = (sys.modules[patch.install.__module__].__doc__ or "").split("\n\n")[0].replace("\n", " ")
     values = {field.name: None if field.default is MISSING else field.default for field in fields(patch.settings)}
-    return Listed(patch.name, summary.strip(), patch.on_by_default, values)
+    return Listed(patch.name, summary.strip(), patch.on_by_default, values, patch.name in taken_out())
 
 
 def check(tree: Path, names: Iterable[str] | None = None, cache: Path | None = None) -> list[verify.Problem]:
-    """What is wrong with the targets of all patches, or of those named, for trainings that run a script of `tree`."""
-    known = available()
-    return verify.targets(known.values() if names is None else [known[name] for name in names], tree, cache)
+    """What is wrong with the targets of those patches, for trainings that run a script of `tree`.
+
+    Where none are named, of all but those taken out.
+    """
+    wanted = available().keys() - taken_out() if names is None else names
+    return verify.targets([available()[name] for name in sorted(wanted)], tree, cache)
+
+
+def needed(table: Mapping[str, Mapping[str, Any]], start: Start) -> list[str]:
+    """Those patches of `table` that such a start needs."""
+    parsed = {name: settings.parse(name, _known(name).settings, raw) for name, raw in table.items()}
+    return [name for name, each in parsed.items() if not _known(name).unneeded(start, each)]
 
 
 def install(table: Mapping[str, Mapping[str, Any]], tree: Path, start: Start) -> list[str]:

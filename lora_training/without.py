@@ -1,0 +1,26 @@
+"""The runtime patches that are taken out of a checkout: a file of names, a line each, beside the patches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+FILE = "runtime.without"
+_HEAD = "# Runtime patches that do not fit the pinned upstreams, taken out by `lora upstream bump`.\n"
+
+
+def read(patches: Path) -> tuple[str, ...]:
+    """The names in a checkout's folder of patches; none where there is no such file."""
+    try:
+        lines = (patches / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return ()
+    return tuple(name for line in lines if (name := line.split("#")[0].strip()))
+
+
+def render(names: Iterable[str]) -> bytes:
+    """The whole file."""
+    return (_HEAD + "".join(f"{name}\n" for name in sorted(set(names)))).encode()

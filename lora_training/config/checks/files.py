@@ -111,7 +111,7 @@ def _subset(view: View, subset: Subset) -> Iterator[Problem]:
     folder = _resolved(view, value)
     if folder is None or is_made(view, folder):
         return
-    if not folder.is_dir():
+    if not (paths.exists(folder) and folder.is_dir()):
         yield from _missing(view, value, place, "`image_dir`")
     elif subset.style != "finetuning":
         yield from _images(view, subset, folder, place)

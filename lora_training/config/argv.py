@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from lora_training.config.positions import Path as KeyPath
     from lora_training.config.schema import Schema
 
-# upstream pours these files into its parsed arguments without a look at them
+# upstream pours the first two into its parsed arguments without a look at them, and loads a state as little checked
+_RESUME = "`[run] resume` and `--resume` take the folder of a state, which is checked before the start"
 REFUSED = {
     "config_file": "`lora config import` turns such a file into one of ours",
     "output_config": "`lora config show --as toml` prints the whole configuration",
+    "resume": _RESUME,
+    "resume_from_huggingface": f"fetch the state first: {_RESUME}",
 }
 
 

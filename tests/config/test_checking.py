@@ -388,6 +388,11 @@ def test_a_state_to_resume_from_that_is_not_there_is_an_error(checked) -> None:
     assert not checked('[run]\nresume = "never"')
 
 
+@pytest.mark.parametrize("given", ['resume = "state"', "resume_from_huggingface = true"])
+def test_upstreams_own_ways_to_go_on_from_a_state_are_refused(checked, given: str) -> None:
+    said(checked(given), f"`{given.split(maxsplit=1)[0]}` is not passed on", "`[run] resume`")
+
+
 @pytest.mark.parametrize("optimizer", ["Prodigy", "DAdaptAdam"])
 def test_an_optimizer_of_one_rate_does_not_go_with_lora_plus(checked, optimizer: str) -> None:
     def given(ratio: float, name: str) -> tuple[Problem, ...]:

@@ -144,11 +144,14 @@ class Trainer:
     def _spec(
         self, folder: Path, sets: tuple[str, ...], runtime: Mapping[str, Any], datasets: list[dict[str, Any]] | None
     ) -> spec.LaunchSpec:
+        # a flag that `lora train` sets itself
+        resumed = [f"--{each}" for each in sets if each.startswith("resume=")]
+        sets = tuple(each for each in sets if not each.startswith("resume="))
         config = cfg.load(SMOKE, sets=sets, environ={workspace.CACHE_VARIABLE: str(self._here.cache)})
         schema = schemas.read(self._tree, config.script, cache=self._here.cache)
         document = json.dumps({"datasets": datasets}) if datasets else cfg.dataset_document(config)
         (folder / "dataset.json").write_text(document or "", encoding="utf-8")
-        flags = [*cfg.to_argv(config, schema), "--dataset_config", str(folder / "dataset.json")]
+        flags = [*cfg.to_argv(config, schema), *resumed, "--dataset_config", str(folder / "dataset.json")]
         return spec.one_process(
             sys.executable,
             self._tree / f"{config.script}.py",

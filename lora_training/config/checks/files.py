@@ -49,7 +49,7 @@ def _state(view: View) -> Iterator[Problem]:
 
 def _flag(view: View, key: str, value: Any) -> Iterator[Problem]:
     flag = view.schema.keys[key]
-    if not isinstance(value, str) or not value or (key == "resume" and view.on("resume_from_huggingface")):
+    if not isinstance(value, str) or not value:
         return
     if value.startswith("data:"):
         return  # metadata_thumbnail takes an address of this form

@@ -66,7 +66,6 @@ _NEEDS = (
     ("noise_offset_random_strength", "noise_offset", "warning"),
     ("ip_noise_gamma_random_strength", "ip_noise_gamma", "warning"),
     ("base_weights_multiplier", "base_weights", "warning"),
-    ("resume_from_huggingface", "resume", "warning"),
     ("save_state_to_huggingface", "huggingface_repo_id", "error"),
 )
 

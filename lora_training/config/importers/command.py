@@ -132,8 +132,6 @@ def flags(words: Sequence[str], draft: Draft, prefix: str = "") -> None:
         key = f"{prefix}--{name}"
         if flag is None:
             draft.lost(key, f"{draft.schema.script} has no flag of that name")
-        elif flag.dest == "config_file":
-            draft.lost(key, "import that file by itself: lora config import FILE")
         elif flag.is_list and flag.dest == "network_args":
             draft.words(key, values, to=flag.dest)
         else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_training.config import encode, nearest, tomlout
+from lora_training.config.argv import REFUSED
 from lora_training.config.model import Entry
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ class Draft:
         if taken is None or (flag.is_switch and taken is False):
             self.defaulted(key, "not set" if taken is None else "off, as it is by default")
             return True
+        if flag.dest in REFUSED:
+            self.lost(key, REFUSED[flag.dest])
+            return False
         self.values[flag.dest] = taken
         self.took(key, flag.dest, note)
         return True

@@ -5,7 +5,9 @@ Shared by the training process, which writes it, and the supervisor, which trust
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -24,6 +26,8 @@ LOSSES = "lora-losses.json"
 # In a state that was saved only because the run was to stop.
 _PASSING = "lora-passing"
 _UNLISTED = frozenset({NAME, LOSSES, _PASSING})
+# Beside a state that a run was begun from: it holds the sha256 of that very state's manifest.
+_KEPT = ".kept"
 _CHUNK = 1 << 20
 _LARGEST = 1 << 20
 _LATEST = 1 << 53
@@ -48,9 +52,7 @@ def write(folder: Path, *, step: int, made_by: Mapping[str, str]) -> None:
     for path in found.values():
         _to_disk(path)
     document = {"step": step, "made_by": dict(made_by), "files": {name: digest(path) for name, path in found.items()}}
-    files.write(folder / NAME, json.dumps(document, indent=1) + "\n")
-    _to_disk(folder / NAME)
-    _to_disk(folder)
+    _write_text(folder / NAME, json.dumps(document, indent=1) + "\n")
 
 
 def read(folder: Path) -> Manifest | None:
@@ -93,6 +95,41 @@ def is_passing(folder: Path) -> bool:
     return (folder / _PASSING).exists()
 
 
+def keep(folder: Path) -> None:
+    """Have nothing of ours remove, rename or replace the state in `folder` any more: a run begins from it."""
+    try:
+        for path in {folder, folder.resolve()}:
+            _write_text(_kept_mark(path), digest(folder / NAME) + "\n")
+    except OSError as exc:
+        # where we cannot write, we cannot remove either
+        if exc.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a run was begun from the very state that is in `folder`."""
+    try:
+        return files.read(_kept_mark(folder)).decode("ascii").strip() == digest(folder / NAME)
+    except (OSError, ValueError):
+        return False
+
+
+def place(folder: Path) -> Path:
+    """Where to save a state that is to be called `folder`: `folder.2` and so on where a state is kept."""
+    names = (folder if number == 1 else folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
+    return next(path for path in names if not any(map(is_kept, (path, partial(path), replaced(path)))))
+
+
+def partial(folder: Path) -> Path:
+    """Where a state lies while it is being written."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def replaced(folder: Path) -> Path:
+    """Where a state lies while another one takes its place."""
+    return folder.with_name(f"{folder.name}.old")
+
+
 def damage(folder: Path, manifest: Manifest) -> str | None:
     """The first file that is not what the manifest says or not in it, or None when all are as they should be."""
     try:
@@ -133,6 +170,16 @@ def digest(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             found.update(chunk)
     return found.hexdigest()
+
+
+def _kept_mark(folder: Path) -> Path:
+    return folder.with_name(folder.name + _KEPT)
+
+
+def _write_text(path: Path, text: str) -> None:
+    files.write(path, text)
+    _to_disk(path)
+    _to_disk(path.parent)
 
 
 def _to_disk(path: Path) -> None:

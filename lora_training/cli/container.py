@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_training import workspace
+from lora_training import manifest, workspace
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
 from lora_training.launch import container as containers
 
@@ -88,6 +88,8 @@ def _order(here: Workspace, asked: Asked, *, write: bool) -> Order:
     resume = asked.resume
     if resume not in (None, "auto", "never"):
         resume = str(Path(resume).resolve())
+    if write:
+        _keep(resume or config.run.resume)
     named = (*_around(config, resume), *places.places(config, schema))
     return containers.Order(
         image=asked.image or containers.IMAGE,
@@ -114,6 +116,12 @@ def _checked(here: Workspace, config: Config, *, write: bool) -> Schema:
     # which packages there are is the image's matter
     require(config, check(config, schema, Machine(tuple(registry.available()), None, registry.problems)))
     return schema
+
+
+def _keep(resume: str) -> None:
+    """Mark the state that is named as one to stay: the container may see it where it cannot be written beside."""
+    if resume not in ("auto", "never") and manifest.read(Path(resume)):
+        manifest.keep(Path(resume))
 
 
 def _around(config: Config, resume: str | None) -> Iterable[Place]:

@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from lora_training.supervise import record
+from lora_training.supervise import record, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lora_training.cli.plan import Plan
     from lora_training.supervise.states import State
 
-_STATE = re.compile(r"(?:-step\d{8,}|-\d{6,})?-state(?:\.partial|\.old)?$")
+_STATE = re.compile(states.PLACE + states.KIND + "$")
 # where it writes, and what does not change what is trained
 _PASSED_OVER = re.compile(r"run\..*|flags\.output_dir")
 # torch keeps each parameter group's rate and settings with the state

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lora_training import files, manifest
+from lora_training.errors import ConfigError
 from lora_training.supervise import aside, digests, environment, record, shelf, states
 from lora_training.supervise import result as results
 
@@ -35,8 +36,11 @@ def complete(plan: Plan) -> Result | None:
 def begin(here: Workspace, plan: Plan, resume: str, state: State | None, terminal: Terminal) -> dict[str, Any]:
     """Write down what is about to run, and put aside what another run left under its name.
 
-    The fields that its record begins with.
+    The fields that its record begins with. A state that is named to begin from is there for good.
     """
+    if state and resume != "auto":
+        manifest.keep(state.path)
+    _require_guard(plan)
     earlier = record.read(plan.folder)
     is_own = earlier is not None and earlier.made_by == dict(plan.made_by) and resume != "never"
     if puts_aside(plan, resume, state):
@@ -49,6 +53,19 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, termina
         earlier = None
     _write(here, plan, terminal, goes_on=bool(earlier and state))
     return {"attempts": earlier.attempts if earlier else [], "start": _start(plan, state, earlier)}
+
+
+def _require_guard(plan: Plan) -> None:
+    """Without one of the runtime patches that watch a training, upstream would save over a state that is kept."""
+    from lora_training.runtime import registry, training
+
+    kept = states.kept(plan.output)
+    known = registry.available()
+    if kept and not any(training.TARGETS[0] in known[name].targets for name in plan.runtime):
+        raise ConfigError(
+            f"{kept[0]} is what a run was begun from, and a run of its name could save over it",
+            hint="choose another output_name, or leave exact-resume on",
+        )
 
 
 def puts_aside(plan: Plan, resume: str, state: State | None) -> bool:
@@ -73,9 +90,10 @@ def _kept(plan: Plan, state: State | None) -> list[Path]:
 
 
 def _others_states(plan: Plan, state: State | None) -> list[Path]:
-    """Other runs' states that this run would write over, without the one that it goes on from."""
+    """Other runs' states that this run would write over, without those that it or another run was begun from."""
     others = states.by_maker(plan.output, plan.made_by)[1]
-    return [path for path in others if state is None or path.resolve() != state.path.resolve()]
+    own = state and state.path.resolve()
+    return [path for path in others if path.resolve() != own and not manifest.is_kept(path)]
 
 
 def _is_anothers(plan: Plan, own: Record | None) -> bool:

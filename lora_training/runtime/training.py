@@ -6,7 +6,9 @@ are wrapped, on the instance, so whatever a script's own class overrides is stil
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from lora_training import manifest
@@ -26,6 +28,7 @@ TARGETS = (
     Target("train_network", "NetworkTrainer._remove_model", "92c7f2fd92a19263"),
     Target("train_network", "NetworkTrainer._save_model", "4aa7e2ba00b1f9c3"),
     Target("library.accelerator_setup", "prepare_accelerator", "1eca56dce47db0a5"),
+    Target("library.checkpoint_io", "save_and_remove_state_on_epoch_end", "f6a012ac5ae935df"),
     Target("library.checkpoint_io", "save_and_remove_state_stepwise", "4f11142db17c70d4"),
     Target("library.logging_util", "LossRecorder", "ed8fb84a9b77cf21"),
 )
@@ -71,7 +74,17 @@ def _install_in_logging(module: ModuleType) -> None:
     wrapping.wrap(module, "LossRecorder.add", _add_loss)
 
 
+def _install_in_checkpoints(module: ModuleType) -> None:
+    vars(module)["shutil"] = SimpleNamespace(rmtree=_remove_state)
+
+
+def _remove_state(path: str) -> None:
+    if not manifest.is_kept(Path(path)):
+        shutil.rmtree(path)
+
+
 _INSTALL = {
+    "library.checkpoint_io": _install_in_checkpoints,
     "train_network": _install_in_script,
     "library.accelerator_setup": _install_in_accelerator_setup,
     "library.logging_util": _install_in_logging,
@@ -210,9 +223,9 @@ def _remove_model(run: Run, method: Callable[..., Any], **kwargs: Any) -> None:
     run.tell("removed", Path(run.args.output_dir) / kwargs["old_ckpt_name"])
 
 
-def _save_state(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    result = method(*args, **kwargs)
-    folder = Path(args[0] if args else kwargs["output_dir"])
+def _save_state(run: Run, method: Callable[..., Any], output_dir: str, *args: Any, **kwargs: Any) -> Any:
+    folder = manifest.place(Path(output_dir))
+    result = method(str(folder), *args, **kwargs)
     if run.passing:
         manifest.mark_passing(folder)
     run.tell("state_saved", folder)

@@ -6,7 +6,8 @@ import itertools
 import re
 from typing import TYPE_CHECKING
 
-from lora_training.supervise import record
+from lora_training import manifest
+from lora_training.supervise import record, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,11 +19,12 @@ _LOCK = "lock"
 def put(output: Path, folder: Path, *, keeps: Iterable[Path] = ()) -> Path | None:
     """Rename what belongs to the LoRA `output`, and its record in `folder`; the record's new folder, None for none.
 
-    `keeps` are the states that stay, for what goes on from one of them. To be used inside `record.alone(folder)`,
+    `keeps` are the states that stay, for what goes on from one of them; one that a run was begun from, by name, stays
+    anyway. To be used inside `record.alone(folder)`,
     which goes on holding the folder: what is in it moves, and it stays.
     """
     kept = {path.resolve() for path in keeps}
-    moving = [path for path in _of(output) if path.resolve() not in kept]
+    moving = [path for path in _of(output) if path.resolve() not in kept and not manifest.is_kept(path)]
     has_record = record.read(folder) is not None
     if not moving and not has_record:
         return None
@@ -51,9 +53,8 @@ def checkpoints(output: Path) -> list[Path]:
 
 def _of(output: Path) -> list[Path]:
     """Upstream's names: NAME, NAME-000002, NAME-step00000010, and the same with -state; our averages with -ema."""
-    place = r"(?:-step\d{8,}|-\d{6,})?"
-    kind = rf"(?:(?:-ema)?{re.escape(output.suffix)}|-state(?:\.partial|\.old)?)"
-    wanted = re.compile(re.escape(output.stem) + place + kind)
+    kind = rf"(?:(?:-ema)?{re.escape(output.suffix)}|{states.KIND})"
+    wanted = re.compile(re.escape(output.stem) + states.PLACE + kind)
     return sorted(path for path in output.parent.iterdir() if wanted.fullmatch(path.name))
 
 

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+# Upstream's names are NAME-step00000010-state, NAME-000002-state and NAME-state; of a second one beside a kept state
+# NAME-state.2, and while one is written or replaced they have our endings.
+PLACE = r"(?:-step\d{8,}|-\d{6,})?"
+KIND = r"-state(?:\.\d+)?(?:\.partial|\.old)?"
+
 
 @dataclass(frozen=True)
 class State:
@@ -90,11 +95,20 @@ def flags(state: State | None) -> tuple[str, ...]:
 
 
 def clear_passing(output: Path, *, before: int | None = None) -> None:
-    """Remove the states that were saved only for the run to go on from, of all steps or of those below `before`."""
+    """Remove the states that were saved only for the run to go on from, of all steps or of those below `before`.
+
+    One that some run was begun from, by name, stays.
+    """
     for folder in _folders(output):
         described = manifest.read(folder)
-        if manifest.is_passing(folder) and (before is None or (described is not None and described.step < before)):
+        is_due = before is None or (described is not None and described.step < before)
+        if is_due and manifest.is_passing(folder) and not manifest.is_kept(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def kept(output: Path) -> list[Path]:
+    """The states under the name of `output` that some run was begun from."""
+    return [folder for folder in _folders(output) if manifest.is_kept(folder)]
 
 
 def at(folder: Path) -> State:
@@ -110,8 +124,7 @@ def at(folder: Path) -> State:
 
 
 def _folders(output: Path) -> list[Path]:
-    """Upstream's names: NAME-step00000010-state, NAME-000002-state, NAME-state; ours while one is replaced."""
-    wanted = re.compile(rf"{re.escape(output.stem)}(?:-step\d{{8,}}|-\d{{6,}})?-state(?:\.partial|\.old)?")
+    wanted = re.compile(re.escape(output.stem) + PLACE + KIND)
     folders = output.parent.iterdir() if output.parent.is_dir() else ()
     return sorted(path for path in folders if wanted.fullmatch(path.name) and path.is_dir())
 

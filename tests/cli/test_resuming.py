@@ -38,8 +38,15 @@ def heard() -> Any:
 def plan(tmp_path: Path) -> Any:
     (tmp_path / "cats.run").mkdir()
     output = tmp_path / "cats.safetensors"
-    tree = SimpleNamespace(is_miniature=False)
-    return SimpleNamespace(output=output, folder=tmp_path / "cats.run", made_by=ME, tree=tree)
+    return SimpleNamespace(
+        output=output,
+        folder=tmp_path / "cats.run",
+        made_by=ME,
+        tree=SimpleNamespace(is_miniature=False),
+        config=SimpleNamespace(run=SimpleNamespace(assets=None)),
+        runtime={"exact-resume": {}},
+        tensorboard=None,
+    )
 
 
 def save(plan: Any, step: int, made_by: dict[str, str] = ME) -> Path:
@@ -267,3 +274,13 @@ def test_a_place_in_the_home_of_nobody_is_one_that_does_not_exist(sd_scripts: Pa
     assert ran.code == 3
     assert "~nouser/x does not exist" in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_where_nothing_watches_the_saves_a_kept_states_name_is_refused(
+    plan: Any, heard: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(plan, 50, OTHER)
+    plan.runtime = {"tiny-unet": {}}
+    with pytest.raises(ConfigError, match="could save over it"):
+        begun(plan, str(path), heard, monkeypatch)
+    assert path.exists()

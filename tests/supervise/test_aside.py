@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_training import manifest
 from lora_training.errors import LoraError
 from lora_training.supervise import aside, record
 
@@ -64,6 +65,15 @@ def test_the_record_says_where_everything_is_now(output: Path) -> None:
 def test_a_state_stays_for_what_goes_on_from_it(output: Path) -> None:
     put(output, output.with_name(STATES[0]))
     assert names(output.parent) >= {STATES[0], "cats.1.safetensors", "cats.1-step00000020-state.partial"}
+
+
+def test_a_state_that_some_run_began_from_stays(output: Path) -> None:
+    state = output.with_name(STATES[0])
+    manifest.write(state, step=10, made_by={})
+    manifest.keep(state)
+    put(output)
+    assert {state.name, "cats.1.safetensors"} <= names(output.parent)
+    assert "cats.1-step00000010-state" not in names(output.parent)
 
 
 def test_the_next_one_has_the_next_number(output: Path) -> None:

@@ -196,3 +196,29 @@ def test_a_link_in_a_state_is_not_followed(output: Path, target: str) -> None:
 def test_a_folder_in_a_state_that_is_a_link_is_not_followed(output: Path) -> None:
     (save(output, 8) / "deeper").symlink_to("/")
     assert "deeper is no regular file" in newest(output)[1][0]
+
+
+def test_a_passing_state_that_another_run_began_from_stays_until_it_is_another_state(output: Path) -> None:
+    began, cleared = save(output, 8), save(output, 9)
+    for state in (began, cleared):
+        manifest.mark_passing(state)
+    manifest.keep(began)
+    states.clear_passing(output)
+    assert (began.exists(), cleared.exists()) == (True, False)
+    manifest.write(began, step=8, made_by={"config": "of somebody else"})
+    states.clear_passing(output)
+    assert not began.exists()
+
+
+def test_a_state_beside_a_kept_one_of_its_name_is_found(output: Path) -> None:
+    named = save(output, 8)
+    manifest.keep(named)
+    second = manifest.place(named)
+    save(output, 9).rename(second)
+    assert newest(output) == (9, [])
+
+
+def test_what_is_about_to_be_replaced_is_kept_as_well(output: Path) -> None:
+    named = save(output, 8)
+    manifest.keep(named.rename(manifest.replaced(named)))
+    assert manifest.place(named).name == "cats-step00000008-state.2"

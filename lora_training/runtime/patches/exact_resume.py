@@ -211,7 +211,7 @@ class _Recorder:
 
     def _save_state(self, output_dir: str, *args: Any, **kwargs: Any) -> Any:
         folder = Path(output_dir)
-        partial = folder.with_name(f"{folder.name}.partial")
+        partial = manifest.partial(folder)
         _remove(partial)
         mine = self._now()
         result = self.original["save_state"](str(partial), *args, **kwargs)
@@ -270,7 +270,7 @@ def _follow(loaders: Any) -> None:
 
 def _replace(new: Path, old: Path) -> None:
     """Give `new` the place of `old`; at every moment one of them is whole."""
-    aside = old.with_name(f"{old.name}.old")
+    aside = manifest.replaced(old)
     _remove(aside)
     if os.path.lexists(old):
         old.rename(aside)

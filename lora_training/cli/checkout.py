@@ -59,6 +59,17 @@ class Checkout:
             ),
         )
 
+    def exchanged(self, file: Path, sets: tuple[str, ...]) -> str | None:
+        """What a configuration sends, fetches and lets run; None also for one that cannot be read."""
+        from lora_training.config import exchanged
+        from lora_training.errors import ConfigError
+
+        try:
+            config = self.load(file, sets)
+            return exchanged.sentence(config, self.schema(config.script))
+        except ConfigError:
+            return None
+
     def file_problems(self, config: Config, schema: Schema) -> Iterable[Problem]:
         """What `lora train` would say of the files before it starts."""
         from lora_training.cli import before

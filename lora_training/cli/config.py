@@ -48,11 +48,15 @@ def check(  # noqa: PLR0913 - one parameter an option
     """Say everything that is wrong with FILES and with the files they name. Exit code 1 when there is an error."""
     here = Checkout(tree)
     results = {file: here.check(file, sets, quick=quick) for file in files}
+    exchanged = {file: here.exchanged(file, sets) for file in files}
     if as_json:
-        print_json({"files": [_checked(file, found) for file, found in results.items()]})
+        rows = [{**_checked(file, found), "exchanged": exchanged[file]} for file, found in results.items()]
+        print_json({"files": rows})
     else:
         for file, found in results.items():
             _print_problems(file, found)
+            if exchanged[file]:
+                click.echo(f"{file}: {exchanged[file]}")
     failing = ("error", "warning") if strict else ("error",)
     if any(problem.severity in failing for found in results.values() for problem in found):
         click.get_current_context().exit(1)

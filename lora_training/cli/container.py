@@ -96,14 +96,21 @@ def _order(here: Workspace, asked: Asked, *, write: bool) -> Order:
         config=Path(os.path.normpath(config.path)),
         output=output,
         mounts=mounts.shown(named, _caches(here)),
-        sets=(*asked.sets, *places.rewrites(config, schema)),
+        sets=(*(item for item in asked.sets if not _is_secret(item)), *places.rewrites(config, schema)),
         resume=resume,
         verbose=asked.verbose,
-        env=_environment(here),
+        env={**_environment(here), **config.secrets},
         gpus=gpus.there(os.environ, gpus.installed) > 0,
         tty=sys.stdout.isatty() and sys.stderr.isatty(),
         machines=config.launch.num_machines or 1,
     )
+
+
+def _is_secret(item: str) -> bool:
+    """Whether an item of `--set` gives a key or token, which goes into the container's environment instead."""
+    from lora_training.config import ours
+
+    return item.partition("=")[0].strip().lstrip("-").rpartition(".")[2].replace("-", "_") in ours.SECRETS
 
 
 def _checked(here: Workspace, config: Config, *, write: bool) -> Schema:

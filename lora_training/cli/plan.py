@@ -97,7 +97,7 @@ def make(
         flags += ["--dataset_config", str(folder / "dataset.json")]
     given = bootstrap.environment(runtime) | _channels(folder, made_by)
     given |= spec.loading(allow_pickle=config.run.allow_pickle)
-    launched = _launched(config, tree, flags, processes, given)
+    launched = replace(_launched(config, tree, flags, processes, given), secrets=config.secrets)
     if runtime:
         _check_runtime(tree, runtime, launched, flags, here.cache / "checked" if write else None)
     return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, processes.count)

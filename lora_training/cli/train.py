@@ -98,6 +98,7 @@ def _rehearse(plan: Plan, resume: str, terminal: Terminal) -> None:
 def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: Path | None = None) -> Result:
     """Bring a run to its end, or find that it is; `rerun_of` is the LoRA that it repeats."""
     from lora_training.cli import before, recording, resuming
+    from lora_training.config import exchanged
     from lora_training.runtime.patches import graceful_stop
     from lora_training.supervise import aside, record, room, shelf
     from lora_training.supervise.loop import Patience
@@ -105,6 +106,8 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
 
     if plan.tree.is_miniature:
         _warn_of_miniature()
+    if said := exchanged.sentence(plan.config, plan.schema):
+        terminal.note(said)
     make_assets(here, plan)
     settings = plan.config.run
     patience = Patience(stall=settings.stall_timeout)

@@ -40,6 +40,7 @@ class _Builder:
         self.bare = Config(path, "", {}, variables=variables, positions=doc.positions, origins=doc.origins)
         self.problems: list[Problem] = []
         self.entries: dict[str, Entry] = {}
+        self.secrets: dict[str, str] = {}
 
     def config(self) -> Config:
         data = self.doc.data
@@ -54,6 +55,7 @@ class _Builder:
             run=self._run(),
             runtime=self._runtime(),
             variables=self.variables,
+            secrets=self.secrets,
             positions=self.doc.positions,
             origins=self.doc.origins,
             problems=tuple(self.problems),
@@ -113,7 +115,7 @@ class _Builder:
 
     def _add(self, name: str, value: Any, path: KeyPath) -> None:
         key = name.replace("-", "_")
-        if self._is_misplaced(name, value, path):
+        if self._is_misplaced(name, value, path) or self._is_secret(key, self.doc.texts.get(path, value)):
             return
         first = self.entries.get(key)
         if first is not None:
@@ -125,6 +127,13 @@ class _Builder:
         where = origin or str(self.bare.path)
         position = None if origin else self.doc.positions.get(path)
         self.entries[key] = Entry(key, value, where, path, position, self.doc.texts.get(path))
+
+    def _is_secret(self, key: str, value: Any) -> bool:
+        """A key or token that the training finds in its environment; whoever else looks at a Config never sees it."""
+        if key not in ours.SECRETS or not isinstance(value, str):
+            return False
+        self.secrets[ours.SECRETS[key]] = value
+        return True
 
     def _is_misplaced(self, name: str, value: Any, path: KeyPath) -> bool:
         """A list of tables where a flag should be, most often a misspelt `[[datasets]]`."""

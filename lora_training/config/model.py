@@ -90,8 +90,9 @@ class Config:
     """One configuration file with everything that overrides it. Nothing here has been held against upstream yet.
 
     `entries` has upstream's flags by key, in the file's order; `datasets` and `general` are as written in the file,
-    and go to upstream's dataset configuration; `variables` is what `${NAME}` stands for in a path; `problems` are
-    those that can be seen without upstream.
+    and go to upstream's dataset configuration; `variables` is what `${NAME}` stands for in a path; `secrets` are
+    keys and tokens by the environment variable that takes them, and are no entries, so that nothing shows or records
+    them; `problems` are those that can be seen without upstream.
     """
 
     path: Path
@@ -103,6 +104,7 @@ class Config:
     run: Run = field(default_factory=Run)
     runtime: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     positions: Mapping[KeyPath, Position] = field(default_factory=dict)
     origins: Mapping[KeyPath, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()

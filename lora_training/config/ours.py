@@ -85,6 +85,9 @@ _RUN = {
     ),
 }
 
+# upstream's flags for keys and tokens, with the variables in which the same libraries look for them
+SECRETS = {"huggingface_token": "HF_TOKEN", "wandb_api_key": "WANDB_API_KEY"}
+
 LAUNCH_KEYS = tuple(_LAUNCH)
 RUN_KEYS = tuple(_RUN)
 

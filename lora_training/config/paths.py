@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _ENDINGS = ("_dir", "_path", "_file", "_json", "_weights", "_prompts", "_config")
 _CERTAIN = ("_dir", "_file", "_json", "_prompts", "_config")
+_ELSEWHERE = "_in_repo"  # a path on the hub
 _HELP = re.compile(r"(?:path to|directory|saved state|[\w-]+ model path)\b", re.IGNORECASE)
 _WRITTEN = re.compile(r"(?:output|logging|console_log|tokenizer_cache)_")
 _EXPLICIT = re.compile(r"\.{0,2}[/\\]|~|\$\{|\.{1,2}$|[A-Za-z]:[/\\]")
@@ -41,7 +42,7 @@ class UnknownVariable(ValueError):
 
 def is_path(flag: Flag) -> bool:
     """Whether the flag's value names a file or folder."""
-    if flag.is_switch or flag.choices or flag.type not in ("str", "Path", None):
+    if flag.is_switch or flag.choices or flag.type not in ("str", "Path", None) or flag.dest.endswith(_ELSEWHERE):
         return False
     return flag.type == "Path" or flag.dest.endswith(_ENDINGS) or bool(_HELP.match(flag.help or ""))
 

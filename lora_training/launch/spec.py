@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lora_training import proc
@@ -21,14 +21,18 @@ _RUNTIME = "lora_training.runtime"
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """A child to start: its command, what it adds to our environment, and its folder."""
+    """A child to start: its command, what it adds to our environment, and its folder.
+
+    `secrets` are added to the environment, too, and never shown.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def shell(self) -> str:
-        """The same as one line that a POSIX shell takes."""
+        """The same as one line that a POSIX shell takes. Secrets are left to the environment that it is run in."""
         settings = [f"{name}={shlex.quote(value)}" for name, value in sorted(self.env.items())]
         return f"cd {shlex.quote(str(self.cwd))} && {' '.join([*settings, shlex.join(self.argv)])}"
 

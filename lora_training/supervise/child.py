@@ -37,7 +37,7 @@ class Process:
         self._popen = subprocess.Popen(
             spec.argv,
             cwd=spec.cwd,
-            env=os.environ | dict(spec.env),
+            env=os.environ | dict(spec.env) | dict(spec.secrets),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

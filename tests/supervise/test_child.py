@@ -5,6 +5,7 @@ import queue
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def test_bytes_that_are_not_utf8_do_not_stop_the_reading(tmp_path: Path) -> None
 def test_the_child_reads_an_empty_input_and_has_a_session_of_its_own(tmp_path: Path) -> None:
     code = "import os, sys; print(repr(sys.stdin.read()), os.getsid(0) == os.getpid())"
     assert run(code, tmp_path) == ["'' True", 0]
+
+
+def test_a_secret_is_given_and_not_shown(tmp_path: Path) -> None:
+    started = spec("import os; print(os.environ['HF_TOKEN'])", tmp_path)
+    started = replace(started, secrets={"HF_TOKEN": "hf_never-to-be-seen"})
+    assert "hf_never-to-be-seen" not in started.shell() + repr(started)
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    Process(started, events)
+    assert said(events) == ["hf_never-to-be-seen", 0]
 
 
 def test_workers_that_outlive_a_crash_are_ended(tmp_path: Path) -> None:

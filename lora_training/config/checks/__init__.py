@@ -19,6 +19,7 @@ from lora_training.config.checks import (
     optimizer,
     rules,
     scheduler,
+    written,
 )
 from lora_training.config.checks.view import View
 from lora_training.config.document import Unreadable
@@ -60,7 +61,7 @@ def check(
     found = [*config.problems, *flags.problems(config, schema), *flags.required(view)]
     found += [*datasets.problems(view), *rules.problems(view), *buckets.problems(view), *family.problems(view)]
     found += [*network.problems(view), *optimizer.problems(view, machine.installed), *files.problems(view)]
-    found += [*naming.problems(view), *scheduler.problems(view, machine.installed)]
+    found += [*naming.problems(view), *scheduler.problems(view, machine.installed), *written.problems(view)]
     if machine.runtime is not None:
         found += flags.runtime(config, machine.runtime)
     if machine.settings is not None:

@@ -25,11 +25,15 @@ def problems(  # noqa: PLR0913 - a class is looked for in all of these
     own: Collection[str] = (),
 ) -> Iterator[Problem]:
     """What is wrong with `package.module.Class`, or a class of `home`. `own` are upstream's names beside them."""
-    module = name.rpartition(".")[0]
-    if module:
+    module, _, last = name.rpartition(".")
+    if module and not last[:1].isupper():
+        # upstream calls whatever has the name: torch.save, given a file, writes over it
+        yield view.problem(f"`{key}`: `{name}` is no class", key, hint="a class's name begins with a capital")
+    elif module:
         there = installed is None or not installed(name.partition(".")[0])  # a missing package has been reported
         if not there and not choices.is_module(module, view.schema.tree or Path()):
             yield view.problem(f"`{key}`: there is no module `{module}`", key)
+    if module:
         return
     public = choices.classes(home) if installed else frozenset()
     if name in public:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import paths
+from lora_training.config import exchanged, paths
 from lora_training.files import read_any
 from lora_training.workspace import CACHE_VARIABLE
 
@@ -48,14 +48,11 @@ def _state(view: View) -> Iterator[Problem]:
 
 
 def _flag(view: View, key: str, value: Any) -> Iterator[Problem]:
-    flag = view.schema.keys[key]
     if not isinstance(value, str) or not value:
         return
     if value.startswith("data:"):
         return  # metadata_thumbnail takes an address of this form
-    certain = flag.type == "Path" or paths.looks_like_path(value) or paths.is_path_key(key)
-    hub = not certain and value.count("/") == 1 and key.endswith(("_or_path", "vae", "text_encoder", "byt5", "gemma2"))
-    if not hub:
+    if not exchanged.is_hub_id(key, value, view.config):
         yield from _missing(view, value, view.path(key), f"`{key}`")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_training.config import encode, nearest, tomlout
+from lora_training.config import encode, nearest, ours, tomlout
 from lora_training.config.argv import REFUSED
 from lora_training.config.model import Entry
 
@@ -93,6 +93,9 @@ class Draft:
         if taken is None or (flag.is_switch and taken is False):
             self.defaulted(key, "not set" if taken is None else "off, as it is by default")
             return True
+        if flag.dest in ours.SECRETS:
+            self.lost(key, f"a secret is not written down: give it to the environment as {ours.SECRETS[flag.dest]}")
+            return False
         if flag.dest in REFUSED:
             self.lost(key, REFUSED[flag.dest])
             return False

@@ -73,7 +73,7 @@ def rerun(here: Workspace, original: Original, output: Path | None, *, allow_cha
     from lora_training.patching import site
 
     run = original.run
-    _require_config(original)
+    _require_sense(original)
     with site.shared_lock(here):
         plan = _plan(here, original, output)
         with closing(Terminal(verbose=verbose)) as terminal:
@@ -83,16 +83,27 @@ def rerun(here: Workspace, original: Original, output: Path | None, *, allow_cha
                 terminal.note(f"not as it was: {line}")
             changed = [*_differences(original, plan, now), *_other_inputs(original, recording.inputs(here, plan))]
             _refuse(changed, allow_changes=allow_changes)
-            made = train.run(here, plan, _resume(run, plan), terminal, rerun_of=Path(run.output))
+            made = train.run(here, plan, _resume(original, plan), terminal, rerun_of=Path(run.output))
     return compare(made.path, Path(run.output), tensors.recorded(original.folder), (run.result or {}).get("sha256"))
 
 
-def _require_config(original: Original) -> None:
+def _require_sense(original: Original) -> None:
+    run = original.run
+    lacks = f"{original.folder} does not say enough to repeat the run: "
     if not (original.folder / recording.CONFIG).exists():
         raise ConfigError(
-            f"{original.folder} does not say enough to repeat the run: it has no {recording.CONFIG}",
-            hint=f"an older lora wrote it; `lora train {original.run.config}` trains it anew",
+            f"{lacks}it has no {recording.CONFIG}",
+            hint=f"an older lora wrote it; `lora train {run.config}` trains it anew",
         )
+    if not run.made_by:
+        raise ConfigError(
+            f"{lacks}nothing of what made it",
+            hint=f"`lora train {original.folder / recording.CONFIG}` trains it as a configuration",
+        )
+    paths = [run.output, *([run.start["path"]] if run.start else [])]
+    for path in paths:
+        if not os.path.isabs(path):  # noqa: PTH117 - text
+            raise ConfigError(f"{lacks}{path!r} is relative", hint="what a run wrote and began with has a whole path")
 
 
 def _plan(here: Workspace, original: Original, output: Path | None) -> Plan:
@@ -154,19 +165,25 @@ def _refuse(lines: list[str], *, allow_changes: bool) -> None:
         )
 
 
-def _resume(run: Record, plan: Plan) -> str:
+def _resume(original: Original, plan: Plan) -> str:
     """From the start, or from the state that the run began with; but an unfinished rerun goes on where it ended."""
     from lora_training import manifest
 
+    run = original.run
     if recording.complete(plan) is None and states.newest(plan.output, made_by=plan.made_by):
         return "auto"
     if run.start is None:
         return "never"
     path = Path(run.start["path"])
-    if not path.is_dir() or manifest.digest(path / manifest.NAME) != run.start["sha256"]:
+    if manifest.read(path) is None or manifest.digest(path / manifest.NAME) != run.start["sha256"]:
         raise CheckFailed(
             f"the run went on from {path}, which is not what it was",
             hint="a rerun needs that very state: bring it back there",
+        )
+    if states.is_strangers(path, original.folder.parent):
+        raise ConfigError(
+            f"the run went on from {path}, which is another user's",
+            hint=f"`lora train {original.folder / recording.CONFIG} --resume {path}` goes on from it all the same",
         )
     return str(path)
 

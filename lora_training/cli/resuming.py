@@ -50,6 +50,11 @@ def state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
     if own is None:
         _refuse_anothers(plan)
         return None
+    if states.is_strangers(own.path, plan.output.parent):
+        raise ConfigError(
+            f"{own.path} was put there by another user",
+            hint=f"`--resume {own.path}` goes on from it all the same; `--resume never` starts anew",
+        )
     terminal.note(f"going on from step {own.step}: {own.path}")
     return own
 

@@ -81,6 +81,7 @@ def _is_sound(run: Record) -> bool:
     return (
         _has(asdict(run), _WHOLE)
         and Path(run.output).name != ""
+        and "\0" not in run.output
         and 0 <= run.started < _LATEST
         and all(isinstance(digest, str) for digest in run.made_by.values())
         and (run.result is None or _has(run.result, _RESULT))

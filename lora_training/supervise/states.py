@@ -76,6 +76,14 @@ def good(
             passed_over(folder, wrong)
 
 
+def is_strangers(folder: Path, around: Path) -> bool:
+    """Whether the state in `folder` belongs to neither this user, root, nor the owner of the folder `around`.
+
+    The last can change all that is in it anyway; on a network drive, it is who this user is there.
+    """
+    return folder.stat().st_uid not in (os.geteuid(), 0, around.stat().st_uid)
+
+
 def is_anothers(folder: Path, made_by: Mapping[str, str]) -> bool:
     """Whether the state in `folder` says that something else than `made_by` made it."""
     described = manifest.read(folder)

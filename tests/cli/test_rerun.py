@@ -179,11 +179,13 @@ def test_a_run_that_began_with_a_state_needs_that_very_state(trained: Trained, t
     manifest.write(folder, step=5, made_by={"config": "another"})
     start = recording._start(plan, states.State(folder, 5, {"config": "another"}), None)
     assert start
-    run = SimpleNamespace(start=start)
-    assert rerun._resume(run, plan) == str(folder)  # type: ignore[arg-type] - all that is looked at
+    original = rerun.Original(
+        tmp_path, record.Record("cats", "", str(plan.output), "", dict(plan.made_by), start=start)
+    )
+    assert rerun._resume(original, plan) == str(folder)
     manifest.write(folder, step=6, made_by={"config": "another"})
     with pytest.raises(CheckFailed, match="which is not what it was"):
-        rerun._resume(run, plan)  # type: ignore[arg-type] - as above
+        rerun._resume(original, plan)
 
 
 def begin(plan: plans.Plan, resume: str = "auto") -> list[str]:

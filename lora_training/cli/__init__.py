@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 from typing import TYPE_CHECKING
+
+from lora_training import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +56,9 @@ def _run_click(argv: Sequence[str]) -> int:
     try:
         code = lora.main(args=list(argv), prog_name="lora", standalone_mode=False)
     except click.ClickException as exc:
-        exc.show()
+        said = io.StringIO()
+        exc.show(said)
+        sys.stderr.write(printable.lines(said.getvalue()))
         return exc.exit_code
     except click.Abort as exc:
         raise KeyboardInterrupt from exc
@@ -66,13 +71,16 @@ def _run_click(argv: Sequence[str]) -> int:
 
 
 def _note(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{printable.line(line)}\n")
     sys.stderr.flush()
 
 
 def _report(message: str, hint: str | None) -> None:
-    lines = [f"error: {message}"]
-    if hint:
-        first, *rest = hint.splitlines()
-        lines += [f"hint: {first}", *(f"      {line}" for line in rest)]
-    sys.stderr.write("\n".join(lines) + "\n")
+    said = _labelled("error: ", message) + _labelled("hint: ", hint or "")
+    sys.stderr.write("".join(f"{line}\n" for line in said))
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    """The lines of a text, the first after its label, the others indented: none can pass for another message."""
+    first, *rest = map(printable.line, text.split("\n"))
+    return [label + first, *(" " * len(label) + line for line in rest)] if text else []

@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from lora_training.cli.output import ProgressLine, say
 from lora_training.errors import ConfigError, LoraError
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def check(here: Workspace, plan: Plan, *, keeps: bool) -> None:
     found = _findings(plan.config, replace(_job(here, plan.config, words, plan.spec.cwd), keeps=keeps))
     for finding in found:
         if finding.severity == "warning":
-            click.echo("\n".join([f"warning: {finding.message}", *_hint(finding)]), err=True)
+            say(f"warning: {finding.message}", *_hint(finding), err=True)
     _refuse([finding for finding in found if finding.severity == "error"])
 
 
@@ -64,7 +63,6 @@ def problems(here: Workspace, config: Config, schema: Schema) -> Iterator[Proble
 
 
 def _findings(config: Config, job: Job) -> list[Finding]:
-    from lora_training.cli.output import ProgressLine
     from lora_training.preflight import checks
 
     if config.run.checks == "none":

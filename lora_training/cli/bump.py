@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_training import workspace
-from lora_training.cli.output import json_option, print_json
+from lora_training.cli.output import json_option, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def bump(upstream: str, ref: str, *, accept: bool, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        click.echo("\n".join(_lines(report)))
+        say(*_lines(report))
 
 
 def _accept(here: Workspace, upstream: Upstream, there: Rehearsal, rehearsed: Rehearsed) -> list[str]:

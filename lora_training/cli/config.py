@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_training import shell
 from lora_training.cli.checkout import Checkout
-from lora_training.cli.output import json_option, print_json
+from lora_training.cli.output import json_option, print_json, say
 
 if TYPE_CHECKING:
     from lora_training.config import Config, Problem
@@ -56,7 +56,7 @@ def check(  # noqa: PLR0913 - one parameter an option
         for file, found in results.items():
             _print_problems(file, found)
             if exchanged[file]:
-                click.echo(f"{file}: {exchanged[file]}")
+                say(f"{file}: {exchanged[file]}")
     failing = ("error", "warning") if strict else ("error",)
     if any(problem.severity in failing for found in results.values() for problem in found):
         click.get_current_context().exit(1)
@@ -86,11 +86,11 @@ def _problem(problem: Problem) -> dict[str, Any]:
 
 def _print_problems(file: Path, found: tuple[Problem, ...]) -> None:
     for problem in found:
-        click.echo(f"{problem.place}: {problem.severity}: {problem.message}")
+        say(f"{problem.place}: {problem.severity}: {problem.message}")
         for line in (problem.hint or "").splitlines():
-            click.echo(f"    hint: {line}")
+            say(f"    hint: {line}")
     counted = _checked(file, found)
-    click.echo(f"{file}: {_count(counted['errors'], 'error')}, {_count(counted['warnings'], 'warning')}")
+    say(f"{file}: {_count(counted['errors'], 'error')}, {_count(counted['warnings'], 'warning')}")
 
 
 def _count(number: int, word: str) -> str:
@@ -129,13 +129,13 @@ def _show_argv(loaded: Config, known: Schema, *, origin: bool) -> None:
     from lora_training.config import argv, show
 
     if not origin:
-        click.echo("\n".join(show.arguments(loaded, known)))
+        say(*show.arguments(loaded, known))
         return
     show.arguments(loaded, known)  # raises for a value that has no words
     for entry in loaded.entries.values():
         words = argv.encoded(loaded, known, entry)
-        text = shlex.join(words) if isinstance(words, list) and words else f"(no {entry.key})"
-        click.echo(f"{text}  # {show.origin(entry)}")
+        text = shell.join(words) if isinstance(words, list) and words else f"(no {entry.key})"
+        say(f"{text}  # {show.origin(entry)}")
 
 
 # -- schema
@@ -160,7 +160,7 @@ def schema(*, script: str, form: str, tree: Path | None, as_json: bool) -> None:
         print_json({"script": known.script, "upstream_commit": here.commit(), "flags": flags})
     else:
         for flag in known.flags:
-            click.echo(_one_line(flag))
+            say(_one_line(flag))
 
 
 def _one_line(flag: Flag) -> str:
@@ -186,7 +186,7 @@ def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(explained.as_json(found))
     else:
-        click.echo("\n".join(explained.lines(found)))
+        say(*explained.lines(found))
 
 
 # -- import
@@ -224,8 +224,8 @@ def _print_report(imported: Imported) -> None:
     for row in imported.rows:
         arrow = f" -> {row.to}" if row.to else ""
         note = f" ({row.note})" if row.note else ""
-        click.echo(f"{row.outcome:9} {row.key:{width}}{arrow}{note}", err=True)
-    click.echo(f"{imported.kind}: {imported.summary()}", err=True)
+        say(f"{row.outcome:9} {row.key:{width}}{arrow}{note}", err=True)
+    say(f"{imported.kind}: {imported.summary()}", err=True)
 
 
 # -- new
@@ -255,7 +255,7 @@ def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, *
         answer = given.get(key) or (click.prompt(question, default=default) if asking else default)
         answers[key] = presets.as_seen_from(target.parent, answer) if answer != default else default
     _write(target, presets.fill(chosen, answers, sets), force=force)
-    click.echo(f"{target}: written from the preset {chosen.stem}; next: lora config check {target}")
+    say(f"{target}: written from the preset {chosen.stem}; next: lora config check {target}")
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:

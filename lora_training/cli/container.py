@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from lora_training import manifest, workspace
+from lora_training.cli.output import say
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
 from lora_training.launch import container as containers
 
@@ -61,7 +60,7 @@ def train(here: Workspace, asked: Asked, *, dry_run: bool) -> int:
 
     order = _order(here, asked, write=not dry_run)
     if dry_run:
-        click.echo(containers.describe(order, _caller(), _kind()).shell())
+        say(containers.describe(order, _caller(), _kind()).shell())
         return 0
     with connection.connected(os.environ) as engine:
         image.compare(here, engine, order.image, chosen=asked.image is not None)
@@ -179,7 +178,7 @@ def _kind() -> Engine:
         with connection.connected(os.environ) as engine:
             return engine.kind
     except EngineError as exc:
-        click.echo(f"lora: {exc.message}; this is the command for an ordinary Docker", err=True)
+        say(f"lora: {exc.message}; this is the command for an ordinary Docker", err=True)
         return containers.Engine()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lora_training import workspace
-from lora_training.cli.output import ProgressLine, json_option, print_json
+from lora_training.cli.output import ProgressLine, json_option, print_json, say
 
 if TYPE_CHECKING:
     from lora_training.doctor.finding import Finding
@@ -32,15 +32,15 @@ def doctor(*, as_json: bool) -> None:
     else:
         for each in found:
             _print(each)
-        click.echo(_verdict(counts["problem"], counts["warn"]))
+        say(_verdict(counts["problem"], counts["warn"]))
     if counts["problem"]:
         click.get_current_context().exit(1)
 
 
 def _print(each: Finding) -> None:
-    click.echo(f"{each.level:<8} {each.about:<12} {each.text}")
+    say(f"{each.level:<8} {each.about:<12} {each.text}")
     for line in (each.hint or "").splitlines():
-        click.echo(f"{'':<21} {line}")
+        say(f"{'':<21} {line}")
 
 
 def _verdict(problems: int, warnings: int) -> str:

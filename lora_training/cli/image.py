@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from lora_training import git
+from lora_training.cli.output import say
 from lora_training.engine import images
 from lora_training.errors import EngineError
 from lora_training.patching import lockfile
@@ -28,11 +27,11 @@ def compare(here: Workspace, engine: Connection, image: str, *, chosen: bool) ->
             hint=f"`make docker-build` makes it anew; `--image {image}` takes it as it is",
         )
     if different:
-        click.echo(f"warning: the image {image} is not what this checkout would make: {'; '.join(different)}", err=True)
+        say(f"warning: the image {image} is not what this checkout would make: {'; '.join(different)}", err=True)
     if unsaid:
-        click.echo(f"warning: the image {image} does not say its {', '.join(unsaid)}", err=True)
+        say(f"warning: the image {image} does not say its {', '.join(unsaid)}", err=True)
     for note in images.differences(labelled, _revision(here)):
-        click.echo(f"lora: the image {image} was made from {note}", err=True)
+        say(f"lora: the image {image} was made from {note}", err=True)
 
 
 def _wanted(here: Workspace) -> dict[str, str]:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from lora_training import printable
+
 if TYPE_CHECKING:
     from lora_training.cli.figures import Figures
 
@@ -41,7 +43,7 @@ class LiveLine:
 
     def say(self, text: str) -> None:
         """A line above it."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable.line(text), markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the line away."""

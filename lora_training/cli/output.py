@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Any
 
 import click
 
+from lora_training import printable
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 
 
 def print_json(document: Any) -> None:
     """Print `document` on stdout, for a program to read."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    click.echo(printable.as_json(document))
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines, each of which stays one, with nothing in it that a terminal would obey."""
+    for line in lines:
+        click.echo(printable.line(line), err=err)
+
+
+def print_file(data: bytes) -> None:
+    """Print a file: its very bytes, but what a terminal would obey on a terminal."""
+    text = printable.lines(data.decode("utf-8", "surrogateescape")) if sys.stdout.isatty() else data
+    click.echo(text, nl=False)
 
 
 # Terminals that cannot write over a line.
@@ -38,9 +51,9 @@ class ProgressLine:
     def __call__(self, text: str) -> None:
         """Show `text` in place of what was shown before."""
         if self._live:
-            click.echo(f"\r\x1b[K{text[: self._width()]}", nl=False, err=True)
+            click.echo(f"\r\x1b[K{printable.line(text)[: self._width()]}", nl=False, err=True)
         elif "%" not in text:
-            click.echo(text, err=True)
+            say(text, err=True)
 
     def close(self) -> None:
         """Leave the terminal's line clean."""

@@ -10,7 +10,7 @@ import click
 
 from lora_training import workspace
 from lora_training.cli import patch_words
-from lora_training.cli.output import json_option, print_json
+from lora_training.cli.output import json_option, print_file, print_json, say
 from lora_training.errors import PatchError
 from lora_training.patching.names import shown
 
@@ -146,7 +146,7 @@ def _verify_ad_hoc(tree: Path, files: tuple[Path, ...], *, as_json: bool) -> int
     if as_json:
         print_json({"ok": not problems, "problems": problems, "recovered": patch_words.recovered(recovered)})
     else:
-        click.echo("\n".join(problems) if problems else "all patches are in, nothing drifted")
+        say(*problems or ("all patches are in, nothing drifted",))
     return 1 if problems else 0
 
 
@@ -159,11 +159,9 @@ def _report_ad_hoc(tree: Path, done: str, result: AdHocResult, *, as_json: bool)
         hunks = patch_words.moved(result.moved)
         print_json(document | {"moved": hunks, "recovered": patch_words.recovered(result.recovered)})
         return
-    click.echo(
-        f"{done}: {len(result.patches)} patches, {len(result.files)} files" if result.changed else "nothing to do"
-    )
+    say(f"{done}: {len(result.patches)} patches, {len(result.files)} files" if result.changed else "nothing to do")
     for line in patch_words.moved_lines(result.moved):
-        click.echo(f"  {line}")
+        say(f"  {line}")
 
 
 @patch.command()
@@ -179,7 +177,7 @@ def status(*, as_json: bool) -> None:
         print_json({"upstreams": [row.as_dict() for row in rows]})
         return
     for row in rows:
-        click.echo(row.line())
+        say(row.line())
 
 
 @patch.command(name="list")
@@ -202,9 +200,9 @@ def list_(*, as_json: bool) -> None:
         print_json({"patches": rows, "runtime": [asdict(item) for item in runtime]})
         return
     for row in rows:
-        click.echo(f"{row['upstream']}/{row['name']}: {row['description']}")
+        say(f"{row['upstream']}/{row['name']}: {row['description']}")
     for item in runtime:
-        click.echo(f"runtime/{item.name}{_notes(item)}: {item.description}")
+        say(f"runtime/{item.name}{_notes(item)}: {item.description}")
 
 
 def _notes(item: Listed) -> str:
@@ -237,7 +235,7 @@ def show(name: str, *, as_json: bool) -> None:
         files = list(item.patch.paths)
         print_json({"upstream": upstream, "name": item.name, "header": item.fields, "files": files})
     else:
-        click.echo(item.data, nl=False)
+        print_file(item.data)
 
 
 def _names(upstream: str, name: str) -> tuple[str, ...]:
@@ -263,8 +261,8 @@ def lock(*, as_json: bool) -> None:
         )
         return
     for line in (*locked.changes, *patch_words.moved_lines(locked.moved)):
-        click.echo(line)
-    click.echo("patches.lock written" if locked.changes else "patches.lock is current")
+        say(line)
+    say("patches.lock written" if locked.changes else "patches.lock is current")
 
 
 @patch.command()
@@ -299,8 +297,8 @@ def _report_written(written: Written, *, as_json: bool) -> None:
     if as_json:
         print_json({"patch": str(written.path), "files": list(written.files)})
         return
-    click.echo(f"{written.path}: {', '.join(written.files) or 'empty'}")
-    click.echo("fill in its header, then run `lora patch lock` and `lora patch docs`")
+    say(f"{written.path}: {', '.join(written.files) or 'empty'}")
+    say("fill in its header, then run `lora patch lock` and `lora patch docs`")
 
 
 @patch.command()
@@ -317,7 +315,7 @@ def docs(*, check: bool, as_json: bool) -> int:
     if as_json:
         print_json({"current": current, "written": not current and not check})
     elif current:
-        click.echo(f"{documents.DOCUMENT} is current")
+        say(f"{documents.DOCUMENT} is current")
     else:
-        click.echo(f"{documents.DOCUMENT} {'is out of date; run `lora patch docs`' if check else 'written'}")
+        say(f"{documents.DOCUMENT} {'is out of date; run `lora patch docs`' if check else 'written'}")
     return 1 if check and not current else 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from lora_training import printable
 from lora_training.patching.names import shown
 from lora_training.patching.verify import lines
 
@@ -21,14 +21,14 @@ _DONE = {"applied": "patches applied", "reverted": "back to pristine", "unchange
 
 def as_json(document: Any) -> str:
     """One JSON document."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return printable.as_json(document) + "\n"
 
 
 def result(found: Result, *, json_wanted: bool) -> str:
     """What apply or revert did."""
     if json_wanted:
         return as_json({"upstreams": [_tree(row) for row in found.trees], "recovered": recovered(found.recovered)})
-    return "".join(f"{line}\n" for row in found.trees for line in _tree_lines(row))
+    return "".join(f"{printable.line(line)}\n" for row in found.trees for line in _tree_lines(row))
 
 
 def _tree(row: TreeResult) -> dict[str, Any]:
@@ -69,5 +69,5 @@ def verified(found: Verified, *, json_wanted: bool) -> str:
         problems = [{"upstream": p.upstream, "what": p.what, "mend": p.mend} for p in found.problems]
         document = {"ok": not problems, "steps": dict(found.steps), "problems": problems}
         return as_json(document | {"recovered": recovered(found.recovered)})
-    told = "".join(f"{line}\n" for line in lines(found.problems))
+    told = "".join(f"{printable.line(line)}\n" for line in lines(found.problems))
     return told + ("not as it should be\n" if told else "all patches are in, nothing drifted\n")

@@ -11,7 +11,7 @@ import click
 
 from lora_training import files, workspace
 from lora_training.cli import recording
-from lora_training.cli.output import json_option, print_json
+from lora_training.cli.output import json_option, print_json, say
 from lora_training.errors import LoraError
 from lora_training.supervise import record, shelf
 
@@ -38,12 +38,12 @@ def list_(*, as_json: bool) -> None:
         print_json({"runs": [_document(folder, run) for folder, run in found]})
         return
     if not found:
-        click.echo("no run yet: `lora train FILE` starts one")
+        say("no run yet: `lora train FILE` starts one")
     for folder, run in found:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))
         again = "a rerun, " if run.rerun_of else ""
         count = f"{len(run.attempts)} attempt{'s' * (len(run.attempts) != 1)}"
-        click.echo(f"{run.name}: {_state(folder, run)}, {again}{count}, {started}, {run.output}")
+        say(f"{run.name}: {_state(folder, run)}, {again}{count}, {started}, {run.output}")
 
 
 @runs.command()
@@ -56,7 +56,7 @@ def show(name: str, *, as_json: bool) -> None:
         print_json(_whole(folder, run))
         return
     for line in _lines(folder, run):
-        click.echo(line)
+        say(line)
 
 
 @runs.command()
@@ -75,7 +75,7 @@ def stop(name: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"name": run.name, "folder": str(folder), "asked": True})
         return
-    click.echo(f"{run.name}: asked to stop at its next step")
+    say(f"{run.name}: asked to stop at its next step")
 
 
 @runs.command()
@@ -97,7 +97,7 @@ def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool,
     if as_json:
         print_json({**asdict(found), "lora": str(found.lora), "original": str(found.original), "same": found.is_same})
     else:
-        click.echo(f"trained   {found.lora}\n{found.sentence()}")
+        say(f"trained   {found.lora}", found.sentence())
     if found.is_same is False:
         click.get_current_context().exit(1)
 
@@ -130,7 +130,7 @@ def _state(folder: Path, run: Record) -> str:
 
 def _lines(folder: Path, run: Record) -> Iterator[str]:
     yield f"{run.name}: {_state(folder, run)}" + (f" ({run.why})" if run.why else "")
-    yield f"config    {run.config}\noutput    {run.output}\nrecord    {folder}"
+    yield from (f"config    {run.config}", f"output    {run.output}", f"record    {folder}")
     if run.result:
         yield f"result    {run.result['steps']} steps{_tensors(run.result)}"
     if run.rerun_of:

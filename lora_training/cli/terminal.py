@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from lora_training.cli.figures import Figures
-from lora_training.cli.output import is_live
+from lora_training.cli.output import is_live, say
 
 if TYPE_CHECKING:
     from lora_training.cli.live import LiveLine
@@ -54,7 +52,7 @@ class Terminal:
         if self._line:
             self._line.say(text)
         else:
-            click.echo(text, err=True)
+            say(text, err=True)
 
     def close(self) -> None:
         """Leave the terminal clean."""

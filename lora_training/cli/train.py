@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lora_training import files, workspace
+from lora_training.cli.output import say
 from lora_training.errors import LoraError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _rehearse(plan: Plan, resume: str, terminal: Terminal) -> None:
         state = None
     else:
         state = resuming.state(plan, resume, terminal)
-    click.echo(replace(plan.spec, argv=(*plan.spec.argv, *states.flags(state))).shell())
+    say(replace(plan.spec, argv=(*plan.spec.argv, *states.flags(state))).shell())
 
 
 def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: Path | None = None) -> Result:
@@ -143,8 +144,8 @@ def _write(plan: Plan) -> None:
 
 
 def _warn_of_miniature() -> None:
-    click.echo(
-        "warning: sd-scripts cannot be reached, so this run trains with the MINIATURE, a small stand-in of our own.\n"
+    say(
+        "warning: sd-scripts cannot be reached, so this run trains with the MINIATURE, a small stand-in of our own.",
         "warning: it shows that everything else works. `lora upstream sync` brings the real one.",
         err=True,
     )
@@ -157,7 +158,7 @@ def make_assets(here: Workspace, plan: Plan) -> None:
 
     folder = here.cache / SMOKE
     if plan.config.run.assets == SMOKE and not folder.exists():
-        click.echo(f"making a tiny model, its tokenizer and some images in {folder}", err=True)
+        say(f"making a tiny model, its tokenizer and some images in {folder}", err=True)
         try:
             proc.run([*proc.module("lora_training.smoke"), str(folder)], cwd=here.root)
         except proc.ProcError as exc:
@@ -170,11 +171,11 @@ def report(plan: Plan, result: Result) -> None:
     from lora_training.cli import next_steps
     from lora_training.cli.plan import SMOKE
 
-    click.echo(f"trained   {result.path}")
-    click.echo(f"steps     {result.steps}")
-    click.echo(f"upstream  {plan.tree.title}")
-    click.echo(f"patches   {', '.join(plan.tree.patches) or 'none'}")
-    click.echo(f"runtime   {', '.join(plan.runtime) or 'none'}")
-    click.echo(f"record    {plan.folder}")
+    say(f"trained   {result.path}")
+    say(f"steps     {result.steps}")
+    say(f"upstream  {plan.tree.title}")
+    say(f"patches   {', '.join(plan.tree.patches) or 'none'}")
+    say(f"runtime   {', '.join(plan.runtime) or 'none'}")
+    say(f"record    {plan.folder}")
     if plan.config.run.assets == SMOKE:
-        click.echo("".join(f"{line}\n" for line in next_steps.after_smoke()), nl=False)
+        say(*next_steps.after_smoke())

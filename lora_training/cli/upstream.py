@@ -8,7 +8,7 @@ import click
 
 from lora_training import workspace
 from lora_training.cli.bump import bump
-from lora_training.cli.output import ProgressLine, json_option, print_json
+from lora_training.cli.output import ProgressLine, json_option, print_json, say
 from lora_training.patching import edits
 from lora_training.upstream import status as upstream_status
 
@@ -36,7 +36,7 @@ def status(*, as_json: bool) -> None:
         print_json({"upstreams": rows})
         return
     for row in rows:
-        click.echo(_line(row))
+        say(_line(row))
 
 
 @upstream.command()
@@ -59,7 +59,7 @@ def _sync_one(here: Workspace, name: str, *, discard_edits: bool) -> None:
     finally:
         progress.close()
     how = {"kept": "already there", "git": "brought by git", "sdist": "brought from its source archive"}[outcome]
-    click.echo(f"{name}: at {pin(here, name)[:12]}, {how}")
+    say(f"{name}: at {pin(here, name)[:12]}, {how}")
 
 
 def _patched(here: Workspace) -> dict[str, PatchRow]:

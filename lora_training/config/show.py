@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_training import shell
 from lora_training.config import document, tomlout
 from lora_training.config.argv import dataset_document, to_argv
 
@@ -26,7 +26,7 @@ def arguments(config: Config, schema: Schema) -> list[str]:
 
 def as_shell(config: Config, schema: Schema, tree: Path) -> str:
     """Lines for a POSIX shell: one that writes the dataset configuration, and upstream's own command."""
-    command = shlex.join(["python", str(tree / f"{config.script}.py"), *arguments(config, schema)])
+    command = shell.join(["python", str(tree / f"{config.script}.py"), *arguments(config, schema)])
     text = dataset_document(config)
     return f"cat > {DATASET_FILE} <<'LORA_END'\n{text}LORA_END\n{command}\n" if text else f"{command}\n"
 

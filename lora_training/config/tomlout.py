@@ -8,6 +8,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from lora_training import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -70,8 +72,8 @@ def value(item: Any) -> str:
 
 
 def string(text: str) -> str:
-    """A basic string. JSON's escapes are TOML's too, but for DEL, which JSON leaves as it is."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """A basic string. JSON's escapes are TOML's too; what else a terminal would not show is escaped."""
+    return printable.as_toml(json.dumps(text, ensure_ascii=False))
 
 
 def _float(number: float) -> str:

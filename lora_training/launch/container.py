@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lora_training import shell
 from lora_training.errors import ConfigError
 from lora_training.launch.mounts import merged
 
@@ -89,7 +89,7 @@ class Container:
 
     def shell(self) -> str:
         """The same as one line for a POSIX shell. A secret is left to the environment that the line is run in."""
-        return shlex.join([self.program, "run", *self._options(), self.image, *self.command])
+        return shell.join([self.program, "run", *self._options(), self.image, *self.command])
 
     def _options(self) -> Iterator[str]:
         yield from ("--rm", "--name", self.name, "--user", self.user)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lora_training import proc
+from lora_training import proc, shell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,8 +32,8 @@ class LaunchSpec:
 
     def shell(self) -> str:
         """The same as one line that a POSIX shell takes. Secrets are left to the environment that it is run in."""
-        settings = [f"{name}={shlex.quote(value)}" for name, value in sorted(self.env.items())]
-        return f"cd {shlex.quote(str(self.cwd))} && {' '.join([*settings, shlex.join(self.argv)])}"
+        settings = [f"{name}={shell.quote(value)}" for name, value in sorted(self.env.items())]
+        return f"cd {shell.quote(str(self.cwd))} && {' '.join([*settings, shell.join(self.argv)])}"
 
 
 def one_process(  # noqa: PLR0913 - each is a different thing, and all are named

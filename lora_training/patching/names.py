@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from lora_training import printable
 from lora_training.errors import PatchError
 
 DEV_NULL = "/dev/null"
@@ -48,8 +49,8 @@ def _unescape(match: re.Match[bytes]) -> bytes:
 
 
 def shown(name: str) -> str:
-    """A name for people and JSON: as it is, or quoted as git would when it has control or undecodable characters."""
-    if name.isprintable() and '"' not in name:
+    """A name for people and JSON: as it is, or quoted as git would when it has hidden or undecodable characters."""
+    if printable.is_plain(name) and '"' not in name:
         return name
     escapes = {code: f"\\{letter}" for letter, code in _ESCAPES.items()}
     return '"' + "".join(escapes.get(b) or (chr(b) if 32 <= b < 127 else f"\\{b:03o}") for b in raw(name)) + '"'  # noqa: PLR2004 - printable ASCII

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import lora_training
 from lora_training import proc
 from lora_training.upstream.sync import sync
 from tests.helpers import ROOT, git, lora
@@ -81,14 +80,6 @@ def test_our_own_checkout_is_found_from_anywhere(tmp_path: Path) -> None:
     for folder in (ROOT / "tests", tmp_path):
         found = json.loads(lora("upstream", "status", "--json", cwd=folder).out)["upstreams"]
         assert [row["path"] for row in found] == [str(ROOT / "third_party" / row["name"]) for row in found]
-
-
-def test_a_remembered_answer_of_a_foreign_checkout_is_not_ours(theirs: Site) -> None:
-    memo = theirs.here.state / "patching" / "memo"
-    memo.parent.mkdir(parents=True)
-    header = f"lora memo 1 {lora_training.__version__} {Path(lora_training.__file__).parent}"
-    memo.write_text(f"{header}\n\n-\tnothing\n\nverify\nall is well\0", encoding="utf-8")
-    assert lora("patch", "verify", cwd=theirs.here.root).out == ""
 
 
 def test_no_hook_and_no_monitor_of_a_named_checkout_runs(theirs: Site, ran: Path) -> None:

@@ -1,0 +1,62 @@
+"""Text for people's terminals: what would move the cursor, reorder a line or hide in it is shown as an escape.
+
+Names, keys, metadata and logs come from files of others, and a terminal obeys what is printed on it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+# Control characters with those of Latin-1, invisible marks, bidirectional controls, line separators, surrogates, tags.
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e0fff]"
+)
+_SHORT = {"\n": "\\n", "\r": "\\r"}
+# A byte that is no UTF-8, as Python holds it in a name.
+_BYTES = range(0xDC80, 0xDD00)
+
+
+def is_plain(text: str) -> bool:
+    """Whether nothing in a text is hidden, or does something to a terminal."""
+    return not _HIDDEN.search(text)
+
+
+def line(text: str) -> str:
+    """A text on one line. Tabs stay as they are."""
+    return _HIDDEN.sub(_escape, text)
+
+
+def lines(text: str) -> str:
+    """A text whose ends of lines are meant."""
+    return "\n".join(map(line, text.split("\n")))
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    if char == "\t":
+        return char
+    code = ord(char) - 0xDC00 if ord(char) in _BYTES else ord(char)
+    form = "\\x{:02x}" if code < 0x100 else "\\u{:04x}" if code < 0x10000 else "\\U{:08x}"  # noqa: PLR2004 - digits
+    return _SHORT.get(char) or form.format(code)
+
+
+def as_json(document: Any) -> str:
+    """A JSON document, readable but for what is escaped."""
+    # outside of strings, JSON has none of these but the ends of its lines, and inside of them those are escaped
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return _HIDDEN.sub(lambda match: match[0] if match[0] == "\n" else json.dumps(match[0])[1:-1], text)
+
+
+def as_toml(text: str) -> str:
+    """The same inside of a basic string of TOML, which has no form for surrogates."""
+    return _HIDDEN.sub(_toml_escape, text)
+
+
+def _toml_escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xD800 <= code < 0xE000:  # noqa: PLR2004 - the surrogates
+        return match[0]
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"  # noqa: PLR2004 - digits

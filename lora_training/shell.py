@@ -1,0 +1,31 @@
+"""Words for a shell, each on one line whatever is in it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from lora_training import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_BACKSLASHED = {"\\": "\\\\", "'": "\\'"}
+
+
+def quote(word: str) -> str:
+    """A word as a shell takes it; with `$'...'` where it has control characters, which a terminal must not get."""
+    if printable.is_plain(word):
+        return shlex.quote(word)
+    return f"$'{''.join(map(_escape, word))}'"
+
+
+def join(words: Iterable[str]) -> str:
+    """A command as one line."""
+    return " ".join(map(quote, words))
+
+
+def _escape(char: str) -> str:
+    if printable.is_plain(char):
+        return _BACKSLASHED.get(char, char)
+    return "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))

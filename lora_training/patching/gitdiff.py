@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from lora_training.patching import binary, names
@@ -93,30 +94,30 @@ class GitReader(Reader):
 
     def _same_name(self) -> str:
         """The one file that the section is about: where both halves of `a/NAME b/NAME` agree, else `---` and `+++`."""
-        halves = {left for left, right in self._cuts() if left and left == right}
-        if len(halves) != 1:
-            halves = {name for name in self._headers() if name}
-        if len(halves) != 1:
+        left, right = self._halves()
+        found = {left} if left and left == right else {name for name in self._headers() if name}
+        if len(found) != 1:
             raise self.refuse("the section does not name one file", hint="renames need `rename from` and `rename to`")
-        return halves.pop()
+        return found.pop()
 
-    def _cuts(self) -> list[tuple[str | None, str | None]]:
-        """Every way to read `a/NAME b/NAME` as two names, stripped: names may hold spaces."""
+    def _halves(self) -> tuple[str | None, str | None]:
+        """The two names in `diff --git a/NAME b/NAME`, stripped."""
         line = (self.section.git or b"")[len(b"diff --git ") :].rstrip(b"\n")
         if line.startswith(b'"'):
-            first, rest = self.unquote(line)
-            pairs = [(first, self.name_text(rest.lstrip(b" ")))]
+            left, rest = self.unquote(line)
+            right = self.name_text(rest.lstrip(b" "))
         elif line.endswith(b'"') and b' "' in line:
-            left, _, right = line.partition(b' "')
-            pairs = [(names.text(left), self.name_text(b'"' + right))]
+            bare, _, quoted = line.partition(b' "')
+            left, right = names.text(bare), self.name_text(b'"' + quoted)
         else:
-            pairs = [(names.text(line[:i]), names.text(line[i + 1 :])) for i, c in enumerate(line) if c == ord(" ")]
-        return [(self._stripped(a), self._stripped(b)) for a, b in pairs]
+            middle = _middle(line, self.levels)
+            if line[middle : middle + 1] != b" ":
+                return None, None
+            left, right = names.text(line[:middle]), names.text(line[middle + 1 :])
+        return self._stripped(left), self._stripped(right)
 
     def _stripped(self, name: str) -> str | None:
-        if name.startswith("/"):
-            names.check(name, self.where)
-        return names.strip(name, self.levels)
+        return names.strip(self.possible(name), self.levels)
 
     def _headers(self) -> list[str | None]:
         """The names in `---` and `+++`, stripped; None for `/dev/null` or no line."""
@@ -171,3 +172,19 @@ class GitReader(Reader):
             raise self.refuse(str(exc)) from exc
         forward, backward = [*parts, None, None][:_BOTH_WAYS]
         return forward, backward
+
+
+def _middle(line: bytes, levels: int) -> int:
+    """Where to cut a line into two names, which may hold spaces: one place leaves the same length on each side."""
+    start = _strip(line, 0, levels)
+    places = range(start, len(line))
+    return start + bisect_left(places, len(line) + start, key=lambda cut: cut + _strip(line, cut + 1, levels))
+
+
+def _strip(line: bytes, at: int, levels: int) -> int:
+    """Where the name that begins at `at` begins once stripped; past the end of the line when it has too few folders."""
+    for _ in range(levels):
+        at = line.find(b"/", at) + 1
+        if not at:
+            return 2 * len(line) + 1
+    return at

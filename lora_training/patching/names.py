@@ -9,6 +9,10 @@ from lora_training.errors import PatchError
 
 DEV_NULL = "/dev/null"
 STATE_FOLDER = ".lora-patch"
+# Linux's limits, in bytes; a path's has a zero byte at its end.
+PATH_MAX = 4096
+NAME_MAX = 255
+_MUCH = 200  # of a name, in a message
 
 _ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, '"': 34, "\\": 92}
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
@@ -16,8 +20,10 @@ _ESCAPE = re.compile(rb"\\([0-3][0-7]{2}|.)", re.DOTALL)
 
 # What HFS+ leaves out of a name, so that `.g<ZWNJ>it` is `.git` there (git's own list, utf8.c).
 _IGNORABLE = {*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF}
+_DOTS = {"": "has an empty part", ".": "has an empty part", "..": "leaves the tree"}
 _GIT_SHORT = re.compile(r"git~[0-9]+")
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³])", re.IGNORECASE)
+_SLASHES = re.compile("//+")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -57,22 +63,28 @@ def shown(name: str) -> str:
 
 
 def strip(name: str, levels: int) -> str | None:
-    """`name` without its first `levels` folders (a run of slashes is one), or None when it has too few."""
-    parts = [part for part in name.split("/") if part]
-    return "/".join(parts[levels:]) if len(parts) > levels else None
+    """`name` without its first `levels` folders, still to be checked, or None when it has too few."""
+    parts = name.split("/", levels)
+    if "" in parts[:levels]:
+        # git and GNU patch count a run of slashes in two ways
+        return name
+    return _SLASHES.sub("/", parts[levels]) if len(parts) > levels else None
 
 
 def check(name: str, where: str) -> None:
     """Refuse a name that could reach outside the tree, into `.git`, or to a device. Raises PatchError."""
     what = problem(name)
     if what:
-        raise PatchError(f"{where}: the name {shown(name)} {what}", hint="nothing was written")
+        brief = name if len(name) <= _MUCH else f"{name[:_MUCH]}..."
+        raise PatchError(f"{where}: the name {shown(brief)} {what}", hint="nothing was written")
 
 
 def problem(name: str) -> str | None:
     """What makes this a name that no patch may have, as the end of a sentence; None when nothing does."""
     if not name:
         return "is empty"
+    if len(name) >= PATH_MAX or len(raw(name)) >= PATH_MAX:
+        return f"is longer than the {PATH_MAX - 1} bytes that a path may have"
     if name.startswith("/") or _DRIVE.match(name):
         return "is absolute"
     if "\0" in name:
@@ -83,10 +95,10 @@ def problem(name: str) -> str | None:
 
 
 def _part_problem(part: str) -> str | None:
-    if part in {"", "."}:
-        return "has an empty part"
-    if part == "..":
-        return "leaves the tree"
+    if part in _DOTS:
+        return _DOTS[part]
+    if len(raw(part)) > NAME_MAX:
+        return f"has a part longer than {NAME_MAX} bytes"
     if is_git_folder(part):
         return "reaches into .git"
     if part.casefold() == STATE_FOLDER:

@@ -220,5 +220,4 @@ def _stays_inside(path: str, link: Node) -> bool:
 
 def parents(path: str) -> list[str]:
     """The folders above a name, outermost first."""
-    parts = path.split("/")
-    return ["/".join(parts[:i]) for i in range(1, len(parts))]
+    return [path[:i] for i, character in enumerate(path) if character == "/"]

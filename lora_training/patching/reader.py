@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching import names
+from lora_training.patching import names, stamps
 
 if TYPE_CHECKING:
     from lora_training.patching.scan import Section
@@ -51,10 +51,21 @@ class Reader:
             raise self.refuse("CRLF in a file's header", hint="the patch was converted; get it as it was")
         if rest.startswith(b'"'):
             name, rest = self.unquote(rest)
-            if rest and not rest.startswith(b"\t"):
+            if rest and not rest.startswith(b"\t") and stamps.cut_time(rest) != b"":
                 raise self.refuse("something follows a quoted name")
         else:
-            name = names.text(rest.split(b"\t")[0])
-        if name.startswith("/") and name != names.DEV_NULL:
+            name = names.text(self.bare_name(rest))
+        return name if name == names.DEV_NULL else self.possible(name)
+
+    def possible(self, name: str) -> str:
+        """`name`, unless it is absolute or too long, which stripping must not hide."""
+        if name.startswith("/") or len(name) >= names.PATH_MAX:
             names.check(name, self.where)
+        return name
+
+    def bare_name(self, rest: bytes) -> bytes:
+        """The name in a `---` or `+++` line that is not quoted. Raises PatchError when its end is not clear."""
+        name = stamps.cut_labels(rest)
+        if name is None:
+            raise self.refuse("where the name ends is not clear", hint="a name that holds a tab must be in quotes")
         return name

@@ -17,7 +17,7 @@ from lora_training.patching.parse import parse
 from lora_training.patching.stack import LockedPatch, Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lora_training.patching.transaction import Recovered
@@ -219,18 +219,20 @@ def _revert_edits(root: Path, record: Stack, step: int) -> list[Edit]:
     originals = _originals(record, step)
     touched = sorted({path for patch in record.patches[step:] for path in patch.files})
     image = tree.snapshot(root, [*touched, *(_original(*item) for item in originals)])
-    edits = [_restored(record, step, path, originals, image) for path in touched]
+    # a file that several patches changed comes back as it was before the first of them
+    first = {path: _original(number, path) for number, path in reversed(originals)}
+    edits = [_restored(record, step, path, first, image) for path in touched]
     edits += [Edit(_original(*item), image[_original(*item)], None) for item in originals]
     kept = {path for patch in record.patches[:step] for path in patch.files}
     left = Stack("", {path: record.pristine[path] for path in record.paths if path in kept}, record.patches[:step])
     return [*edits, *_record_edits(root, left)]
 
 
-def _restored(record: Stack, step: int, path: str, originals: Sequence[tuple[int, str]], image: plan.Image) -> Edit:
+def _restored(record: Stack, step: int, path: str, originals: Mapping[str, str], image: plan.Image) -> Edit:
     wanted = record.state(path, step)
     if wanted == ABSENT:
         return Edit(path, image[path], None)
-    original = next(_original(*item) for item in originals if item[1] == path)
+    original = originals[path]
     if state_of(image[original]) != wanted:
         raise PatchError(f"{shown(original)}, the original of {shown(path)}, is gone or was changed")
     return Edit(path, image[path], image[original], same_as=original)

@@ -33,23 +33,23 @@ def parse(name: str, preamble: bytes) -> dict[str, str]:
         raise PatchError(f"{name}: the header is not UTF-8") from exc
     if SEPARATOR not in lines:
         raise PatchError(f"{name}: the header does not end with a line `{SEPARATOR}`", hint=_hint())
-    fields: dict[str, str] = {}
+    fields: dict[str, list[str]] = {}
     last = ""
     for number, line in enumerate(lines[: lines.index(SEPARATOR)], 1):
         last = _line(fields, last, line, f"{name}, line {number}")
-    return fields
+    return {field: "\n".join(found).lstrip("\n") for field, found in fields.items()}
 
 
-def _line(fields: dict[str, str], last: str, line: str, where: str) -> str:
+def _line(fields: dict[str, list[str]], last: str, line: str, where: str) -> str:
     if line.startswith(" ") and last:
-        fields[last] = f"{fields[last]}\n{'' if line == ' .' else line[1:]}".lstrip("\n")
+        fields[last].append("" if line == " ." else line[1:])
         return last
     match = _FIELD.fullmatch(line)
     if not match:
         raise PatchError(f"{where}: neither a field nor its continuation: {line[:60]!r}", hint=_hint())
     if match[1] in fields:
         raise PatchError(f"{where}: the field {match[1]} is there twice")
-    fields[match[1]] = match[2]
+    fields[match[1]] = [match[2]]
     return match[1]
 
 

@@ -10,7 +10,7 @@ from lora_training.patching import fs
 from lora_training.patching.journal import Entry, Journal
 from lora_training.patching.model import state_of
 from lora_training.patching.names import shown
-from lora_training.patching.plan import parents
+from lora_training.patching.plan import folders_of, parents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,16 +49,14 @@ def check_inside(root: Path, plan: Journal) -> None:
     exchanged = {entry.path for entry in plan.entries} & {*plan.made, *plan.dropped}
     waiting = {name for entry in plan.entries for name in (entry.new, entry.old) if name}
     names = {name for entry in plan.entries for name in (entry.path, entry.moved_from) if name}
-    links: dict[str, bool] = {}
-    for name in (*waiting, *names, *plan.made, *plan.dropped):
-        parts = name.split("/")
-        if not parts[0] or ".." in parts or "\0" in name:
+    names |= {*waiting, *plan.made, *plan.dropped}
+    for name in names:
+        if not name or name.startswith("/") or "/../" in f"/{name}/" or "\0" in name:
             raise PatchError(f"{shown(name)} is outside {root}", hint="nothing was written")
-        for parent in parents(name):
-            if parent not in links:
-                links[parent] = os.path.islink(f"{root}/{parent}")
-            if links[parent] and (name in waiting or parent not in exchanged):
-                raise PatchError(f"{shown(name)} would go through a symbolic link", hint="nothing was written")
+    for link in [folder for folder in folders_of(names) if os.path.islink(f"{root}/{folder}")]:
+        through = [name for name in (waiting if link in exchanged else names) if name.startswith(f"{link}/")]
+        if through:
+            raise PatchError(f"{shown(through[0])} would go through a symbolic link", hint="nothing was written")
 
 
 def reach(root: Path, path: str, known: dict[str, bool]) -> bool:
@@ -90,8 +88,8 @@ class _Beside:
 
 def _folders(root: Path, edits: Sequence[Edit]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The folders that new files need, outermost first, and those that removals may leave empty, innermost first."""
-    needed = {parent for edit in edits if edit.after for parent in parents(edit.path)}
-    left = {parent for edit in edits if edit.before and not edit.after for parent in parents(edit.path)} - needed
+    needed = folders_of(edit.path for edit in edits if edit.after)
+    left = folders_of(edit.path for edit in edits if edit.before and not edit.after) - needed
     left |= {edit.path for edit in edits if edit.before and edit.before.is_folder}
     made = sorted(folder for folder in needed if not fs.is_folder(f"{root}/{folder}"))
     return tuple(made), tuple(sorted(left, reverse=True))

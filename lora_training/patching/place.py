@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -30,17 +33,59 @@ def apply(data: bytes, hunks: Sequence[Hunk]) -> tuple[bytes, list[Placed]]:
     """`data` with every hunk put in, and where each was found. Raises NoPlace for the first that has no clear place."""
     done: list[bytes] = []
     placed: list[Placed] = []
+    file = _File(data)
     at = line = shift = 0
     for hunk in hunks:
-        start, found = _find(data, hunk, at, line, shift)
+        found = _find(file, hunk, line, shift)
         shift = found - _stated(hunk)
         placed.append(Placed(hunk, shift))
+        start = file.starts[found]
         done += (data[at:start], hunk.new)
         at = start + len(hunk.old)
-        line = found + hunk.old.count(b"\n")
+        line = found + len(_lines(hunk.old))
     done.append(data[at:])
     _check_ends(done, hunks)
     return b"".join(done), placed
+
+
+def occurrences(data: bytes, block: bytes) -> list[tuple[int, int]]:
+    """Every place, as byte and line from 0, where the whole lines of `block` stand."""
+    if not block or block not in data:
+        return []
+    file = _File(data)
+    return [(file.starts[number], number) for number in file.places(_lines(block), 0)]
+
+
+class _File:
+    """A file's lines, and for hunks that are not where they say, the places of each: to search is linear all in all."""
+
+    def __init__(self, data: bytes) -> None:
+        self.lines = _lines(data)
+        self.starts = [0, *accumulate(map(len, self.lines))]
+
+    @cached_property
+    def numbers(self) -> dict[bytes, list[int]]:
+        """Where each line stands, from 0."""
+        found: dict[bytes, list[int]] = {}
+        for number, line in enumerate(self.lines):
+            found.setdefault(line, []).append(number)
+        return found
+
+    def has(self, block: list[bytes], number: int) -> bool:
+        """Whether the lines of `block` stand at a line."""
+        return self.lines[number : number + len(block)] == block
+
+    def places(self, block: list[bytes], line: int) -> Iterator[int]:
+        """Every place at or after `line` where the lines of `block` stand."""
+        at, numbers = min(((i, self.numbers.get(row, [])) for i, row in enumerate(block)), key=lambda row: len(row[1]))
+        for number in numbers[bisect_left(numbers, line + at) :]:
+            if self.has(block, number - at):
+                yield number - at
+
+
+def _lines(data: bytes) -> list[bytes]:
+    *whole, rest = data.split(b"\n")
+    return [line + b"\n" for line in whole] + ([rest] if rest else [])
 
 
 def _stated(hunk: Hunk) -> int:
@@ -48,55 +93,28 @@ def _stated(hunk: Hunk) -> int:
     return hunk.old_start if not hunk.old else max(hunk.old_start - 1, 0)
 
 
-def _find(data: bytes, hunk: Hunk, at: int, line: int, shift: int) -> tuple[int, int]:
-    """Byte and line, both from 0, where the hunk's old lines begin, at or after `at`/`line`."""
-    found: list[tuple[int, int]] = []
-    for place in _candidates(data, hunk, at, line):
-        if place[1] == _stated(hunk) and not shift:
-            return place
-        found.append(place)
+def _find(file: _File, hunk: Hunk, line: int, shift: int) -> int:
+    """The line, from 0, where the hunk's old lines begin, at or after `line`."""
+    if not hunk.old:
+        if file.lines:
+            raise NoPlace(hunk, "adds lines without context, so that nothing shows where they belong")
+        return 0
+    block, stated = _lines(hunk.old), _stated(hunk)
+    if not shift and stated >= line and file.has(block, stated) and _may_be(file, hunk, block, stated):
+        return stated
+    found = [number for number in file.places(block, line) if _may_be(file, hunk, block, number)]
     if not found:
         raise NoPlace(hunk, "does not fit: its lines are not in the file, or not where its other hunks leave room")
     if len(found) > 1:
-        lines = ", ".join(str(number + 1) for _, number in found[:4])
+        lines = ", ".join(str(number + 1) for number in found[:4])
         raise NoPlace(hunk, f"fits in {len(found)} places (lines {lines}), and none of them is the one it names")
     return found[0]
 
 
-def _candidates(data: bytes, hunk: Hunk, at: int, line: int) -> Iterator[tuple[int, int]]:
-    if not hunk.old:
-        if data:
-            raise NoPlace(hunk, "adds lines without context, so that nothing shows where they belong")
-        return iter([(0, 0)])
-    places = _places(data, hunk.old, at, line)
-    # like git: what began the file, or ended it, must do so still, or its place is not shown by its context
-    if hunk.old_start <= 1:
-        places = (place for place in places if place[0] == 0)
-    if not hunk.trailing:
-        places = (place for place in places if place[0] + len(hunk.old) == len(data))
-    return places
-
-
-def _places(data: bytes, block: bytes, at: int, line: int) -> Iterator[tuple[int, int]]:
-    """Every place, as byte and line, where the whole lines of `block` stand at or after `at`."""
-    start = data.find(block, at)
-    while start >= 0:
-        line += data.count(b"\n", at, start)
-        at = start
-        if _is_whole(data, block, start):
-            yield start, line
-        start = data.find(block, start + 1)
-
-
-def occurrences(data: bytes, block: bytes) -> list[tuple[int, int]]:
-    """Every place, as byte and line from 0, where the whole lines of `block` stand."""
-    return list(_places(data, block, 0, 0)) if block else []
-
-
-def _is_whole(data: bytes, block: bytes, start: int) -> bool:
-    """Whether the block begins with a line of `data` and ends with one."""
-    begins = start == 0 or data[start - 1 : start] == b"\n"
-    return begins and (block.endswith(b"\n") or start + len(block) == len(data))
+def _may_be(file: _File, hunk: Hunk, block: list[bytes], number: int) -> bool:
+    """Like git: what began the file, or ended it, must do so still, or its place is not shown by its context."""
+    begins = hunk.old_start > 1 or number == 0
+    return begins and (hunk.trailing > 0 or number + len(block) == len(file.lines))
 
 
 def _check_ends(parts: list[bytes], hunks: Sequence[Hunk]) -> None:

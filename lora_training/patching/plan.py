@@ -11,7 +11,7 @@ from lora_training.patching.model import REGULAR, Action, Change, Node, Patch
 from lora_training.patching.names import shown, text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lora_training.patching.model import Binary
 
@@ -85,6 +85,7 @@ class _Run:
         self.leaving = {change.old for change in changes if change.action in {"rename", "delete"}}
         self.removed: Image = {}
         self.made: Image = {}
+        self.occupied: set[str] = set()
         self.moved: list[Moved] = []
 
     def run(self) -> Outcome:
@@ -95,6 +96,7 @@ class _Run:
         # what goes makes room first, so that two files can swap their names in one patch
         written = self.removed | self.made
         image = dict(self.before) | written
+        self.occupied = folders_of(path for path, node in image.items() if node)
         for change in self.changes:
             if self.made.get(change.new) is not None:
                 self.check_room(change, image)
@@ -184,7 +186,7 @@ class _Run:
             node = image.get(parent)
             if node is not None and not node.is_folder:
                 raise self.refuse(change, f"{shown(parent)} is a file and no folder")
-        if self.before.get(path) is None and any(node and name.startswith(path + "/") for name, node in image.items()):
+        if self.before.get(path) is None and path in self.occupied:
             raise self.refuse(change, f"{shown(path)} is a folder with files in it")
         folder = self.before.get(path)
         if folder is not None and folder.is_folder and not _is_emptied(path, folder, image):
@@ -221,3 +223,14 @@ def _stays_inside(path: str, link: Node) -> bool:
 def parents(path: str) -> list[str]:
     """The folders above a name, outermost first."""
     return [path[:i] for i, character in enumerate(path) if character == "/"]
+
+
+def folders_of(paths: Iterable[str]) -> set[str]:
+    """Every folder above one of `paths`."""
+    found: set[str] = set()
+    for path in paths:
+        parent = path.rpartition("/")[0]
+        while parent and parent not in found:
+            found.add(parent)
+            parent = parent.rpartition("/")[0]
+    return found

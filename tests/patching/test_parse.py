@@ -164,6 +164,19 @@ def test_a_hunk_with_two_places_goes_to_its_own_line() -> None:
     assert _apply("a\nb\nc\na\nb\nc\n", "@@ -4,3 +4,3 @@\n a\n-b\n+B\n c\n")[0] == "a\nb\nc\na\nB\nc\n"
 
 
+def test_thousands_of_hunks_that_all_moved_go_in_and_a_line_is_no_hunks_twice() -> None:
+    lines = [f"{n}\n" for n in range(30_000)]
+    hunks = [f"@@ -{n + 1},3 +{n + 1},3 @@\n {n}\n-{n + 1}\n+new {n}\n {n + 2}\n" for n in range(6, 29_990, 6)]
+    text, offsets = _apply("first\nsecond\n" + "".join(lines), "".join(hunks))
+    assert set(offsets) == {2}
+    assert len(offsets) == len(hunks) == text.count("new ")
+    with pytest.raises(PatchError, match="line 6: this hunk of f does not fit"):
+        _apply(
+            "a\nb\nc",
+            "@@ -9 +8,0 @@\n-c\n\\ No newline at end of file\n@@ -9 +8,0 @@\n-c\n\\ No newline at end of file\n",
+        )
+
+
 def test_almost_the_same_context_is_not_enough() -> None:
     with pytest.raises(PatchError, match="does not fit"):
         _apply("a \nb\nc\n", "@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n")

@@ -47,22 +47,28 @@ def module(name: str, python: str = sys.executable) -> tuple[str, ...]:
     return (python, "-c", start)
 
 
-def run(
+def run(  # noqa: PLR0913 - subprocess.run's own
     argv: Sequence[str],
     *,
     cwd: Path,
     env: Mapping[str, str] | None = None,
     stdin: str | bytes | None = None,
     allowed: Sequence[int] = (0,),
+    timeout_s: float | None = None,
 ) -> Completed:
     """Run `argv` in `cwd` to its end and return what it said.
 
-    Raises ProcError when the code is not in `allowed` or the program does not exist (code 127).
+    Raises ProcError when the code is not in `allowed`, the program does not exist (code 127), or it has not ended
+    within `timeout_s` and was killed (code 124).
     """
     data = stdin.encode() if isinstance(stdin, str) else stdin
     try:
         # no input is an empty input: a child must never wait for our terminal
-        done = subprocess.run(list(argv), cwd=cwd, env=env, capture_output=True, check=False, input=data or b"")
+        done = subprocess.run(
+            list(argv), cwd=cwd, env=env, capture_output=True, check=False, input=data or b"", timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise ProcError(Completed(tuple(argv), 124, "", f"not done after {timeout_s:g} seconds")) from exc
     except FileNotFoundError as exc:
         raise ProcError(Completed(tuple(argv), 127, "", f"{exc.filename}: not found")) from exc
     completed = Completed(tuple(argv), done.returncode, _text(done.stdout), _text(done.stderr))

@@ -197,7 +197,7 @@ def _checked_schema(config: Config, tree: Tree, cache: Path | None) -> Schema:
     if tree.is_miniature:
         # it knows the smoke run's flags alone, and says itself what it does not know
         require(config, config.problems)
-        return schemas.flags_only(tree.path, config.script)
+        return schemas.read(tree.path, config.script)
     schema = schemas.read(tree.path, config.script, cache=cache)
     require(config, check(config, schema, Machine(tuple(registry.available()), installed_here(), registry.problems)))
     return schema

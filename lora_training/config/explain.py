@@ -39,7 +39,7 @@ def explain(tree: Path, key: str, *, cache: Path | None = None) -> Explained:
     Raises ConfigError, with the nearest name, when no script has it, and UpstreamError when the tree has no script.
     """
     key = key.lstrip("-").replace("-", "_")
-    read = {script: schemas.read(tree, script, cache=cache) for script in schemas.scripts(tree)}
+    read = schemas.read_all(tree, cache=cache)
     flags = {script: flag for script, schema in read.items() if (flag := schema.flag(key))}
     if not read:
         raise UpstreamError(f"no training script in {tree}", hint="run `lora upstream sync`")

@@ -82,8 +82,7 @@ def _flags(tree: Path, version: str | None, key: str, cache: Path | None) -> dic
 
 
 def _in(tree: Path, key: str, cache: Path | None) -> dict[str, Flag]:
-    read = (schemas.read(tree, script, cache=cache) for script in schemas.scripts(tree))
-    found = ((schema.script, schema.flag(key)) for schema in read)
+    found = ((script, schema.flag(key)) for script, schema in schemas.read_all(tree, cache=cache).items())
     return {script: flag for script, flag in found if flag is not None}
 
 

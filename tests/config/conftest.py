@@ -169,7 +169,7 @@ def config(tmp_path: Path):
 @pytest.fixture(scope="session")
 def real(sd_scripts: Path) -> dict[str, Schema]:
     """The schema of every script at the pin."""
-    return {name: schema.read(sd_scripts, name) for name in schema.scripts(sd_scripts)}
+    return schema.read_all(sd_scripts)
 
 
 class RealParsers:

@@ -31,6 +31,8 @@ def flags(parser):
             "nargs": action.nargs,
             "action": actions[type(action).__name__],
             "help": action.help,
+            "required": action.required,
+            "const": plain(action.const),
         }
         for action in parser._actions
         if action.dest != "help"

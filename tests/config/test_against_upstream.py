@@ -36,8 +36,11 @@ def really(tree: Path) -> dict[str, list[dict[str, object]]]:
 
 
 def ours(tree: Path) -> dict[str, list[dict[str, object]]]:
-    read = {name: schema.read(tree, name) for name in schema.scripts(tree)}
-    return {name: json.loads(json.dumps([f.public() for f in s.flags])) for name, s in read.items()}
+    read = schema.read_all(tree)
+    flags = {name: json.loads(json.dumps([f.public() for f in s.flags])) for name, s in read.items()}
+    for flag in (flag for found in flags.values() for flag in found):
+        assert flag.pop("defined_in")
+    return flags
 
 
 @pytest.mark.usefixtures("with_torch")

@@ -117,7 +117,7 @@ def test_schema_has_the_promised_fields(run, here, tree):
     assert list(whole) == ["script", "upstream_commit", "flags"]
     assert whole["upstream_commit"] == head
     assert {tuple(flag) for flag in whole["flags"]} == {
-        ("name", "dest", "type", "default", "choices", "nargs", "action", "help")
+        ("name", "dest", "type", "default", "choices", "nargs", "action", "help", "required", "const", "defined_in")
     }
 
 

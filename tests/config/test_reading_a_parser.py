@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lora_training.config import schema
-from lora_training.config.schema import networks
+from lora_training.config.schema import networks, reader
 from lora_training.errors import ConfigError, UpstreamError
 from tests.config.conftest import FILES
 from tests.helpers import write
@@ -40,6 +40,9 @@ def test_a_flag_has_argparse_s_own_fields(small):
         "nargs": None,
         "action": "store",
         "help": None,
+        "required": False,
+        "const": None,
+        "defined_in": "add_training_arguments",
     }
     assert small.keys["cache_latents"].action == "store_true"
     assert small.keys["output_dir"].help == "directory to write"
@@ -121,20 +124,73 @@ def test_a_decision_that_hangs_on_the_machine_names_its_line(tree):
 
 
 @pytest.mark.parametrize("code", ["while True:\n        pass", "add_training_arguments(parser, True)"])
-def test_source_that_never_ends_is_given_up(tree, code):
+def test_source_that_never_ends_is_given_up(tree, code, monkeypatch):
+    monkeypatch.setattr(reader, "TIMEOUT_S", 3.0)
     changed(tree, "library/args.py", "parser.set_defaults(seed=None)", code)
     with pytest.raises(UpstreamError):
         read(tree)
 
 
-def test_reading_has_no_effect_on_files(tree, tmp_path):
+def states(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.lstat().st_mode, path.lstat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+ACCIDENTS = {
+    "unlink": "pathlib.Path(target).unlink()",
+    "rename": "os.rename(target, target + '2')",
+    "open": "open(target, 'w')",
+    "os.open": "os.open(target, os.O_WRONLY | os.O_TRUNC)",
+    "mkdir": "os.mkdir(target + '.d')",
+    "link": "os.symlink(target, target + '.l')",
+    "chmod": "os.chmod(target, 0)",
+    "truncate": "os.truncate(target, 0)",
+    "system": "os.system('rm ' + target)",
+    "popen": "subprocess.run(['rm', target])",
+    "posix_spawn": "os.posix_spawn('/bin/rm', ['rm', target], {})",
+    "fork": "os.fork() or os._exit(0)",
+    "exec": "os.execv('/bin/rm', ['rm', target])",
+    "socket": "socket.create_connection(('127.0.0.1', 9))",
+    "copy": "shutil.copy(__file__, target)",
+}
+
+
+@pytest.mark.parametrize("what", ACCIDENTS)
+def test_reading_has_no_effect_on_files_processes_or_the_network(tree, tmp_path, what):
     target = tmp_path / "target"
     target.write_text("here")
-    code = f"import pathlib, os\n    pathlib.Path({str(target)!r}).unlink()\n    os.remove({str(target)!r})"
+    code = f"import os, pathlib, shutil, socket, subprocess\n    target = {str(target)!r}\n    {ACCIDENTS[what]}"
     changed(tree, "library/args.py", "parser.set_defaults(seed=None)", code)
-    with pytest.raises(UpstreamError, match="unlink"):
+    before = states(tmp_path)
+    with pytest.raises(UpstreamError, match=r"is refused while the flags are read \(at .*library/args\.py:\d+"):
         read(tree)
-    assert target.exists()
+    assert target.read_text() == "here"
+    assert states(tmp_path) == before
+
+
+def test_a_later_version_s_flags_are_read_where_they_have_moved(tree):
+    write(
+        tree,
+        {
+            "library/moved/__init__.py": "from .deeper import add_new_arguments\n",
+            "library/moved/deeper.py": "import brand_new_package as b\nfrom torch.nn import *\n\n\n"
+            "class Model(b.Base, metaclass=type):\n    size: b.Size | None = None\n\n    @b.no_grad()\n"
+            "    def f(self): ...\n\n\ndef add_new_arguments(parser):\n"
+            '    parser.add_argument("--moved", "-m", required=True, nargs="?", const=3, type=int, help="a help")\n',
+        },
+    )
+    call = (
+        "from library.moved import add_new_arguments\n    add_new_arguments(parser)\n    parser.set_defaults(seed=None)"
+    )
+    changed(tree, "library/args.py", "parser.set_defaults(seed=None)", call)
+    flag = read(tree).keys["moved"]
+    assert (flag.required, flag.const, flag.type, flag.help, flag.options) == (
+        True,
+        3,
+        "int",
+        "a help",
+        ("--moved", "-m"),
+    )
+    assert flag.defined_in == "add_new_arguments"
 
 
 def test_source_that_is_not_python_is_named(tree):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from lora_training.config import schema
+from lora_training.config.schema import reader
 from tests.config.conftest import FILES
 from tests.helpers import write
 
@@ -15,7 +16,7 @@ def cached(folder: Path) -> Path:
 
 def test_a_second_reading_comes_from_the_cache(tree, tmp_path, monkeypatch):
     first = schema.read(tree, "train_network", cache=tmp_path / "cache")
-    monkeypatch.setattr(schema, "_read", None)  # it would fail
+    monkeypatch.setattr(reader, "read", None)  # it would fail
     assert schema.read(tree, "train_network", cache=tmp_path / "cache") == first
 
 

@@ -1,10 +1,10 @@
-"""What the pinned script accepts, read from its source: its flags, and its dataset configuration."""
+"""What the pinned script accepts, as its own parser says: its flags, and its dataset configuration."""
 
 from __future__ import annotations
 
 import functools
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config.schema import cache as _cache
@@ -13,11 +13,10 @@ from lora_training.config.schema.shapes import DatasetSchema, Shape, Style, Tabl
 from lora_training.errors import ConfigError, UpstreamError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from lora_training.config.schema.interp import Interpreter
-
-__all__ = ["DatasetSchema", "Flag", "Schema", "Shape", "Style", "Table", "flags_only", "owners", "read", "scripts"]
+__all__ = ["DatasetSchema", "Flag", "Schema", "Shape", "Style", "Table", "owners", "read", "read_all", "scripts"]
 
 _SCRIPT = re.compile(r"(?:[a-z0-9_]+_)?train_network")
 
@@ -57,8 +56,8 @@ def scripts(tree: Path) -> tuple[str, ...]:
 def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
     """The schema of `script` (with or without `.py`) in `tree`, from `cache` when the tree's files are as they were.
 
-    Imports nothing of upstream's. Raises ConfigError when the tree has no such script (naming the nearest), and
-    UpstreamError when the tree is missing or its source cannot be read.
+    A child process imports the script, with stand-ins for every package (see `child`). Raises ConfigError when the
+    tree has no such script (naming the nearest), and UpstreamError when the tree is missing or cannot be read.
     """
     script = script.removesuffix(".py")
     known = scripts(tree)
@@ -70,57 +69,40 @@ def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
         near = difflib.get_close_matches(script, known, n=1)
         hint = f"did you mean `{near[0]}`? " if near else ""
         raise ConfigError(f"upstream has no script `{script}`", hint=f"{hint}its scripts: {', '.join(known)}")
-    if cache and (kept := _cache.load(cache, tree, script)):
-        return replace(_from_json(kept), tree=tree)
-    schema, seen = _read(tree, script)
-    if cache:
-        _cache.store(cache, tree, script, asdict(replace(schema, tree=None)), seen)
-    return schema
+    return _read(tree, [script], cache)[script]
 
 
-def flags_only(tree: Path, script: str) -> Schema:
-    """The schema of a script in a tree that has no dataset schema of its own, as the miniature; datasets have no keys.
-
-    Raises UpstreamError when the source cannot be read.
-    """
-    from lora_training.config.schema.interp import Interpreter
-    from lora_training.config.schema.source import Tree
-
-    nothing = Style(Table({}), Table({}))
-    return Schema(script, _flags(Interpreter(Tree(tree)), script), DatasetSchema(Table({}), {"dreambooth": nothing}))
+def read_all(tree: Path, *, cache: Path | None = None) -> dict[str, Schema]:
+    """The schema of every script in `tree`. Raises UpstreamError when one cannot be read."""
+    return _read(tree, scripts(tree), cache)
 
 
 @functools.cache
 def owners(tree: Path) -> dict[str, tuple[str, ...]]:
-    """Every flag's key in `tree`, with the scripts that have it. Takes a moment, once in a process: all are read."""
+    """Every flag's key in `tree`, with the scripts that have it."""
     found: dict[str, list[str]] = {}
-    for script in scripts(tree):
-        for key in read(tree, script).keys:
+    for script, schema in read_all(tree).items():
+        for key in schema.keys:
             found.setdefault(key, []).append(script)
     return {key: tuple(names) for key, names in found.items()}
 
 
-def _read(tree: Path, script: str) -> tuple[Schema, dict[str, str | None]]:
-    from lora_training.config.schema import buckets, datasets
-    from lora_training.config.schema.interp import Interpreter
-    from lora_training.config.schema.source import Tree
+def _read(tree: Path, names: Sequence[str], cache: Path | None) -> dict[str, Schema]:
+    kept = {name: _cache.load(cache, tree, name) if cache else None for name in names}
+    missing = [name for name, found in kept.items() if found is None]
+    if missing:
+        from lora_training.config.schema import buckets, reader
+        from lora_training.config.schema.source import Tree
 
-    source = Tree(tree)
-    interpreter = Interpreter(source)
-    flags = _flags(interpreter, script)
-    schema = Schema(script, flags, datasets.read(interpreter), buckets.required_steps(source, script), tree)
-    return schema, source.seen
-
-
-def _flags(interpreter: Interpreter, script: str) -> tuple[Flag, ...]:
-    parser = interpreter.call_name(script, "setup_parser")
-    import argparse
-
-    from lora_training.config.schema.parsers import of_parser
-
-    if not isinstance(parser, argparse.ArgumentParser):
-        raise UpstreamError(f"{script}.py: setup_parser() gives no parser that can be read")
-    return of_parser(parser)
+        answer = reader.read(tree, missing)
+        for name, flags in answer.flags.items():
+            source = Tree(tree)
+            steps = buckets.required_steps(source, name)
+            found = {"script": name, "flags": flags, "datasets": answer.datasets, "bucket_steps": steps}
+            kept[name] = found
+            if cache:
+                _cache.store(cache, tree, name, found, source.seen | reader.digests(tree, answer.looked_at))
+    return {name: replace(_from_json(found), tree=tree) for name, found in kept.items() if found}
 
 
 def _from_json(data: dict[str, Any]) -> Schema:

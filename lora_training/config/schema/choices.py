@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
-from lora_training.config.schema import nodes
 from lora_training.config.schema.source import Module, Tree
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def optimizers(tree: Path) -> frozenset[str]:
 def schedulers(tree: Path) -> frozenset[str]:
     """The values of the enumerations that upstream imports as SchedulerType; none where their packages are missing."""
     home = _home(tree)
-    sources = [nodes.absolute(node, home) for node in ast.walk(home.tree) if _imports(node, _SCHEDULERS)]
+    sources = [home.absolute(node) for node in ast.walk(home.tree) if _imports(node, _SCHEDULERS)]
     return frozenset(value for source in sources for value in _values(source))
 
 
@@ -59,7 +58,7 @@ def is_module(name: str, tree: Path) -> bool:
 
 def _home(tree: Path) -> Module:
     source = Tree(tree)
-    return next(filter(None, map(source.module, _HOMES)), Module("", "", ast.Module([], []), is_package=False))
+    return next(filter(None, map(source.module, _HOMES)), Module("", "", ast.Module([], [])))
 
 
 def _lowered(function: ast.FunctionDef) -> Iterator[str]:
@@ -77,7 +76,7 @@ def _values(module: str) -> Iterator[str]:
         if isinstance(node, ast.ClassDef) and node.name == _SCHEDULERS:
             yield from (text for n in node.body if isinstance(n, ast.Assign) for text in _texts(n.value))
         elif found and _imports(node, _SCHEDULERS):
-            yield from _values(nodes.absolute(node, found))
+            yield from _values(found.absolute(node))
 
 
 def _imports(node: ast.AST, name: str) -> TypeGuard[ast.ImportFrom]:

@@ -1,9 +1,11 @@
-"""A parser's flags as plain data, the same whether the parser was read from source or really built."""
+"""A parser's flags as plain data."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
+
+_PUBLIC = ("name", "dest", "type", "default", "choices", "nargs", "action", "help", "required", "const", "defined_in")
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,7 @@ class Flag:
 
     `name` is its first long option; `type` the name of its type function (None: a string, or no value at all);
     `default`, `const` and `choices` hold JSON values, or the source text of what is outside the tree;
-    `type_source` is the source of a type function of upstream's own.
+    `type_source` is the source of a type function of upstream's own; `defined_in` is upstream's function that adds it.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Flag:
     const: Any = None
     options: tuple[str, ...] = ()
     type_source: str | None = None
+    defined_in: str | None = None
 
     @property
     def is_switch(self) -> bool:
@@ -57,6 +60,6 @@ class Flag:
         )
 
     def public(self) -> dict[str, Any]:
-        """The eight fields that `lora config schema --json` promises."""
+        """The fields that `lora config schema --json` promises."""
         whole = asdict(self)
-        return {k: whole[k] for k in ("name", "dest", "type", "default", "choices", "nargs", "action", "help")}
+        return {k: whole[k] for k in _PUBLIC}

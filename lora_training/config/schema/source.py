@@ -1,36 +1,35 @@
-"""The files of a tree as modules whose names are found when they are asked for. Nothing is imported."""
+"""The files of a tree as syntax trees. Nothing is imported."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import os
 import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lora_training.errors import UpstreamError
 
-
-@dataclass(frozen=True)
-class Lazy:
-    """A name bound by an import: the module it comes from, and the attribute (None: the module itself)."""
-
-    module: str
-    attribute: str | None
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(eq=False)
 class Module:
-    """One file of the tree. `names` holds its globals once its top level has been run."""
+    """One file of the tree."""
 
     name: str
     path: str
     tree: ast.Module
-    is_package: bool
-    names: dict[str, Any] = field(default_factory=dict)
-    ran: bool = False
+    is_package: bool = False
+
+    def absolute(self, node: ast.ImportFrom) -> str:
+        """The dotted name that one of its `from ... import` statements names."""
+        if not node.level:
+            return node.module or ""
+        parts = self.name.split(".")
+        keep = len(parts) - node.level + (1 if self.is_package else 0)
+        return ".".join([*parts[:keep], *([node.module] if node.module else [])])
 
 
 @dataclass(eq=False)
@@ -40,11 +39,6 @@ class Tree:
     root: Path
     seen: dict[str, str | None] = field(default_factory=dict)
     _modules: dict[str, Module | None] = field(default_factory=dict)
-
-    @classmethod
-    def nowhere(cls) -> Tree:
-        """A tree without files."""
-        return cls(Path(os.devnull))
 
     def module(self, name: str) -> Module | None:
         """The module of that dotted name, or None when the tree has no such file.
@@ -61,8 +55,7 @@ class Tree:
             data = self._read(path)
             if data is not None:
                 return Module(name, path, _parse(data, path), path.endswith("/__init__.py"))
-        # a package without __init__.py has no names of its own, but its files are there
-        return Module(name, stem, ast.Module([], []), is_package=True) if (self.root / stem).is_dir() else None
+        return None
 
     def _read(self, path: str) -> bytes | None:
         data = read_bytes(self.root / path)

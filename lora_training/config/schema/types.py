@@ -1,12 +1,11 @@
-"""What a flag's type function makes of a word, without importing upstream."""
+"""What a flag's type function makes of a word."""
 
 from __future__ import annotations
 
-import ast
 import re
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config.schema.values import Function, Raised, Scope, Undecided
+from lora_training.config.schema import reader
 
 if TYPE_CHECKING:
     from lora_training.config.schema.flags import Flag
@@ -20,25 +19,29 @@ def is_negative_number(word: str) -> bool:
     return bool(_NEGATIVE.match(word))
 
 
+class Unknown(Exception):
+    """A type function that cannot be called without upstream's packages."""
+
+
 def converted(flag: Flag, word: str) -> Any:
-    """What upstream's parser makes of `word`. Raises Raised when it refuses it, Undecided when that cannot be read."""
+    """What upstream's parser makes of `word`. Raises ValueError when it refuses it, Unknown when that is not known."""
     if flag.type in _PYTHON:
-        try:
-            return _PYTHON[flag.type](word)
-        except ValueError as exc:
-            raise Raised("ValueError", str(exc)) from None
-    if flag.type_source is None:
-        raise Undecided(str(flag.type))
-    return _run(flag.type_source, word)
+        return _PYTHON[flag.type](word)
+    kind, value = reader.convert(flag.type_source, word) if flag.type_source else ("unknown", None)
+    if kind == "refusal":
+        raise ValueError(value)
+    if kind == "unknown":
+        raise Unknown(str(flag.type))
+    return value
 
 
 def refusal(flag: Flag, word: str) -> str | None:
     """Why upstream's parser would refuse `word`, or None."""
     try:
         converted(flag, word)
-    except Raised as exc:
-        return exc.message or exc.name
-    except Undecided:
+    except ValueError as exc:
+        return str(exc)
+    except Unknown:
         return None
     return None
 
@@ -47,24 +50,5 @@ def chosen(flag: Flag, word: str) -> bool:
     """Whether `word` is one of the flag's choices, once converted."""
     try:
         return converted(flag, word) in (flag.choices or ())
-    except Undecided:
+    except Unknown:
         return True
-
-
-def _run(source: str, word: str) -> Any:
-    from lora_training.config.schema.interp import Interpreter
-    from lora_training.config.schema.source import Module, Tree
-
-    interpreter = Interpreter(Tree.nowhere())
-    body = ast.parse(source)
-    module = Module("type", "type", body, is_package=False)
-    (statement,) = body.body
-    scope = Scope(module, module.names)
-    if isinstance(statement, ast.FunctionDef):
-        interpreter.run(statement, scope)
-        function = module.names[statement.name]
-    else:
-        function = interpreter.evaluate(statement.value, scope) if isinstance(statement, ast.Expr) else None
-    if not isinstance(function, Function):
-        raise Undecided(source)
-    return function(word)

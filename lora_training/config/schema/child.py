@@ -1,0 +1,355 @@
+"""Ask upstream's own code what it accepts. Runs in a child process of its own, with the standard library alone.
+
+`child.py read TREE SCRIPT...` imports each script, calls its `setup_parser()` and prints the parsers as JSON. Every
+package outside the standard library and the tree is replaced by stand-ins, so nothing of it has to be installed.
+`child.py convert` reads a type function's source and a word from standard input and prints what the function returns.
+
+An audit hook refuses network, processes and writing. It guards against accidents of code that has not been reviewed
+yet, as that of a rehearsed bump; it is no sandbox for malicious code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import importlib
+import importlib.abc
+import importlib.machinery
+import inspect
+import json
+import os
+import pathlib
+import re
+import sys
+import traceback
+import types
+from typing import Any
+
+_REFUSED = re.compile(
+    r"socket\.|subprocess\.|shutil\.|tempfile\.|ctypes\.dlopen|pty\.spawn|webbrowser\."
+    r"|os\.(system|exec|spawn|posix_spawn|fork|forkpty|kill|killpg|remove|rename|rmdir|mkdir|truncate|link|symlink"
+    r"|chmod|chown|chflags|utime|setxattr|removexattr|lockf)"
+)
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_DEFINES = re.compile(r"add_(?!argument$)\w*arguments?|setup_parser")
+_ACTIONS = {"BooleanOptionalAction": "boolean_optional"}
+_SCALARS = {bool: "bool", int: "int", float: "float", str: "str", dict: "dict", None: "none"}
+
+
+class Undecided(Exception):
+    """A value or a decision depends on a package that is not imported here."""
+
+
+class StandIn:
+    """Anything of a package that is not imported: callable, subscriptable, a base class, a decorator; and false."""
+
+    # a parser must not be built from a decision about a stand-in
+    decides = True
+
+    def __init__(self, name: str, *args: Any) -> None:
+        self.name, self.args = name, args
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what is decorated, or the result's stand-in."""
+        decorates = len(args) == 1 and not kwargs and isinstance(args[0], types.FunctionType | type)
+        return args[0] if decorates else StandIn(f"{self.name}()", *args)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__version__":
+            return "0"
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return StandIn(f"{self.name}.{name}")
+
+    def __mro_entries__(self, _bases: Any) -> tuple[type, ...]:
+        return (type(self.name.rpartition(".")[2], (), {}),)
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+    def __bool__(self) -> bool:
+        if not StandIn.decides:
+            raise Undecided(f"it depends on {self.name}")
+        return False
+
+    def __getitem__(self, key: Any) -> StandIn:
+        return StandIn(f"{self.name}[{key}]")
+
+    def __or__(self, _other: Any) -> StandIn:
+        return self
+
+    __ror__ = __or__
+
+    def __lt__(self, _other: Any) -> StandIn:
+        return self
+
+    __le__ = __gt__ = __ge__ = __lt__
+
+
+class Package(types.ModuleType):
+    """A module of stand-ins."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__version__":
+            raise AttributeError(name)
+        return StandIn(self.__name__).__getattr__(name)
+
+
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Leaves the standard library and the tree to Python, and answers for every other name.
+
+    `looked_at` are the files of the tree that decide what a name means, whether they exist or not.
+    """
+
+    def __init__(self, tree: pathlib.Path) -> None:
+        self.tree = tree
+        self.looked_at: set[str] = set()
+
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """A spec for a name outside the standard library and the tree."""
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            return None
+        stem = name.replace(".", "/")
+        self.looked_at |= {f"{stem}.py", f"{stem}/__init__.py"}
+        if (self.tree / stem).is_dir() or (self.tree / f"{stem}.py").exists():
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        """A module of stand-ins."""
+        return Package(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Nothing to run."""
+
+
+def audit(event: str, args: tuple[Any, ...]) -> None:
+    """Refuse what the reading of a parser never needs."""
+    opens = event == "open" and (args[2] or 0) & _WRITING
+    if opens or _REFUSED.match(event):
+        raise PermissionError(f"{event} is refused while the flags are read")
+
+
+# -- flags
+
+
+class Origins:
+    """Which of upstream's functions defined each flag: the nearest `add_*_arguments` of those that are running."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, str] = {}
+
+    def watch(self) -> None:
+        """Note every flag that is defined from now on."""
+        add = argparse._ActionsContainer.add_argument
+
+        def noted(container: Any, *args: Any, **kwargs: Any) -> argparse.Action:
+            action = add(container, *args, **kwargs)
+            names = (frame.f_code.co_name for frame, _ in traceback.walk_stack(None))
+            self.of[id(action)] = next((name for name in names if _DEFINES.fullmatch(name)), "")
+            return action
+
+        argparse._ActionsContainer.add_argument = noted  # type: ignore[assignment]
+
+
+def flag(action: argparse.Action, origins: Origins) -> dict[str, Any]:
+    """An action of argparse as plain data."""
+    options = list(action.option_strings)
+    kind = type(action).__name__
+    snake = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.strip("_").removesuffix("Action")).lower()
+    return {
+        "name": next((o for o in options if o.startswith("--")), options[0] if options else action.dest),
+        "dest": action.dest,
+        "type": _type_name(action.type),
+        "default": plain(action.default),
+        "choices": None if action.choices is None else [plain(choice) for choice in action.choices],
+        "nargs": action.nargs,
+        "action": _ACTIONS.get(kind, snake),
+        "help": action.help if isinstance(action.help, str) else None,
+        "required": action.required,
+        "const": plain(action.const),
+        "options": options,
+        "type_source": source(action.type),
+        "defined_in": origins.of.get(id(action)) or None,
+    }
+
+
+def _type_name(kind: Any) -> str | None:
+    if kind is None or isinstance(kind, str):
+        return kind
+    if isinstance(kind, StandIn):
+        return kind.name.rpartition(".")[2]
+    return getattr(kind, "__name__", None) or type(kind).__name__
+
+
+def source(kind: Any) -> str | None:
+    """The definition of a function of upstream's, without its indentation."""
+    if not isinstance(kind, types.FunctionType):
+        return None
+    first = kind.__code__.co_firstlineno
+    nodes = ast.walk(ast.parse(pathlib.Path(inspect.getfile(kind)).read_text(encoding="utf-8")))
+    kinds = ast.Lambda | ast.FunctionDef
+    return next((ast.unparse(node) for node in nodes if isinstance(node, kinds) and node.lineno == first), None)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: tuples as lists, paths as text, anything else as the text that stands for it."""
+    if isinstance(value, list | tuple | set | frozenset | range):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+# -- the dataset configuration
+
+
+class Asked(Exception):
+    """Carries the schema that upstream was about to check a value against."""
+
+    def __init__(self, schema: Any) -> None:
+        super().__init__()
+        self.schema = schema
+
+
+class Validator(StandIn):
+    """A `voluptuous.Schema` that does not check but says what it is."""
+
+    def __init__(self, schema: Any, **_options: Any) -> None:
+        super().__init__("voluptuous.Schema", schema)
+
+    def __call__(self, *_values: Any, **_kwargs: Any) -> Any:
+        """Hand the schema to the one who asked."""
+        raise Asked(self.args[0])
+
+
+def datasets(styles: dict[str, str]) -> dict[str, Any]:
+    """The tables of upstream's dataset configuration; `styles` names the key that marks a subset of each style."""
+    sanitizer = importlib.import_module("library.config_util").ConfigSanitizer(True, True, True, True)
+    whole = sanitizer.user_config_validator.args[0]
+    (dataset,) = whole["datasets"]
+    found = {}
+    for style, key in styles.items():
+        keys = dict(_asked(dataset, {"subsets": [{key: "probe"}]}))
+        (subset,) = keys.pop("subsets")
+        found[style] = {"dataset": _table(keys), "subset": _table(subset)}
+    return {"general": _table(whole["general"]), "styles": found}
+
+
+def _asked(function: Any, *args: Any) -> Any:
+    try:
+        function(*args)
+    except Asked as asked:
+        return asked.schema
+    raise TypeError(f"{function} checks nothing")
+
+
+def _table(raw: dict[Any, Any]) -> dict[str, Any]:
+    names = {key: key.args[0] if isinstance(key, StandIn) else key for key in raw}
+    required = [name for key, name in names.items() if str(key) == "voluptuous.Required()"]
+    return {"keys": {names[key]: _shape(value) for key, value in raw.items()}, "required": required}
+
+
+def _shape(value: Any) -> dict[str, list[str]]:
+    if isinstance(value, functools.partial):
+        return _shape(_asked(value, object()))
+    if str(value) == "voluptuous.ExactSequence()":
+        return {"scalars": [], "sequence": [_SCALARS[item] for item in value.args[0]]}
+    if str(value) == "voluptuous.Any()":
+        parts = [_shape(part) for part in value.args]
+        return {name: [each for part in parts for each in part[name]] for name in ("scalars", "sequence")}
+    return {"scalars": [_SCALARS[value]], "sequence": []}
+
+
+# -- what the parent asks for
+
+
+def read(tree: pathlib.Path, scripts: list[str], styles: dict[str, str]) -> dict[str, Any]:
+    """The flags of each script, the dataset tables, and the files that were looked at; or an error for each."""
+    finder, origins = Finder(tree), Origins()
+    origins.watch()
+    sys.meta_path.insert(0, finder)
+    sys.path.insert(0, str(tree))
+    vars(importlib.import_module("voluptuous"))["Schema"] = Validator
+    sys.addaudithook(audit)
+    found: dict[str, Any] = {name: _told(tree, lambda name=name: _flags(name, origins)) for name in scripts}
+    has_datasets = (tree / "library/config_util.py").exists()
+    tables = _told(tree, lambda: datasets(styles)) if has_datasets else {"value": None}
+    return {"scripts": found, "datasets": tables, "looked_at": sorted(finder.looked_at)}
+
+
+def _flags(script: str, origins: Origins) -> list[dict[str, Any]]:
+    module = importlib.import_module(script)
+    StandIn.decides = False
+    try:
+        parser = module.setup_parser()
+        if not isinstance(parser, argparse.ArgumentParser):
+            raise TypeError("setup_parser() returns no parser")
+        actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+        return [flag(action, origins) for action in actions]
+    finally:
+        StandIn.decides = True
+
+
+def _told(tree: pathlib.Path, function: Any) -> dict[str, Any]:
+    try:
+        return {"value": function()}
+    except SyntaxError as exc:
+        place = _inside(tree, exc.filename or "?")
+        return {"error": f"{place} of the upstream tree is not Python: {exc.msg} (line {exc.lineno})"}
+    except (Exception, SystemExit) as exc:
+        frames = traceback.extract_tb(exc.__traceback__)
+        places = [f"{_inside(tree, at.filename)}:{at.lineno}" for at in frames if at.filename.startswith(str(tree))]
+        return {"error": f"{type(exc).__name__}: {exc}" + (f" (at {places[-1]})" if places else "")}
+
+
+def _inside(tree: pathlib.Path, file: str) -> str:
+    return os.path.relpath(file, tree)
+
+
+def convert(text: str, word: str) -> dict[str, Any]:
+    """Call the function that `text` defines with `word`: its value, the message of its refusal, or neither."""
+    sys.addaudithook(audit)
+    names: dict[str, Any] = {"argparse": argparse, "os": os, "pathlib": pathlib, "re": re}
+    (statement,) = ast.parse(text).body
+    try:
+        if isinstance(statement, ast.FunctionDef):
+            exec(text, names)
+            function = names[statement.name]
+        else:
+            function = eval(text, names)
+    except Exception:
+        return {}
+    try:
+        return {"value": plain(function(word))}
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as exc:
+        return {"refusal": str(exc) or type(exc).__name__}
+    except Exception:
+        return {}
+
+
+def main() -> None:
+    """Answer one question on standard output; upstream's own prints go to standard error."""
+    out, sys.stdout = sys.stdout, sys.stderr
+    sys.dont_write_bytecode = True
+    if sys.argv[1] == "read":
+        _, _, tree, styles, *scripts = sys.argv
+        answer = read(pathlib.Path(tree).resolve(), scripts, json.loads(styles))
+    else:
+        answer = convert(*json.load(sys.stdin))
+    json.dump(answer, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Compare the command line of two checkouts: `python -m tests.blackbox OLD NEW`."""

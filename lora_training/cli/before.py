@@ -65,11 +65,10 @@ def problems(here: Workspace, config: Config, schema: Schema) -> Iterator[Proble
 def _findings(config: Config, job: Job) -> list[Finding]:
     from lora_training.preflight import checks
 
-    if config.run.checks == "none":
-        return []
+    depth = "quick" if config.run.checks == "all" and not _opens_images() else config.run.checks
     progress = ProgressLine()
     try:
-        return checks.run(job, progress, quick=config.run.checks == "quick" or not _opens_images())
+        return checks.run(job, progress, depth)
     finally:
         progress.close()
 

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 ENOUGH = 512
+_PICTURES = {
+    b"%!PS": "an EPS, for which Ghostscript would be started",
+    b"\xc5\xd0\xd3\xc6": "an EPS, for which Ghostscript would be started",
+    b"GIF8": "a GIF",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"8BPS": "a Photoshop file",
+    b"%PDF": "a PDF",
+}
 _PAGES = (b"<!doctype html", b"<html", b"<?xml", b"<head")
 
 
@@ -15,6 +24,11 @@ def kind(start: bytes) -> str | None:
     if start.lstrip().lower().startswith(_PAGES):
         return "a web page, not the file itself"
     return "all zeros at its start" if len(start) == ENOUGH and not any(start) else None
+
+
+def image(start: bytes) -> str | None:
+    """The name of a picture's format that is met often under another's name."""
+    return next((what for magic, what in _PICTURES.items() if start.startswith(magic)), None)
 
 
 def mend(kind: str) -> str:

@@ -7,7 +7,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from lora_training.preflight import checking
+from lora_training.preflight import checking, formats
 from lora_training.preflight.finding import Finding
 from lora_training.remembered import Remembered
 
@@ -22,23 +22,22 @@ _SHOWN = 10
 _PLAIN = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
-def findings(
-    job: Job, subsets: Sequence[Subset], cached: Collection[str], progress: Progress, *, quick: bool = False
-) -> list[Finding]:
-    """The images that do not decode, in one finding; or that there are none. `cached` have latents on the disk.
-
-    With `quick` no image is opened.
-    """
-    total = sum(len(subset.images) for subset in subsets)
-    if not total:
-        where = ", ".join(subset.name for subset in subsets if subset.name) or "the dataset"
-        hint = "upstream would end without training anything; file endings are all in lower or all in upper case"
-        return [Finding(f"there are no images in {where}", hint=hint)]
-    if quick:
+def missing(subsets: Sequence[Subset]) -> list[Finding]:
+    """That there are no images at all."""
+    if any(subset.images for subset in subsets):
         return []
+    where = ", ".join(subset.name for subset in subsets if subset.name) or "the dataset"
+    hint = "upstream would end without training anything; file endings are all in lower or all in upper case"
+    return [Finding(f"there are no images in {where}", hint=hint)]
+
+
+def findings(
+    job: Job, subsets: Sequence[Subset], cached: Collection[str], progress: Progress, refused: Collection[str] = ()
+) -> list[Finding]:
+    """The images that do not decode, in one finding. `cached` have latents on the disk; `refused` are left out."""
     # a corrupt EXIF block, or more pixels than PIL likes, is none of our business
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    paths = [path for subset in subsets for path in (*subset.images, *subset.extra)]
+    paths = [path for subset in subsets for path in (*subset.images, *subset.extra) if path not in refused]
     found = checking.broken(paths, decode, Remembered(job.cache, f"images {_judge()}"), "images", progress)
     small = {path for subset in subsets for path in _passed_over(subset, found)}
     return list(_report({path: wrong for path, wrong in found.items() if path not in small}, cached))
@@ -62,7 +61,7 @@ def _report(found: dict[str, str], cached: Collection[str]) -> Iterator[Finding]
 def _judge() -> str:
     import PIL
 
-    return str(PIL.__version__)
+    return f"{PIL.__version__} {' '.join(formats.known())}"
 
 
 def decode(path: str) -> str | None:
@@ -72,7 +71,7 @@ def decode(path: str) -> str | None:
     if os.path.exists(path) and not os.path.isfile(path):
         return "not a file"
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats.known()) as image:
             # a JPEG's data is read to its end at any size; an eighth takes less time and memory
             image.draft("RGB", (1, 1))
             image.load()
@@ -105,10 +104,12 @@ def _passed_over(subset: Subset, found: Collection[str]) -> Iterator[str]:
 
 def size(path: str) -> tuple[int, int] | None:
     """Width and height, from the header alone; None when it cannot be read."""
+    if not os.path.isfile(path):
+        return None
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats.known()) as image:
             return (image.width, image.height)
     except (OSError, ValueError, SyntaxError):
         return None

@@ -106,7 +106,7 @@ def test_pipes_among_images_captions_and_a_models_parts_are_not_waited_for(folde
     os.mkfifo(folder / "images" / "b.png")
     os.mkfifo(folder / "images" / "b.txt")
     ran = lora(folder, "config", "check")
-    assert (ran.code, "b.png (not a file)" in ran.out) == (1, True), ran
+    assert (ran.code, "b.png (it is no regular file)" in ran.out) == (1, True), ran
     (folder / "images" / "b.png").unlink()
     with (folder / "images" / "a.txt").open("wb") as file:
         file.truncate(2**34)
@@ -124,3 +124,53 @@ def test_a_configuration_without_an_end_is_refused(folder: Path) -> None:
     (folder / "c.toml").unlink()
     (folder / "c.toml").symlink_to("/dev/zero")
     all_refuse(folder, "it is larger than")
+
+
+@pytest.mark.parametrize("checks", ["all", "quick", "none"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_eps_that_is_named_png_is_refused_and_starts_nothing(
+    folder: Path, checks: str, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = ghostscript(folder, monkeypatch)
+    eps(folder / "images" / "b.png")
+    (folder / "images" / "b.txt").write_text("a photo")
+    flags = "cache_latents = true\ncache_latents_to_disk = true" if cached else ""
+    configured(folder, flags, DATASETS + f"[run]\nchecks = '{checks}'")
+    if cached:
+        import numpy as np
+
+        np.savez(folder / "images" / "b_0064x0064_sd.npz", latents_8x8=np.ones((4, 8, 8), np.float32))
+    for command, code in (["config", "check"], 1), (["train"], 3):
+        ran = lora(folder, *command)
+        assert ran.code == code, ran
+        assert "1 image is not PNG, JPEG, WEBP, BMP" in ran.out + ran.err
+        assert "b.png (an EPS, for which Ghostscript would be started)" in ran.out + ran.err
+    assert not started.exists()
+
+
+def test_upstream_would_have_started_ghostscript(
+    folder: Path, sd_scripts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = ghostscript(folder, monkeypatch)
+    picture = eps(folder / "images" / "b.png")
+    code = f"from library.utils import load_image; load_image({str(picture)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=sd_scripts, capture_output=True, check=False, timeout=120)
+    assert started.exists()
+
+
+def ghostscript(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is there once a program named `gs` has been started."""
+    started = folder / "started"
+    program = folder / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    return started
+
+
+def eps(path: Path) -> Path:
+    from PIL import Image
+
+    Image.new("RGB", (64, 64)).save(path, "EPS")
+    return path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_training.preflight import checking, images, listing
+from lora_training.preflight import checking, checks, images, listing
 from lora_training.remembered import Remembered
 from tests.preflight.helpers import cut, job, nothing, picture
 
@@ -17,8 +17,9 @@ pytest.importorskip("PIL")
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
 
 
-def found(work: Job, *, cached: frozenset[str] = frozenset(), quick: bool = False) -> list[Finding]:
-    return images.findings(work, listing.subsets(work), cached, nothing, quick=quick)
+def found(work: Job, *, cached: frozenset[str] = frozenset()) -> list[Finding]:
+    subsets = listing.subsets(work)
+    return images.missing(subsets) or images.findings(work, subsets, cached, nothing)
 
 
 def test_all_images_that_do_not_decode_are_named_at_once(tmp_path: Path) -> None:
@@ -91,11 +92,26 @@ def test_an_image_that_upstream_does_not_open_is_no_error(tmp_path: Path) -> Non
     assert len(found(job(tmp_path, {**small, "skip_image_resolution": [10, 10]}))) == 1
 
 
-def test_quick_opens_no_image_but_wants_some(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"x")
-    assert found(job(tmp_path, {"image_dir": str(tmp_path)}), quick=True) == []
-    (tmp_path / "a.png").unlink()
-    assert len(found(job(tmp_path, {"image_dir": str(tmp_path)}), quick=True)) == 1
+def test_quick_decodes_no_image_but_wants_some(tmp_path: Path) -> None:
+    bad = cut(picture(tmp_path / "a.png", (200, 200)))
+    work = job(tmp_path, {"image_dir": str(tmp_path)})
+    assert checks.run(work, nothing, "quick") == []
+    bad.unlink()
+    assert len(checks.run(work, nothing, "quick")) == 1
+
+
+def test_formats_that_upstream_does_not_list_are_refused_whatever_their_name(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for form in ("GIF", "TIFF", "EPS", "PPM", "ICO", "TGA"):
+        Image.new("RGB", (40, 40)).save(tmp_path / f"{form}.png", form)
+    Image.new("RGB", (40, 40)).save(tmp_path / "of a camera.jpg", "MPO", save_all=True)
+    for form in ("PNG", "JPEG", "WEBP", "BMP"):
+        Image.new("RGB", (40, 40)).save(tmp_path / f"{form}.bmp", form)
+    for depth in ("none", "quick", "all"):
+        (only,) = checks.run(job(tmp_path, {"image_dir": str(tmp_path)}), nothing, depth)
+        assert only.message.startswith("6 images are not PNG, JPEG, WEBP, BMP"), only
+        assert all(f"{form}.png (" in f"{only.message}\n{only.hint}" for form in ("GIF", "TIFF", "EPS", "PPM", "ICO"))
 
 
 def test_what_was_good_is_not_opened_again_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,11 @@ class Death:
     mend: str
     restartable: bool
 
+    @property
+    def exception(self) -> str | None:
+        """What to know the same exception by, without what differs each time; None for any other death."""
+        return _NUMBER.sub("#", self.sentence) if self.kind == "exception" else None
+
 
 @dataclass(frozen=True)
 class _Sign:
@@ -32,6 +37,8 @@ class _Sign:
     restartable: bool = False
 
 
+# process ids, addresses, sizes
+_NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 _IMAGE = "an image cannot be read: {}"
 _MEND_IMAGE = "mend or remove the image, then run the same command again"
 _KILLED = "something killed the training, most likely the system when memory ran out"
@@ -107,16 +114,27 @@ _SIGNS = (
         "lower the learning rate; the log names the images",
     ),
     _Sign(
-        # torchrun's report on the first rank that died; its own code is 1
+        # torchrun's report on the first rank that died, whose own code is 1; and PyTorch's on a worker
         "memory",
-        re.compile(r"^\s*exitcode\s*: -9 "),
+        re.compile(r"^\s*exitcode\s*: -9 |DataLoader worker .*killed by signal: Killed"),
         _KILLED,
         _MORE_MEMORY,
         restartable=True,
     ),
     _Sign(
+        "gpu",
+        re.compile(r"Error: ((?:CUDA|cuDNN|CUBLAS|cuBLAS|HIP|MIOpen) .*|(?:CUDNN|CUBLAS)_STATUS_.*)$"),
+        "the GPU failed: {}",
+        "`nvidia-smi` and the system's log may say more",
+        restartable=True,
+    ),
+    _Sign(
         "exception",
-        re.compile(r"^((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Warning|Interrupt)(?:: .*)?)$"),
+        # the launchers' own say no more than that a rank has died
+        re.compile(
+            r"^(?:\[rank\d+\]:\s*)?(?!\S+\.(?:ChildFailedError|CalledProcessError)\b)"
+            r"((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Warning|Interrupt)(?:: .*)?)$"
+        ),
         "training died of {}",
         "the log says where",
         restartable=True,

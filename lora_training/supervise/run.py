@@ -129,7 +129,7 @@ class Run:
         return TrainingError(f"the run's folder cannot be written to: {exc.filename}: {exc.strerror}", hint=hint)
 
     def _attempts(self, state: State | None, asked: signals.Asked) -> None:
-        failures = 0
+        failures, died = 0, None
         while True:
             self._began = False
             ended = self._attempt(state, asked)
@@ -141,6 +141,9 @@ class Run:
             newest = states.newest(self.order.output, self._pass_over, self.order.made_by) or state
             # only a newer state is progress: a run that dies at the same place each time is given up
             failures = 0 if _step(newest) > _step(state) else failures + 1
+            before, died = died, self._died(death)
+            if failures and died and died == before:
+                raise self._gave_up(ended, death, again=f", twice at the same step ({died[1]})")
             # what never trained is wrong in itself, most likely; what has trained once can do so again
             if not (death.restartable and self._has_trained) or failures > self.order.retries:
                 raise self._gave_up(ended, death)
@@ -236,11 +239,16 @@ class Run:
         where = f"saved at step {state.step}; the same command goes on from there" if state else "nothing was saved yet"
         return Interrupted("training was stopped", signum=asked.signum, hint=where)
 
-    def _gave_up(self, ended: Ended, death: Death) -> TrainingError:
+    def _died(self, death: Death) -> tuple[str, int] | None:
+        """What a death by an exception must repeat, for another start to be in vain: it, and the step it came after."""
+        step = self._reported[0] if self._began and self._reported else 0
+        return (death.exception, step) if death.exception else None
+
+    def _gave_up(self, ended: Ended, death: Death, *, again: str = "") -> TrainingError:
         log = self.record.attempts[-1]["log"]
         self.record.attempts[-1]["death"] = death.kind
         return TrainingError(
-            death.sentence, hint=f"{death.mend}\nall it said is in {log}" if ended.tail else death.mend
+            f"{death.sentence}{again}", hint=f"{death.mend}\nall it said is in {log}" if ended.tail else death.mend
         )
 
     def _close(self, state: str, why: str | None) -> None:

@@ -119,6 +119,29 @@ def test_a_training_that_fails_is_exit_6_with_the_end_of_its_log(sd_scripts: Pat
     assert "attempt-1.log" in ran.err
 
 
+DYING = """
+from networks.lora import *
+from networks import lora
+def create_network(*args, **kwargs):
+    network = lora.create_network(*args, **kwargs)
+    steps = [1, 2]
+    network.on_step_start = lambda *_, **__: steps.pop()
+    return network
+"""
+
+
+@pytest.mark.upstream
+def test_the_same_exception_at_the_same_step_ends_the_training(
+    sd_scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"dying.py": DYING})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ran = lora("train", SMOKE, *given(tmp_path / "out", "network_module=dying"), cwd=ROOT)
+    assert ran.code == 6
+    assert "error: training died of IndexError: pop from empty list, twice at the same step (2)\n" in ran.err
+    assert ran.err.count("starting again") == 1
+
+
 @pytest.mark.upstream
 def test_a_full_disk_is_one_error_with_exit_code_6(sd_scripts: Path, tmp_path: Path) -> None:
     record = tmp_path / "smoke.run"

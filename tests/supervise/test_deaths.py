@@ -17,6 +17,9 @@ from lora_training.supervise.loop import Ended
         ("train_network.py: error: unrecognized arguments: --nope", "bad-arguments", False),
         ("_pickle.UnpicklingError: Weights only load failed. This file can still be loaded", "bad-pickle", False),
         ("ValueError: nobody foresaw this", "exception", True),
+        ("torch.AcceleratorError: CUDA error: device-side assert triggered", "gpu", True),
+        ("RuntimeError: cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "gpu", True),
+        ("RuntimeError: DataLoader worker (pid(s) 1, 2) is killed by signal: Killed. ", "memory", True),
         ("it just ended", "unknown", True),
     ],
 )
@@ -42,6 +45,12 @@ def test_upstreams_word_for_the_image_counts_where_pillow_names_none() -> None:
 def test_a_rank_that_was_killed_is_read_from_torchruns_report() -> None:
     report = ("RuntimeError: Connection closed by peer", "  exitcode  : -9 (pid: 77)", "=====")
     assert classify(Ended(1, report)).kind == "memory"
+
+
+def test_a_ranks_exception_counts_and_not_the_launchers_word_for_it() -> None:
+    log = ("[rank1]: ValueError: it", "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ")
+    assert classify(Ended(1, log)).sentence == "training died of ValueError: it"
+    assert classify(Ended(1, log[1:])).kind == "unknown"
 
 
 def test_the_banner_of_a_patch_is_no_cause() -> None:

@@ -50,6 +50,11 @@ for step in range(begin + 1, 7):
         manifest.write(folder, step=step, made_by={"config": "c"})
     todo = plan.get(str(step))
     once = Path(f"{out}.{step}")
+    if isinstance(todo, list):
+        # one for each time that it gets here
+        before = once.stat().st_size if once.exists() else 0
+        with once.open("a") as file: file.write("x")
+        todo = dict(enumerate(todo)).get(before)
     if todo and not (todo.get("once") and once.exists()):
         once.touch()
         if "say" in todo: print(todo["say"], flush=True)
@@ -150,6 +155,39 @@ def test_one_that_dies_at_the_same_place_each_time_is_given_up(bench: Bench) -> 
     # the first attempt made progress, to step 2; none after it did
     assert [attempt["from_step"] for attempt in bench.record.attempts] == [0, 2, 2, 2]
     assert bench.record.state == "failed"
+
+
+def test_the_same_exception_at_the_same_step_is_not_tried_a_third_time(bench: Bench) -> None:
+    with pytest.raises(TrainingError, match=r"ValueError: at 0x12ab, twice at the same step \(3\)"):
+        bench.go({"3": {"say": "ValueError: at 0x12ab"}})
+    assert [attempt["from_step"] for attempt in bench.record.attempts] == [0, 2]
+    assert bench.record.why is not None
+    assert "twice" in bench.record.why
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "RuntimeError: CUDA error: an illegal memory access was encountered",
+        "RuntimeError: DataLoader worker (pid 12) is killed by signal: Killed.",
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ",
+    ],
+)
+def test_what_another_start_may_mend_is_tried_to_the_end(bench: Bench, said: str) -> None:
+    with pytest.raises(TrainingError):
+        bench.go({"3": {"say": said}}, retries=2)
+    assert [attempt["from_step"] for attempt in bench.record.attempts] == [0, 2, 2, 2]
+
+
+def test_another_exception_is_another_death(bench: Bench) -> None:
+    assert bench.go({"3": [{"say": f"{name}Error: it"} for name in ("Value", "Key", "Value")]}).steps == 6
+    assert [attempt["from_step"] for attempt in bench.record.attempts] == [0, 2, 2, 2]
+
+
+def test_the_same_exception_further_on_is_another_death(bench: Bench) -> None:
+    once = {"say": "ValueError: it", "once": True}
+    assert bench.go({"3": once, "5": once}).steps == 6
+    assert [attempt["from_step"] for attempt in bench.record.attempts] == [0, 2, 4]
 
 
 def test_one_that_dies_before_it_began_is_not_started_again(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching import fs, names, plan, site, transaction, tree
+from lora_training.patching import fs, links, names, plan, site, transaction, tree
 from lora_training.patching.edit import Edit
 from lora_training.patching.model import ABSENT, REGULAR, Node, sha256, state_of
 from lora_training.patching.names import STATE_FOLDER, shown
@@ -192,6 +192,7 @@ class _Applied:
 
     def edits(self) -> list[Edit]:
         written = sorted({path for patch in self.locked for path in patch.files})
+        links.check(written, self.image, self.root)
         pristine = {path: self.record.pristine.get(path) or state_of(self.disk[path]) for path in written}
         edits = [Edit(path, self.disk[path], self.image[path]) for path in written]
         return [*edits, *self.originals, *_record_edits(self.root, Stack("", pristine, tuple(self.locked)))]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching import binary, place
+from lora_training.patching import binary, links, place
 from lora_training.patching.model import REGULAR, Action, Change, Node, Patch
-from lora_training.patching.names import shown, text
+from lora_training.patching.names import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -192,8 +192,9 @@ class _Run:
         if folder is not None and folder.is_folder and not _is_emptied(path, folder, image):
             raise self.refuse(change, f"{shown(path)} is a folder with files in it")
         node = image[path]
-        if node is not None and node.is_link and not _stays_inside(path, node):
-            raise self.refuse(change, f"the symbolic link {shown(path)} would point out of the tree")
+        what = links.problem(path, node) if node is not None and node.is_link else None
+        if what:
+            raise self.refuse(change, f"the symbolic link {shown(path)} {what}")
 
     def refuse(self, change: Change, what: str) -> PatchError:
         return PatchError(f"{self.patch.name}, line {change.line}: {shown(change.old)}: {what}", hint=_UNTOUCHED)
@@ -208,16 +209,6 @@ def _is_emptied(path: str, folder: Node, image: Image) -> bool:
         if node is not None and not (node.is_folder and _is_emptied(name, node, image)):
             return False
     return True
-
-
-def _stays_inside(path: str, link: Node) -> bool:
-    target = text(link.data)
-    depth = path.count("/")
-    for part in target.split("/"):
-        depth += -1 if part == ".." else part not in {"", "."}
-        if depth < 0:
-            return False
-    return bool(target) and not target.startswith("/") and "\0" not in target
 
 
 def parents(path: str) -> list[str]:

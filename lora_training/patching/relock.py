@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_training import git, proc
 from lora_training.errors import PatchError
-from lora_training.patching import fs, lockfile, plan, removal, series, site, stack, standing, tree
+from lora_training.patching import fs, links, lockfile, plan, removal, series, site, stack, standing, tree
 from lora_training.patching.model import ABSENT, Node, state_of
 from lora_training.patching.names import raw, shown
 from lora_training.patching.stack import PRISTINE, Stack
@@ -60,7 +60,8 @@ def work_out(target: Target, old: Stack | None) -> tuple[Stack, list[plan.Moved]
         removal.parse(item.name, item.fields["Removal-Condition"])
     patches = [item.patch for item in items]
     paths = [path for patch in patches for path in patch.paths]
-    stack_, _, moved = stack.build(target.pin, patches, pristine(target, old, paths))
+    stack_, image, moved = stack.build(target.pin, patches, pristine(target, old, paths))
+    links.check(stack_.paths, image, target.root)
     return stack_, moved
 
 

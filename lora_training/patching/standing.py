@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching import edits, lockfile, plan, series, stack, tree
+from lora_training.patching import edits, links, lockfile, plan, series, stack, tree
 from lora_training.patching.model import Node, sha256, state_of
 from lora_training.patching.names import shown
 from lora_training.patching.parse import parse
@@ -161,4 +161,5 @@ def final(standing: Standing, base: plan.Image) -> tuple[plan.Image, list[plan.M
                     f"{standing.target.name}: {patch.name} does not give {shown(path)} the state that was locked",
                     hint="run `lora patch lock` and look at what changes",
                 )
+    links.check(standing.stack.paths, image, standing.target.root)
     return image, moved

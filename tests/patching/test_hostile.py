@@ -10,7 +10,8 @@ import pytest
 
 from lora_training.errors import PatchError
 from lora_training.patching import adhoc
-from tests.patching.conftest import tree_of
+from tests.helpers import lora
+from tests.patching.conftest import Checkout, tree_of
 
 NEW = "--- /dev/null\n+++ b/{name}\n@@ -0,0 +1 @@\n+x\n"
 GIT_NEW = "diff --git a/{name} b/{name}\nnew file mode 100644\n" + NEW
@@ -126,6 +127,70 @@ def test_nothing_is_written_through_a_link_that_an_earlier_patch_makes(folder: P
 @pytest.mark.parametrize("to", ["/etc", "..", "../x", "lib/../../x"])
 def test_a_link_out_of_the_tree(folder: Path, to: str) -> None:
     assert "out of the tree" in _refused(folder, LINK.format(name="link", to=to))
+
+
+@pytest.mark.parametrize("to", ["sub/l/../out/f", "lib/..", "lib/../x", "../tree/x/../y", "./a/../b", "../../out"])
+def test_a_link_that_another_link_could_lead_out_of_the_tree(folder: Path, to: str) -> None:
+    first = LINK.format(name="sub/l", to="..")
+    assert "out of the tree" in _refused(folder, first + LINK.format(name="l2", to=to))
+
+
+@pytest.mark.parametrize(
+    "to", [".git/config", ".GIT/config", "lib/git~1", "../lib/.git", ".lora-patch/x", "c:x", "NUL"]
+)
+def test_a_link_to_a_name_that_no_patch_may_have(folder: Path, to: str) -> None:
+    assert "point at a name that" in _refused(folder, LINK.format(name="lib/link", to=to))
+
+
+@pytest.mark.parametrize("to", ["theirs/passwd", "theirs", "lib/deep/f", "lib/back/f", "repo/config", "loop"])
+def test_a_link_that_leads_out_by_a_link_in_the_tree(folder: Path, to: str) -> None:
+    (folder / "lib").mkdir()
+    (folder / "theirs").symlink_to("/etc")
+    (folder / "lib/deep").symlink_to("../theirs/x")
+    (folder / "lib/back").symlink_to("../../out")
+    (folder / "repo").symlink_to(".git")
+    (folder / "loop").symlink_to("loop")
+    assert "by another link" in _refused(folder, LINK.format(name="link", to=to))
+
+
+def test_a_chain_of_links_from_two_patches_that_leads_out_by_a_link_in_the_tree(folder: Path) -> None:
+    (folder / "lib").mkdir()
+    (folder / "lib/theirs").symlink_to("/etc")
+    first, second = folder.parent / "1.patch", folder.parent / "2.patch"
+    first.write_text(LINK.format(name="l1", to="l2/theirs"))
+    second.write_text(LINK.format(name="l2", to="lib"))
+    adhoc.apply(folder, [first], None)
+    before = tree_of(folder, without=())
+    with pytest.raises(PatchError, match="l1 would lead out of the tree"):
+        adhoc.apply(folder, [second], None)
+    assert tree_of(folder, without=()) == before
+
+
+def test_a_link_from_a_series_that_leads_out_by_a_link_in_the_tree_is_not_locked(checkout: Checkout) -> None:
+    (checkout.root("beta") / "theirs").symlink_to("/etc")
+    checkout.add_diff("beta", "link", LINK.format(name="link", to="theirs/passwd").encode())
+    with pytest.raises(PatchError, match="by another link"):
+        checkout.lock()
+
+
+def test_links_that_stay_in_the_tree_by_way_of_others_are_fine(folder: Path) -> None:
+    (folder / "lib").mkdir()
+    (folder / "lib/old").symlink_to("../real/../real")
+    file = folder.parent / "p.patch"
+    file.write_text(
+        "".join(LINK.format(name=name, to=to) for name, to in [("a", "lib/old/f"), ("x/b", "../a"), ("c/d", "..")])
+    )
+    adhoc.apply(folder, [file], None)
+    assert (folder / "x/b").readlink() == Path("../a")
+
+
+def test_a_link_out_of_the_tree_is_one_sentence_on_the_command_line(folder: Path) -> None:
+    file = folder.parent / "p.patch"
+    file.write_text(LINK.format(name="sub/l", to="..") + LINK.format(name="l2", to="sub/l/../out/f"))
+    ran = lora("patch", "apply", "--tree", folder, "--patch", file, cwd=folder)
+    assert (ran.code, len(ran.err.splitlines())) == (5, 2)
+    assert ran.err.startswith("error: p.patch, line 8: l2: the symbolic link l2 could point out of the tree")
+    assert not list(folder.iterdir())
 
 
 def test_a_link_within_the_tree_is_fine(folder: Path) -> None:

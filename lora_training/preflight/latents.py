@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from typing import TYPE_CHECKING
+import zipfile
+from typing import IO, TYPE_CHECKING
 
+from lora_training import files
 from lora_training.preflight import checking, listing
 from lora_training.preflight.finding import Finding
 from lora_training.remembered import Remembered
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from lora_training.preflight.listing import Subset
 
 SUFFIX = ".broken"
+# upstream packs nothing, so what is packed may grow by this much, and what is small may be anything
+_MOST, _GROWTH = 64 * 2**20, 4
 _SHOWN = 3
 # what upstream's strategies of each script end the names of their files with
 LATENTS = {
@@ -71,7 +76,7 @@ def set_aside(
     """Rename what does not open to NAME.broken, or only say so. The images that have good latents, and the findings."""
     found: dict[str, str] = {}
     if latents or outputs:
-        seen = Remembered(job.cache, "caches 1")
+        seen = Remembered(job.cache, "caches 2")
         found = checking.broken([*latents, *outputs], damage, seen, "cached latents and outputs", progress)
     good = frozenset(image for path, image in latents.items() if path not in found)
     if job.only_looks:
@@ -110,11 +115,17 @@ def _move(path: str) -> str | None:
 
 
 def damage(path: str) -> str | None:
-    """Why a cache file cannot be used, or None: every part is read, and so its checksum; latents must be finite."""
+    """Why a cache file cannot be used, or None: every part is read, and so its checksum; latents must be finite.
+
+    Nothing is inflated before its sizes are known.
+    """
     import numpy as np
 
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=files.opener_of_any) as file:
+            wrong = _inflates(file)
+            if wrong:
+                return wrong
             held = np.load(file, allow_pickle=False)
             if isinstance(held, np.ndarray):
                 return "no zip archive"
@@ -122,6 +133,34 @@ def damage(path: str) -> str | None:
                 part = held[name]
                 if name.startswith("latents") and part.dtype.kind == "f" and not np.isfinite(part).all():
                     return f"{name} holds values that are not finite"
+    except OSError as exc:
+        return exc.strerror or str(exc)
     except Exception as exc:  # noqa: BLE001 - numpy, zipfile and zlib each have their own for a damaged file
         return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
     return None
+
+
+def _inflates(file: IO[bytes]) -> str | None:
+    """Why an archive of arrays must not be inflated, from its list of parts and their headers; None when it may be."""
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for part in parts):
+            return "packed as numpy packs nothing"
+        size, whole = os.fstat(file.fileno()).st_size, sum(part.file_size for part in parts)
+        if whole > max(_MOST, _GROWTH * size):
+            return f"{size} bytes that would inflate to {whole}"
+        for part in parts:
+            with archive.open(part) as data:
+                if _held(data) > part.file_size:
+                    return f"{part.filename} is shorter than its header says"
+    file.seek(0)
+    return None
+
+
+def _held(data: IO[bytes]) -> int:
+    """The bytes of an array, by its header."""
+    import numpy as np
+
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, _, dtype = readers[np.lib.format.read_magic(data)](data)
+    return int(math.prod(shape) * dtype.itemsize)

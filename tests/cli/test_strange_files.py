@@ -120,6 +120,19 @@ def test_pipes_among_images_captions_and_a_models_parts_are_not_waited_for(folde
     assert (ran.code, "model_index.json cannot be read: it is no regular file" in ran.out) == (1, True), ran
 
 
+def test_a_cache_that_would_inflate_is_a_broken_one(folder: Path) -> None:
+    import numpy as np
+
+    configured(folder, "cache_latents = true\ncache_latents_to_disk = true")
+    cache = folder / "images" / "a_0128x0128_sd.npz"
+    np.savez_compressed(cache, latents_16x16=np.zeros((2**28,), np.uint8))
+    ran = lora(folder, "config", "check")
+    assert ran.code == 0, ran
+    assert "1 cache file is broken, and set aside by `lora train` as NAME.broken: " in ran.out
+    assert f"{cache} ({cache.stat().st_size} bytes that would inflate to {2**28 + 128})" in ran.out
+    assert cache.exists()
+
+
 def test_a_configuration_without_an_end_is_refused(folder: Path) -> None:
     (folder / "c.toml").unlink()
     (folder / "c.toml").symlink_to("/dev/zero")

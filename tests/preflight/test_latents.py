@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lora_training.preflight import latents, listing
-from tests.helpers import write
+from tests.helpers import ROOT, write
 from tests.preflight.helpers import job, nothing
 
 if TYPE_CHECKING:
@@ -54,7 +58,34 @@ def no_zip(path: Path) -> None:
         np.save(file, np.ones(3))
 
 
-@pytest.mark.parametrize("harm", [cut_short, flip_a_bit, empty, pickled, not_finite, no_zip])
+def inflates(path: Path) -> None:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("latents.npy", "w", force_zip64=True) as part,
+    ):
+        np.lib.format.write_array_header_1_0(part, {"descr": "<f4", "fortran_order": False, "shape": (2**28,)})
+        for _ in range(2**10):
+            part.write(bytes(2**20))
+
+
+def promises_much(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive, archive.open("latents.npy", "w") as part:
+        np.lib.format.write_array_header_1_0(part, {"descr": "<f4", "fortran_order": False, "shape": (2**34,)})
+
+
+def packed_otherwise(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("latents.npy", b"x")
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    "harm", [cut_short, flip_a_bit, empty, pickled, not_finite, no_zip, promises_much, packed_otherwise]
+)
 def test_a_broken_cache_is_set_aside_and_said_once(tmp_path: Path, harm: Callable[[Path], None]) -> None:
     write(tmp_path, dict.fromkeys(["a.png", "b.png"], ""))
     bad, good = cache(tmp_path / NAME), cache(tmp_path / "b_0064x0048_sd.npz")
@@ -69,6 +100,31 @@ def test_a_broken_cache_is_set_aside_and_said_once(tmp_path: Path, harm: Callabl
     assert good.exists()
     assert cached == {str(tmp_path / "b.png")}
     assert set_aside(work) == (cached, [])
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [(inflates, "would inflate to 1073741"), (promises_much, "shorter than"), (a_pipe, "no regular file")],
+)
+def test_a_cache_is_not_inflated_before_its_sizes_are_known(
+    tmp_path: Path, harm: Callable[[Path], None], words: str
+) -> None:
+    """An address space that could not hold it: what reads it all the same dies of it."""
+    write(tmp_path, {"a.png": ""})
+    harm(tmp_path / NAME)
+    code = f"""
+import resource
+import numpy
+from lora_training.preflight import latents
+resource.setrlimit(resource.RLIMIT_DATA, (2**29, 2**29))
+print(latents.damage({str(tmp_path / NAME)!r}))
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert words in done.stdout, done
+    _, (only,) = set_aside(job(tmp_path, {"image_dir": str(tmp_path)}, cache_latents_to_disk=True))
+    assert words in only.message
 
 
 def test_only_what_upstream_will_read_is_looked_at(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ class Tree:
 class Plan:
     """One run. `dataset` is the text of `folder/dataset.json`; `made_by` has digests of what makes the run, by name.
 
-    `processes` is how many train, on all machines.
+    `processes` is how many train, on all machines; `tensorboard` is the run's own folder in upstream's `logging_dir`.
     """
 
     config: Config
@@ -57,6 +58,7 @@ class Plan:
     dataset: str | None
     made_by: Mapping[str, str]
     processes: int = 1
+    tensorboard: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -95,12 +97,15 @@ def make(
     folder = target.with_suffix(".run")
     if dataset:
         flags += ["--dataset_config", str(folder / "dataset.json")]
+    logs = None if tree.is_miniature else _logs(flags, target)
+    if logs:
+        flags += ["--log_prefix", f"{logs.name}/{_value(flags, 'log_prefix', '')}"]
     given = bootstrap.environment(runtime) | _channels(folder, made_by)
     given |= spec.loading(allow_pickle=config.run.allow_pickle)
     launched = replace(_launched(config, tree, flags, processes, given), secrets=config.secrets)
     if runtime:
         _check_runtime(tree, runtime, launched, flags, here.cache / "checked" if write else None)
-    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, processes.count)
+    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, processes.count, logs)
 
 
 def _launched(
@@ -146,6 +151,20 @@ def _made_by(
         "upstream": tree.commit,
         "patches": lockfile.digest(here.patches),
     }
+
+
+def _logs(flags: list[str], target: Path) -> Path | None:
+    """The folder in `logging_dir` that the record under this name has, or a new one; None without a `logging_dir`."""
+    from lora_training.supervise import aside, record
+
+    if not (place := _value(flags, "logging_dir", "")):
+        return None
+    known = record.read(target.with_suffix(".run"))
+    found = Path(known.tensorboard) if known and known.tensorboard else None
+    # a record may be a stranger's
+    if found and found.parent == Path(place) and re.fullmatch(rf"{re.escape(target.stem)}(-\d+)?", found.name):
+        return found
+    return aside.free_logs(Path(place), target.stem)
 
 
 def _channels(folder: Path, made_by: Mapping[str, str]) -> dict[str, str]:

@@ -137,6 +137,10 @@ def _lines(folder: Path, run: Record) -> Iterator[str]:
         yield f"rerun of  {run.rerun_of}"
     if run.start:
         yield f"began at  step {run.start['step']} of {run.start['path']}"
+    if samples := _samples(folder):
+        yield f"samples   {samples}"
+    if run.tensorboard:
+        yield f"logs      {run.tensorboard} (TensorBoard)"
     yield from (f"made by   {key} {value}" for key, value in run.made_by.items())
     yield from _surroundings(folder)
     for number, attempt in enumerate(run.attempts, 1):
@@ -174,10 +178,16 @@ def _document(folder: Path, run: Record) -> dict[str, Any]:
     return {"folder": str(folder), **asdict(run), "state": _state(folder, run)}
 
 
+def _samples(folder: Path) -> str | None:
+    """Where the run's sample pictures are; None for a run that has drawn none there."""
+    return str(folder / record.SAMPLES) if (folder / record.SAMPLES).is_dir() else None
+
+
 def _whole(folder: Path, run: Record) -> dict[str, Any]:
     config = folder / recording.CONFIG
     return {
         **_document(folder, run),
+        "samples": _samples(folder),
         "resolved": config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
         "inputs": recording.read(folder, recording.INPUTS) or None,
         "environment": recording.read(folder, recording.ENVIRONMENT) or None,

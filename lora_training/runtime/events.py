@@ -14,6 +14,8 @@ Nothing here raises into the training: a line that cannot be written is lost. Ma
 |      | the step before), `memory_mb` (peak: of the GPU's allocator, or resident without a GPU) |
 | checkpoint | `path`, `step`: a LoRA file has been written |
 | state | `path`, `step`: a state folder has been written (by this process; see exact-resume for the others) |
+| sample | `path`, `step`, `prompt`, `number` (the prompt's, from 0), `seed` (null for none given): a picture that was
+|        | drawn on the way; reported by the process that drew it |
 | skipped | `step`, `images`, `in_a_row`, `rank`: nan-guard kept a bad step from the weights |
 | stopped | `step`: the state is saved as asked for, and the process leaves with 143 |
 | failed | `kind` (such as `not-finite`), `step`, `message`: it gives up, and leaves with 6 |

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
+import os
 import re
 from typing import TYPE_CHECKING
 
-from lora_training import manifest
+from lora_training import files, manifest
 from lora_training.supervise import record, states
 
 if TYPE_CHECKING:
@@ -16,8 +19,10 @@ if TYPE_CHECKING:
 _LOCK = "lock"
 
 
-def put(output: Path, folder: Path, *, keeps: Iterable[Path] = ()) -> Path | None:
+def put(output: Path, folder: Path, *, keeps: Iterable[Path] = (), logs: Path | None = None) -> Path | None:
     """Rename what belongs to the LoRA `output`, and its record in `folder`; the record's new folder, None for none.
+
+    `logs` is the folder in upstream's `logging_dir` that is renamed as well, if the record names it.
 
     `keeps` are the states that stay, for what goes on from one of them; one that a run was begun from, by name, stays
     anyway. To be used inside `record.alone(folder)`,
@@ -25,20 +30,24 @@ def put(output: Path, folder: Path, *, keeps: Iterable[Path] = ()) -> Path | Non
     """
     kept = {path.resolve() for path in keeps}
     moving = [path for path in _of(output) if path.resolve() not in kept and not manifest.is_kept(path)]
-    has_record = record.read(folder) is not None
-    if not moving and not has_record:
+    if not moving and not has_record(folder):
         return None
-    name = _free(output)
+    name = free(output)
     for path in moving:
         path.rename(path.with_name(name + path.name.removeprefix(output.stem)))
     aside = folder.with_name(f"{name}{folder.suffix}")
-    _move_record(folder, aside, output.with_name(f"{name}{output.suffix}"))
+    _move_record(folder, aside, output.with_name(f"{name}{output.suffix}"), logs)
     return aside
+
+
+def has_record(folder: Path) -> bool:
+    """Whether some run has left its record in `folder`, one that can be read or not."""
+    return any((folder / name).exists() for name in (record.RECORD, record.EVENTS))
 
 
 def put_lora(output: Path) -> Path:
     """Rename the LoRA alone; its new place."""
-    return output.rename(output.with_name(f"{_free(output)}{output.suffix}"))
+    return output.rename(output.with_name(f"{free(output)}{output.suffix}"))
 
 
 def refuse_links(output: Path) -> None:
@@ -58,13 +67,14 @@ def _of(output: Path) -> list[Path]:
     return sorted(path for path in output.parent.iterdir() if wanted.fullmatch(path.name))
 
 
-def _free(output: Path) -> str:
+def free(output: Path) -> str:
+    """The name under which what `output` is the LoRA of would be put aside."""
     names = (f"{output.stem}.{number}" for number in itertools.count(1))
     taken = {path.name for path in output.parent.iterdir()}
     return next(name for name in names if not any(each.startswith((f"{name}.", f"{name}-")) for each in taken))
 
 
-def _move_record(folder: Path, aside: Path, output: Path) -> None:
+def _move_record(folder: Path, aside: Path, output: Path, logs: Path | None) -> None:
     moving = [path for path in sorted(folder.iterdir()) if path.name not in (_LOCK, record.STOP)]
     if not moving:
         return
@@ -72,6 +82,7 @@ def _move_record(folder: Path, aside: Path, output: Path) -> None:
     for path in moving:
         path.rename(aside / path.name)
     (aside / _LOCK).touch()
+    _rename_in_events(aside / record.EVENTS, folder, aside)
     run = record.read(aside)
     if run is not None:
         run.name, run.output = output.stem, str(output)
@@ -79,4 +90,19 @@ def _move_record(folder: Path, aside: Path, output: Path) -> None:
             attempt["log"] = str(attempt.get("log", "")).replace(str(folder), str(aside))
         if run.result:
             run.result["path"] = str(output)
+        if logs and run.tensorboard == str(logs) and logs.exists():
+            run.tensorboard = str(logs.rename(free_logs(logs.parent, output.stem)))
         run.save(aside)
+
+
+def _rename_in_events(events: Path, folder: Path, aside: Path) -> None:
+    """Have them name logs and samples where these are now."""
+    with contextlib.suppress(OSError):
+        before, after = (json.dumps(f"{path}/")[:-1] for path in (folder, aside))
+        files.write(events, files.read(events).decode("utf-8", "surrogateescape").replace(before, after))
+
+
+def free_logs(place: Path, name: str) -> Path:
+    """A folder in `place` for the logs of the run `name` that no other run has: `name`, `name-2` and so on."""
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    return next(place / each for each in names if not os.path.lexists(place / each))

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 EVENTS = "events.jsonl"
+SAMPLES = "samples"
 STOP = "stop"
-_RECORD = "run.json"
+RECORD = "run.json"
 _Kinds: TypeAlias = "Mapping[str, type | tuple[type, ...]]"
 _MAYBE_TEXT = (str, type(None))
 _WHOLE: _Kinds = dict.fromkeys(("name", "config", "output", "command", "state"), str) | {
@@ -27,6 +28,7 @@ _WHOLE: _Kinds = dict.fromkeys(("name", "config", "output", "command", "state"),
     "started": (int, float),
     "why": _MAYBE_TEXT,
     "rerun_of": _MAYBE_TEXT,
+    "tensorboard": _MAYBE_TEXT,
 }
 _ATTEMPT: _Kinds = {"log": str, "from_step": int}
 _RESULT: _Kinds = {"steps": int}
@@ -42,7 +44,8 @@ class Record:
     """What `run.json` holds. Times are Unix times in seconds; `state` is running, complete, failed or stopped.
 
     `attempts` are all there were, over every time that the run was gone on with. `start` is the state of another run
-    that this one began with, `rerun_of` the LoRA that it repeats. What is larger lies in files beside it.
+    that this one began with, `rerun_of` the LoRA that it repeats, `tensorboard` the folder of its logs in upstream's
+    `logging_dir`. What is larger lies in files beside it.
     """
 
     name: str
@@ -58,17 +61,18 @@ class Record:
     why: str | None = None
     start: dict[str, Any] | None = None
     rerun_of: str | None = None
+    tensorboard: str | None = None
 
     def save(self, folder: Path) -> None:
         """Write it, so that at every moment the file is whole."""
-        files.write(folder / _RECORD, json.dumps(asdict(self), indent=1) + "\n")
+        files.write(folder / RECORD, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read(folder: Path) -> Record | None:
     """The record in `folder`; None when there is none that can be read. Attempts that make no sense are left out."""
     known = {each.name for each in fields(Record)}
     try:
-        found = json.loads(files.read(folder / _RECORD, _LARGEST))
+        found = json.loads(files.read(folder / RECORD, _LARGEST))
         run = Record(**{name: value for name, value in found.items() if name in known})
         run.attempts = [each for each in run.attempts if _has(each, _ATTEMPT)]
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):

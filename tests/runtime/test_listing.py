@@ -11,7 +11,10 @@ from lora_training.runtime import registry, settings, verify
 from tests.helpers import ROOT, lora, write
 
 SMOKE = ROOT / "configs" / "smoke.toml"
-DEFAULT = {"exact-resume", "graceful-stop", "lazy-bitsandbytes", "nan-guard", "progress", "provenance", "ranks"}
+DEFAULT = {
+    *("exact-resume", "graceful-stop", "lazy-bitsandbytes", "nan-guard", "progress", "provenance", "ranks"),
+    "samples",
+}
 
 
 def test_every_patch_says_everything_and_names_tests_that_are_there() -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lora_training.supervise import record, states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from lora_training.cli.plan import Plan
     from lora_training.supervise.states import State
@@ -25,16 +26,20 @@ _SCHEDULE = re.compile(r"lr_\w+")
 
 
 def changes(plan: Plan, state: State) -> dict[str, tuple[Any, Any]] | None:
+    """As `from_record`, with the run that made the state."""
+    return from_record(plan, state.path.with_name(_STATE.sub("", state.path.name) + ".run"), state.made_by)
+
+
+def from_record(plan: Plan, folder: Path, made_by: Mapping[str, str]) -> dict[str, tuple[Any, Any]] | None:
     """Then and now of each key that differs, by name; None for a key not given.
 
-    None when the configuration that the state was made with is not there to be read.
+    None when the configuration of what `made_by` names is not there to be read, in the run's `folder`.
     """
     from lora_training.cli import recording
     from lora_training.config.resolved import parsed
 
-    folder = state.path.with_name(_STATE.sub("", state.path.name) + ".run")
     known = record.read(folder)
-    if known is None or known.made_by != dict(state.made_by):
+    if known is None or known.made_by != dict(made_by):
         return None
     try:
         then = parsed((folder / recording.CONFIG).read_text(encoding="utf-8", errors="surrogateescape"))

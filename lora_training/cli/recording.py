@@ -42,17 +42,22 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, termina
         manifest.keep(state.path)
     _require_guard(plan)
     earlier = record.read(plan.folder)
-    is_own = earlier is not None and earlier.made_by == dict(plan.made_by) and resume != "never"
+    is_own = resume != "never" and _goes_on(plan, earlier, state)
     if puts_aside(plan, resume, state):
-        keeps = _kept(plan, state)
-        moved = aside.put_lora(plan.output) if is_own else aside.put(plan.output, plan.folder, keeps=keeps)
+        moved = aside.put_lora(plan.output) if is_own else _put_aside(plan, state)
         if moved:
             shelf.add(here, moved.with_suffix(plan.folder.suffix))
             terminal.note(f"what an earlier run left under this name is kept as {moved.with_suffix('')}")
     if not is_own:
         earlier = None
     _write(here, plan, terminal, goes_on=bool(earlier and state))
-    return {"attempts": earlier.attempts if earlier else [], "start": _start(plan, state, earlier)}
+    if plan.tensorboard:
+        plan.tensorboard.mkdir(parents=True, exist_ok=True)
+    return {
+        "attempts": earlier.attempts if earlier else [],
+        "start": _start(plan, state, earlier),
+        "tensorboard": plan.tensorboard and str(plan.tensorboard),
+    }
 
 
 def _require_guard(plan: Plan) -> None:
@@ -71,29 +76,57 @@ def _require_guard(plan: Plan) -> None:
 def puts_aside(plan: Plan, resume: str, state: State | None) -> bool:
     """Whether what is under this run's name is put aside: what it did not make, or a run to begin anew."""
     earlier = record.read(plan.folder)
-    if resume == "never":
+    if resume == "never" or any(not manifest.is_kept(path) for path in others(plan, state)):
         return True
-    has_anothers_lora = plan.output.exists() and _is_anothers(plan, earlier)
-    if earlier is not None and earlier.made_by == dict(plan.made_by):
-        return has_anothers_lora
-    found = aside.checkpoints(plan.output)
+    if earlier is None:
+        return state is None and aside.has_record(plan.folder)
+    return not _goes_on(plan, earlier, state)
+
+
+def others(plan: Plan, state: State | None) -> list[Path]:
+    """The LoRA, checkpoints and states under this run's name that something else made, without `state`."""
+    earlier = record.read(plan.folder)
+    if _is_own(plan, earlier):
+        return [plan.output] if plan.output.exists() and _is_anothers(plan, earlier) else []
+    found = [plan.output] if plan.output.exists() and (earlier or _is_anothers(plan, earlier)) else []
     # without a record, a checkpoint is this run's if it says so
-    left = found if earlier else [path for path in found if not results.is_made_by(path, plan.made_by)]
-    return (
-        has_anothers_lora or bool(left) or bool(_others_states(plan, state)) or bool(earlier and plan.output.exists())
-    )
-
-
-def _kept(plan: Plan, state: State | None) -> list[Path]:
-    """The states that stay: the one to go on from, where it was named by who started this, and this run's own."""
-    return [state.path, *states.by_maker(plan.output, plan.made_by)[0]] if state else []
-
-
-def _others_states(plan: Plan, state: State | None) -> list[Path]:
-    """Other runs' states that this run would write over, without those that it or another run was begun from."""
-    others = states.by_maker(plan.output, plan.made_by)[1]
+    left = [path for path in aside.checkpoints(plan.output) if earlier or not results.is_made_by(path, plan.made_by)]
+    theirs = states.by_maker(plan.output, plan.made_by)[1]
     own = state and state.path.resolve()
-    return [path for path in others if path.resolve() != own and not manifest.is_kept(path)]
+    return [*found, *left, *(path for path in theirs if path.resolve() != own)]
+
+
+def maker(plan: Plan) -> dict[str, str]:
+    """What made that which `others` names, as far as it says so."""
+    known = record.read(plan.folder)
+    if known and not _is_own(plan, known):
+        return known.made_by
+    for path in (plan.output, *aside.checkpoints(plan.output)):
+        metadata = results.metadata_of(path)
+        named = {name: metadata[f"lora_{name}"] for name in plan.made_by if f"lora_{name}" in metadata}
+        if named and named != dict(plan.made_by):
+            return named
+    another = next((each for each in states.good(plan.output) if each.differences(plan.made_by)), None)
+    return dict(another.made_by) if another else {}
+
+
+def _is_own(plan: Plan, earlier: Record | None) -> bool:
+    return earlier is not None and earlier.made_by == dict(plan.made_by)
+
+
+def _goes_on(plan: Plan, earlier: Record | None, state: State | None) -> bool:
+    """Whether a start from `state` is one more of the run in `earlier`: made by the same, and begun from the same."""
+    if earlier is None or not _is_own(plan, earlier):
+        return False
+    is_own_state = state is None or not state.differences(plan.made_by)
+    return is_own_state or (earlier.start is not None and earlier.start["path"] == str(state and state.path))
+
+
+def _put_aside(plan: Plan, state: State | None) -> Path | None:
+    """All but this run's own states, where it goes on from one of them."""
+    is_own = state is not None and not state.differences(plan.made_by)
+    keeps = states.by_maker(plan.output, plan.made_by)[0] if is_own else []
+    return aside.put(plan.output, plan.folder, keeps=keeps, logs=plan.tensorboard)
 
 
 def _is_anothers(plan: Plan, own: Record | None) -> bool:

@@ -131,8 +131,10 @@ def _newer_patches_off(original: Original) -> Iterator[str]:
 
 
 def _differences(original: Original, plan: Plan, now: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each thing that made the run and is not what it was."""
+    """A line for each thing that made the run and is not what it was; patches count by what they do to files."""
     then = original.read(recording.ENVIRONMENT)
+    if original.run.made_by.get("patches") == plan.made_by["patches"]:
+        then["patches"] = now["patches"]
     for name in ("upstreams", "patches", "runtime"):
         if name in then:
             yield from _changed(name.removesuffix("es").removesuffix("s"), then[name], now[name])

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.cli import differing
 from lora_training.errors import ConfigError, LoraError
-from lora_training.supervise import record, states
+from lora_training.supervise import aside, record, states
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from lora_training.cli.plan import Plan
     from lora_training.cli.terminal import Terminal
@@ -39,16 +39,20 @@ def meant(plan: Plan, resume: str, terminal: Terminal) -> str:
 
 
 def state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
-    """The state to go on from. Another run's is taken only when it is named: ConfigError says so."""
+    """The state to go on from, None to begin. Raises ConfigError where something else made what is under the name.
+
+    Another run's state is taken only when it is named, or was when this run began.
+    """
     if resume == "never" or plan.tree.is_miniature:
         return None
     if resume != "auto":
         named = _named(plan, resume)
+        _refuse_anothers(plan, named)
         _warn(plan, named, terminal)
         return named
-    own = states.newest(plan.output, _own_alone(plan, terminal), plan.made_by)
+    own = states.newest(plan.output, _own_alone(plan, terminal), plan.made_by) or _begun_with(plan)
     if own is None:
-        _refuse_anothers(plan)
+        _refuse_anothers(plan, None)
         return None
     if states.is_strangers(own.path, plan.output.parent):
         raise ConfigError(
@@ -57,6 +61,12 @@ def state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
         )
     terminal.note(f"going on from step {own.step}: {own.path}")
     return own
+
+
+def _begun_with(plan: Plan) -> State | None:
+    """The state that this very run was begun from, for one that has saved none of its own yet."""
+    start = _start(plan)
+    return _named(plan, start["path"]) if start else None
 
 
 def _named(plan: Plan, resume: str) -> State:
@@ -68,23 +78,36 @@ def _named(plan: Plan, resume: str) -> State:
         raise
 
 
-def _refuse_anothers(plan: Plan) -> None:
-    """There is none of this run's own, but one that another run, which is unfinished, would go on from."""
-    known = record.read(plan.folder)
-    another = states.newest(plan.output)
-    if another is None or (known and known.state == "complete" and known.made_by == dict(another.made_by)):
+def _refuse_anothers(plan: Plan, named: State | None) -> None:
+    """Nothing is put aside unasked, but what lies beside a named state of the same run, and what assets give."""
+    from lora_training.cli import recording
+
+    if plan.config.run.assets or not recording.others(plan, named):
         return
-    changed = another.differences(plan.made_by)
+    maker = recording.maker(plan)
+    if named and dict(named.made_by) in (maker, dict(plan.made_by)):
+        return
+    changed = [name for name in plan.made_by if maker.get(name) != plan.made_by[name]]
+    by = f"by another {' and '.join(changed)}" if maker else "by something that it does not name"
     raise ConfigError(
-        f"the unfinished run in {plan.output.parent} was made by another {' and '.join(changed)}",
-        hint="\n".join(
-            [
-                *differing.lines(differing.changes(plan, another) or {}, _SHOWN),
-                f"`--resume {another.path}` goes on from it all the same (step {another.step});",
-                "`--resume never` starts anew; another output_name keeps both",
-            ]
-        ),
+        f"{plan.output.stem} in {plan.output.parent} was made {by}",
+        hint="\n".join([*_what_differs(plan, maker, changed), *_ways_out(plan)]),
     )
+
+
+def _what_differs(plan: Plan, maker: Mapping[str, str], changed: Iterable[str]) -> Iterator[str]:
+    yield from differing.lines(differing.from_record(plan, plan.folder, maker) or {}, _SHOWN)
+    for name in changed:
+        if name != "config" and maker:
+            yield f"{name}: {maker.get(name, 'none')[:12]} -> {plan.made_by[name][:12]}"
+
+
+def _ways_out(plan: Plan) -> Iterator[str]:
+    another = states.newest(plan.output)
+    if another:
+        yield f"`--resume {another.path}` goes on from it all the same (step {another.step});"
+    yield f"`--resume never` starts anew and keeps what is there as {aside.free(plan.output)};"
+    yield "another output_name leaves it where it is"
 
 
 def _warn(plan: Plan, named: State, terminal: Terminal) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
 from lora_training.patching.names import raw, text
-from lora_training.patching.stack import LockedPatch, Stack
+from lora_training.patching.stack import LockedPatch, Stack, touched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,11 +26,18 @@ _TABLE = re.compile(r'(\[\[?)upstreams\."([^"\\]*)"\.?([a-z.]*)\]\]?')
 
 
 def digest(patches: Path) -> str:
-    """The sha256 of the lock, which stands for the whole set of patches; of nothing where there is none."""
-    import hashlib
+    """The sha256 of what the patches do: each upstream's commit, and each changed file as the last patch leaves it.
 
-    lock = patches / LOCK
-    return hashlib.sha256(lock.read_bytes() if lock.exists() else b"").hexdigest()
+    Their words and their number count for nothing. Raises PatchError as `read`.
+    """
+    import hashlib
+    import json
+
+    done = {
+        name: [stack.commit, {path: stack.state(path, stack.last) for path in touched(stack)}]
+        for name, stack in read(patches).items()
+    }
+    return hashlib.sha256(json.dumps(done, sort_keys=True).encode()).hexdigest()
 
 
 def read(patches: Path) -> dict[str, Stack]:

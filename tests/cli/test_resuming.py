@@ -87,10 +87,44 @@ def test_another_runs_state_is_refused_when_there_is_none_of_its_own(plan: Any, 
     assert f"--resume {path}" in str(caught.value.hint)
 
 
-def test_the_states_of_a_run_that_is_complete_are_nobodys_to_go_on_from(plan: Any, heard: Any) -> None:
+def test_what_a_complete_run_left_is_refused_alike_and_not_where_there_are_assets(plan: Any, heard: Any) -> None:
     save(plan, 50, OTHER)
     recorded(plan, OTHER, state="complete")
+    with pytest.raises(ConfigError, match="another config"):
+        chosen(plan, "auto", heard)
+    plan.config.run.assets = "smoke"
     assert chosen(plan, "auto", heard) is None
+
+
+def test_a_lora_that_says_nothing_of_its_maker_is_refused_as_well(plan: Any, heard: Any) -> None:
+    safetensors.save_file({"w": np.ones(3, np.float32)}, plan.output)
+    with pytest.raises(ConfigError, match="does not name"):
+        chosen(plan, "auto", heard)
+
+
+def test_a_named_state_is_no_leave_to_put_a_third_run_aside(plan: Any, heard: Any, tmp_path: Path) -> None:
+    elsewhere = save(plan, 50, {"config": "third"}).rename(tmp_path / "dogs-state")
+    save(plan, 60, OTHER)
+    recorded(plan, OTHER)
+    with pytest.raises(ConfigError, match="another config"):
+        chosen(plan, str(elsewhere), heard)
+
+
+def test_a_run_that_has_saved_nothing_yet_begins_again_where_it_began(plan: Any, heard: Any) -> None:
+    path = save(plan, 50, OTHER)
+    manifest.keep(path)
+    recorded(plan, ME, path)
+    assert chosen(plan, "auto", heard) == states.State(path, 50, OTHER)
+
+
+def test_from_another_start_its_own_earlier_work_is_put_aside(
+    plan: Any, heard: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(plan, 10)
+    recorded(plan, ME)
+    path = save(plan, 50, OTHER)
+    names = begun(plan, str(path), heard, monkeypatch)
+    assert names >= {path.name, "cats.1-step00000010-state", "cats.1.run"}
 
 
 def test_the_same_command_goes_on_from_what_came_of_the_state_that_it_names(plan: Any, heard: Any) -> None:
@@ -154,6 +188,9 @@ def test_anothers_checkpoints_are_put_aside_without_a_record(
 ) -> None:
     metadata = {f"lora_{name}": value for name, value in made_by.items()}
     safetensors.save_file({"w": np.ones(3, np.float32)}, plan.output.with_name("cats-000002.safetensors"), metadata)
+    with pytest.raises(ConfigError, match="another config" if made_by else "does not name"):
+        chosen(plan, "auto", heard)
+    plan.config.run.assets = "smoke"
     assert "cats.1-000002.safetensors" in begun(plan, "auto", heard, monkeypatch)
 
 
@@ -197,7 +234,7 @@ def test_a_refusal_shows_what_differs(plan: Any, heard: Any, edited: Path) -> No
         "network_args.loraplus_lr_ratio: 4 -> 8",
     ]
     assert "retries" not in str(caught.value.hint)
-    assert "here" not in str(caught.value.hint)
+    assert "/here" not in str(caught.value.hint)
 
 
 def test_a_refusal_shows_five_of_many(plan: Any, heard: Any, edited: Path, monkeypatch: pytest.MonkeyPatch) -> None:

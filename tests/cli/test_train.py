@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import shutil
@@ -14,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from lora_training import workspace
+from lora_training.patching import lockfile
+from tests.cli.cats import Cats
 from tests.helpers import ROOT, Ran, lora, repository, write
 from tests.trees import listing
 
@@ -243,21 +244,27 @@ def test_the_lora_says_what_made_it(trained: Trained) -> None:
     with safe_open(trained.lora, "np") as file:
         found = file.metadata()
     assert found["lora_upstream"] == "6721028c79ee85a78b3a06dfd8954dae310a1cce"
-    lock = (ROOT / "patches" / "patches.lock").read_bytes()
-    assert found["lora_patches"] == hashlib.sha256(lock).hexdigest()
+    assert found["lora_patches"] == lockfile.digest(ROOT / "patches")
 
 
 @pytest.mark.upstream
 def test_an_unfinished_run_of_another_config_is_not_gone_on_with(sd_scripts: Path, tmp_path: Path) -> None:
-    sets = ("save_state=true", "max_train_steps=100000")
-    stopped = start(tmp_path, *sets)
-    until_a_step(stopped)
-    stopped.send_signal(signal.SIGINT)
-    assert stopped.wait() == 130
-    other = lora("train", SMOKE, *given(tmp_path, *sets, "learning_rate=0.5"), cwd=ROOT)
+    cats = Cats(tmp_path)
+    state = cats.stopped()
+    other = cats.train("max_train_steps=100000", "learning_rate=0.5")
     assert other.code == 3
     assert "another config" in other.err
+    assert f"--resume {state}" in other.err
     assert "--resume never" in other.err
+
+
+@pytest.mark.upstream
+def test_what_the_smoke_run_finds_under_its_name_is_put_aside_unasked(sd_scripts: Path, tmp_path: Path) -> None:
+    (tmp_path / "smoke.safetensors").write_bytes(b"of somebody else")
+    ran = lora("train", SMOKE, *given(tmp_path, "max_train_steps=2", "save_every_n_steps=2"), cwd=ROOT)
+    assert ran.code == 0, ran.err
+    assert f"is kept as {tmp_path / 'smoke.1'}" in ran.err
+    assert (tmp_path / "smoke.1.safetensors").read_bytes() == b"of somebody else"
 
 
 def given(output: Path, *sets: str) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from lora_training import families
 from lora_training.config import history, nearest, ours
 from lora_training.config import schema as schemas
-from lora_training.config.checks.family import INERT
 from lora_training.errors import ConfigError, UpstreamError
 
 if TYPE_CHECKING:
@@ -48,14 +48,13 @@ def explain(tree: Path, key: str, *, cache: Path | None = None) -> Explained:
     if not flags and not tables and not own:
         known = {name for schema in read.values() for name in schema.keys} | {*ours.LAUNCH_KEYS, *ours.RUN_KEYS}
         raise ConfigError(f"upstream has no flag `{key}`", hint=nearest.hint(key, known))
-    inert = INERT.get(key)
     return Explained(
         key=key,
         ours=own,
         flags=flags,
         dataset_tables=tables,
         absent=tuple(script for script in read if script not in flags),
-        inert={script: inert.reason for script in flags if inert and script in inert.scripts},
+        inert={script: inert[key].reason for script in flags if key in (inert := families.of(script).inert)},
         changes=history.changes(tree, key, cache=cache),
         versions=history.versions(tree),
     )

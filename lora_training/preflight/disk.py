@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training.preflight import latents as caches
+from lora_training import families
 from lora_training.preflight import saves, sizes
 from lora_training.preflight.finding import Finding
 
@@ -124,8 +124,8 @@ def _caches(job: Job, subsets: Sequence[Subset], cached: Collection[str], disks:
         if job.on("cache_latents_to_disk"):
             missing = sum(image not in cached for image in subset.images)
             disk.add(missing, sizes.latents(job, subset), "cached latents")
-        if job.on("cache_text_encoder_outputs_to_disk") and job.script in caches.OUTPUTS:
-            suffix = caches.OUTPUTS[job.script]
+        suffix = families.of(job.script).text_outputs
+        if job.on("cache_text_encoder_outputs_to_disk") and suffix:
             missing = sum(not os.path.exists(os.path.splitext(image)[0] + suffix) for image in subset.images)
             disk.add(missing, sizes.outputs(job), "cached text encoder outputs")
 

@@ -8,7 +8,7 @@ import re
 import zipfile
 from typing import IO, TYPE_CHECKING
 
-from lora_training import files
+from lora_training import families, files
 from lora_training.preflight import checking, listing
 from lora_training.preflight.finding import Finding
 from lora_training.remembered import Remembered
@@ -23,25 +23,6 @@ SUFFIX = ".broken"
 # upstream packs nothing, so what is packed may grow by this much, and what is small may be anything
 _MOST, _GROWTH = 64 * 2**20, 4
 _SHOWN = 3
-# what upstream's strategies of each script end the names of their files with
-LATENTS = {
-    "train_network": "_sd.npz",
-    "sdxl_train_network": "_sdxl.npz",
-    "sd3_train_network": "_sd3.npz",
-    "flux_train_network": "_flux.npz",
-    "lumina_train_network": "_lumina.npz",
-    "hunyuan_image_train_network": "_hi.npz",
-    "anima_train_network": "_anima.npz",
-}
-OUTPUTS = {
-    "sdxl_train_network": "_te_outputs.npz",
-    "sd3_train_network": "_sd3_te.npz",
-    "flux_train_network": "_flux_te.npz",
-    "lumina_train_network": "_lumina_te.npz",
-    "hunyuan_image_train_network": "_hi_te.npz",
-    "anima_train_network": "_anima_te.npz",
-}
-_OLD = frozenset({"train_network", "sdxl_train_network"})  # also read IMAGE.npz, from before the size was in the name
 _SIZE = re.compile(r"_\d+x\d+")
 
 
@@ -54,19 +35,21 @@ def used(job: Job, subsets: Sequence[Subset]) -> tuple[dict[str, str], list[str]
         # a metadata file's images take what lies beside them, whether it was asked for or not
         if job.on("cache_latents_to_disk") or subset.is_finetuning:
             latents |= _latents(job.script, stems)
-        if job.on("cache_text_encoder_outputs_to_disk") and job.script in OUTPUTS:
-            outputs += [path for stem in stems if os.path.exists(path := stem + OUTPUTS[job.script])]
+        suffix = families.of(job.script).text_outputs
+        if job.on("cache_text_encoder_outputs_to_disk") and suffix:
+            outputs += [path for stem in stems if os.path.exists(path := stem + suffix)]
     return latents, outputs
 
 
 def _latents(script: str, stems: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    suffix = LATENTS.get(script)
+    family = families.of(script)
+    suffix = family.latents or ""
     for folder in dict.fromkeys(map(os.path.dirname, stems)) if suffix else ():
         for path in (os.path.join(folder, name) for name in listing.names(folder) if name.endswith(".npz")):
-            stem, _, size = path.removesuffix(suffix or "").rpartition("_")
-            if path.endswith(suffix or "") and _SIZE.fullmatch(f"_{size}") and stem in stems:
+            stem, _, size = path.removesuffix(suffix).rpartition("_")
+            if path.endswith(suffix) and _SIZE.fullmatch(f"_{size}") and stem in stems:
                 yield path, stems[stem]
-            elif script in _OLD and path.removesuffix(".npz") in stems:
+            elif family.reads_latents_without_size and path.removesuffix(".npz") in stems:
                 yield path, stems[path.removesuffix(".npz")]
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from lora_training import families
 from lora_training.preflight import tensors, weights
 
 if TYPE_CHECKING:
@@ -25,13 +26,7 @@ _DIMS = re.compile(r"\w*(?:dims?|rank)=")
 # bytes a parameter that an optimizer keeps; AdamW's two moments for those not named
 _OPTIMIZERS = {"8bit": 2, "prodigy": 16, "lion": 4, "sgd": 4, "adafactor": 1}
 _ADAM = 8
-# of latents: bytes a pixel of the image, four a number
-_LATENTS = {"train_network": 1 / 4, "sdxl_train_network": 1 / 4, "hunyuan_image_train_network": 1 / 4}
-_LATENTS_OF_16 = 1.0
-# of text encoder outputs: tokens and their width, four bytes a number
-_SDXL_OUTPUTS = 77 * (768 + 1280) * 4
 _T5_WIDTH = 4096
-_T5_TOKENS = {"flux_train_network": 512, "sd3_train_network": 256 + 77}
 
 
 def lora(job: Job) -> int | None:
@@ -100,14 +95,15 @@ def _sides(name: str, tensor: Tensor) -> int:
 def latents(job: Job, subset: Subset) -> int:
     """One image's cached latents."""
     pixels = math.prod(subset.size or (0,))
-    each = _LATENTS.get(job.script, _LATENTS_OF_16) * (2 if subset.options.get("flip_aug") else 1)
+    each = families.of(job.script).latent_bytes * (2 if subset.options.get("flip_aug") else 1)
     return math.ceil(pixels * (each + (_WHOLE if subset.options.get("alpha_mask") else 0)))
 
 
 def outputs(job: Job) -> int:
     """One image's cached text encoder outputs; nothing where it depends on the caption."""
-    if job.script == "sdxl_train_network":
-        return _SDXL_OUTPUTS
-    tokens = _T5_TOKENS.get(job.script, 0)
+    family = families.of(job.script)
+    if family.text_output_bytes:
+        return family.text_output_bytes
+    tokens = family.t5_tokens
     asked = job.number("t5xxl_max_token_length")
     return int(min(tokens, asked) if asked else tokens) * _T5_WIDTH * _WHOLE

@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import files
-from lora_training.preflight import families, foreign, hub, tensors
+from lora_training import families, files
+from lora_training.preflight import checkpoints, foreign, hub, tensors
 from lora_training.preflight.finding import Finding
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ KEYS = (
 _HUB = (MODEL, "vae")
 _TENSORS = (".safetensors", ".sft")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-# the scripts whose model goes through pickle unless its name ends in .safetensors, after links are followed
-_BY_NAME: dict[str, Callable[[Path], str]] = {"train_network": os.path.realpath, "sdxl_train_network": os.readlink}
+_FOLLOW: dict[str | None, Callable[[Path], str]] = {"resolved": os.path.realpath, "linked": os.readlink}
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "transformer")
 
 
@@ -64,8 +63,8 @@ def _file(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
         return
     yield from _links(job, path)
     if path.suffix.lower() in _TENSORS:
-        family = families.of(tensors.read(path))
-        mismatch = families.mismatch(job.script, family, v2=job.on("v2")) if family else None
+        kind = checkpoints.kind(tensors.read(path))
+        mismatch = checkpoints.mismatch(job.script, kind, v2=job.on("v2")) if kind else None
         if mismatch:
             yield f"{path} {mismatch[0]}", mismatch[1]
 
@@ -99,7 +98,7 @@ def _is_whole_zip(path: Path) -> bool:
 
 def _links(job: Job, path: Path) -> Iterator[tuple[str, str | None]]:
     """Upstream goes by the name of what a link points to: the hub's own cache has links to files without an ending."""
-    follow = _BY_NAME.get(job.script)
+    follow = _FOLLOW.get(families.of(job.script).pickle_unless)
     if follow is None or not path.is_symlink():
         return
     target = Path(job.cwd, follow(path))
@@ -113,7 +112,7 @@ def _links(job: Job, path: Path) -> Iterator[tuple[str, str | None]]:
 def _folder(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
     """A folder in diffusers' format: its index, the folders of its parts, and the weights in them."""
     parts = [path]
-    if key == MODEL and job.script in _BY_NAME:
+    if key == MODEL and families.of(job.script).pipeline:
         index = path / "model_index.json"
         if not index.exists():
             yield (
@@ -125,7 +124,7 @@ def _folder(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
         if model is None:
             yield f"{index} is damaged", "fetch it again"
             return
-        mismatch = families.pipeline(job.script, str(model.get("_class_name")))
+        mismatch = checkpoints.pipeline(job.script, str(model.get("_class_name")))
         if mismatch:
             yield f"{path} {mismatch[0]}", mismatch[1]
         parts = [path / name for name in _PARTS if isinstance(model.get(name), list) and model[name][0]]

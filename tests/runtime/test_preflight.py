@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_training import workspace
+from lora_training import families, workspace
 from lora_training.config import schema as schemas
-from lora_training.preflight import buckets, images, latents, listing, weights
+from lora_training.preflight import buckets, images, listing, weights
 from lora_training.preflight.finding import Job
 from tests.helpers import ROOT, lora
 from tests.runtime.conftest import CACHED, SMOKE, Trainer, copied_images, dataset
@@ -158,9 +158,10 @@ def test_what_is_listed_and_what_decodes_is_what_upstream_says(train: Trainer, t
 def test_names_that_are_upstreams_are_still_upstreams(sd_scripts: Path) -> None:
     texts = [path.read_text(encoding="utf-8") for path in (sd_scripts / "library").glob("strategy_*.py")]
     suffixes = {found for text in texts for found in re.findall(r'NPZ_SUFFIX = "(.+)"', text)}
-    assert suffixes == {*latents.LATENTS.values(), *latents.OUTPUTS.values(), ".npz"}
+    ends = {end for family in families.FAMILIES for end in (family.latents, family.text_outputs) if end}
+    assert suffixes == {*ends, ".npz"}
     cache = workspace.Workspace(ROOT).cache
-    read = [schemas.read(sd_scripts, script, cache=cache) for script in latents.LATENTS]
+    read = [schemas.read(sd_scripts, script, cache=cache) for script in schemas.scripts(sd_scripts)]
     assert set(weights.KEYS) <= {key for schema in read for key in schema.keys}
 
 

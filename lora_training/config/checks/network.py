@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lora_training import families
 from lora_training.config import nearest, paths
 from lora_training.config.schema import networks
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 
     from lora_training.config.checks.view import View
     from lora_training.config.model import Problem
-
-_FAMILIES = ("flux", "sd3", "lumina", "hunyuan_image", "anima")
 
 
 def problems(view: View) -> Iterator[Problem]:
@@ -31,10 +30,10 @@ def problems(view: View) -> Iterator[Problem]:
 
 
 def _family(view: View, module: str) -> Iterator[Problem]:
-    own = view.schema.script.removesuffix("_train_network")
-    other = next((family for family in _FAMILIES if module.endswith(f"_{family}") and family != own), None)
+    named = (family for family in families.FAMILIES if family.is_flow and module.endswith(f"_{family.name}"))
+    other = next((family for family in named if family.script != view.schema.script), None)
     if other:
-        message = f"`{module}` is the network of {other}, not of {view.schema.script}"
+        message = f"`{module}` is the network of {other.name}, not of {view.schema.script}"
         yield view.problem(message, "network_module", severity="warning")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lora_training import families
 from lora_training.config.checks.view import as_number
 
 if TYPE_CHECKING:
@@ -91,14 +92,17 @@ _EXCLUDES = (
     ("compile_fullgraph", "split_attn"),
     ("network_train_unet_only", "network_train_text_encoder_only"),
 )
-_SWAPPING = ("flux_train_network", "sd3_train_network", "anima_train_network")
 
 
 def _excludes(view: View) -> Iterator[Problem]:
     for one, other in _EXCLUDES:
         if view.on(one) and view.on(other):
             yield view.problem(f"`{one}` and `{other}` exclude each other", one, hint="turn one of them off")
-    if view.schema.script in _SWAPPING and view.on("blocks_to_swap") and view.on("cpu_offload_checkpointing"):
+    if (
+        families.of(view.schema.script).swaps_blocks
+        and view.on("blocks_to_swap")
+        and view.on("cpu_offload_checkpointing")
+    ):
         message = "`blocks_to_swap` and `cpu_offload_checkpointing` exclude each other"
         yield view.problem(message, "blocks_to_swap", hint="turn one of them off")
     attention = [key for key in _ATTENTION if view.on(key)]
@@ -113,8 +117,7 @@ def _precision(view: View) -> Iterator[Problem]:
         if view.on(key) and precision != needed:
             yield view.problem(f'`{key}` needs mixed_precision = "{needed}", not "{precision}"', key)
     for key in ("fp8_base", "fp8_base_unet"):
-        # Anima's trainer turns both off before that is looked at
-        if view.on(key) and precision == "no" and view.schema.script != "anima_train_network":
+        if view.on(key) and precision == "no" and not families.of(view.schema.script).turns_fp8_off:
             yield view.problem(f'`{key}` needs mixed_precision = "fp16" or "bf16"', key)
     launch = view.config.launch.mixed_precision
     if launch is not None and view.given("mixed_precision") and launch != precision:
@@ -132,25 +135,25 @@ def _text_encoder(view: View) -> Iterator[Problem]:
         return
     cached = "cache_text_encoder_outputs"
     key = cached if view.on(cached) else f"{cached}_to_disk"
-    trains = not view.on("network_train_unet_only")
-    if trains and view.schema.script in ("sdxl_train_network", "anima_train_network"):
+    family = families.of(view.schema.script)
+    if family.refuses_text_encoder and not view.on("network_train_unet_only"):
         hint = "set network_train_unet_only = true, or do not cache them"
         yield view.problem(f"`{key}`: a text encoder whose outputs are cached cannot be trained", key, hint=hint)
     for subset in view.subsets:
-        for option in _uncacheable(view.schema.script):
+        for option in _uncacheable(family):
             value = view.of_subset(subset, option)
             if value is True or (as_number(value) or 0) > 0:
                 message = f"`{option}` cannot be used while `{key}` is on"
                 hint = "captions that change cannot be cached: turn one of them off"
-                # Lumina's trainer does not check, and trains on the first caption of each image
-                severity: Any = "warning" if view.schema.script == "lumina_train_network" else "error"
+                # a trainer that does not check trains on the first caption of each image
+                severity: Any = "error" if family.refuses_changing_captions else "warning"
                 place = view.where_subset(subset, option)
                 yield view.config.problem(message, place, hint=hint, severity=severity)
 
 
-def _uncacheable(script: str) -> tuple[str, ...]:
+def _uncacheable(family: families.Family) -> tuple[str, ...]:
     always = ("shuffle_caption", "token_warmup_step", "caption_tag_dropout_rate")
-    return always if script == "anima_train_network" else (*always, "caption_dropout_rate")
+    return always if family.drops_cached_captions else (*always, "caption_dropout_rate")
 
 
 def _lonely(view: View) -> Iterator[Problem]:

@@ -1,0 +1,182 @@
+"""What is particular to each of upstream's training scripts, in one record each.
+
+Each entry was read in upstream's source at the pin. A new script of upstream's needs a record here and nothing else;
+one without a record is checked by its flags alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SUFFIX = "train_network"
+_FP8 = ("fp8_base", "fp8_base_unet")
+
+
+@dataclass(frozen=True)
+class Inert:
+    """Why a flag that a script accepts has no effect there. `neutral` is a value that asks for no effect."""
+
+    reason: str
+    neutral: float | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """What one training script loads, caches and ignores.
+
+    `checkpoints`: the kinds of base model that it trains, of those that can be told apart by their tensors.
+    `pipeline`: their class in diffusers' `model_index.json`. `needs`: the flags of files that its loader cannot do
+    without. `pickle_unless`: it takes a base model for a pickle unless its name ends in `.safetensors`, after all
+    symbolic links are followed, or one.
+    """
+
+    script: str
+    checkpoints: tuple[str, ...] = ()
+    pipeline: str | None = None
+    needs: tuple[str, ...] = ()
+    pickle_unless: Literal["resolved", "linked"] | None = None
+
+    # Cache files: how their names end, and their size: latents in bytes a pixel of the image, four a number, and text
+    # encoder outputs in bytes, or in tokens of T5's width where their number can be set.
+    latents: str | None = None
+    reads_latents_without_size: bool = False
+    latent_bytes: float = 1.0
+    text_outputs: str | None = None
+    text_output_bytes: int = 0
+    t5_tokens: int = 0
+
+    # How its trainer checks cached text encoder outputs: whether it refuses to train the text encoder as well, whether
+    # it refuses captions that change, and whether it can drop captions that are cached.
+    refuses_text_encoder: bool = False
+    refuses_changing_captions: bool = True
+    drops_cached_captions: bool = False
+
+    # Rectified flow: no noise schedule, so no signal-to-noise ratio and no v-prediction.
+    is_flow: bool = False
+    swaps_blocks: bool = False
+    # Flags that it does not support, with what to use instead, and whether it turns them off before checking them.
+    unsupported: Mapping[str, str | None] = field(default_factory=dict)
+    turns_fp8_off: bool = False
+    inert: Mapping[str, Inert] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The script without `_train_network`: `flux`, `sdxl`; empty for SD 1.x and 2.x."""
+        return self.script.removesuffix(_SUFFIX).removesuffix("_")
+
+
+_NEVER = {"fused_backward_pass": Inert("only the full fine-tuning scripts join the backward pass to the optimizer")}
+_NOISE = Inert("this family draws plain noise and interpolates it with the latents")
+_LOSS = Inert("this family's post_process_loss leaves the loss as it is")
+_V_PREDICTION = Inert("this family predicts a flow, not noise or velocity of a diffusion schedule")
+_RANGE = "this family draws its timesteps by timestep_sampling, over the whole range"
+_PERTURBED = Inert("SD3's trainer does not perturb its input")
+_FLOW = {
+    **_NEVER,
+    "noise_offset": _NOISE,
+    "noise_offset_random_strength": _NOISE,
+    "adaptive_noise_scale": _NOISE,
+    "multires_noise_iterations": _NOISE,
+    "multires_noise_discount": _NOISE,
+    "min_snr_gamma": _LOSS,
+    "debiased_estimation_loss": _LOSS,
+    "scale_v_pred_loss_like_noise_pred": _LOSS,
+    "v_pred_like_loss": _LOSS,
+    "v_parameterization": _V_PREDICTION,
+    "zero_terminal_snr": _V_PREDICTION,
+}
+_WHOLE_RANGE = {**_FLOW, "min_timestep": Inert(_RANGE), "max_timestep": Inert(_RANGE, neutral=1000)}
+
+FAMILIES = (
+    Family(
+        "train_network",
+        checkpoints=("SD 1", "SD 2"),
+        pipeline="StableDiffusionPipeline",
+        pickle_unless="resolved",
+        latents="_sd.npz",
+        reads_latents_without_size=True,
+        latent_bytes=1 / 4,
+        inert=_NEVER,
+    ),
+    Family(
+        "sdxl_train_network",
+        checkpoints=("SDXL",),
+        pipeline="StableDiffusionXLPipeline",
+        pickle_unless="linked",
+        latents="_sdxl.npz",
+        reads_latents_without_size=True,
+        latent_bytes=1 / 4,
+        text_outputs="_te_outputs.npz",
+        text_output_bytes=77 * (768 + 1280) * 4,
+        refuses_text_encoder=True,
+        inert=_NEVER,
+    ),
+    Family(
+        "sd3_train_network",
+        checkpoints=("SD 3",),
+        latents="_sd3.npz",
+        text_outputs="_sd3_te.npz",
+        t5_tokens=256 + 77,
+        is_flow=True,
+        swaps_blocks=True,
+        inert={**_FLOW, "ip_noise_gamma": _PERTURBED, "ip_noise_gamma_random_strength": _PERTURBED},
+    ),
+    Family(
+        "flux_train_network",
+        needs=("clip_l", "t5xxl", "ae"),
+        latents="_flux.npz",
+        text_outputs="_flux_te.npz",
+        t5_tokens=512,
+        is_flow=True,
+        swaps_blocks=True,
+        inert=_WHOLE_RANGE,
+    ),
+    Family(
+        "lumina_train_network",
+        needs=("gemma2", "ae"),
+        latents="_lumina.npz",
+        text_outputs="_lumina_te.npz",
+        refuses_changing_captions=False,
+        is_flow=True,
+        inert=_WHOLE_RANGE,
+    ),
+    Family(
+        "hunyuan_image_train_network",
+        needs=("text_encoder", "byt5", "vae"),
+        latents="_hi.npz",
+        latent_bytes=1 / 4,
+        text_outputs="_hi_te.npz",
+        is_flow=True,
+        unsupported=dict.fromkeys(_FP8, "use fp8_scaled"),
+        inert=_WHOLE_RANGE,
+    ),
+    Family(
+        "anima_train_network",
+        needs=("qwen3", "vae"),
+        latents="_anima.npz",
+        text_outputs="_anima_te.npz",
+        refuses_text_encoder=True,
+        drops_cached_captions=True,
+        is_flow=True,
+        swaps_blocks=True,
+        unsupported=dict.fromkeys(_FP8),
+        turns_fp8_off=True,
+        inert=_WHOLE_RANGE,
+    ),
+)
+_BY_SCRIPT = {family.script: family for family in FAMILIES}
+
+
+def of(script: str) -> Family:
+    """The record of a script, with or without `.py`; one that knows nothing where there is none."""
+    script = script.removesuffix(".py")
+    return _BY_SCRIPT.get(script, Family(script))
+
+
+def is_known(script: str) -> bool:
+    """Whether there is a record of a script."""
+    return script in _BY_SCRIPT

@@ -50,8 +50,10 @@ def problems(here: Workspace, config: Config, schema: Schema) -> Iterator[Proble
     try:
         job = _job(here, config, cfg.to_argv(config, schema), schema.tree or Path())
     except ConfigError as exc:
-        yield config.problem(exc.message, (), hint=exc.hint)
+        named = next((entry for entry in config.entries.values() if f"`{entry.key}`" in exc.message), None)
+        yield config.problem(exc.message, named.path if named else (), hint=exc.hint)
         return
+    yield from _place(config, job)
     if not _opens_images():
         message = "this environment has no training packages, so no image and no cache file was opened"
         yield config.problem(message, (), hint="`make setup` brings them", severity="warning")
@@ -113,6 +115,15 @@ def _state(config: Config) -> Iterator[Problem]:
             states.at(folder)
         except LoraError as exc:
             yield config.problem(exc.message, ("run", "resume"), hint=exc.hint)
+
+
+def _place(config: Config, job: Job) -> Iterator[Problem]:
+    """That nothing can be written where the LoRA is to be."""
+    folder = next(path for path in job.output.parents if path.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        entry = config.entries.get("output_dir")
+        hint = "choose another output_dir, or mend its permissions"
+        yield config.problem(f"cannot write to {folder}", entry.path if entry else (), hint=hint)
 
 
 def _refuse(errors: Sequence[Finding]) -> None:

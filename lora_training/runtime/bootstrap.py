@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the script `argv[0]` with the flags that follow; its exit code, or ours when a patch does not fit."""
     script, *flags = argv
     lifeline.hold()
+    _know_no_eps()
     try:
         chosen = json.loads(os.environ.get(VARIABLE, "{}"))
         if chosen:
@@ -38,6 +39,12 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"error: {exc.message}\n" + (f"hint: {exc.hint}\n" if exc.hint else ""))
         return exc.exit_code
     return 0
+
+
+def _know_no_eps() -> None:
+    """Keep PIL from its plugin that starts Ghostscript: a sample prompt may name any file as its image."""
+    modules: dict[str, Any] = sys.modules
+    modules["PIL.EpsImagePlugin"] = None
 
 
 def _arm(chosen: Mapping[str, Mapping[str, Any]], script: Path, flags: Sequence[str]) -> None:

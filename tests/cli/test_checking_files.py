@@ -109,6 +109,17 @@ def test_a_named_state_that_does_not_hold_is_found(folder: Path) -> None:
     assert "no state that was saved to its end" in str(only["message"])
 
 
+def test_where_the_lora_goes_is_held_against_what_is_there_and_each_fault_is_said_once(folder: Path) -> None:
+    (folder / "file").write_text("")
+    for key, value in (("output_dir", "file"), ("output_name", "a/b"), ("save_model_as", "ckpt")):
+        text = (configured(folder) / "c.toml").read_text()
+        kept = text.replace('output_dir = "out"\n', "") if key == "output_dir" else text
+        (folder / "c.toml").write_text(f'{key} = "{value}"\n{kept}')
+        (only,) = problems(folder)
+        assert (only["severity"], only["key"], only["line"]) == ("error", key, 1)
+        assert train(folder).code != 0
+
+
 def test_more_gpus_than_there_are_is_a_warning_and_what_no_machine_can_do_an_error(folder: Path) -> None:
     for launch, severity in (("gpu_ids = [900]", "warning"), ("num_machines = 2\nnum_processes = 3", "error")):
         configured(folder)

@@ -171,6 +171,20 @@ def test_upstream_would_have_started_ghostscript(
     assert started.exists()
 
 
+def test_the_training_process_starts_no_ghostscript_for_an_image_that_no_check_has_seen(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = ghostscript(folder, monkeypatch)
+    picture = eps(folder / "a sample's image.png")
+    script = folder / "script.py"
+    script.write_text(f"from PIL import Image\nImage.open({str(picture)!r}).convert('RGB')\n")
+    argv = [sys.executable, "-m", "lora_training.runtime", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert "cannot identify image file" in done.stderr
+    assert not started.exists()
+
+
 def ghostscript(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that is there once a program named `gs` has been started."""
     started = folder / "started"

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "runtime.without"
-_HEAD = "# Runtime patches that do not fit the pinned upstreams, taken out by `lora upstream bump`.\n"
+_HEAD = "# Runtime patches that this checkout does without; `lora upstream bump` writes them down.\n"
 
 
 def read(patches: Path) -> tuple[str, ...]:

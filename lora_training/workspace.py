@@ -44,6 +44,11 @@ class Workspace:
         return self.root / ".lora"
 
     @property
+    def begun_bump(self) -> Path:
+        """A note of a move to another commit of an upstream, there until all of it is done."""
+        return self.state / "patching" / "bump.json"
+
+    @property
     def cache(self) -> Path:
         """What can be made again: smoke models and images, schemas. `LORA_CACHE` moves it."""
         moved = os.environ.get(CACHE_VARIABLE)

@@ -24,6 +24,7 @@ def run(argv: Sequence[str]) -> int:
 
     locking.on_wait(_note)
     try:
+        _recover()
         return _run_click(argv)
     except LoraError as exc:
         _report(exc.message, exc.hint)
@@ -38,6 +39,22 @@ def run(argv: Sequence[str]) -> int:
 
         _report(*refused.sentence(exc))
         return 1
+
+
+def _recover() -> None:
+    """Bring a move to another commit of an upstream to its end, where one was cut off."""
+    from lora_training import workspace
+    from lora_training.errors import LoraError
+
+    try:
+        here = workspace.find()
+    except LoraError:
+        # the command says so, if it needs one
+        return
+    if here.begun_bump.exists():
+        from lora_training.cli import accepting
+
+        accepting.recover(here)
 
 
 def no_reader() -> int:

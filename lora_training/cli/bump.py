@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lora_training import workspace
+from lora_training.cli import runtime_targets
 from lora_training.cli.output import json_option, print_json, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from lora_training.config.schema import Flag
     from lora_training.patching.moving import Rehearsed
@@ -27,23 +24,33 @@ if TYPE_CHECKING:
 @click.argument("upstream")
 @click.argument("ref")
 @click.option("--accept", is_flag=True, help="Make the move: the tree, the pin, the patches, the lock, PATCHES.md.")
+@click.option("--without", "names", multiple=True, metavar="NAME", help="Take a runtime patch out; may be repeated.")
 @json_option
-def bump(upstream: str, ref: str, *, accept: bool, as_json: bool) -> None:
-    """Rehearse UPSTREAM at REF: what becomes of every hunk of our patches, and of the flags of our configurations."""
+def bump(upstream: str, ref: str, *, accept: bool, names: tuple[str, ...], as_json: bool) -> None:
+    """Rehearse UPSTREAM at REF: what becomes of every hunk of our patches, of the flags of our configurations, and of
+    what the runtime patches change. With --accept the smoke training runs there, and then the move is made.
+    """
     from lora_training.cli.targets import target
     from lora_training.patching import moving
     from lora_training.upstream import bump as bumping
 
     here = workspace.find()
+    _check_names(names)
     tree = here.upstream(upstream)
     wanted = target(here, upstream)
     with bumping.scratch(here, tree, ref) as there:
         rehearsed = moving.rehearse(here, wanted, there.tree, there.paths)
-        flags = _flag_changes(here, tree, there.tree)
-        report = _document(upstream, wanted.pin, there, rehearsed, flags)
+        unfit = runtime_targets.unfit(here, upstream, _patched(there, rehearsed))
+        report = _document(upstream, wanted.pin, there, rehearsed, _flag_changes(here, tree, there.tree))
+        report["runtime"] = [row.as_dict() for row in unfit]
+        report["without"] = runtime_targets.taken_out(unfit, names)
         if accept:
+            from lora_training.cli import accepting
+
             moving.check(rehearsed)
-            report["dropped"] = _accept(here, tree, there, rehearsed)
+            runtime_targets.check_fit(unfit, report["without"])
+            report["dropped"] = accepting.accept(here, tree, there, rehearsed, report["without"])
+            report["back"] = accepting.way_back(here, tree, wanted.pin)
         report["accepted"] = accept
     if as_json:
         print_json(report)
@@ -51,39 +58,26 @@ def bump(upstream: str, ref: str, *, accept: bool, as_json: bool) -> None:
         say(*_lines(report))
 
 
-def _accept(here: Workspace, upstream: Upstream, there: Rehearsal, rehearsed: Rehearsed) -> list[str]:
-    from lora_training.cli.targets import target, targets
-    from lora_training.patching import docs, engine, moving, relock
-    from lora_training.patching.removal import version_of
-    from lora_training.upstream import bump as bumping
+def _check_names(names: tuple[str, ...]) -> None:
+    from lora_training.runtime import registry
 
-    engine.revert(here, [target(here, upstream.name)])
-    version = version_of(upstream.name, lambda _, path: (there.tree / path).read_text(encoding="utf-8"))
-    with _undone_on_error(here, upstream):
-        bumping.move(here, upstream, there.commit)
-        moved = target(here, upstream.name)
-        dropped = moving.write(moved, rehearsed, f"{upstream.name} {version or there.commit}")
-        relock.lock(here, targets(here))
-        docs.write(here, targets(here))
-    return list(dropped)
+    for name in names:
+        if name not in registry.available():
+            known = ", ".join(registry.available())
+            raise click.BadParameter(
+                f"there is no runtime patch named {name}; there are: {known}", param_hint="--without"
+            )
 
 
-@contextmanager
-def _undone_on_error(here: Workspace, upstream: Upstream) -> Iterator[None]:
-    """Patches, pin and tree as they were when something goes wrong between them."""
-    from lora_training.upstream import bump as bumping
-    from lora_training.upstream import pins
-
-    before = pins.pin(here, upstream.name)
-    with tempfile.TemporaryDirectory() as folder:
-        kept = Path(folder) / "patches"
-        shutil.copytree(here.patches, kept)
-        try:
-            yield
-        except BaseException:
-            shutil.copytree(kept, here.patches, dirs_exist_ok=True)
-            bumping.move(here, upstream, before)
-            raise
+def _patched(there: Rehearsal, rehearsed: Rehearsed) -> list[Path]:
+    """The new tree as the runtime patches will find it: a folder of the files that our patches change, and the rest."""
+    folder = there.root / "patched"
+    for carried in rehearsed.carried:
+        for path, node in carried.after.items():
+            if node is not None and not node.is_folder:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(node.data)
+    return [folder, there.tree]
 
 
 def _document(
@@ -145,10 +139,28 @@ def _lines(report: dict[str, Any]) -> list[str]:
             continue
         lines.append(f"{script}:")
         lines += [f"  {what}: {_listed(names)}" for what, names in changes.items() if names]
-    if report["accepted"]:
-        dropped = f"; dropped: {', '.join(report['dropped'])}" if report["dropped"] else ""
-        lines.append(f"moved{dropped}; now `lora patch apply`, and commit the pin with the patches")
+    lines += _runtime_lines(report)
+    return lines + (_moved_lines(report) if report["accepted"] else [])
+
+
+def _runtime_lines(report: dict[str, Any]) -> list[str]:
+    lines = []
+    for name in dict.fromkeys(row["patch"] for row in report["runtime"]):
+        rows = [row for row in report["runtime"] if row["patch"] == name]
+        lines.append(f"runtime patch {name}{' (on by default)' if rows[0]['on_by_default'] else ''} does not fit:")
+        lines += [f"  {row['target']} in {row['file']} {row['what']}" for row in rows]
+        lines.append(f"  {rows[0]['mend']}")
+    if report["without"]:
+        lines.append(f"taken out with --accept: {', '.join(report['without'])}")
     return lines
+
+
+def _moved_lines(report: dict[str, Any]) -> list[str]:
+    dropped = f"; dropped: {', '.join(report['dropped'])}" if report["dropped"] else ""
+    lines = [
+        f"moved, all patches in{dropped}; what has changed is staged: look at it with `git diff --staged`, commit it"
+    ]
+    return [*lines, "to go back, in the checkout's folder:", *(f"  {line}" for line in report["back"])]
 
 
 def _hunk_line(hunk: dict[str, Any]) -> str:

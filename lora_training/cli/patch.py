@@ -207,7 +207,7 @@ def list_(*, as_json: bool) -> None:
 
 def _notes(item: Listed) -> str:
     if item.taken_out:
-        return " (taken out: it does not fit the pinned sd-scripts)"
+        return " (taken out)"
     return " (on by default)" if item.on_by_default else ""
 
 

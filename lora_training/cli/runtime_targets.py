@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lora_training
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from lora_training.patching.verify import Problem
+    from lora_training.runtime.verify import Problem as TargetProblem
     from lora_training.workspace import Workspace
 
 _UPSTREAM = "sd-scripts"
@@ -47,6 +49,76 @@ def refuse_unfit(tree: Path, names: Iterable[str], cache: Path | None) -> None:
         others = sorted({each.patch for each in found[1:]} - {found[0].patch})
         more = f"; nor do {', '.join(others)}" if others else ""
         raise PatchError(f"a runtime patch does not fit: {found[0]}{more}", hint=cure(found[0].patch))
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A target of a runtime patch that is gone or changed at another commit."""
+
+    patch: str
+    on_by_default: bool
+    target: str
+    file: str
+    what: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "mend": self.mend}
+
+    @property
+    def mend(self) -> str:
+        """What to do about it."""
+        out = f"`--without {self.patch}` takes it out" if self.on_by_default else "`--accept` takes it out by itself"
+        return f"mend it below lora_training/runtime, where the target's digest is noted, or do without it: {out}"
+
+
+def unfit(here: Workspace, upstream: str, trees: Sequence[Path]) -> list[Unfit]:
+    """Every target that does not fit in the new tree of an upstream, the first of `trees` that has it."""
+    from lora_training.runtime import registry, verify
+
+    if upstream != _UPSTREAM or not are_checked(here):
+        return []
+    known = registry.available()
+    # what is wrong with a package has nothing to do with the commit
+    found = [each for each in verify.targets(known.values(), trees) if _is_below(each, trees)]
+    return [
+        Unfit(each.patch, known[each.patch].on_by_default, each.target.name, _shown(each, trees), each.what)
+        for each in found
+    ]
+
+
+def _is_below(problem: TargetProblem, trees: Sequence[Path]) -> bool:
+    return problem.file is None or any(problem.file.is_relative_to(tree) for tree in trees)
+
+
+def _shown(problem: TargetProblem, trees: Sequence[Path]) -> str:
+    file = problem.file
+    below = (str(file.relative_to(tree)) for tree in trees if file and file.is_relative_to(tree))
+    return next(below, f"{problem.target.module} (no such module)")
+
+
+def taken_out(found: Sequence[Unfit], names: Sequence[str]) -> list[str]:
+    """The patches to do without at the new commit: those named, and those that do not fit and are not on by default."""
+    from lora_training.runtime import registry
+
+    asked = {*names, *registry.taken_out()}
+    return sorted({*names, *(each.patch for each in found if each.patch in asked or not each.on_by_default)})
+
+
+def check_fit(found: Sequence[Unfit], out: Sequence[str]) -> None:
+    """Raise PatchError when a patch that is on by default does not fit, and is not taken out."""
+    from lora_training.errors import PatchError
+
+    left = sorted({each.patch for each in found} - set(out))
+    if left:
+        raise PatchError(
+            f"runtime patches that are on by default do not fit there: {', '.join(left)}",
+            hint=f"nothing was changed; mend them for that commit, or take them out: {' '.join(map(_without, left))}",
+        )
+
+
+def _without(name: str) -> str:
+    return f"--without {name}"
 
 
 def are_checked(here: Workspace) -> bool:

@@ -87,7 +87,7 @@ def _runtime_patch(path: Path, taken_out: Collection[str]) -> str:
     lines = [f"- {field.replace('_', '-').title()}: {fields[field]}" for field in _RUNTIME_FIELDS]
     lines += [f"- Settings: {' '.join(text.split())}" for text in _settings(module)]
     if fields["name"] in taken_out:
-        lines.insert(0, "- Taken out: it does not fit the pinned upstream, and no training here has it")
+        lines.insert(0, "- Taken out by `lora upstream bump`: no training here has it")
     source = f"- Source: `lora_training/runtime/patches/{path.name}`"
     return "\n".join([f"#### {fields['name']}", "", f"**{summary}**", "", *lines, source])
 

@@ -56,7 +56,7 @@ def problems(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, list[se
 def _problems(name: str, value: Mapping[str, Any]) -> list[settings.Problem]:
     if name in taken_out():
         hint = f"set it to false; `lora upstream bump` puts {name} back at a commit that it fits"
-        return [settings.Problem(None, f"it does not fit the pinned sd-scripts and is taken out, says {_FILE}", hint)]
+        return [settings.Problem(None, f"it is taken out of this checkout, says {_FILE}", hint)]
     return list(settings.problems(available()[name].settings, value))
 
 
@@ -88,7 +88,7 @@ def check(tree: Path, names: Iterable[str] | None = None, cache: Path | None = N
     Where none are named, of all but those taken out.
     """
     wanted = available().keys() - taken_out() if names is None else names
-    return verify.targets([available()[name] for name in sorted(wanted)], tree, cache)
+    return verify.targets([available()[name] for name in sorted(wanted)], [tree], cache)
 
 
 def needed(table: Mapping[str, Mapping[str, Any]], start: Start) -> list[str]:

@@ -14,7 +14,7 @@ from lora_training.remembered import Remembered, is_settled
 from lora_training.runtime import source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from lora_training.runtime.model import RuntimePatch, Target
 
@@ -32,8 +32,8 @@ class Problem:
         return f"runtime patch {self.patch}: {self.target.name} in {self.file or self.target.module} {self.what}"
 
 
-def targets(patches: Iterable[RuntimePatch], tree: Path, cache: Path | None = None) -> list[Problem]:
-    """What is wrong with the targets of `patches`, for a training that runs a script of `tree` in this environment.
+def targets(patches: Iterable[RuntimePatch], trees: Sequence[Path], cache: Path | None = None) -> list[Problem]:
+    """What is wrong with the targets of `patches`, for a training that runs a script of `trees` in this environment.
 
     What was read of a file is remembered in the folder `cache` for as long as the file is the same.
     """
@@ -41,7 +41,7 @@ def targets(patches: Iterable[RuntimePatch], tree: Path, cache: Path | None = No
     wanted: dict[str, list[str]] = {}
     for _, target in pairs:
         wanted.setdefault(target.module, []).append(target.name)
-    files = {module: locate(module, tree) for module in wanted}
+    files = {module: locate(module, *trees) for module in wanted}
     # one for other targets, or for another way to take digests, knows nothing of these
     judge = hashlib.sha256(repr(sorted({astuple(target) for _, target in pairs})).encode()).hexdigest()
     known = Remembered(cache, f"runtime targets {judge}")
@@ -69,10 +69,10 @@ def _digests(file: Path, names: Iterable[str], known: Remembered) -> dict[str, s
     return found
 
 
-def locate(module: str, tree: Path) -> Path | None:
-    """The file that `import MODULE` would run in a training that runs a script of `tree`."""
+def locate(module: str, *trees: Path) -> Path | None:
+    """The file that `import MODULE` would run in a training that runs a script of `trees`; the first that has it."""
     inner = Path(*module.split("."))
-    for root in (tree, *map(Path, filter(None, sys.path))):
+    for root in (*trees, *map(Path, filter(None, sys.path))):
         for file in (root / inner / "__init__.py", (root / inner).with_suffix(".py")):
             if file.is_file():
                 return file

@@ -1,28 +1,33 @@
-"""Another commit of an upstream, beside the tree that is there; and the move to it."""
+"""Another commit of an upstream, beside the tree that is there; what git is told once the tree has moved to it."""
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import os
+import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_training import git, proc
 from lora_training.errors import UpstreamError
-from lora_training.upstream import fetch, pins
+from lora_training.upstream import fetch, pins, sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from lora_training.workspace import Upstream, Workspace
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A commit checked out in a scratch worktree: `tree` is its folder, `paths` are all its files."""
+    """A commit checked out in a scratch worktree: `tree` is its folder, `paths` are all its files.
+
+    `root` is laid out as a checkout of ours is: the tree is where it is there.
+    """
 
     commit: str
+    root: Path
     tree: Path
     paths: tuple[str, ...]
 
@@ -38,17 +43,29 @@ def scratch(workspace: Workspace, upstream: Upstream, ref: str) -> Iterator[Rehe
             f"{upstream.name} is not a git checkout, so it has no other commits to look at",
             hint="`lora upstream sync` brings one where its git host can be reached; see README, Mirrors",
         )
-    commit = resolve(upstream, ref)
-    (workspace.root / "third_party").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="lora-bump-") as folder:
-        tree = Path(folder) / upstream.name
-        git.git("worktree", "add", "--quiet", "--no-checkout", "--detach", str(tree), commit, cwd=upstream.path)
+    with sync.lock(workspace):
+        commit = resolve(upstream, ref)
+        root = workspace.state / "bump"
+        tree = root / upstream.path.relative_to(workspace.root)
         try:
+            _clear(upstream, root)
+            git.git("worktree", "add", "--quiet", "--no-checkout", "--detach", str(tree), commit, cwd=upstream.path)
             _check_out(workspace, upstream, tree)
-            listed = git.git("ls-files", "-z", cwd=tree).split("\0")
-            yield Rehearsal(commit, tree, tuple(path for path in listed if path and (tree / path).exists()))
+            yield Rehearsal(commit, root, tree, files(tree))
         finally:
-            git.git("worktree", "remove", "--force", str(tree), cwd=upstream.path)
+            _clear(upstream, root)
+
+
+def _clear(upstream: Upstream, root: Path) -> None:
+    """Leave nothing of a scratch worktree, not of one that was killed either."""
+    shutil.rmtree(root, ignore_errors=True)
+    git.git("worktree", "prune", cwd=upstream.path)
+
+
+def files(tree: Path) -> tuple[str, ...]:
+    """The files of a tree's commit that are checked out."""
+    listed = git.git("ls-files", "-z", cwd=tree).split("\0")
+    return tuple(path for path in listed if path and os.path.lexists(tree / path))
 
 
 def _check_out(workspace: Workspace, upstream: Upstream, tree: Path) -> None:
@@ -81,21 +98,52 @@ def resolve(upstream: Upstream, ref: str) -> str:
         ) from failure
 
 
-def move(workspace: Workspace, upstream: Upstream, commit: str) -> None:
-    """Check `commit` out in the real tree and pin it: the gitlink in the index, for the user to commit.
+def uncommitted(workspace: Workspace, upstream: Upstream, *paths: str) -> list[str]:
+    """What of those paths of our own repository, and of the pin, is not as it was last committed."""
+    link = upstream.path.relative_to(workspace.root).as_posix()
+    shown = git.git(
+        "status", "--porcelain", "-z", "-uall", "--ignore-submodules=dirty", "--", link, *paths, cwd=workspace.root
+    )
+    return [entry[3:] for entry in shown.split("\0") if entry]
 
-    Raises UpstreamError when git refuses, as it does where a file was changed; both are then as they were.
+
+def index_of(tree: Path) -> Path:
+    """Where a repository keeps its index."""
+    return tree / git.git("rev-parse", "--git-path", "index", cwd=tree).strip()
+
+
+def settle(workspace: Workspace, upstream: Upstream, commit: str, index: Path, *paths: str) -> None:
+    """Tell git that an upstream's files are those of `commit`, whose index is `index`; pin it and stage `paths`.
+
+    Each file of git's is made aside and takes its place by a rename; all of it can be done again.
     """
-    before = pins.head(upstream).commit
-    try:
-        git.git("checkout", "--quiet", "--detach", commit, cwd=upstream.path)
-        _pin(workspace, upstream, commit)
-    except proc.ProcError as failure:
-        if before:
-            git.git("checkout", "--quiet", "--detach", before, cwd=upstream.path)
-        raise UpstreamError(f"{upstream.name} cannot be moved to {commit[:12]}", hint=failure.hint) from failure
+    with _new_index(upstream.path, index) as new:
+        _with_index(new, "update-index", "-q", "--refresh", cwd=upstream.path, allowed=(0, 1))
+    _replace(index_of(upstream.path).with_name("HEAD"), f"{commit}\n".encode())
+    link = upstream.path.relative_to(workspace.root).as_posix()
+    with _new_index(workspace.root, index_of(workspace.root)) as new:
+        _with_index(new, "update-index", "--cacheinfo", f"160000,{commit},{link}", cwd=workspace.root)
+        _with_index(new, "add", "--all", "--", *paths, cwd=workspace.root)
 
 
-def _pin(workspace: Workspace, upstream: Upstream, commit: str) -> None:
-    path = upstream.path.relative_to(workspace.root).as_posix()
-    git.git("update-index", "--cacheinfo", f"160000,{commit},{path}", cwd=workspace.root)
+@contextlib.contextmanager
+def _new_index(tree: Path, start: Path) -> Iterator[Path]:
+    """A copy of the index `start` to work on; it becomes the index of the repository at `tree`."""
+    place = index_of(tree)
+    new = place.with_name("index.lora")
+    # what a killed git left
+    new.with_name("index.lora.lock").unlink(missing_ok=True)
+    shutil.copyfile(start, new)
+    yield new
+    new.replace(place)
+
+
+def _with_index(index: Path, *args: str, cwd: Path, allowed: tuple[int, ...] = (0,)) -> None:
+    env = git.environment() | {"GIT_INDEX_FILE": str(index)}
+    proc.run(git.command(*args, cwd=cwd), cwd=cwd, env=env, allowed=allowed)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    draft = path.with_name(f"{path.name}.lora")
+    draft.write_bytes(data)
+    draft.replace(path)

@@ -34,7 +34,7 @@ def sync(workspace: Workspace, name: str, progress: Callable[[str], None], *, di
     unknown origin is in its place, or when neither its git host nor the package index can be reached.
     """
     upstream = workspace.upstream(name)
-    with _lock(workspace):
+    with lock(workspace):
         staging = _clean_staging(workspace, upstream)
         head = pins.head(upstream)
         pin = pins.pin(workspace, name)
@@ -53,7 +53,7 @@ def sync(workspace: Workspace, name: str, progress: Callable[[str], None], *, di
 
 
 @contextlib.contextmanager
-def _lock(workspace: Workspace) -> Iterator[None]:
+def lock(workspace: Workspace) -> Iterator[None]:
     """One sync at a time in a checkout; a second one waits."""
     import fcntl
 

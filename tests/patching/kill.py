@@ -38,6 +38,38 @@ def without_space(function: Callable[[], object], at: int) -> int:
     return _child(function, lambda: _patch(at, None, torn=False))
 
 
+def count(function: Callable[[], object], until: Callable[[object], bool]) -> int:
+    """How many writing system calls `function` makes before the first on a path that `until` says yes to, or in all."""
+    read, write = os.pipe()
+    with os.fdopen(read) as said:
+        assert _child(function, lambda: _count_to(write, until)) == 0
+        os.close(write)
+        lines = said.read().splitlines()
+    return next((number for number, line in enumerate(lines, 1) if line == "yes"), len(lines))
+
+
+def _count_to(fd: int, until: Callable[[object], bool]) -> None:
+    real_write = os.write
+
+    def note(args: tuple[object, ...]) -> None:
+        real_write(fd, b"yes\n" if args and isinstance(args[0], (str, os.PathLike)) and until(args[0]) else b"no\n")
+
+    _wrap(note)
+
+
+def _wrap(before: Callable[[tuple], None]) -> None:
+    def wrap(name: str, real: Callable) -> Callable:
+        def wrapped(*args, **kwargs):
+            if name != "open" or args[1] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                before(args)
+            return real(*args, **kwargs)
+
+        return wrapped
+
+    for name in WRITES:
+        setattr(os, name, wrap(name, getattr(os, name)))
+
+
 def _child(function: Callable[[], object], prepare: Callable[[], None]) -> int:
     pid = os.fork()
     if pid == 0:

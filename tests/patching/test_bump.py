@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from lora_training.cli import run
 from lora_training.patching import engine
 from tests.helpers import Ran, commit, git, lora
 from tests.patching.conftest import Checkout, tree_of
+from tests.patching.kill import count, survives
 
 BODY = [f"def function_{n}():\n    return {n}\n\n\n" for n in range(12)]
 MODULE = "".join(BODY)
@@ -32,8 +35,17 @@ def site(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     (checkout.here.root / ".gitmodules").write_text('[submodule "a"]\n\tpath = third_party/alpha\n\turl = x\n')
     pin = f"160000,{checkout.commits['alpha']},third_party/alpha"
     git("update-index", "--add", "--cacheinfo", pin, cwd=checkout.here.root)
+    (checkout.here.root / ".gitignore").write_text("/.lora/\n")
+    (checkout.here.root / "PATCHES.md").write_text("")
     monkeypatch.setenv("LORA_HOME", str(checkout.here.root))
     return checkout
+
+
+def _commit(site: Checkout) -> None:
+    """What is there is committed, as it has to be before a move."""
+    root = site.here.root
+    git("add", "-A", "--", ".", ":!third_party", cwd=root)
+    git("commit", "-q", "-m", "as it is", cwd=root)
 
 
 def _later(site: Checkout, files: dict[str, str | None]) -> str:
@@ -95,12 +107,14 @@ def test_accept_moves_tree_pin_patches_lock_and_document(site: Checkout) -> None
     site.lock()
     engine.apply(site.here, site.targets)
     later = _later_while_applied(site)
+    _commit(site)
     ran = _bump(site, later, "--accept")
     assert ran.code == 0, ran.err
     root = site.root("alpha")
     assert git("rev-parse", "HEAD", cwd=root) == later
     assert later in git("ls-files", "-s", "third_party/alpha", cwd=site.here.root)
-    assert lora("patch", "apply", cwd=site.here.root, env=dict(os.environ)).code == 0
+    assert git("status", "--porcelain", cwd=root) == "M lib/rest.py\n M m.py"
+    assert "??" not in git("status", "--porcelain", "--", "patches", "PATCHES.md", cwd=site.here.root)
     assert "return 1 + 100\n" in (root / "m.py").read_text()
     rest = (root / "lib/rest.py").read_text()
     assert "return 6 + 100\n" in rest
@@ -121,7 +135,9 @@ def test_a_patch_that_upstream_has_taken_is_dropped(site: Checkout) -> None:
     site.add("alpha", "eight", {"m.py": _edit(6).replace("return 8\n", "return 88\n")})
     site.lock()
     later = _later(site, {"m.py": _edit(6)})
-    assert _bump(site, later, "--accept").code == 0
+    _commit(site)
+    ran = _bump(site, later, "--accept")
+    assert ran.code == 0, ran.err
     assert (site.here.patches / "alpha/series").read_text() == "0002-eight.patch\n"
 
 
@@ -129,6 +145,7 @@ def test_a_conflict_is_never_accepted(site: Checkout) -> None:
     site.add("alpha", "six", {"m.py": _edit(6)})
     site.lock()
     later = _later(site, {"m.py": None})
+    _commit(site)
     before = tree_of(site.here.root, without=(".git",))
     ran = _bump(site, later, "--accept")
     assert ran.code == 5
@@ -152,3 +169,123 @@ def test_a_folder_that_is_no_repository_cannot_be_bumped(site: Checkout, tmp_pat
     ran = _bump(site, "main")
     assert ran.code == 4
     assert "not a git checkout" in ran.err
+
+
+@pytest.fixture
+def moving(site: Checkout) -> str:
+    """A series that is in and committed, and a later commit that changes, moves and adds files; that commit."""
+    site.add("alpha", "one-and-six", {"m.py": _edit(1).replace("return 6\n", "return 6 + 100\n"), "made.py": "made\n"})
+    site.lock()
+    later = _later(site, {**SPLIT, "lib/b.py": None, "lib/deep/new.py": "new\n"})
+    engine.apply(site.here, site.targets)
+    assert lora("patch", "docs", cwd=site.here.root, env=dict(os.environ)).code == 0
+    _commit(site)
+    return later
+
+
+def test_the_way_back_is_printed_and_leads_back(site: Checkout, moving: str) -> None:
+    before = _state(site)
+    ran = _bump(site, moving, "--accept")
+    assert ran.code == 0, ran.err
+    assert _state(site) != before
+    back = [line.strip() for line in ran.out.partition("to go back")[2].splitlines()[1:]]
+    assert len(back) == 4
+    for line in back:
+        words = line.split()
+        if words[0] == "lora":
+            assert lora(*words[1:], cwd=site.here.root, env=dict(os.environ)).code == 0
+        else:
+            git(*words[1:], cwd=site.here.root)
+    assert _state(site) == before
+
+
+def _state(site: Checkout) -> dict[str, object]:
+    """All that a move changes, as files and as git has it."""
+    root, tree = site.here.root, site.root("alpha")
+    return {
+        "tree": tree_of(tree),
+        "patches": tree_of(site.here.patches),
+        "document": (root / "PATCHES.md").read_text(),
+        "head": git("rev-parse", "HEAD", cwd=tree),
+        "status": git("status", "--porcelain", cwd=tree),
+        "files": git("ls-files", "--stage", cwd=tree),
+        "ours": git("ls-files", "--stage", cwd=root),
+    }
+
+
+@pytest.mark.parametrize("where", ["patches/alpha/series", "PATCHES.md", "patches/new.txt"])
+def test_what_is_not_committed_has_no_way_back_and_is_in_the_way(site: Checkout, moving: str, where: str) -> None:
+    with (site.here.root / where).open("a") as file:
+        file.write("# more\n")
+    before = _state(site)
+    ran = _bump(site, moving, "--accept")
+    assert ran.code == 5
+    assert f"not committed yet: {where}" in ran.err
+    assert _state(site) == before
+
+
+def test_an_edit_in_the_tree_is_in_the_way(site: Checkout, moving: str) -> None:
+    (site.root("alpha") / "lib/b.py").write_text("by hand\n")
+    before = _state(site)
+    ran = _bump(site, moving, "--accept")
+    assert ran.code == 5
+    assert "edits that are no patch of ours: lib/b.py" in ran.err
+    assert _state(site) == before
+
+
+def test_killed_anywhere_the_next_command_finds_it_wholly_before_or_wholly_after(site: Checkout, moving: str) -> None:
+    root = site.here.root
+    kept = root.with_name("kept")
+    before = _state(site)
+    shutil.copytree(root, kept, symlinks=True)
+
+    def outcome(at: int) -> tuple[bool, dict[str, object]]:
+        shutil.rmtree(root)
+        shutil.copytree(kept, root, symlinks=True)
+        survived = survives(lambda: _in_process(moving), at)
+        status = lora("patch", "verify", cwd=root, env=dict(os.environ))
+        assert status.code == 0, (at, status.out + status.err)
+        assert not site.here.begun_bump.exists()
+        return survived, _state(site)
+
+    survived, after = outcome(10**9)
+    assert survived
+    assert after != before
+    first, last = _writes(kept, root, moving)
+    seen = []
+    for at in sorted({*range(1, first, max(first // 4, 1)), *_spread(first, last, 24)}):
+        survived, now = outcome(at)
+        assert not survived
+        assert now in (before, after), at
+        seen.append(now == after)
+    # from some point on it is made, and it is never unmade again
+    assert seen == sorted(seen)
+    assert any(seen)
+    assert not all(seen)
+
+
+def _spread(first: int, last: int, number: int) -> list[int]:
+    return [first + (last - first) * n // number for n in range(number + 1)]
+
+
+def _in_process(ref: str) -> None:
+    assert run(["upstream", "bump", "alpha", ref, "--accept"]) == 0
+
+
+def _writes(kept: Path, root: Path, ref: str) -> tuple[int, int]:
+    """How many calls that write come before the note of the move, and how many there are in all."""
+    counts = []
+    for stop in (lambda path: "bump.json" in str(path), lambda _: False):
+        shutil.rmtree(root)
+        shutil.copytree(kept, root, symlinks=True)
+        counts.append(count(lambda: _in_process(ref), stop))
+    return counts[0], counts[1]
+
+
+def test_what_a_killed_git_left_is_in_nobodys_way(site: Checkout, moving: str) -> None:
+    for repository_ in (site.here.root, site.root("alpha")):
+        (repository_ / ".git/index.lora.lock").write_text("")
+        (repository_ / ".git/index.lora").write_text("cut")
+    ran = _bump(site, moving, "--accept")
+    assert ran.code == 0, ran.err
+    assert lora("patch", "verify", cwd=site.here.root, env=dict(os.environ)).code == 0

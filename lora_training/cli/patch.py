@@ -177,7 +177,7 @@ def status(*, as_json: bool) -> None:
         print_json({"upstreams": [row.as_dict() for row in rows]})
         return
     for row in rows:
-        say(row.line())
+        say(*row.line().splitlines())
 
 
 @patch.command(name="list")

@@ -36,7 +36,7 @@ def status(*, as_json: bool) -> None:
         print_json({"upstreams": rows})
         return
     for row in rows:
-        say(_line(row))
+        say(*_line(row).splitlines())
 
 
 @upstream.command()

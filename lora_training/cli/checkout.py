@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ class Checkout:
 
     def environ(self) -> Mapping[str, str]:
         """Our environment, with LORA_CACHE always in it."""
-        import os
-
         return {**os.environ, "LORA_CACHE": str(self.workspace.cache)}
 
     def load(self, file: Path, sets: tuple[str, ...]) -> Config:
@@ -45,7 +44,9 @@ class Checkout:
     def check(self, file: Path, sets: tuple[str, ...], *, quick: bool) -> tuple[Problem, ...]:
         """The problems of a file, those of its very text and script included; `quick` opens none that it names."""
         from lora_training.config import checks
+        from lora_training.launch import gpus
 
+        installed = checks.installed_here()
         return checks.file(
             file,
             self.schema,
@@ -53,9 +54,11 @@ class Checkout:
             environ=self.environ(),
             machine=checks.Machine(
                 self.runtime_names(),
-                checks.installed_here(),
+                installed,
                 self.runtime_problems,
                 None if quick else self.file_problems,
+                # an environment without torch is none that trains
+                has_gpu=None if installed is None else lambda: gpus.has_one(os.environ),
             ),
         )
 

@@ -46,7 +46,8 @@ class Tree:
 class Plan:
     """One run. `dataset` is the text of `folder/dataset.json`; `made_by` has digests of what makes the run, by name.
 
-    `processes` is how many train, on all machines; `tensorboard` is the run's own folder in upstream's `logging_dir`.
+    `processes` is how many train, on all machines; `tensorboard` is the run's own folder in upstream's `logging_dir`;
+    `left_out` are the keys that a training on this machine does without.
     """
 
     config: Config
@@ -59,6 +60,7 @@ class Plan:
     made_by: Mapping[str, str]
     processes: int = 1
     tensorboard: Path | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -93,6 +95,8 @@ def make(
     # the precision of the launch wins over upstream's flag
     launch = [f"mixed_precision={config.launch.mixed_precision}"] if config.launch.mixed_precision else []
     made_by = _made_by(here, tree, [config.script, *flags, str(processes.count), *launch], dataset, runtime)
+    left_out = _left_out(config, schema, tree)
+    flags = cfg.to_argv(config, schema, without=left_out)
     target = output(flags)
     folder = target.with_suffix(".run")
     if dataset:
@@ -105,7 +109,7 @@ def make(
     launched = replace(_launched(config, tree, flags, processes, given), secrets=config.secrets)
     if runtime:
         _check_runtime(tree, runtime, launched, flags, here.cache / "checked" if write else None)
-    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, processes.count, logs)
+    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, processes.count, logs, left_out)
 
 
 def _launched(
@@ -218,8 +222,28 @@ def _checked_schema(config: Config, tree: Tree, cache: Path | None) -> Schema:
         require(config, config.problems)
         return schemas.read(tree.path, config.script)
     schema = schemas.read(tree.path, config.script, cache=cache)
-    require(config, check(config, schema, Machine(tuple(registry.available()), installed_here(), registry.problems)))
+    names = tuple(registry.available())
+    machine = Machine(names, installed_here(), registry.problems, has_gpu=_has_gpu, trains=True)
+    require(config, check(config, schema, machine))
     return schema
+
+
+def _has_gpu() -> bool:
+    from lora_training.launch import gpus
+
+    return gpus.has_one(os.environ)
+
+
+def _left_out(config: Config, schema: Schema, tree: Tree) -> tuple[str, ...]:
+    """The keys that a training on this machine does without, though they stay in `made_by`.
+
+    So the run may go on where there is a GPU. It is the same one: a block swap is about where weights lie, and the
+    device that trains makes no other run either.
+    """
+    from lora_training.config.checks import machine
+    from lora_training.config.checks.view import View
+
+    return () if tree.is_miniature else machine.left_out(View(config, schema), _has_gpu)
 
 
 def _series(target: Target) -> tuple[str, ...]:

@@ -83,11 +83,19 @@ def train(  # noqa: PLR0913 - one argument an option
     report(plan, result)
 
 
+def _warn_of_left_out(plan: Plan, terminal: Terminal) -> None:
+    from lora_training.config.checks import machine
+
+    for key in plan.left_out:
+        terminal.note(f"warning: {machine.sentence(key)}")
+
+
 def _rehearse(plan: Plan, resume: str, terminal: Terminal) -> None:
     """Print what `run` would start, and say what it would say of the state to go on from."""
     from lora_training.cli import recording, resuming
     from lora_training.supervise import states
 
+    _warn_of_left_out(plan, terminal)
     if resume == "auto" and recording.complete(plan):
         terminal.note("this run is complete; this is the command that would train it anew")
         state = None
@@ -107,6 +115,7 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
 
     if plan.tree.is_miniature:
         _warn_of_miniature()
+    _warn_of_left_out(plan, terminal)
     if said := exchanged.sentence(plan.config, plan.schema):
         terminal.note(said)
     make_assets(here, plan)

@@ -11,6 +11,7 @@ from lora_training.config.model import Problem
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from lora_training.config.model import Config, Entry
@@ -27,13 +28,17 @@ REFUSED = {
 }
 
 
-def to_argv(config: Config, schema: Schema, *, dataset_config: Path | None = None) -> list[str]:
-    """The script's arguments, in the file's order, `--dataset_config` last.
+def to_argv(
+    config: Config, schema: Schema, *, dataset_config: Path | None = None, without: Collection[str] = ()
+) -> list[str]:
+    """The script's arguments, in the file's order, `--dataset_config` last. The keys in `without` are left out.
 
     Raises ConfigError for the first value that upstream's parser would not take.
     """
     argv = []
     for entry in config.entries.values():
+        if entry.key in without:
+            continue
         found = encoded(config, schema, entry)
         if isinstance(found, Problem):
             raise ConfigError(f"{found.place}: {found.message}", hint=found.hint)

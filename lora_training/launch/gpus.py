@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -26,6 +28,23 @@ def there(environ: Mapping[str, str], count: Callable[[], int]) -> int:
     listed = [entry.strip() for entry in visible.split(",")]
     real = list(takewhile(lambda entry: entry and not entry.startswith("-"), listed))
     return min(len(real), count()) if real else 0
+
+
+def has_one(environ: Mapping[str, str]) -> bool:
+    """Whether a training here has a GPU to train on, of whatever make; so too where that cannot be found out.
+
+    torch is asked only where no driver of NVIDIA's knows one: that takes seconds.
+    """
+    return there(environ, lambda: 1) > 0 and (installed() > 0 or _torch_finds_one())
+
+
+_FIND = "import torch; print(torch.cuda.is_available() or torch.accelerator.is_available())"
+
+
+@functools.cache
+def _torch_finds_one() -> bool:
+    done = subprocess.run([sys.executable, "-c", _FIND], cwd="/", capture_output=True, text=True, check=False)
+    return done.stdout.strip() != str(False)
 
 
 @dataclass(frozen=True)

@@ -49,3 +49,10 @@ def test_each_is_described_as_its_driver_has_it(tmp_path: Path, monkeypatch: pyt
 def test_a_driver_that_does_not_answer_describes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", driver(tmp_path, "NVIDIA-SMI has failed because it couldnt talk to the driver", 9))
     assert gpus.described() == []
+
+
+def test_torch_is_asked_where_nvidias_driver_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus.has_one({}) == torch.accelerator.is_available()
+    assert not gpus.has_one({"CUDA_VISIBLE_DEVICES": ""})

@@ -21,6 +21,9 @@ from lora_training.config.checks import (
     scheduler,
     written,
 )
+from lora_training.config.checks import (
+    machine as machines,
+)
 from lora_training.config.checks.view import View
 from lora_training.config.document import Unreadable
 from lora_training.config.loading import load
@@ -42,13 +45,16 @@ class Machine:
     """What a check needs to know of the place that trains; None for what is not known, which is then not checked.
 
     `runtime` is the names of the runtime patches there are; `installed` says whether a package is there; `settings`
-    says what is wrong with the settings in `[runtime]`, by patch; `files` looks into the files of a configuration.
+    says what is wrong with the settings in `[runtime]`, by patch; `files` looks into the files of a configuration;
+    `has_gpu` says whether there is one to train on. `trains`: this very machine is about to.
     """
 
     runtime: Collection[str] | None = None
     installed: Callable[[str], bool] | None = None
     settings: Callable[[Mapping[str, Any]], Mapping[str, Iterable[Any]]] | None = None
     files: Callable[[Config, Schema], Iterable[Problem]] | None = None
+    has_gpu: Callable[[], bool] | None = None
+    trains: bool = False
 
 
 def check(
@@ -62,6 +68,8 @@ def check(
     found += [*datasets.problems(view), *rules.problems(view), *buckets.problems(view), *family.problems(view)]
     found += [*network.problems(view), *optimizer.problems(view, machine.installed), *files.problems(view)]
     found += [*naming.problems(view), *scheduler.problems(view, machine.installed), *written.problems(view)]
+    if machine.has_gpu is not None:
+        found += machines.problems(view, machine.has_gpu, trains=machine.trains)
     if machine.runtime is not None:
         found += flags.runtime(config, machine.runtime)
     if machine.settings is not None:

@@ -6,10 +6,10 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
-from lora_training.patching import fs, links, names, plan, site, transaction, tree
+from lora_training.patching import folders, fs, links, names, plan, site, transaction, tree
 from lora_training.patching.edit import Edit
 from lora_training.patching.model import ABSENT, REGULAR, Node, sha256, state_of
 from lora_training.patching.names import STATE_FOLDER, shown
@@ -77,7 +77,7 @@ def revert(root: Path, files: Sequence[Path]) -> AdHocResult:
         _check_on_top(record, step, there)
         _check_no_drift(record, tree.snapshot(root, record.paths))
         edits = _revert_edits(root, record, step)
-        transaction.run(root, root / STATE_FOLDER, "revert", edits)
+        transaction.run(root, root / STATE_FOLDER, "revert", edits, _folders_before(record, step))
         return AdHocResult(True, tuple(name for name, _ in there), _files(edits), (), recovered)
 
 
@@ -166,7 +166,7 @@ class _Applied:
         outcome = plan.apply(patch, self.image)
         self.moved += outcome.moved
         states = {path: state_of(node) for path, node in outcome.written.items()}
-        self.locked.append(LockedPatch(name, patch.sha256, states))
+        self.locked.append(LockedPatch(name, patch.sha256, states, folders.before(self.disk, outcome.written)))
         self.keep(states)
         self.image = outcome.image
 
@@ -229,6 +229,16 @@ def _revert_edits(root: Path, record: Stack, step: int) -> list[Edit]:
     return [*edits, *_record_edits(root, left)]
 
 
+def _folders_before(record: Stack, step: int) -> folders.Folders | None:
+    """The folders as they were at `step`, and none of ours for originals; None when an older lora applied a patch."""
+    found: folders.Folders = dict.fromkeys(plan.folders_of(_original(*item) for item in _originals(record, step)))
+    for patch in reversed(record.patches[step:]):
+        if patch.folders is None:
+            return None
+        found |= patch.folders
+    return found | {STATE_FOLDER: None}
+
+
 def _restored(record: Stack, step: int, path: str, originals: Mapping[str, str], image: plan.Image) -> Edit:
     wanted = record.state(path, step)
     if wanted == ABSENT:
@@ -246,8 +256,18 @@ def _record_edits(root: Path, record: Stack) -> list[Edit]:
 
 
 def _render(record: Stack) -> bytes:
-    patches = [{"name": p.name, "sha256": p.sha256, "files": dict(p.files)} for p in record.patches]
+    patches = [_rendered(patch) for patch in record.patches]
     return json.dumps({"format": _FORMAT, "pristine": dict(record.pristine), "patches": patches}, indent=1).encode()
+
+
+def _rendered(patch: LockedPatch) -> dict[str, object]:
+    known = {} if patch.folders is None else {"folders": dict(patch.folders)}
+    return {"name": patch.name, "sha256": patch.sha256, "files": dict(patch.files), **known}
+
+
+def _read_patch(content: Any) -> LockedPatch:
+    known = folders.read(content["folders"]) if "folders" in content else None
+    return LockedPatch(content["name"], content["sha256"], content["files"], known)
 
 
 def _read_record(root: Path) -> Stack:
@@ -256,7 +276,7 @@ def _read_record(root: Path) -> Stack:
         return Stack("", {}, ())
     try:
         content = json.loads(node.data)
-        patches = tuple(LockedPatch(p["name"], p["sha256"], p["files"]) for p in content["patches"])
+        patches = tuple(_read_patch(patch) for patch in content["patches"])
         if any(names.problem(path) for path in content["pristine"]):
             raise ValueError("a name that no patch may have")  # noqa: TRY301 - one way out for all that is wrong with it
         return Stack("", content["pristine"], patches)

@@ -7,14 +7,26 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lora_training.errors import PatchError
-from lora_training.patching import edits, exclude, lockfile, plan, series, site, stack, standing, transaction, tree
+from lora_training.patching import (
+    edits,
+    exclude,
+    folders,
+    lockfile,
+    plan,
+    series,
+    site,
+    stack,
+    standing,
+    transaction,
+    tree,
+)
 from lora_training.patching.edit import Edit
 from lora_training.patching.model import Node, state_of
 from lora_training.patching.stack import PRISTINE
 from lora_training.patching.standing import COPY, Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_training.patching.series import Target
@@ -65,7 +77,8 @@ def apply(workspace: Workspace, targets: Sequence[Target]) -> Result:
         for target, planned in zip(targets, plans, strict=True):
             if planned.edits:
                 exclude.copies(target.root)
-        _commit(here, "apply", targets, plans)
+        known = _remembered(folders.recall(here), found, plans)
+        transaction.run(here.root, here.state, "apply", [*_whole(here, targets, plans), folders.remember(here, known)])
     return Result(tuple(planned.result for planned in plans), recovered)
 
 
@@ -85,7 +98,10 @@ def revert(workspace: Workspace, targets: Sequence[Target], keep_edits: Path | N
 
             keeping.save(found, edited, keep_edits)
         plans = [_plan_revert(item, paths) for item, paths in zip(found, edited, strict=True)]
-        _commit(here, "revert", targets, plans)
+        known = folders.recall(here)
+        wanted = _wanted(here, known, found, plans)
+        whole = [*_whole(here, targets, plans), folders.remember(here, known)]
+        transaction.run(here.root, here.state, "revert", whole, wanted)
     return Result(tuple(planned.result for planned in plans), recovered)
 
 
@@ -106,12 +122,42 @@ def _refuse(found: Sequence[Standing], edited: Sequence[Sequence[str]]) -> None:
         edits.refuse(item, paths)
 
 
-def _commit(here: site.Site, command: str, targets: Sequence[Target], plans: Sequence[_Plan]) -> None:
-    whole = []
-    for target, planned in zip(targets, plans, strict=True):
-        prefix = os.path.relpath(target.root, here.root)
-        whole += [_below(prefix, edit) for edit in planned.edits]
-    transaction.run(here.root, here.state, command, whole)
+def _remembered(
+    known: Mapping[str, folders.Folders], found: Sequence[Standing], plans: Sequence[_Plan]
+) -> dict[str, folders.Folders]:
+    """`known`, and the folders that an apply makes or empties; what is known of a partly patched tree came first."""
+    after = dict(known)
+    for item, planned in zip(found, plans, strict=True):
+        name = item.target.name
+        here = folders.before(item.image, {edit.path: edit.after for edit in planned.edits if _is_change(edit)})
+        if planned.result.files and all(PRISTINE in steps for steps in item.position.steps.values()):
+            after[name] = here
+        elif name in known:
+            after[name] = here | known[name]
+    return after
+
+
+def _wanted(
+    here: site.Site, known: dict[str, folders.Folders], found: Sequence[Standing], plans: Sequence[_Plan]
+) -> folders.Folders:
+    """The folders that a revert makes, or takes away if it leaves them empty. Those of its trees go from `known`."""
+    wanted: folders.Folders = {}
+    for item, planned in zip(found, plans, strict=True):
+        removed = [edit.path for edit in planned.edits if edit.before and not edit.after]
+        there = known.pop(item.target.name, None) if planned.result.files else {}
+        prefix = os.path.relpath(item.target.root, here.root)
+        wanted |= {f"{prefix}/{path}": bits for path, bits in _or_emptied(there, removed).items()}
+    return wanted
+
+
+def _or_emptied(there: folders.Folders | None, removed: Sequence[str]) -> folders.Folders:
+    return dict.fromkeys(plan.folders_of(removed)) if there is None else there
+
+
+def _whole(here: site.Site, targets: Sequence[Target], plans: Sequence[_Plan]) -> list[Edit]:
+    """The edits of all trees, from the site's root."""
+    prefixes = [os.path.relpath(target.root, here.root) for target in targets]
+    return [_below(prefix, edit) for prefix, planned in zip(prefixes, plans, strict=True) for edit in planned.edits]
 
 
 def _below(prefix: str, edit: Edit) -> Edit:
@@ -169,5 +215,8 @@ def _plan_revert(item: Standing, edited: Sequence[str]) -> _Plan:
 
 
 def _files(edits: Sequence[Edit]) -> tuple[str, ...]:
-    changed = (edit for edit in edits if state_of(edit.before) != state_of(edit.after))
-    return tuple(edit.path for edit in changed)
+    return tuple(edit.path for edit in edits if _is_change(edit))
+
+
+def _is_change(edit: Edit) -> bool:
+    return state_of(edit.before) != state_of(edit.after)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lora_training.patching import fs, journal, layout, staging
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_training.patching.journal import Journal
@@ -22,13 +22,13 @@ def finish(root: Path, plan: Journal) -> None:
     take a folder's name, and a folder a file's.
     """
     moved = {entry.moved_from for entry in plan.entries}
-    _make_folders(root, plan.made)
+    _make_folders(root, plan.made, plan.modes)
     for entry in plan.entries:
         if journal.is_removal(entry) and entry.path not in moved:
             _remove(root, entry.path)
-    _exchange_folders(root, plan.dropped, plan.made)
+    _exchange_folders(root, plan.dropped, plan.made, plan.modes)
     _move(root, [(entry.moved_from, entry.path) for entry in plan.entries if entry.moved_from])
-    _exchange_folders(root, plan.dropped, plan.made)
+    _exchange_folders(root, plan.dropped, plan.made, plan.modes)
     _move(root, [(entry.new, entry.path) for entry in plan.entries if entry.new])
     _settle(root, plan)
 
@@ -42,10 +42,10 @@ def undo(root: Path, plan: Journal) -> None:
         if entry.new not in kept:
             _remove(root, entry.path)
     dropped, made = plan.dropped[::-1], plan.made[::-1]
-    _exchange_folders(root, made, dropped)
+    _exchange_folders(root, made, dropped, plan.modes)
     gone = [e for e in plan.entries if e.moved_from and not os.path.lexists(f"{root}/{e.moved_from}")]
     _move(root, [(entry.path, entry.moved_from) for entry in gone])
-    _exchange_folders(root, made, dropped)
+    _exchange_folders(root, made, dropped, plan.modes)
     _move(root, [(entry.old, entry.path) for entry in plan.entries if entry.old])
     _settle(root, plan)
 
@@ -67,24 +67,27 @@ def _move(root: Path, pairs: Sequence[tuple[str, str]]) -> None:
         fs.move(old, new)
 
 
-def _exchange_folders(root: Path, going: Sequence[str], coming: Sequence[str]) -> None:
+def _exchange_folders(root: Path, going: Sequence[str], coming: Sequence[str], modes: Mapping[str, int]) -> None:
     """Take folders away that are empty by now, innermost first, and make those that there is room for."""
     for folder in going:
         fs.remove_folder(f"{root}/{folder}")
-    _make_folders(root, coming)
+    _make_folders(root, coming, modes)
 
 
-def _make_folders(root: Path, folders: Sequence[str]) -> None:
+def _make_folders(root: Path, folders: Sequence[str], modes: Mapping[str, int]) -> None:
     """Make folders, outermost first, but those whose place, or a place above, is still taken."""
     for folder in folders:
         full = f"{root}/{folder}"
         if fs.is_folder(os.path.dirname(full)) and not os.path.lexists(full):
             os.mkdir(full)
+        # not only when it was made just now: a kill may have come in between
+        if folder in modes and fs.is_folder(full):
+            fs.set_mode(full, modes[folder])
 
 
 def _settle(root: Path, plan: Journal) -> None:
     """Have the new names on the disk before the journal goes, and take away what waited for the other outcome."""
     names = (*(entry.path for entry in plan.entries), *plan.made, *plan.dropped)
-    folders = {os.path.dirname(f"{root}/{name}") for name in names}
+    folders = {os.path.dirname(f"{root}/{name}") for name in names} | {f"{root}/{folder}" for folder in plan.modes}
     fs.for_each([folder for folder in folders if fs.is_folder(folder)], fs.sync_folder)
     staging.discard(root, plan)

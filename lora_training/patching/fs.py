@@ -153,6 +153,12 @@ def make_folder(path: str) -> None:
         os.mkdir(path)
 
 
+def set_mode(path: str, mode: int) -> None:
+    """Give a folder these permission bits unless it has them, and may be another user's."""
+    if stat.S_IMODE(os.lstat(path).st_mode) != mode:
+        os.chmod(path, mode)
+
+
 def move(source: str, target: str) -> None:
     """Put `source` in the place of `target`, if `source` is there."""
     try:

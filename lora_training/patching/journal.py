@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from lora_training.errors import PatchError
@@ -18,6 +18,7 @@ from lora_training.patching import fs
 from lora_training.patching.model import ABSENT, REGULAR, Node
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 Phase = Literal["staging", "ready", "undo"]
@@ -43,12 +44,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Journal:
-    """What one transaction does: `made` and `dropped` are the folders that appear and vanish with its files."""
+    """What one transaction does: `made` and `dropped` are the folders that appear and vanish with its files.
+
+    `modes` are the permission bits of those that have to get them when they are made, or made again.
+    """
 
     command: str
     entries: tuple[Entry, ...]
     made: tuple[str, ...]
     dropped: tuple[str, ...]
+    modes: Mapping[str, int] = field(default_factory=dict)
 
 
 def path_of(state: Path, phase: Phase) -> Path:
@@ -104,10 +109,19 @@ def read(state: Path, phase: Phase) -> Journal:
         if content.pop("format") != _FORMAT:
             raise ValueError("another format")  # noqa: TRY301 - one way out for all that is wrong with it
         entries = tuple(Entry(**entry) for entry in content["entries"])
-        return Journal(content["command"], entries, tuple(content["made"]), tuple(content["dropped"]))
-    except (ValueError, KeyError, TypeError) as exc:
+        made, dropped = tuple(content["made"]), tuple(content["dropped"])
+        # older ones say nothing about modes
+        modes = content.get("modes", {})
+        _check(content["command"], *made, *dropped, *(value for entry in entries for value in vars(entry).values()))
+        return Journal(content["command"], entries, made, dropped, {str(name): int(modes[name]) for name in modes})
+    except (AttributeError, RecursionError, ValueError, KeyError, TypeError) as exc:
         hint = "was it written by another version of lora? let that one run `lora patch recover`"
         raise PatchError(f"cannot read {path}: {exc}", hint=hint) from exc
+
+
+def _check(*values: object) -> None:
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError("something else in the place of a name")
 
 
 def is_creation(entry: Entry) -> bool:

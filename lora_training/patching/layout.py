@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
@@ -13,16 +14,20 @@ from lora_training.patching.names import shown
 from lora_training.patching.plan import folders_of, parents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_training.patching.edit import Edit
 
 
-def plan(root: Path, command: str, edits: Sequence[Edit]) -> Journal:
-    """Lay the edits out: where new content waits, what old content comes back from, which folders come and go."""
+def plan(root: Path, command: str, edits: Sequence[Edit], folders: Mapping[str, int | None] | None = None) -> Journal:
+    """Lay the edits out: where new content waits, what old content comes back from, which folders come and go.
+
+    `folders` are those that shall be there afterwards, with their permission bits, or shall not (None); without it
+    those go that the edits leave empty.
+    """
     token = os.urandom(4).hex()
-    made, dropped = _folders(root, edits)
+    made, dropped = _folders(root, edits, folders)
     beside = _Beside(root, dropped)
     going = {edit.path for edit in edits if edit.after is None}
     moved = {edit.same_as for edit in edits if edit.same_as in going}
@@ -38,7 +43,8 @@ def plan(root: Path, command: str, edits: Sequence[Edit]) -> Journal:
             keeper = kept[edit.path]
             old = f"{beside.of(edits[keeper].path)}.lora-{token}-{keeper}.new"
         entries.append(Entry(edit.path, state_of(edit.before), state_of(edit.after), new, old, moved_from or ""))
-    return Journal(command, tuple(entries), made, dropped)
+    wanted = {folder: bits for folder in made if (bits := (folders or {}).get(folder)) is not None}
+    return Journal(command, tuple(entries), made, dropped, wanted | _modes(root, dropped))
 
 
 def check_inside(root: Path, plan: Journal) -> None:
@@ -86,10 +92,28 @@ class _Beside:
         return ""
 
 
-def _folders(root: Path, edits: Sequence[Edit]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The folders that new files need, outermost first, and those that removals may leave empty, innermost first."""
+def _folders(
+    root: Path, edits: Sequence[Edit], folders: Mapping[str, int | None] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The folders to make, outermost first, and those to take away if they are empty by then, innermost first."""
     needed = folders_of(edit.path for edit in edits if edit.after)
-    left = folders_of(edit.path for edit in edits if edit.before and not edit.after) - needed
-    left |= {edit.path for edit in edits if edit.before and edit.before.is_folder}
+    if folders is None:
+        left = folders_of(edit.path for edit in edits if edit.before and not edit.after) - needed
+    else:
+        left = {folder for folder, bits in folders.items() if bits is None} - needed
+        needed |= {folder for folder, bits in folders.items() if bits is not None}
+    left |= {folder for edit in edits if edit.before and edit.before.is_folder for folder in _tree(root, edit.path)}
     made = sorted(folder for folder in needed if not fs.is_folder(f"{root}/{folder}"))
     return tuple(made), tuple(sorted(left, reverse=True))
+
+
+def _tree(root: Path, folder: str) -> list[str]:
+    """A folder and all folders in it."""
+    prefix = len(f"{root}/")
+    return [path[prefix:] for path, _, _ in os.walk(f"{root}/{folder}")]
+
+
+def _modes(root: Path, folders: Sequence[str]) -> dict[str, int]:
+    """The permission bits of those that are there."""
+    there = [folder for folder in folders if fs.is_folder(f"{root}/{folder}")]
+    return {folder: stat.S_IMODE(os.lstat(f"{root}/{folder}").st_mode) for folder in there}

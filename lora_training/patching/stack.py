@@ -19,11 +19,15 @@ PRISTINE = 0
 
 @dataclass(frozen=True)
 class LockedPatch:
-    """A patch as it was locked: its sha256, and the state of each file it touches once it is in."""
+    """A patch as it was locked: its sha256, and the state of each file it touches once it is in.
+
+    `folders` is known of patches on any folder only: the permission bits that each one had before, None for none.
+    """
 
     name: str
     sha256: str
     files: Mapping[str, str]
+    folders: Mapping[str, int | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from lora_training.patching.model import ABSENT, state_of
 from lora_training.patching.names import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_training.patching.edit import Edit
@@ -37,15 +37,18 @@ class Recovered:
     outcome: Literal["finished", "undone"]
 
 
-def run(root: Path, state: Path, command: str, edits: Sequence[Edit]) -> None:
+def run(
+    root: Path, state: Path, command: str, edits: Sequence[Edit], folders: Mapping[str, int | None] | None = None
+) -> None:
     """Make all `edits` below `root`, keeping the journal in `state`. The caller holds the lock.
 
+    `folders` are those to make, with their permission bits, or to take away (None); without it those that get empty go.
     Raises PatchError when they cannot be made; everything is then as it was.
     """
     edits = [edit for edit in edits if state_of(edit.before) != state_of(edit.after)]
     if not edits:
         return
-    plan = layout.plan(root, command, edits)
+    plan = layout.plan(root, command, edits, folders)
     layout.check_inside(root, plan)
     try:
         journal.write(state, plan)

@@ -51,7 +51,7 @@ def _entry(path: bytes) -> tuple[str, bytes]:
     if stat.S_ISLNK(status.st_mode):
         return "link", os.readlink(path)
     if stat.S_ISDIR(status.st_mode):
-        return "folder", b""
+        return f"folder {stat.S_IMODE(status.st_mode):o}", b""
     with open(path, "rb") as file:
         return oct(stat.S_IMODE(status.st_mode)), file.read()
 

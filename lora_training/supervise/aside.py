@@ -64,7 +64,8 @@ def _of(output: Path) -> list[Path]:
     """Upstream's names: NAME, NAME-000002, NAME-step00000010, and the same with -state; our averages with -ema."""
     kind = rf"(?:(?:-ema)?{re.escape(output.suffix)}|{states.KIND})"
     wanted = re.compile(re.escape(output.stem) + states.PLACE + kind)
-    return sorted(path for path in output.parent.iterdir() if wanted.fullmatch(path.name))
+    there = output.parent.iterdir() if output.parent.is_dir() else ()
+    return sorted(path for path in there if wanted.fullmatch(path.name))
 
 
 def free(output: Path) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _LONGEST = 100_000_000  # the library refuses more
 _PREFIX = 8
+_DIMENSIONS = 64  # torch's own limit
+_MOST = 1 << 63
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
 _BITS |= {"F8_E5M2": 8, "F8_E4M3": 8, "I8": 8, "U8": 8, "BOOL": 8}
 
@@ -56,23 +58,30 @@ def read(path: Path) -> Mapping[str, Tensor]:
 
 def _header(text: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
         raise Damaged(f"has a damaged header: {exc}") from exc
     if not isinstance(found, dict):
         raise Damaged("has a damaged header")
-    found.pop("__metadata__", None)
+    metadata = found.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(each, str) for each in metadata.values()):
+        raise Damaged("has a damaged header: its metadata are no texts")
     return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _tensors(header: dict[str, Any], data: int) -> dict[str, Tensor]:
     """The tensors of a header whose data is `data` bytes, one after the other and nothing else."""
     try:
-        found = {name: Tensor(str(raw["dtype"]), tuple(map(int, raw["shape"]))) for name, raw in header.items()}
-        spans = {name: (int(raw["data_offsets"][0]), int(raw["data_offsets"][1])) for name, raw in header.items()}
-    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as exc:
+        found = {name: Tensor(str(raw["dtype"]), _counts(raw["shape"])) for name, raw in header.items()}
+        spans = {name: _counts(raw["data_offsets"]) for name, raw in header.items()}
+        ends = [0, *sorted(end for _, end in spans.values())]
+    except (TypeError, ValueError, KeyError) as exc:
         raise Damaged("has a damaged header") from exc
-    end = max((end for _, end in spans.values()), default=0)
+    end = ends[-1]
     if data < end:
         raise Damaged(f"is cut off: {end - data} of {end} bytes are missing")
     if data > end:
@@ -81,4 +90,15 @@ def _tensors(header: dict[str, Any], data: int) -> dict[str, Tensor]:
         bits = _BITS.get(tensor.dtype)
         if bits and math.prod(tensor.shape) * bits != 8 * (spans[name][1] - spans[name][0]):
             raise Damaged(f"has a damaged header: {name} has another size than its shape")
+    if sorted(begin for begin, _ in spans.values()) != ends[:-1]:
+        raise Damaged("has a damaged header: its tensors overlap, or leave gaps")
     return found
+
+
+def _counts(raw: Any) -> tuple[int, ...]:
+    """A shape, or where a tensor begins and ends. Raises ValueError for what is none."""
+    if not isinstance(raw, list) or len(raw) > _DIMENSIONS:
+        raise ValueError(raw)
+    if not all(type(each) is int and 0 <= each < _MOST for each in raw):
+        raise ValueError(raw)
+    return tuple(raw)

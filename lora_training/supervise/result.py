@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+# The format's own limit for a header, in bytes.
+_LONGEST = 100_000_000
+
 
 @dataclass(frozen=True)
 class Result:
@@ -64,13 +67,13 @@ def _open(path: Path) -> tuple[dict[str, str], list[tuple[str, dict[str, Any]]]]
             data = file.read()
     except OSError as exc:
         raise TrainingError(f"{path} cannot be read: {exc.strerror}") from exc
+    except MemoryError as exc:
+        raise TrainingError(f"{path} cannot be read: it does not fit into memory") from exc
     try:
         tensors: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(data)
-        # the format: eight bytes of length, little-endian, then a JSON object
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (safetensors.SafetensorError, ValueError) as exc:
+    except safetensors.SafetensorError as exc:
         raise TrainingError(f"{path} does not open as safetensors: {exc}") from exc
-    return header.get("__metadata__", {}), tensors
+    return metadata_of(path), tensors
 
 
 def tensors_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -79,18 +82,21 @@ def tensors_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; none when it does not open."""
+    """The metadata of a safetensors file, of which only the header is read; none when there are none to be read."""
     try:
-        return _open(path)[0]
-    except TrainingError:
+        with open(path, "rb", opener=files.opener_of_any) as file:
+            # the format: eight bytes of length, little-endian, then a JSON object
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length <= _LONGEST else {}
+        metadata = header["__metadata__"]
+        return {name: text for name, text in metadata.items() if isinstance(text, str)}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 
 def check_finite(path: Path) -> None:
     """Raise TrainingError when the safetensors file `path` does not open or holds a value that is not finite."""
-    for name, tensor in _open(path)[1]:
-        if not _finite(values(tensor["dtype"], tensor["data"])):
-            raise TrainingError(f"{path} holds values that are not finite, first in {name}")
+    _require_finite(path, _open(path)[1])
 
 
 def complete(path: Path, made_by: Mapping[str, str], steps: int | None = None) -> Result | None:
@@ -98,11 +104,12 @@ def complete(path: Path, made_by: Mapping[str, str], steps: int | None = None) -
 
     Its metadata say what made it; or somebody knows it, and the number of its `steps`.
     """
+    if steps is None and not is_made_by(path, made_by):
+        return None
     try:
-        found = check(path, before=None, told=None if steps is None else (steps, steps))
+        return check(path, before=None, told=None if steps is None else (steps, steps))
     except TrainingError:
         return None
-    return found if steps is not None or is_made_by(path, made_by) else None
 
 
 def is_made_by(path: Path, made_by: Mapping[str, str]) -> bool:
@@ -115,13 +122,19 @@ def _check_values(path: Path, tensors: list[tuple[str, dict[str, Any]]]) -> None
     if not tensors:
         raise TrainingError(f"{path} holds no tensors")
     moved = False
-    check_finite(path)
+    _require_finite(path, tensors)
     for name, tensor in tensors:
         held = values(tensor["dtype"], tensor["data"])
         moved = moved or (name.endswith(("lora_up.weight", "lora_B.weight")) and bool(held.any()))
     # the up matrices start at zero, so a LoRA whose every one still is does nothing at all
     if not moved and any(name.endswith(("lora_up.weight", "lora_B.weight")) for name, _ in tensors):
         raise TrainingError(f"{path} changes nothing: every up matrix is zero")
+
+
+def _require_finite(path: Path, tensors: list[tuple[str, dict[str, Any]]]) -> None:
+    for name, tensor in tensors:
+        if not _finite(values(tensor["dtype"], tensor["data"])):
+            raise TrainingError(f"{path} holds values that are not finite, first in {name}")
 
 
 def values(dtype: str, data: bytes) -> Any:

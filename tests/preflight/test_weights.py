@@ -63,6 +63,46 @@ def test_every_damage_to_a_header_is_seen(tmp_path: Path) -> None:
         assert what in (weights.damage(path) or ""), what
 
 
+def headed(path: Path, header: str, data: int = 8) -> Path:
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(data))
+    return path
+
+
+GOOD = '"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}'
+HALF = '"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 8]}}',
+        '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, NaN]}}',
+        '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1e999]}}',
+        '{"a": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}}',
+        '{"a": {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}}',
+        '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 16]}}',
+        f'{{"a": {{"dtype": "F32", "shape": {[9] * 500_000}, "data_offsets": [0, 8]}}}}',
+        f'{{{GOOD}, "b": {{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}}}',
+        f'{{{GOOD}, "b": {{"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}}}',
+        f"{{{GOOD}, {GOOD.replace('0, 8', '8, 16')}}}",
+        f'{{"__metadata__": 5, {GOOD}}}',
+        f'{{"__metadata__": {{"a": 5}}, {GOOD}}}',
+        '{"a": 5}',
+        '{"a": {"b": 5}}',
+        '{"a": ' + "[" * 200_000,
+        f"{{{GOOD}, Infinity}}",
+    ],
+)
+def test_a_header_that_no_library_would_take_is_damaged(tmp_path: Path, header: str) -> None:
+    path = headed(tmp_path / "a.safetensors", header)
+    assert "damaged header" in (weights.damage(path) or "")
+
+
+def test_a_good_header_is_not_damaged(tmp_path: Path) -> None:
+    for metadata in ("", '"__metadata__": null, ', '"__metadata__": {"a": "b"}, '):
+        assert weights.damage(headed(tmp_path / "a.safetensors", f"{{{metadata}{GOOD}}}")) is None
+
+
 def test_a_cut_off_checkpoint_is_seen_and_an_old_one_is_let_be(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as file:
         file.writestr("archive/data.pkl", b"x" * 1000)

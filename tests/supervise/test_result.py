@@ -95,3 +95,21 @@ def test_a_lora_without_its_step_count_needs_the_trainings_word(tmp_path: Path) 
     assert result.check(path, before=None, told=(20, 20)).steps == 20
     with pytest.raises(TrainingError, match="12 of 20"):
         result.check(path, before=None, told=(12, 20))
+
+
+@pytest.mark.parametrize("metadata", ["null", "5", "[]", '{"lora_config": 5}', '"x"'])
+def test_metadata_of_any_kind_are_none(tmp_path: Path, metadata: str) -> None:
+    header = f'{{"__metadata__": {metadata}, "a": {{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}}}'
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\0\0\x80?" * 2)
+    assert result.metadata_of(path) == {}
+    assert result.complete(path, {"config": "a"}) is None
+    with pytest.raises(TrainingError):
+        result.check(path, before=None)
+
+
+@pytest.mark.parametrize("length", [2**64 - 1, 100_000_001])
+def test_a_header_that_is_longer_than_any_is_not_read(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{}")
+    assert result.metadata_of(path) == {}

@@ -84,7 +84,7 @@ HALF = '"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
         f'{{"a": {{"dtype": "F32", "shape": {[9] * 500_000}, "data_offsets": [0, 8]}}}}',
         f'{{{GOOD}, "b": {{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}}}',
         f'{{{GOOD}, "b": {{"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}}}',
-        f"{{{GOOD}, {GOOD.replace('0, 8', '8, 16')}}}",
+        f"{{{HALF}, {HALF.replace('0, 4', '4, 8')}}}",
         f'{{"__metadata__": 5, {GOOD}}}',
         f'{{"__metadata__": {{"a": 5}}, {GOOD}}}',
         '{"a": 5}',

@@ -1,6 +1,10 @@
 # Every target that needs the environment makes it first; when it is there, that takes a moment.
 PYTHON ?= python3
 LORA := .venv/bin/lora
+# what works on this project has an environment of its own, so that the one for training stays as it is
+DEV := .venv-dev/bin
+# without what the shell sets for Python and for `lora`, which would decide what is installed or how it is tested
+CLEAN := env $(patsubst %,-u %,$(filter PYTHON% LORA_%,$(.VARIABLES)))
 CONFIG ?= configs/smoke.toml
 # given as `make test T="tests/patching -k symlink"`
 T ?=
@@ -23,22 +27,22 @@ help:            ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18
 
 setup:           ## the environment for training, in .venv
-	@$(PYTHON) -m lora_training.bootstrap train
+	@$(CLEAN) $(PYTHON) -m lora_training.bootstrap train
 
-setup-dev:       ## the same and the tools for working on this project
-	@$(PYTHON) -m lora_training.bootstrap dev
+setup-dev:       ## another with the tools for working on this project, in .venv-dev
+	@$(CLEAN) $(PYTHON) -m lora_training.bootstrap dev
 
 train: setup     ## train: make train CONFIG=configs/smoke.toml
 	@$(LORA) train "$(CONFIG)"
 
 test: setup-dev  ## the whole test suite
-	@.venv/bin/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder --cov --cov-report=term:skip-covered $(T)
+	@$(CLEAN) $(DEV)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder --cov --cov-report=term:skip-covered $(T)
 
 lint: setup-dev  ## style, types, stale documents
-	@.venv/bin/ruff check
-	@.venv/bin/ruff format --check
-	@.venv/bin/mypy
-	@$(LORA) patch docs --check
+	@$(DEV)/ruff check
+	@$(DEV)/ruff format --check
+	@$(CLEAN) $(DEV)/mypy
+	@$(CLEAN) $(DEV)/lora patch docs --check
 
 patch-apply: setup   ## apply every patch
 	@$(LORA) patch apply
@@ -50,9 +54,9 @@ patch-verify: setup  ## whether the trees are what they should be
 	@$(LORA) patch verify
 
 bench: setup-dev     ## measure: patching, the way to the first step, the cost of a step
-	@.venv/bin/python -m benchmarks.patching
-	@.venv/bin/python -m benchmarks.launching
-	@.venv/bin/python -m benchmarks.runtime
+	@LORA_RUNS=$(CURDIR)/.lora/runs-of-benchmarks $(DEV)/python -m benchmarks.patching
+	@LORA_RUNS=$(CURDIR)/.lora/runs-of-benchmarks $(DEV)/python -m benchmarks.launching
+	@LORA_RUNS=$(CURDIR)/.lora/runs-of-benchmarks $(DEV)/python -m benchmarks.runtime
 
 docker-build:    ## the container image: make docker-build ENGINE=docker|podman|buildah
 	@$(PYTHON) -m tools.image build --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(BUILD_FLAGS)"
@@ -61,7 +65,7 @@ docker-run: docker-build  ## the smoke run in the image, or ARGS="train /data/my
 	@$(PYTHON) -m tools.image run --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(RUN_FLAGS)" -- $(ARGS)
 
 compat: setup-dev    ## try the trios of torch, torchvision and xformers; writes docs/compat.md
-	@.venv/bin/python -m tools.compat
+	@$(DEV)/python -m tools.compat
 
 UV_COMPILE := .lora/uv/bin/uv pip compile --quiet --universal --python-version 3.10 --no-python-downloads \
 	--generate-hashes --no-emit-package transformers --custom-compile-command "make requirements" pyproject.toml

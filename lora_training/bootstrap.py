@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_LEVELS = ("train", "dev")
+# The environment for training is the user's, so what our own tests need stays out of it: `lora runs rerun` compares
+# packages. Both have the same versions, and uv links their files, so the second costs seconds and little room.
+_FOLDERS = {"train": ".venv", "dev": ".venv-dev"}
 _NEEDS = (3, 10)
 _UPSTREAM_MISSING = 4
 # For how long a git host that was out of reach is not asked again by every `make`, in seconds.
@@ -38,7 +40,7 @@ class Setup:
     def __init__(self, root: Path, level: str) -> None:
         self.root = root
         self.state = root / ".lora"
-        self.venv = root / ".venv"
+        self.venv = root / _FOLDERS[level]
         self.stamp = self.venv / "lora-setup.json"
         self.level = level
 
@@ -70,17 +72,14 @@ class Setup:
 
     def _packages(self) -> bool:
         """Make the environment hold exactly the pinned packages; whether there was anything to do."""
-        done = self._done()
-        if self.level == "train" and done.get("level") == "dev":
-            # the larger set serves as well; going back and forth would reinstall each time
-            self.level = "dev"
-        wanted = self._wanted()
-        if done == wanted and self._works():
+        done, wanted = self._done(), self._wanted(self.level)
+        # when there was one environment, it may have had the tools in it
+        if done in (wanted, self._wanted("dev")) and self._works():
             return False
         uv = self._uv()
         if not done or done.get("python") != wanted["python"] or not self._works():
             # without a stamp an earlier set-up was cut short, perhaps in the middle of a package
-            say(f"making .venv with Python {wanted['python']}")
+            say(f"making {self.venv.name} with Python {wanted['python']}")
             self._call([uv, "venv", "--quiet", "--clear", "--no-python-downloads", "-p", sys.executable, self.venv])
         self.stamp.unlink(missing_ok=True)
         say("installing the training packages (a few GB, the first time)")
@@ -160,11 +159,11 @@ class Setup:
         else:
             raise SetupError(f"{sys.executable} has neither venv nor pip\nhint: on Debian: apt install python3-venv")
 
-    def _wanted(self) -> dict[str, str]:
-        sources = [self.root / "requirements" / f"{self.level}.txt", self.root / "pyproject.toml"]
+    def _wanted(self, level: str) -> dict[str, str]:
+        sources = [self.root / "requirements" / f"{level}.txt", self.root / "pyproject.toml"]
         digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
         python = ".".join(map(str, sys.version_info[:3]))
-        return {"level": self.level, "packages": digest, "python": python, "root": str(self.root)}
+        return {"level": level, "packages": digest, "python": python, "root": str(self.root)}
 
     def _done(self) -> dict[str, str]:
         try:
@@ -198,7 +197,8 @@ class Setup:
 
 
 def _environment() -> dict[str, str]:
-    env = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
+    # what a shell sets for other programs of Python's must not decide what is installed
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     if "PIP_INDEX_URL" in env:
         # who points pip at a mirror means uv as well
         env.setdefault("UV_DEFAULT_INDEX", env["PIP_INDEX_URL"])
@@ -209,7 +209,8 @@ def _environment() -> dict[str, str]:
 
 def _succeeds(argv: Sequence[str | Path]) -> bool:
     try:
-        return subprocess.run([str(arg) for arg in argv], capture_output=True, check=False).returncode == 0
+        words = [str(arg) for arg in argv]
+        return subprocess.run(words, env=_environment(), capture_output=True, check=False).returncode == 0
     except OSError:
         return False
 
@@ -226,8 +227,8 @@ def main(argv: Sequence[str]) -> int:
         say(f"error: this is Python {found}, and 3.10 or newer is needed\nhint: make PYTHON=/path/to/python3 ...")
         return 2
     level = argv[0] if argv else "train"
-    if level not in _LEVELS:
-        say(f"error: no such set of packages: {level}\nhint: one of {', '.join(_LEVELS)}")
+    if level not in _FOLDERS:
+        say(f"error: no such set of packages: {level}\nhint: one of {', '.join(_FOLDERS)}")
         return 2
     try:
         Setup(Path(__file__).resolve().parent.parent, level).run()

@@ -12,6 +12,7 @@ from lora_training.errors import LoraError, UpstreamError
 
 HOME_VARIABLE = "LORA_HOME"
 CACHE_VARIABLE = "LORA_CACHE"
+RUNS_VARIABLE = "LORA_RUNS"
 _MARKERS = (".gitmodules", "patches")
 
 
@@ -53,6 +54,12 @@ class Workspace:
         """What can be made again: smoke models and images, schemas. `LORA_CACHE` moves it."""
         moved = os.environ.get(CACHE_VARIABLE)
         return _expanded(CACHE_VARIABLE, moved).absolute() if moved else self.state / "cache"
+
+    @property
+    def runs(self) -> Path:
+        """The list of runs: a small file each. `LORA_RUNS` names another one, for trials that are not to be in it."""
+        moved = os.environ.get(RUNS_VARIABLE)
+        return _expanded(RUNS_VARIABLE, moved).absolute() if moved else self.state / "runs"
 
     @property
     def upstreams(self) -> dict[str, Upstream]:

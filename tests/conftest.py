@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from lora_training import workspace
 from lora_training.upstream import pins
+from tests import surroundings
 from tests.helpers import ROOT
 
 LONGEST = ("image/test_image.py", "cli/test_train.py", "launch/test_two_processes.py", "runtime/test_exact_resume.py")
@@ -50,10 +54,19 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of whoever runs the tests reaches them."""
-    for name in [name for name in os.environ if name.startswith(("LORA_", "GIT_"))]:
-        monkeypatch.delenv(name)
+def own_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of tests are in a list of their own, each test's in another, and never in that of this checkout."""
+    monkeypatch.setenv(workspace.RUNS_VARIABLE, str(Path(os.environ["HOME"], "runs", uuid4().hex)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No setting of whoever runs the tests reaches them. Other processes of the same run have it from the first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    home = Path(tempfile.mkdtemp(prefix="lora-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    surroundings.take(home)
+    os.environ[workspace.RUNS_VARIABLE] = str(home / "runs" / "shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

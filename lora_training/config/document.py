@@ -12,7 +12,7 @@ from lora_training.config import nesting, positions
 from lora_training.config.model import Problem
 from lora_training.config.positions import Position
 from lora_training.errors import ConfigError
-from lora_training.workspace import CACHE_VARIABLE, HOME_VARIABLE
+from lora_training.workspace import CACHE_VARIABLE, HOME_VARIABLE, RUNS_VARIABLE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from lora_training.config.positions import Path as KeyPath
 
 PREFIX = "LORA_"
-# What means something else: two say where things are, IMAGE that this is the container image, and the others reach a
+# What means something else: three say where things are, IMAGE that this is the container image, and the others reach a
 # training process from its supervisor.
-RESERVED = frozenset({HOME_VARIABLE, CACHE_VARIABLE}) | {
+RESERVED = frozenset({HOME_VARIABLE, CACHE_VARIABLE, RUNS_VARIABLE}) | {
     f"LORA_{name}" for name in ("EVENTS", "IDENTITY", "IMAGE", "RUNTIME", "RUN_FOLDER", "STOP_FILE", "SUPERVISOR")
 }
 OURS = ("script", "datasets", "general", "launch", "run", "runtime")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def add(workspace: Workspace, folder: Path) -> None:
     """Remember the run in `folder`. Where our state cannot be written, as in a read-only container, it is not."""
-    shelf = workspace.state / "runs"
+    shelf = workspace.runs
     try:
         shelf.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
@@ -26,7 +26,7 @@ def add(workspace: Workspace, folder: Path) -> None:
 
 def runs(workspace: Workspace) -> list[tuple[Path, Record]]:
     """The runs whose folders are still there, newest first."""
-    shelf = workspace.state / "runs"
+    shelf = workspace.runs
     pointers = sorted(shelf.iterdir()) if shelf.is_dir() else []
     folders = [folder for pointer in pointers if (folder := _folder(pointer))]
     found = [(folder, run) for folder in folders if (run := record.read(folder))]

@@ -100,6 +100,7 @@ def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = record(tmp_path / "evil.run")
     write(tmp_path / ".lora" / "runs", {"a": f"{folder}\n"})
     monkeypatch.setenv("LORA_HOME", str(tmp_path))
+    monkeypatch.delenv("LORA_RUNS")
     for args in (["list"], ["show", folder], ["list", "--json"], ["show", folder, "--json"], ["show", EVIL]):
         said = lora("runs", *args, cwd=tmp_path)
         assert "title" in said.out + said.err

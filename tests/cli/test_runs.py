@@ -21,6 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> workspace.Workspace
         (tmp_path / name).mkdir()
     (tmp_path / ".gitmodules").touch()
     monkeypatch.setenv(workspace.HOME_VARIABLE, str(tmp_path))
+    monkeypatch.delenv(workspace.RUNS_VARIABLE)
     return workspace.Workspace(tmp_path)
 
 

@@ -51,7 +51,7 @@ def made_from(here: workspace.Workspace) -> dict[str, str]:
 @pytest.fixture
 def ours(engine: fake.Engine) -> fake.Engine:
     engine.images["lora-training"] = made_from(workspace.Workspace(ROOT))
-    engine.env["LORA_HOME"] = str(ROOT)
+    engine.env |= {"LORA_HOME": str(ROOT), workspace.RUNS_VARIABLE: os.environ[workspace.RUNS_VARIABLE]}
     return engine
 
 

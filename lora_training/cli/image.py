@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from lora_training import git
@@ -38,7 +39,8 @@ def _wanted(here: Workspace) -> dict[str, str]:
     """The labels of an image that is made from this checkout: its pins, its patch set."""
     return {
         **{images.PIN + name: pins.pin(here, name) for name in here.upstreams},
-        images.PATCHES: lockfile.digest(here.patches),
+        # the file's own digest, which the build of an image checks with sha256sum
+        images.PATCHES: hashlib.sha256((here.patches / lockfile.LOCK).read_bytes()).hexdigest(),
     }
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from lora_training import proc
 from lora_training.upstream.sync import sync
-from tests.helpers import ROOT, git, lora
+from tests.config.conftest import FILES
+from tests.helpers import ROOT, git, lora, repository
 from tests.upstream.test_sync import quiet
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ def was_run(program: Path) -> bool:
 def theirs(site: Site, ran: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A checkout with a tree, whose repositories run a program at every turn, as far as git can be told to."""
     sync(site.here, "sd-scripts", quiet)
-    for repository in (site.here.root, site.tree):
-        git("config", "core.fsmonitor", str(ran), cwd=repository)
+    for each in (site.here.root, site.tree):
+        git("config", "core.fsmonitor", str(ran), cwd=each)
         for hook in ("post-checkout", "post-index-change", "reference-transaction"):
-            (repository / ".git" / "hooks" / hook).symlink_to(ran)
+            (each / ".git" / "hooks" / hook).symlink_to(ran)
     monkeypatch.delenv("LORA_HOME")
     return site
 
@@ -106,6 +107,19 @@ def test_a_repository_that_names_a_program_is_refused(
         assert said.code == 4
         assert "would run a program" in said.err
         assert "hint: if it is yours, move it to your own configuration" in said.err
+    assert not was_run(ran)
+
+
+def test_a_tree_given_to_a_check_is_a_stranger_too(tmp_path: Path, ran: Path) -> None:
+    tree = tmp_path / "tree"
+    repository(tree, FILES)
+    git("tag", "v1", cwd=tree)
+    git("config", "filter.evil.smudge", str(ran), cwd=tree)
+    git("config", "core.fsmonitor", str(ran), cwd=tree)
+    (tree / ".git" / "info" / "attributes").write_text("* filter=evil\n", encoding="utf-8")
+    said = lora("config", "explain", "learning_rate", "--tree", tree, cwd=tmp_path)
+    assert said.code == 4
+    assert "filter.evil.smudge" in said.err
     assert not was_run(ran)
 
 

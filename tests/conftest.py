@@ -17,7 +17,13 @@ from lora_training.upstream import pins
 from tests import surroundings
 from tests.helpers import ROOT
 
-LONGEST = ("image/test_image.py", "cli/test_train.py", "launch/test_two_processes.py", "runtime/test_exact_resume.py")
+LONGEST = (
+    "image/test_image.py",
+    "cli/test_bump_trains.py",
+    "cli/test_train.py",
+    "launch/test_two_processes.py",
+    "runtime/test_exact_resume.py",
+)
 HOW_TO_GET_IT = "needs the real sd-scripts: `lora upstream sync` brings it (see README, Mirrors)"
 
 # a shell's background jobs have it ignored, and so would all that is started here

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lora_training import git, without
 from lora_training.errors import LoraError, PatchError
-from lora_training.patching import switch
+from lora_training.patching import site, switch
 from lora_training.upstream import bump as bumping
 from lora_training.upstream import pins
 from lora_training.workspace import Workspace
@@ -41,7 +41,9 @@ def accept(
     from lora_training.cli.targets import target
 
     _check_committed(here, upstream)
-    switch.check_unedited(here, target(here, upstream.name))
+    with site.alone(site.of_workspace(here)):
+        # found out before the training, and once more after it
+        switch.check_unedited(here, target(here, upstream.name))
     checkout = _lay_out(here, upstream, there)
     dropped = _write(checkout, upstream.name, rehearsed, taken_out)
     _train_smoke(here, checkout, upstream, taken_out)
@@ -102,6 +104,7 @@ def _lay_out(here: Workspace, upstream: Upstream, there: Rehearsal) -> Workspace
             shutil.copytree(here.root / name, root / name, symlinks=True)
     (root / "lora_training").symlink_to(here.root / "lora_training")
     (root / ".lora").mkdir()
+    here.cache.mkdir(parents=True, exist_ok=True)
     (root / ".lora" / "cache").symlink_to(here.cache)
     git.git("init", "--quiet", "--template=", cwd=root)
     for other in here.upstreams.values():
@@ -140,7 +143,6 @@ def _train_smoke(here: Workspace, checkout: Workspace, upstream: Upstream, taken
     from lora_training.cli import plan as plans
     from lora_training.cli import train
     from lora_training.cli.terminal import Terminal
-    from lora_training.patching import site
 
     file = checkout.root / _SMOKE
     if not file.exists():
@@ -152,12 +154,12 @@ def _train_smoke(here: Workspace, checkout: Workspace, upstream: Upstream, taken
             plan = plans.make(checkout, file, off, write=True, environ={})
             train.run(checkout, _with_package(plan, checkout.upstream(upstream.name)), "never", terminal)
     except LoraError as exc:
-        kept = here.state / "bump-smoke"
+        output, kept = checkout.root / "output", here.state / "bump-smoke"
         shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(checkout.root / "output", kept, dirs_exist_ok=True, ignore_dangling_symlinks=True)
-        hint = (exc.hint or "").replace(str(checkout.root / "output"), str(kept))
+        if output.is_dir():
+            shutil.copytree(output, kept, symlinks=True)
         exc.message = f"the smoke training fails at the new commit, so nothing was moved: {exc.message}"
-        exc.hint = "\n".join(filter(None, [hint, f"what it left is in {kept}"]))
+        exc.hint = (exc.hint or "").replace(str(output), str(kept)) or None
         raise
 
 

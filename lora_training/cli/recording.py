@@ -73,6 +73,16 @@ def _require_guard(plan: Plan) -> None:
         )
 
 
+def refuse_own_work(plan: Plan) -> None:
+    """Raise ConfigError where this run reads what it is to write: that would be put aside, or saved over."""
+    from lora_training.config import inputs as reading
+
+    read_first = reading.inputs(plan.config, plan.schema).models
+    both = [path for path in (plan.output, *aside.checkpoints(plan.output)) if path in read_first]
+    if both:
+        raise ConfigError(f"{both[0]} is read by this run, which has its name", hint="choose another output_name")
+
+
 def puts_aside(plan: Plan, resume: str, state: State | None) -> bool:
     """Whether what is under this run's name is put aside: what it did not make, or a run to begin anew."""
     earlier = record.read(plan.folder)

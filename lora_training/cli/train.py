@@ -138,6 +138,7 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
             return done
         aside.refuse_links(plan.output)
         state = resuming.state(plan, resume, terminal)
+        recording.refuse_own_work(plan)
         before.check(here, plan, keeps=recording.puts_aside(plan, resume, state))
         began = {**recording.begin(here, plan, resume, state, terminal), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)

@@ -103,6 +103,15 @@ def test_the_words_of_a_patch_are_no_part_of_what_made_a_run(trained: Trained, t
     assert "this run is complete" in ran.err
 
 
+def test_a_lora_that_the_run_itself_reads_is_neither_moved_nor_written_over(trained: Trained) -> None:
+    lora_file = trained.cats.out / "cats.safetensors"
+    before = lora_file.stat()
+    ran = trained.cats.train(*trained.sets, f"network_weights={lora_file}", resume="never")
+    assert ran.code == 3
+    assert "is read by this run" in ran.err
+    assert lora_file.stat() == before
+
+
 def test_what_is_put_aside_takes_its_samples_and_logs_along(trained: Trained) -> None:
     """The last of this module: it trains anew."""
     cats = trained.cats

@@ -53,10 +53,11 @@ patch-revert: setup  ## take every patch out
 patch-verify: setup  ## whether the trees are what they should be
 	@$(LORA) patch verify
 
-bench: setup-dev     ## measure: patching, the way to the first step, the cost of a step
+bench: setup-dev     ## measure: patching, the first step, the cost of a step, hostile files
 	@LORA_RUNS=$(CURDIR)/.lora/runs-of-benchmarks $(DEV)/python -m benchmarks.patching
 	@LORA_RUNS=$(CURDIR)/.lora/runs-of-benchmarks $(DEV)/python -m benchmarks.launching
 	@LORA_RUNS=$(CURDIR)/.lora/runs-of-benchmarks $(DEV)/python -m benchmarks.runtime
+	@$(DEV)/python -m benchmarks.importers
 
 docker-build:    ## the container image: make docker-build ENGINE=docker|podman|buildah
 	@$(PYTHON) -m tools.image build --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(BUILD_FLAGS)"

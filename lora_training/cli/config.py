@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lora_training.config.schema import Flag, Schema
 
 _UPSTREAM = "sd-scripts"
+_WIDEST = 60
 _file = click.Path(path_type=Path, dir_okay=False)
 _sets = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value; may be repeated.")
 _tree = click.option(
@@ -48,14 +50,15 @@ def check(  # noqa: PLR0913 - one parameter an option
     """Say everything that is wrong with FILES and with the files they name. Exit code 1 when there is an error."""
     here = Checkout(tree)
     results = {file: here.check(file, sets, quick=quick) for file in files}
-    exchanged = {file: here.exchanged(file, sets) for file in files}
+    right = [file for file, found in results.items() if not any(each.severity == "error" for each in found)]
+    exchanged = {file: here.exchanged(file, sets) for file in right}
     if as_json:
-        rows = [{**_checked(file, found), "exchanged": exchanged[file]} for file, found in results.items()]
+        rows = [{**_checked(file, found), "exchanged": exchanged.get(file)} for file, found in results.items()]
         print_json({"files": rows})
     else:
         for file, found in results.items():
             _print_problems(file, found)
-            if exchanged[file]:
+            if exchanged.get(file):
                 say(f"{file}: {exchanged[file]}")
     failing = ("error", "warning") if strict else ("error",)
     if any(problem.severity in failing for found in results.values() for problem in found):
@@ -206,8 +209,7 @@ def import_(  # noqa: PLR0913 - one parameter an option
     from lora_training.config import importers
 
     here = Checkout(tree)
-    typed_in = sys.stdin.read() if str(file) == "-" else None
-    source = importers.read(file, typed_in)
+    source = importers.read(file, sys.stdin.buffer if str(file) == "-" else None)
     imported = importers.convert(source, here.schema, script=script)
     if output:
         _write(output, imported.toml(), force=force)
@@ -220,7 +222,7 @@ def import_(  # noqa: PLR0913 - one parameter an option
 
 
 def _print_report(imported: Imported) -> None:
-    width = max((len(row.key) for row in imported.rows), default=0)
+    width = min(max((len(row.key) for row in imported.rows), default=0), _WIDEST)
     for row in imported.rows:
         arrow = f" -> {row.to}" if row.to else ""
         note = f" ({row.note})" if row.note else ""
@@ -259,12 +261,13 @@ def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, *
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:
+    """Write a whole file or none."""
+    from lora_training import files
     from lora_training.errors import ConfigError
 
+    if not force and os.path.lexists(path):
+        raise ConfigError(f"{path} exists", hint="choose another name, or give --force")
     try:
-        with path.open("w" if force else "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ConfigError(f"{path} exists", hint="choose another name, or give --force") from None
+        files.write(path, text)
     except OSError as exc:
         raise ConfigError(f"cannot write {path}: {exc.strerror}") from None

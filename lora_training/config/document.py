@@ -32,7 +32,7 @@ RESERVED = frozenset({HOME_VARIABLE, CACHE_VARIABLE, RUNS_VARIABLE}) | {
     f"LORA_{name}" for name in ("EVENTS", "IDENTITY", "IMAGE", "RUNTIME", "RUN_FOLDER", "STOP_FILE", "SUPERVISOR")
 }
 OURS = ("script", "datasets", "general", "launch", "run", "runtime")
-_MOST = 16 * 2**20  # bytes of a configuration, which may come through a pipe
+MOST = 4 * 2**20  # bytes of a configuration, ours or another trainer's, which may come through a pipe
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -66,14 +66,20 @@ class Document:
 def read(path: Path) -> Document:
     """Parse a file. Raises Unreadable, with line and column where there are any."""
     text = _text(path)
+    if nesting.has_long_keys(text):
+        raise Unreadable(Problem("a line has more than a thousand dots", where=str(path)))
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise Unreadable(_located(path, text, str(exc))) from None
     except RecursionError:
         raise Unreadable(_deep(path)) from None
+    except ValueError:  # a number of thousands of digits
+        raise Unreadable(Problem("not valid TOML: it has a number of more than 64 bits", where=str(path))) from None
     if nesting.too_deep(data):
         raise Unreadable(_deep(path))
+    if (odd := nesting.oddity(data)) is not None:
+        raise Unreadable(Problem(f"it has {odd}", where=str(path)))
     return Document(data, positions.index(text.replace("\r\n", "\n")))
 
 
@@ -84,12 +90,12 @@ def _deep(path: Path) -> Problem:
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST + 1)
+            data = file.read(MOST + 1)
     except OSError as exc:
         message = f"cannot be read: {exc.strerror}"
         raise Unreadable(Problem(message, "give the path of a TOML file", where=str(path))) from None
-    if len(data) > _MOST:
-        raise Unreadable(Problem(f"cannot be read: it is larger than {_MOST} bytes", where=str(path)))
+    if len(data) > MOST:
+        raise Unreadable(Problem(f"cannot be read: it is larger than {MOST} bytes", where=str(path)))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:

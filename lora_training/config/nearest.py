@@ -9,8 +9,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_LONGEST = 100  # characters of a name; the search takes the square of it
+
+
 def name(wrong: str, known: Iterable[str]) -> str | None:
     """The known name nearest to `wrong`, or None when none is near."""
+    if len(wrong) > _LONGEST:
+        return None
     options = {_folded(option): option for option in known}
     found = difflib.get_close_matches(_folded(wrong), options, n=1, cutoff=0.6)
     return options[found[0]] if found else None

@@ -56,6 +56,8 @@ def _line(text: str, comment: str | None) -> str:
 
 
 def _one_line(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else " " for char in text)
 
 

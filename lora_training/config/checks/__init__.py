@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config import inputs
@@ -31,13 +32,15 @@ from lora_training.config.model import Problem
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lora_training.config.model import Config
     from lora_training.config.schema import Schema
 
 __all__ = ["Machine", "check", "file", "installed_here", "require"]
+
+_MOST = 100
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,13 @@ def check(
 ) -> tuple[Problem, ...]:
     """Every problem of `config`, errors and warnings, in the order of the file."""
     view = View(config, schema, _refused(config, schema))
-    found = [*config.problems, *flags.problems(config, schema), *flags.required(view)]
-    found += [*datasets.problems(view), *rules.problems(view), *buckets.problems(view), *family.problems(view)]
+    found = [*_first(config, config.problems), *_first(config, flags.problems(config, schema)), *flags.required(view)]
+    found += [
+        *_first(config, datasets.problems(view)),
+        *rules.problems(view),
+        *buckets.problems(view),
+        *family.problems(view),
+    ]
     found += [*network.problems(view), *optimizer.problems(view, machine.installed), *files.problems(view)]
     found += [*naming.problems(view), *scheduler.problems(view, machine.installed), *written.problems(view)]
     if machine.has_gpu is not None:
@@ -78,6 +86,14 @@ def check(
         right = {key: entry for key, entry in config.entries.items() if key not in view.refused}
         found += machine.files(replace(config, entries=right), schema)
     return _sorted(found)
+
+
+def _first(config: Config, problems: Iterable[Problem]) -> Iterator[Problem]:
+    """A hundred of `problems`: each may be a search for the nearest name, and who has more mends those first."""
+    left = iter(problems)
+    yield from islice(left, _MOST)
+    if next(left, None) is not None:
+        yield config.problem(f"there are more than {_MOST} problems of this kind", ())
 
 
 def _is_of_data(problem: Problem) -> bool:
@@ -136,7 +152,11 @@ def require(config: Config, problems: Collection[Problem]) -> None:
 
 def _refused(config: Config, schema: Schema) -> frozenset[str]:
     """The keys whose values no other rule should look at."""
-    return frozenset(k for k, entry in config.entries.items() if isinstance(encoded(config, schema, entry), Problem))
+    return frozenset(
+        key
+        for key, entry in config.entries.items()
+        if schema.flag(key) is None or isinstance(encoded(config, schema, entry), Problem)
+    )
 
 
 def _sorted(found: Collection[Problem]) -> tuple[Problem, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 from typing import TYPE_CHECKING, Any
 
+from lora_training.config import document
+from lora_training.config.importers.draft import whole
 from lora_training.config.schema.types import is_negative_number
 from lora_training.errors import ConfigError
 
@@ -16,14 +17,21 @@ if TYPE_CHECKING:
     from lora_training.config.schema import Flag
 
 KIND = "a command line"
-_CONTINUED = re.compile(r"[ \t]*[\\^`][ \t]*\r?\n")
-_COMMENT = re.compile(r"^[ \t]*(?:#|::|rem\b).*$|(?<=[ \t])#[^\n'\"]*$", re.MULTILINE | re.IGNORECASE)
+_CONTINUED = re.compile(r"[\\^`][ \t]*\r?\n")
+_COMMENT = re.compile(r"[ \t]*(?:#|::|rem\b)", re.IGNORECASE)
+_BEHIND = re.compile(r"(?<=[ \t])#")
 _WINDOWS = re.compile(r"\b[A-Za-z]:\\|\.\\")
 _ASSIGNED = re.compile(
-    r"^[ \t]*(?:export[ \t]+|set[ \t]+|\$)?(?P<name>[A-Za-z_]\w*)[ \t]*=[ \t]*"
-    r"(?P<value>'[^'\n]*'|\"[^\"\n]*\"|\S*)[ \t]*\r?$",
-    re.MULTILINE,
+    r"^[ \t]*(?:export[ \t]+|set[ \t]+|\$)?(?P<name>[A-Za-z_]\w*)[ \t]*=(?P<value>[^\n]*)$", re.MULTILINE
 )
+_VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|\S*")
+# the pieces of a word, as shlex has them; where a backslash is an escape, and where it is a character
+_PIECE = re.compile(
+    r"""(?P<blank>[ \t\r\n]+)|(?P<plain>[^ \t\r\n'"\\]+)|'(?P<single>[^']*)'"""
+    r"""|"(?P<double>(?:[^"\\]|\\.)*)"|\\(?P<escaped>.)""",
+    re.DOTALL,
+)
+_RAW_PIECE = re.compile(r"""(?P<blank>[ \t\r\n]+)|(?P<plain>[^ \t\r\n'"]+)|'(?P<single>[^']*)'|"(?P<double>[^"]*)\"""")
 _USED = re.compile(r"\$(?P<sh>[A-Za-z_]\w*)|\$\{(?P<braced>[A-Za-z_]\w*)\}|%(?P<bat>[A-Za-z_]\w*)%")
 _ENDS = ("&&", "||", ";", "|", "&", ">", ">>")
 _LAUNCH = {
@@ -36,6 +44,7 @@ _LAUNCH = {
     "mixed_precision": str,
 }
 _SWITCHES = ("multi_gpu", "cpu", "quiet", "debug", "same_network", "no_python", "module", "tpu", "use_deepspeed")
+_SEARCHES = 100
 _ALIASES = {"n": "num_processes", "m": "module", "q": "quiet"}
 
 
@@ -45,20 +54,57 @@ def split(text: str) -> list[str]:
     Variables that the text itself sets (`NAME=value`, `$name = "value"`, `set NAME=value`) are filled in. Where there
     are Windows paths, a backslash is a character like any other.
     """
-    text = _filled(_COMMENT.sub("", text))
-    lexer = shlex.shlex(_CONTINUED.sub(" ", text), posix=True)
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    lexer.escape = "" if _WINDOWS.search(text) else "\\"
-    try:
-        return list(lexer)
-    except ValueError as exc:
-        raise ConfigError(f"the command line cannot be read: {exc}", hint="check its quotes") from None
+    text = _filled("\n".join(map(_uncommented, text.split("\n"))))
+    is_windows = _WINDOWS.search(text) is not None
+    return list(_words(_CONTINUED.sub(" ", text), _RAW_PIECE if is_windows else _PIECE))
+
+
+def _uncommented(line: str) -> str:
+    """A line without its comment, which has no quote in it."""
+    if _COMMENT.match(line):
+        return ""
+    found = _BEHIND.search(line, max(line.rfind("'"), line.rfind('"')) + 1)
+    return line[: found.start()] if found else line
+
+
+def _words(text: str, piece: re.Pattern[str]) -> Iterator[str]:
+    """Each word, as shlex splits them, which takes the square of a long word's length."""
+    word: list[str] = []
+    at = 0
+    while at < len(text):
+        found = piece.match(text, at)
+        if found is None:
+            raise ConfigError(
+                "the command line cannot be read: a quote or an escape has no end", hint="check its quotes"
+            )
+        at = found.end()
+        if found.lastgroup != "blank":
+            word.append(_unescaped(found) if piece is _PIECE else found[str(found.lastgroup)])
+        elif word:
+            yield "".join(word)
+            word = []
+    if word:
+        yield "".join(word)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    """A piece of a word; between double quotes a backslash is an escape before a quote and before another one."""
+    text = found[str(found.lastgroup)]
+    return re.sub(r'\\(["\\])', r"\1", text) if found.lastgroup == "double" else text
 
 
 def _filled(text: str) -> str:
-    values = {found["name"]: found["value"].strip().strip("'\"") for found in _ASSIGNED.finditer(text)}
-    return _USED.sub(lambda found: values.get(found["sh"] or found["braced"] or found["bat"], found[0]), text)
+    """The text with what it sets itself filled in. Raises ConfigError where that makes it too long."""
+    given = {found["name"]: found["value"].strip() for found in _ASSIGNED.finditer(text)}
+    values = {name: value.strip("'\"") for name, value in given.items() if _VALUE.fullmatch(value)}
+    used = [values.get(_name(found), found[0]) for found in _USED.finditer(text)]
+    if sum(map(len, used)) > document.MOST:
+        raise ConfigError(f"the command line's variables make it longer than {document.MOST} characters")
+    return _USED.sub(lambda found: values.get(_name(found), found[0]), text)
+
+
+def _name(found: re.Match[str]) -> str:
+    return found["sh"] or found["braced"] or found["bat"]
 
 
 def training(text: str) -> tuple[str, list[str], list[str]]:
@@ -83,7 +129,8 @@ def training(text: str) -> tuple[str, list[str], list[str]]:
 
 
 def _is_script(word: str) -> bool:
-    return bool(re.fullmatch(r"(?:.*[/\\])?(?:[a-z0-9_]+_)?train_network(?:\.py)?", word))
+    name = word.replace("\\", "/").rpartition("/")[2].removesuffix(".py")
+    return name.endswith("train_network") and bool(re.fullmatch(r"(?:[a-z0-9_]+_)?train_network", name))
 
 
 def convert(content: tuple[str, list[str], list[str]], draft: Draft) -> None:
@@ -99,10 +146,10 @@ def _launcher(words: Sequence[str], draft: Draft) -> None:
         name = _ALIASES.get(written, written)
         if name in _SWITCHES:
             draft.defaulted(key, "follows from [launch]")
-        elif name == "gpu_ids" and values and all(part.isdecimal() for part in values[0].split(",")):
-            draft.launch["gpu_ids"] = list(dict.fromkeys(map(int, values[0].split(","))))
+        elif name == "gpu_ids" and values and None not in (ids := [whole(part) for part in values[0].split(",")]):
+            draft.launch["gpu_ids"] = list(dict.fromkeys(ids))
             draft.took(key, "launch.gpu_ids")
-        elif name in _LAUNCH and values and (_LAUNCH[name] is str or values[0].isdecimal()):
+        elif name in _LAUNCH and values and (_LAUNCH[name] is str or whole(values[0]) is not None):
             draft.launch[name] = _LAUNCH[name](values[0])
             draft.took(key, f"launch.{name}")
         else:
@@ -140,10 +187,13 @@ def flags(words: Sequence[str], draft: Draft, prefix: str = "") -> None:
 
 def _named(draft: Draft, name: str) -> Flag | None:
     """The flag that argparse would take: of that very name, else the only one that begins so."""
-    exact = next((f for f in draft.schema.flags if f"--{name}" in f.options), None)
-    if exact:
+    exact = draft.schema.flag(name)
+    if exact and f"--{name}" in exact.options:
         return exact
+    if draft.unknown > _SEARCHES:
+        return None
     near = [f for f in draft.schema.flags if any(o.startswith(f"--{name}") for o in f.options)]
+    draft.unknown += len(near) != 1
     return near[0] if len(near) == 1 else None
 
 

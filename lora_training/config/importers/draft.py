@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_training.config import encode, nearest, ours, tomlout
+from lora_training.config import encode, nearest, nesting, ours, tomlout
 from lora_training.config.argv import REFUSED
 from lora_training.config.model import Entry
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from lora_training.config.schema import Flag, Schema
 
 Outcome = Literal["mapped", "renamed", "defaulted", "lost"]
+_SEARCHES = 100
+_DIGITS = 10
+_LONGEST = 1000  # characters of a value that is read as Python would
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "")
 # headings of the file that is written, by how a flag's name begins; the first that fits
 _HEADINGS = (
@@ -76,14 +79,19 @@ class Draft:
     general: dict[str, Any] = field(default_factory=dict)
     launch: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    unknown: int = 0
+
+    def nearest(self, key: str) -> str:
+        """What else may have been meant by a key, in words; no more than a hundred times, since a search takes long."""
+        self.unknown += 1
+        near = nearest.name(key, self.schema.keys) if self.unknown <= _SEARCHES else None
+        return f"; the nearest is `{near}`" if near else ""
 
     def flag(self, key: str, value: Any, *, to: str | None = None, note: str | None = None) -> bool:
         """Take the value of `key` for the flag `to` (by default the one of that name); whether it could be taken."""
         flag = self.schema.flag(to or key)
         if flag is None:
-            near = nearest.name(to or key, self.schema.keys)
-            hint = f"; the nearest is `{near}`" if near else ""
-            self.lost(key, f"{self.schema.script} has no flag `{to or key}`{hint}")
+            self.lost(key, f"{self.schema.script} has no flag `{to or key}`{self.nearest(to or key)}")
             return False
         try:
             taken = typed(flag, value)
@@ -176,7 +184,7 @@ class Imported:
         """The configuration as a document."""
         data: dict[str, Any] = {"script": self.schema.script}
         for dest in (flag.dest for flag in self.schema.flags if flag.dest in self.values):
-            data.setdefault(_heading(dest), {})[dest] = self.values[dest]
+            data.setdefault(_heading(dest), {})[dest] = _without_none(self.values[dest])
         if self.general:
             data["general"] = _without_none(self.general)
         if self.datasets:
@@ -253,7 +261,7 @@ def _scalar(flag: Flag, value: Any) -> Any:
 def _number(flag: Flag, value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise NotTaken(f"`{flag.dest}` is a number, and {value!r} is none") from None
     if flag.type == "int":
         if not math.isfinite(number) or number != int(number):
@@ -264,16 +272,29 @@ def _number(flag: Flag, value: Any) -> float:
 
 def plain_word(text: str) -> Any:
     """A word as the number that it spells, when nothing is lost by it; else the word."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
+    value = literal(text)
     return value if isinstance(value, int | float) and str(value) == text else text
 
 
-def from_json(text: str) -> Any:
-    """Parse JSON that a file carries inside; None when it is not."""
+def literal(text: str) -> Any:
+    """What Python would read in a text; the text itself where that is nothing, or it is longer than any setting."""
+    if len(text) > _LONGEST:
+        return text
     try:
-        return json.loads(text)
-    except ValueError:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def whole(text: str) -> int | None:
+    """A number of a few decimal digits; None for any other text."""
+    return int(text) if len(text) < _DIGITS and text.isdecimal() else None
+
+
+def from_json(text: str) -> Any:
+    """Parse JSON that a file carries inside; None when it is not, or holds what no configuration does."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
         return None
+    return None if nesting.too_deep(found) or nesting.oddity(found) else found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lora_training.config.importers.draft import whole
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -112,8 +114,8 @@ def _take_form(key: str, value: Any, draft: Draft) -> None:
         if isinstance(words, list):
             words.append(f"{_OPTIMIZER[key]}={value}")
         draft.took(key, "optimizer_args")
-    elif key == "gpu_ids" and isinstance(value, list) and all(str(item).isdecimal() for item in value):
-        draft.launch["gpu_ids"] = list(dict.fromkeys(int(item) for item in value))
+    elif key == "gpu_ids" and isinstance(value, list) and None not in (ids := [whole(str(item)) for item in value]):
+        draft.launch["gpu_ids"] = list(dict.fromkeys(ids))
         draft.took(key, "launch.gpu_ids")
     elif key in _PROMPTS:
         draft.lost(key, "lora-scripts keeps the prompts in the settings; write them to a file and name it")

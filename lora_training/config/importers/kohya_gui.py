@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config.importers import command
+from lora_training.config.importers.draft import whole
 from lora_training.config.importers.kohya_networks import ARGUMENT_NAMES, ARGUMENTS, CONV, NETWORKS
 
 if TYPE_CHECKING:
@@ -216,8 +217,8 @@ class _Gui:
 
     def _gpu_ids(self, key: str, value: Any) -> None:
         ids = [part.strip() for part in str(value or "").split(",") if part.strip()]
-        if ids and all(part.isdecimal() for part in ids):
-            self.draft.launch["gpu_ids"] = list(dict.fromkeys(map(int, ids)))
+        if ids and None not in (numbers := [whole(part) for part in ids]):
+            self.draft.launch["gpu_ids"] = list(dict.fromkeys(numbers))
             self.draft.took(key, "launch.gpu_ids")
         elif ids:
             self.draft.lost(key, "not a list of numbers")

@@ -6,7 +6,7 @@ import ast
 import re
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config.importers.draft import from_json, plain_word
+from lora_training.config.importers.draft import from_json, literal, plain_word
 
 if TYPE_CHECKING:
     from lora_training.config.importers.draft import Draft
@@ -23,6 +23,7 @@ _RECORDS = re.compile(
     r"bucket_info|\w*hash\w*|total_batch_size|dataset_dirs|reg_dataset_dirs|base_model_version)"
 )
 _DATASET_KEYS = ("resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "resize_interpolation")
+_LONGEST = 10_000  # characters of an optimizer's arguments
 _NOT_OF_SUBSETS = ("img_count",)
 
 
@@ -81,15 +82,8 @@ def _take(key: str, text: str, content: dict[str, Any], draft: Draft) -> None:
     elif key == "ss_resolution":
         draft.flag(key, _pair(text), to="resolution")
     else:
-        draft.flag(key, _value(text), to=_RENAMED.get(key, key.removeprefix("ss_")))
-
-
-def _value(text: str) -> Any:
-    """What `str()` was given: None, a switch, a number, a list; else the text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
+        # what `str()` was given: None, a switch, a number, a list; else the text
+        draft.flag(key, literal(text), to=_RENAMED.get(key, key.removeprefix("ss_")))
 
 
 def _pair(text: str) -> str:
@@ -120,6 +114,8 @@ def _optimizer(key: str, text: str, draft: Draft) -> None:
 
 
 def _arguments(text: str) -> list[str] | None:
+    if len(text) > _LONGEST:
+        return None
     try:
         call = ast.parse(f"f({text})", mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from lora_training.config import nesting
+from lora_training.config import document, nesting
 from lora_training.errors import ConfigError
+from lora_training.files import opener_of_any, read_any
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_HEADER_LIMIT = 100_000_000  # safetensors' own limit for its header, in bytes
-_COMMAND = re.compile(r"accelerate\s+launch|[\w/\\.-]*train_network\.py")
+_COMMAND = re.compile(r"accelerate\s+launch|train_network\.py")
 _SCRIPTS = (".sh", ".bash", ".bat", ".cmd", ".ps1", ".txt", "")
 
 # keys that only one trainer's files have at their top
@@ -49,19 +50,19 @@ class Source:
     folder: Path
 
 
-def read(path: Path, stdin: str | None = None) -> Source:
-    """Read a file; `stdin`, when given, is a command line to read instead.
+def read(path: Path, stdin: BinaryIO | None = None) -> Source:
+    """Read a file; `stdin`, when given, has a command line to read instead.
 
     Raises ConfigError for a file that cannot be read, is of no known kind, or is of a trainer that we cannot carry
     over, which is named.
     """
-    if stdin is not None:
-        return Source("command", stdin, Path.cwd())
     suffix = path.suffix.lower()
     try:
+        if stdin is not None:
+            return Source("command", _typed(stdin).decode("utf-8-sig"), Path.cwd())
         if suffix == ".safetensors":
             return Source("metadata", _metadata(path), path.parent)
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_any(path, document.MOST).decode("utf-8-sig")
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
     except UnicodeDecodeError:
@@ -73,12 +74,18 @@ def read(path: Path, stdin: str | None = None) -> Source:
     raise _unknown(path)
 
 
+def _typed(stdin: BinaryIO) -> bytes:
+    data = stdin.read(document.MOST + 1)
+    if len(data) > document.MOST:
+        raise ConfigError(f"the command line is larger than {document.MOST} bytes")
+    return data
+
+
 def _document(path: Path, suffix: str, text: str) -> Source:
     content = _parsed(path, suffix, text)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings by name")
-    if nesting.too_deep(content):
-        raise ConfigError(f"{path} is nested more than {nesting.LIMIT} deep")
+    _refuse_odd(path, content)
     _refuse_foreign(path, content)
     if suffix == ".toml":
         if isinstance(content.get("script"), str):
@@ -96,20 +103,45 @@ def _document(path: Path, suffix: str, text: str) -> Source:
     raise _unknown(path)
 
 
+def _refuse_odd(path: Path, content: dict[str, Any]) -> None:
+    if nesting.too_deep(content):
+        raise ConfigError(f"{path} is nested more than {nesting.LIMIT} deep")
+    if (odd := nesting.oddity(content)) is not None:
+        raise ConfigError(f"{path} has {odd}")
+
+
 def _parsed(path: Path, suffix: str, text: str) -> Any:
     try:
         if suffix == ".json":
             return json.loads(text)
-        if suffix == ".toml":
-            return tomllib.loads(text)
-        import yaml
-
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as exc:
-            raise ValueError(" ".join(str(exc).split())) from None
+        if suffix != ".toml":
+            return _yaml(text)
+        return _toml(text)
     except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{path} is not valid {suffix[1:].upper()}: {exc}") from None
+
+
+def _toml(text: str) -> Any:
+    if nesting.has_long_keys(text):
+        raise ValueError("a line has more than a thousand dots")
+    return tomllib.loads(text)
+
+
+def _yaml(text: str) -> Any:
+    """What a YAML document holds, as JSON would have it. Raises ValueError.
+
+    A part that is named and used again can be used in parts that are used again, and so grow beyond all measure.
+    """
+    import yaml
+
+    from lora_training.config.importers.yaml_loader import Loader
+
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=Loader)):
+            raise ValueError("a part that is used again (`*name`) is not taken over")
+        return json.loads(json.dumps(yaml.load(text, Loader=Loader), default=str, skipkeys=True))  # noqa: S506 - it is safe
+    except yaml.YAMLError as exc:
+        raise ValueError(" ".join(str(exc).split())) from None
 
 
 def _refuse_foreign(path: Path, content: dict[str, Any]) -> None:
@@ -130,13 +162,16 @@ def _unknown(path: Path) -> ConfigError:
 def _metadata(path: Path) -> dict[str, str]:
     """The metadata in a safetensors file's header; the tensors are not read. Raises ConfigError."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=opener_of_any) as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
+            if document.MOST < length < os.fstat(file.fileno()).st_size:
+                raise ConfigError(f"{path} has a header of {length} bytes, more than {document.MOST}")
+            header = json.loads(file.read(min(length, document.MOST)))
         metadata = header.get("__metadata__", {})
-        found = {str(key): str(value) for key, value in metadata.items() if str(key).startswith("ss_")}
+        named = {str(key): value for key, value in metadata.items() if str(key).startswith("ss_")}
     except (struct.error, ValueError, AttributeError, RecursionError) as exc:
         raise ConfigError(f"{path} is no safetensors file: {exc}") from None
-    if not found:
+    _refuse_odd(path, named)
+    if not named:
         raise ConfigError(f"{path} has no ss_* metadata", hint="its training did not record its settings (no_metadata)")
-    return found
+    return {key: str(value) for key, value in named.items()}

@@ -131,6 +131,7 @@ _MEANINGS = frozenset(
         "use_tensorboard",
     )
 )
+_DEEPEST = 2
 _PYRAMID_ITERATIONS = 6  # what upstream's documentation recommends where only "on" is said
 
 
@@ -146,7 +147,8 @@ def script(content: dict[str, Any]) -> str:
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
+        # no setting of its lies deeper, and the names of what does would grow with every level
+        if isinstance(value, dict) and value and prefix.count(".") < _DEEPEST:
             yield from _flat(value, f"{name}.")
         else:
             yield name, value

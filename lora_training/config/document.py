@@ -33,6 +33,7 @@ RESERVED = frozenset({HOME_VARIABLE, CACHE_VARIABLE, RUNS_VARIABLE}) | {
 }
 OURS = ("script", "datasets", "general", "launch", "run", "runtime")
 MOST = 4 * 2**20  # bytes of a configuration, ours or another trainer's, which may come through a pipe
+_DIGITS = 10
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -171,7 +172,7 @@ def _value(text: str) -> Any:
 def _place(data: dict[str, Any], item: Override) -> KeyPath:
     """Where an override belongs: its own path for our tables, else where the file has that flag, else the top."""
     if item.key[0] in OURS:
-        return tuple(int(part) if part.isdecimal() else part for part in item.key)
+        return tuple(int(part) if part.isdecimal() and len(part) < _DIGITS else part for part in item.key)
     start = next((i for i, part in enumerate(item.key) if is_value_table(part)), len(item.key) - 1)
     flag, rest = item.key[start], item.key[start + 1 :]
     homes = (name for name, table in data.items() if name not in OURS and isinstance(table, dict) and flag in table)

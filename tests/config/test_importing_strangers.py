@@ -206,3 +206,14 @@ def test_no_mutated_file_ends_in_a_traceback(real: dict[str, Schema], tmp_path: 
         rng = random.Random(seed)  # noqa: S311 - the same files each time
         write(tmp_path / name, mutated(rng, ORIGINALS[name]))
         attempt(tmp_path / name, known)
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "512,,512", ",", "512,"])
+def test_a_resolution_that_is_no_number_is_a_problem(sd_scripts: Path, tmp_path: Path, size: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(f'script = "train_network"\ntrain_data_dir = "."\nresolution = "{size}"\n', encoding="utf-8")
+    ran = lora("config", "check", path, "--set", f"datasets.{'9' * 5000}.x=1", cwd=ROOT)
+    assert ran.code in (1, 3)
+    assert "Traceback" not in ran.err
+    ran = lora("config", "check", path, cwd=ROOT)
+    assert "this dataset has no usable `resolution`" in ran.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config.checks.view import as_number
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from lora_training.config.checks.view import Subset, View
     from lora_training.config.model import Problem
     from lora_training.config.positions import Path as KeyPath
+
+_NUMBERS = re.compile(r"\d{1,9}(?:,\d{1,9})*")
 
 
 def problems(view: View) -> Iterator[Problem]:
@@ -46,7 +49,7 @@ def _place(view: View, dataset: dict[str, Any], path: KeyPath, key: str = "resol
 def resolution(value: Any) -> tuple[int, int] | None:
     """Width and height from a number, a pair, or upstream's `"width,height"`; None when it is none of these."""
     if isinstance(value, str):
-        parts: list[Any] = [int(part) for part in value.split(",")] if value.replace(",", "").isdecimal() else []
+        parts: list[Any] = list(map(int, value.split(","))) if _NUMBERS.fullmatch(value) else []
     else:
         parts = value if isinstance(value, list) else [value]
     parts = parts * 2 if len(parts) == 1 else parts

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CONFIG, INPUTS, ENVIRONMENT = "config.toml", "inputs.json", "environment.json"
 _SHOWN = 3
+# what of the two is looked into by name
+_TABLES = ("files", "upstreams", "patches", "runtime", "packages")
 
 
 def complete(plan: Plan) -> Result | None:
@@ -185,12 +187,24 @@ def _keep(path: Path, document: dict[str, Any], *, goes_on: bool) -> None:
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
-    """One of the files beside a record; empty for a run that was recorded before there were such."""
+    """One of the files beside a record; empty for one that is not there, as of an older run, or makes no sense."""
     try:
         found = json.loads(files.read(folder / name).decode("utf-8", "surrogateescape"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if _is_sound(found) else {}
+
+
+def _is_sound(found: Any) -> bool:
+    """Whether what is there is of the kind that it is written with."""
+    from lora_training.config import nesting
+
+    return (
+        isinstance(found, dict)
+        and not nesting.too_deep(found)
+        and all(isinstance(found.get(name, {}), dict) for name in _TABLES)
+        and all(isinstance(each, dict) for each in found.get("files", {}).values())
+    )
 
 
 def resolved(plan: Plan) -> str:

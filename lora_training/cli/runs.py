@@ -156,10 +156,14 @@ def _tensors(result: dict[str, Any]) -> str:
 
 def _surroundings(folder: Path) -> Iterator[str]:
     """What the files beside the record say, in short; nothing for a run from before there were any."""
+    names = (recording.INPUTS, recording.ENVIRONMENT)
     try:
         yield from list(_said(folder))
+        senseless = [name for name in names if (folder / name).exists() and not recording.read(folder, name)]
     except (KeyError, TypeError, AttributeError):
-        yield f"what {recording.INPUTS} and {recording.ENVIRONMENT} there say makes no sense"
+        senseless = list(names)
+    if senseless:
+        yield f"not readable: {' and '.join(senseless)}"
 
 
 def _said(folder: Path) -> Iterator[str]:

@@ -74,10 +74,10 @@ def read(folder: Path) -> Record | None:
     try:
         found = json.loads(files.read(folder / RECORD, _LARGEST))
         run = Record(**{name: value for name, value in found.items() if name in known})
-        run.attempts = [each for each in run.attempts if _has(each, _ATTEMPT)]
+        run.attempts = [each for each in run.attempts if _is_flat(each, _ATTEMPT)]
+        return run if _is_sound(run) else None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    return run if _is_sound(run) else None
 
 
 def _is_sound(run: Record) -> bool:
@@ -88,13 +88,18 @@ def _is_sound(run: Record) -> bool:
         and "\0" not in run.output
         and 0 <= run.started < _LATEST
         and all(isinstance(digest, str) for digest in run.made_by.values())
-        and (run.result is None or _has(run.result, _RESULT))
-        and (run.start is None or _has(run.start, _START))
+        and (run.result is None or _is_flat(run.result, _RESULT))
+        and (run.start is None or _is_flat(run.start, _START))
     )
 
 
 def _has(found: Any, wanted: _Kinds) -> bool:
     return isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in wanted.items())
+
+
+def _is_flat(found: Any, wanted: _Kinds) -> bool:
+    """Whether it has what is wanted, and no value that holds others: those may be nested to any depth."""
+    return _has(found, wanted) and not any(isinstance(value, dict | list) for value in found.values())
 
 
 @contextmanager
@@ -114,7 +119,7 @@ def alone(folder: Path) -> Iterator[None]:
                 hint="wait for it, end it with `lora runs stop`, or choose another output_name",
             ) from None
         (folder / STOP).unlink(missing_ok=True)
-        refuse_links(folder.iterdir())
+        refuse_links(folder.rglob("*"))
         yield
 
 

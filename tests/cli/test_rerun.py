@@ -163,7 +163,11 @@ def test_other_pins_patches_and_settings_are_named(trained: Trained) -> None:
     now["upstreams"]["sd-scripts"] = "0123456789abcdef"
     now["patches"]["sd-scripts/0002-more.patch"] = "abc"
     now["runtime"]["ema"] = {"decay": 0.9}
-    assert list(rerun._differences(original, replace(plan, made_by={**plan.made_by, "config": "other"}), now)) == [
+    assert list(
+        rerun._differences(
+            original, replace(plan, made_by={**plan.made_by, "config": "other", "patches": "other"}), now
+        )
+    ) == [
         "upstream sd-scripts: 6721028c79ee -> 0123456789ab",
         "patch sd-scripts/0002-more.patch: none -> abc",
         "runtime ema: none -> {'decay': 0.9}",

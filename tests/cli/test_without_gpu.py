@@ -60,11 +60,15 @@ def identity(command: str) -> str:
     return next(word for word in shlex.split(command) if word.startswith(f"{provenance.VARIABLE}="))
 
 
-@pytest.mark.parametrize(("key", "value"), [("mixed_precision", "fp16"), ("xformers", "true")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("mixed_precision", "fp16"), ("xformers", "true"), ("fp8_base", "true"), ("fp8_base_unet", "true")],
+)
 def test_what_needs_a_gpu_is_a_warning_of_the_check_and_an_error_of_the_training(
     cpu: None, tmp_path: Path, key: str, value: str
 ) -> None:
-    sets = ("--set", f"{key}={value}", "--set", f"output_dir={tmp_path}/out")
+    bf16 = () if key == "mixed_precision" else ("--set", "mixed_precision=bf16")
+    sets = ("--set", f"{key}={value}", *bf16, "--set", f"output_dir={tmp_path}/out")
     checked = lora("config", "check", "--quick", SMOKE, *sets, cwd=ROOT)
     assert checked.code == 0
     (told,) = [line for line in checked.out.splitlines() if "needs a GPU" in line]

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 # FLUX's deprecated `split_mode` stands for 18 blocks where `blocks_to_swap` is not given
 _SWAPS = ("blocks_to_swap", "split_mode")
-# their VAE is diffusers', which then asks for CUDA
-_XFORMERS = ("train_network", "sdxl_train_network")
+# Their VAE is diffusers', which asks for CUDA where xformers is on. Their U-Net norms groups, which no CPU does with
+# weights of eight bits. The other families have neither, and FLUX trains with fp8_base on a CPU.
+_UNETS = ("train_network", "sdxl_train_network")
 
 
 def problems(view: View, has_gpu: Callable[[], bool], *, trains: bool) -> Iterator[Problem]:
@@ -43,5 +44,10 @@ def _needs(view: View) -> Iterator[tuple[str, str, str]]:
     """The key of each option that ends a training on a CPU, the option in words, and what to do without it."""
     if view.value("mixed_precision") == "fp16":
         yield "mixed_precision", 'mixed_precision = "fp16"', 'on a CPU, mixed_precision = "no" or "bf16" trains'
-    if view.on("xformers") and view.schema.script in _XFORMERS:
+    if view.schema.script not in _UNETS:
+        return
+    if view.on("xformers"):
         yield "xformers", "`xformers`", "on a CPU, sdpa = true does the same"
+    for key in ("fp8_base", "fp8_base_unet"):
+        if view.on(key):
+            yield key, f"`{key}` of this family", "leave it out on a CPU"

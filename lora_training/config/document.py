@@ -146,6 +146,9 @@ def _key(parts: Iterable[str]) -> tuple[str, ...]:
 
 def override(document: Document, overrides: Iterable[Override]) -> Document:
     """The document with the overrides in it. Raises ConfigError for one that has no place."""
+    overrides = list(overrides)
+    if not overrides:
+        return document
     result = Document(copy.deepcopy(document.data), document.positions)
     for item in overrides:
         path = _place(result.data, item)

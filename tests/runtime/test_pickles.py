@@ -116,8 +116,9 @@ def test_a_pickle_with_code_is_one_error_unless_the_configuration_allows_it(sd_s
     assert refused.err.startswith("error: a saved state or a pickled file of weights is damaged or holds more")
     assert "[run] allow_pickle = true" in refused.err
     assert not mark.exists()
-    lora("train", SMOKE, *sets, "--set", "run.allow_pickle=true", cwd=ROOT)
+    allowed = lora("train", SMOKE, *sets, "--set", "run.allow_pickle=true", cwd=ROOT)
     assert mark.exists()
+    assert "lora: this configuration lets pickled weights run code" in allowed.err
 
 
 @pytest.mark.parametrize("make", [folder_with_a_module, folder_with_a_pipeline])

@@ -192,8 +192,8 @@ def _named(draft: Draft, name: str) -> Flag | None:
         return exact
     if draft.unknown > _SEARCHES:
         return None
+    draft.unknown += 1
     near = [f for f in draft.schema.flags if any(o.startswith(f"--{name}") for o in f.options)]
-    draft.unknown += len(near) != 1
     return near[0] if len(near) == 1 else None
 
 

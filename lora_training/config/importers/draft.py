@@ -79,7 +79,7 @@ class Draft:
     general: dict[str, Any] = field(default_factory=dict)
     launch: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-    unknown: int = 0
+    unknown: int = 0  # keys that were searched for
 
     def nearest(self, key: str) -> str:
         """What else may have been meant by a key, in words; no more than a hundred times, since a search takes long."""

@@ -58,7 +58,8 @@ def _read(path: Path | str, most: int, opened: Callable[[str, int], int]) -> byt
 
 def write(path: Path, text: str) -> None:
     """Write a file, so that at every moment it is whole; whatever had its name is replaced and not written to."""
-    partial = path.with_name(f".{path.name}.partial")
+    # two processes may write the same cache at once
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)
     try:
         with open(partial, "x", encoding="utf-8", errors="surrogateescape", opener=opener) as file:

@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from typing import TYPE_CHECKING
+
+from lora_training import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,9 +92,7 @@ class Remembered:
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="ascii", dir=path.parent, delete=False) as file:
-            json.dump(self._known[folder], file)
-        os.replace(file.name, path)
+        files.write(path, json.dumps(self._known[folder]))
 
 
 def is_settled(signature: list[int]) -> bool:

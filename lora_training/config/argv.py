@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import encode, nearest, ours, paths
+from lora_training import nearest
+from lora_training.config import encode, ours, paths
 from lora_training.config import schema as schemas
 from lora_training.config.model import Problem
 from lora_training.errors import ConfigError

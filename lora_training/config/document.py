@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lora_training import tomls
 from lora_training.config import nesting, positions
 from lora_training.config.model import Problem
 from lora_training.config.positions import Position
 from lora_training.errors import ConfigError
 from lora_training.workspace import CACHE_VARIABLE, HOME_VARIABLE, RUNS_VARIABLE
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -70,8 +65,8 @@ def read(path: Path) -> Document:
     if nesting.has_long_keys(text):
         raise Unreadable(Problem("a line has more than a thousand dots", where=str(path)))
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+        data = tomls.loads(text)
+    except tomls.TOMLDecodeError as exc:
         raise Unreadable(_located(path, text, str(exc))) from None
     except RecursionError:
         raise Unreadable(_deep(path)) from None
@@ -166,8 +161,8 @@ def is_value_table(name: str) -> bool:
 def _value(text: str) -> Any:
     """The text as a TOML value, or as it stands."""
     try:
-        data = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+        data = tomls.loads(f"value = {text}")
+    except (tomls.TOMLDecodeError, RecursionError):
         return text
     return data["value"] if len(data) == 1 else text
 

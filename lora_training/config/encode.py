@@ -7,7 +7,8 @@ import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import nearest, paths
+from lora_training import nearest
+from lora_training.config import paths
 from lora_training.config.schema import types
 
 if TYPE_CHECKING:

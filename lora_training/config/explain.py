@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_training import families
-from lora_training.config import history, nearest, ours
+from lora_training import families, nearest
+from lora_training.config import history, ours
 from lora_training.config import schema as schemas
 from lora_training.errors import ConfigError, UpstreamError
 

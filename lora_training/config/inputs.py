@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,13 +89,11 @@ def _subsets(table: Any) -> Iterator[dict[str, Any]]:
 
 def _parsed(path: Path) -> dict[str, Any]:
     """A TOML or JSON document; empty when it is none, which upstream will say."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+    from lora_training import tomls
+
     try:
         text = files.read_any(path, files.LISTING).decode("utf-8")
-        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        found = tomls.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

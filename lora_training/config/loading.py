@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import document, nearest, ours
+from lora_training import nearest
+from lora_training.config import document, ours
 from lora_training.config.model import Config, Entry, Launch, Problem, Run
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import nearest, paths
+from lora_training import nearest
+from lora_training.config import paths
 from lora_training.config.model import Launch, Problem, Run
 
 if TYPE_CHECKING:

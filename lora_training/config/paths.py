@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training.config import nearest
+from lora_training import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,8 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from lora_training.config import document, nearest, paths, positions, tomlout
+from lora_training import nearest
+from lora_training.config import document, paths, positions, tomlout
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:

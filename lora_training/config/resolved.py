@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +64,6 @@ def _datasets(head: str, text: str | None, tail: str) -> str:
 
 def parsed(text: str) -> dict[str, Any]:
     """What such a file says. Raises ValueError when it is no TOML."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(text)
+    from lora_training import tomls
+
+    return tomls.loads(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +60,9 @@ def read(patches: Path) -> dict[str, Stack]:
 
 
 def _toml(text_: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(text_)
+    from lora_training import tomls
+
+    return tomls.loads(text_)
 
 
 @lru_cache(maxsize=2)

@@ -6,12 +6,12 @@ A field's type is `bool`, `int`, `float`, `str`, `tuple[int, ...]` or a Literal 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lora_training import nearest
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,17 +48,16 @@ def problems(kind: type, table: Mapping[str, Any]) -> Iterator[Problem]:
     types = typing.get_type_hints(kind)
     for key, value in table.items():
         if key not in fields:
-            yield Problem(key, f"there is no setting `{key}`", _nearest(key, fields))
+            yield Problem(
+                key,
+                f"there is no setting `{key}`",
+                nearest.hint(key, fields) or f"it has: {', '.join(fields) or 'no settings'}",
+            )
         elif wrong := _wrong(types[key], value, fields[key].metadata):
             yield Problem(key, f"`{key}` must be {wrong}, not {value!r}")
     for key, field in fields.items():
         if key not in table and field.default is dataclasses.MISSING:
             yield Problem(None, f"the setting `{key}` is missing")
-
-
-def _nearest(wrong: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(wrong, known, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"it has: {', '.join(known) or 'no settings'}"
 
 
 def _wrong(kind: Any, value: Any, bounds: Mapping[str, Any]) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,11 +103,9 @@ def sdist(workspace: Workspace, name: str) -> Sdist | None:
 
 def _toml(path: Path) -> dict[str, Any]:
     # only where it is needed: reading a pin takes place in every patch command
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    from lora_training import tomls
+
+    return tomls.loads(path.read_text(encoding="utf-8"))
 
 
 def head(upstream: Upstream) -> Head:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training.config import nearest
+from lora_training import nearest
 from lora_training.config.schema import choices
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import nearest
+from lora_training import nearest
 from lora_training.config.schema.shapes import STYLE_KEYS
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_training import families
-from lora_training.config import nearest, paths
+from lora_training import families, nearest
+from lora_training.config import paths
 from lora_training.config.schema import networks
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_training.config import nearest
+from lora_training import nearest
 from lora_training.config.checks import classes
 from lora_training.config.schema import choices
 

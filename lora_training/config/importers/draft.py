@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_training.config import encode, nearest, nesting, ours, tomlout
+from lora_training import nearest
+from lora_training.config import encode, nesting, ours, tomlout
 from lora_training.config.argv import REFUSED
 from lora_training.config.model import Entry
 

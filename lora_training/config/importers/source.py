@@ -6,19 +6,14 @@ import json
 import os
 import re
 import struct
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lora_training import tomls
 from lora_training.config import document, nesting
 from lora_training.errors import ConfigError
 from lora_training.files import opener_of_any, read_any
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _COMMAND = re.compile(r"accelerate\s+launch|train_network\.py")
 _SCRIPTS = (".sh", ".bash", ".bat", ".cmd", ".ps1", ".txt", "")
@@ -124,7 +119,7 @@ def _parsed(path: Path, suffix: str, text: str) -> Any:
 def _toml(text: str) -> Any:
     if nesting.has_long_keys(text):
         raise ValueError("a line has more than a thousand dots")
-    return tomllib.loads(text)
+    return tomls.loads(text)
 
 
 def _yaml(text: str) -> Any:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lora_training import nearest
 from lora_training.config.schema import cache as _cache
 from lora_training.config.schema.flags import Flag
 from lora_training.config.schema.shapes import DatasetSchema, Shape, Style, Table
@@ -64,10 +65,8 @@ def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
     if not known:
         raise UpstreamError(f"no training script in {tree}", hint="run `lora upstream sync`")
     if script not in known:
-        import difflib
-
-        near = difflib.get_close_matches(script, known, n=1)
-        hint = f"did you mean `{near[0]}`? " if near else ""
+        near = nearest.hint(script, known)
+        hint = f"{near} " if near else ""
         raise ConfigError(f"upstream has no script `{script}`", hint=f"{hint}its scripts: {', '.join(known)}")
     return _read(tree, [script], cache)[script]
 

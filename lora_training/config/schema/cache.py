@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_training import files as safe_files
 from lora_training.config.schema.source import digest, read_bytes
 
 if TYPE_CHECKING:
@@ -30,14 +30,10 @@ def load(folder: Path, tree: Path, script: str) -> dict[str, Any] | None:
 def store(folder: Path, tree: Path, script: str, schema: Mapping[str, Any], files: Mapping[str, str | None]) -> None:
     """Keep a schema with the digests of the files it was read from. A cache that cannot be written is done without."""
     path = _path(folder, tree, script)
-    import tempfile
-
     text = json.dumps({"reader": _reader(), "files": dict(files), "schema": dict(schema)})
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)  # noqa: PTH105 - the same call, without another Path
+        safe_files.write(path, text)
 
 
 def _path(folder: Path, tree: Path, script: str) -> Path:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lora_training.config.schema import Flag, Schema
 
 _UPSTREAM = "sd-scripts"
-_WIDEST = 60
+_SHOWN, _WIDEST = 1000, 60  # rows of a report, and characters of a key in it
 _file = click.Path(path_type=Path, dir_okay=False)
 _sets = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value; may be repeated.")
 _tree = click.option(
@@ -222,11 +222,14 @@ def import_(  # noqa: PLR0913 - one parameter an option
 
 
 def _print_report(imported: Imported) -> None:
-    width = min(max((len(row.key) for row in imported.rows), default=0), _WIDEST)
-    for row in imported.rows:
+    rows = imported.rows[:_SHOWN]
+    width = min(max((len(row.key) for row in rows), default=0), _WIDEST)
+    for row in rows:
         arrow = f" -> {row.to}" if row.to else ""
         note = f" ({row.note})" if row.note else ""
         say(f"{row.outcome:9} {row.key:{width}}{arrow}{note}", err=True)
+    if len(imported.rows) > _SHOWN:
+        say(f"... and {len(imported.rows) - _SHOWN} more, which --json shows", err=True)
     say(f"{imported.kind}: {imported.summary()}", err=True)
 
 

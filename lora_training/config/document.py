@@ -63,7 +63,7 @@ def read(path: Path) -> Document:
     """Parse a file. Raises Unreadable, with line and column where there are any."""
     text = _text(path)
     if nesting.has_long_keys(text):
-        raise Unreadable(Problem("a line has more than a thousand dots", where=str(path)))
+        raise Unreadable(_deep(path, ", or a line has more than a thousand dots"))
     try:
         data = tomls.loads(text)
     except tomls.TOMLDecodeError as exc:
@@ -79,8 +79,8 @@ def read(path: Path) -> Document:
     return Document(data, positions.index(text.replace("\r\n", "\n")))
 
 
-def _deep(path: Path) -> Problem:
-    return Problem(f"arrays or tables are nested more than {nesting.LIMIT} deep", where=str(path))
+def _deep(path: Path, more: str = "") -> Problem:
+    return Problem(f"arrays or tables are nested more than {nesting.LIMIT} deep{more}", where=str(path))
 
 
 def _text(path: Path) -> str:

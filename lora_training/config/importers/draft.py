@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["mapped", "renamed", "defaulted", "lost"]
 _SEARCHES = 100
+_SHOWN = 1000
 _DIGITS = 10
 _LONGEST = 1000  # characters of a value that is read as Python would
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "")
@@ -198,7 +199,8 @@ class Imported:
         """The configuration as a file, with what was lost on top."""
         head = [f"Made by `lora config import` from {self.kind}."]
         lost = [f"  {row.key}: {row.note}" for row in self.rows if row.outcome == "lost"]
-        head += ["Could not be carried over:", *lost] if lost else []
+        head += ["Could not be carried over:", *lost[:_SHOWN]] if lost else []
+        head += [f"  ... and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
         return tomlout.comment(head) + "\n" + tomlout.document(self.data())
 
     def as_json(self) -> dict[str, Any]:

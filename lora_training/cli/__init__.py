@@ -52,9 +52,9 @@ def _recover() -> None:
         # the command says so, if it needs one
         return
     if here.begun_bump.exists():
-        from lora_training.cli import accepting
+        from lora_training.app import bump
 
-        accepting.recover(here)
+        bump.recover(here)
 
 
 def no_reader() -> int:

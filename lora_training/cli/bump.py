@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_training import workspace
-from lora_training.cli import runtime_targets
+from lora_training.app import runtime_targets
 from lora_training.cli.output import json_option, print_json, say
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def bump(upstream: str, ref: str, *, accept: bool, names: tuple[str, ...], as_js
     """Rehearse UPSTREAM at REF: what becomes of every hunk of our patches, of the flags of our configurations, and of
     what the runtime patches change. With --accept the smoke training runs there, and then the move is made.
     """
-    from lora_training.cli.targets import target
+    from lora_training.app.targets import target
     from lora_training.patching import moving
     from lora_training.upstream import bump as bumping
 
@@ -45,12 +45,12 @@ def bump(upstream: str, ref: str, *, accept: bool, names: tuple[str, ...], as_js
         report["runtime"] = [row.as_dict() for row in unfit]
         report["without"] = runtime_targets.taken_out(unfit, names)
         if accept:
-            from lora_training.cli import accepting
+            from lora_training.app import bump as moves
 
             moving.check(rehearsed)
             runtime_targets.check_fit(unfit, report["without"])
-            report["dropped"] = accepting.accept(here, tree, there, rehearsed, report["without"])
-            report["back"] = accepting.way_back(here, tree, wanted.pin)
+            report["dropped"] = moves.accept(here, tree, there, rehearsed, report["without"])
+            report["back"] = moves.way_back(here, tree, wanted.pin)
         report["accepted"] = accept
     if as_json:
         print_json(report)

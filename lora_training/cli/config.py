@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_training import shell
-from lora_training.cli.checkout import Checkout
+from lora_training.app.checkout import Checkout
 from lora_training.cli.output import json_option, print_json, say
 
 if TYPE_CHECKING:

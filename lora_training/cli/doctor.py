@@ -11,14 +11,14 @@ from lora_training import workspace
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
 
 if TYPE_CHECKING:
-    from lora_training.doctor.finding import Finding
+    from lora_training.app.doctor.finding import Finding
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @json_option
 def doctor(*, as_json: bool) -> None:
     """Say whether this machine and checkout are in order. Exit code 1 when there is a problem."""
-    from lora_training.cli import health
+    from lora_training.app.doctor import checkout as health
 
     here = workspace.find()
     progress = ProgressLine()

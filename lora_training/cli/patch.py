@@ -61,7 +61,7 @@ def apply(
 
         _report_ad_hoc(tree, "applied", adhoc.apply(tree, files, strip), as_json=as_json)
         return
-    from lora_training.cli.targets import targets
+    from lora_training.app.targets import targets
     from lora_training.patching import engine
 
     here = workspace.find()
@@ -91,7 +91,7 @@ def revert(  # noqa: PLR0913 - each is an option
 
         _report_ad_hoc(tree, "reverted", adhoc.revert(tree, files), as_json=as_json)
         return
-    from lora_training.cli.targets import targets
+    from lora_training.app.targets import targets
     from lora_training.patching import engine, series
 
     here = workspace.find()
@@ -126,8 +126,8 @@ def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_
     """Check pins, files, patches, pristine copies, documents: exit 0 when all is as it should be, else 1."""
     if _is_ad_hoc(tree, files, strip) and tree:
         return _verify_ad_hoc(tree, files, as_json=as_json)
-    from lora_training.cli import runtime_targets
-    from lora_training.cli.targets import targets
+    from lora_training.app import runtime_targets
+    from lora_training.app.targets import targets
     from lora_training.patching import verify as checks
 
     here = workspace.find()
@@ -168,7 +168,7 @@ def _report_ad_hoc(tree: Path, done: str, result: AdHocResult, *, as_json: bool)
 @json_option
 def status(*, as_json: bool) -> None:
     """Where each upstream stands: its commit, the step it is at, the files that drifted."""
-    from lora_training.cli.targets import targets
+    from lora_training.app.targets import targets
     from lora_training.patching.status import read
 
     here = workspace.find()
@@ -186,7 +186,7 @@ def list_(*, as_json: bool) -> None:
     """The patches of each upstream, in order, and those made at run time."""
     from dataclasses import asdict
 
-    from lora_training.cli.targets import targets
+    from lora_training.app.targets import targets
     from lora_training.patching import series
     from lora_training.runtime import registry
 
@@ -216,7 +216,7 @@ def _notes(item: Listed) -> str:
 @json_option
 def show(name: str, *, as_json: bool) -> None:
     """One patch: its header, the files it touches, and the patch itself. NAME may be its number."""
-    from lora_training.cli.targets import targets
+    from lora_training.app.targets import targets
     from lora_training.patching import series
 
     found = [
@@ -248,7 +248,7 @@ def _names(upstream: str, name: str) -> tuple[str, ...]:
 @json_option
 def lock(*, as_json: bool) -> None:
     """Write patches.lock from the patch files and the pristine trees, and show what that changes."""
-    from lora_training.cli.targets import targets
+    from lora_training.app.targets import targets
     from lora_training.patching import relock
 
     here = workspace.find()
@@ -272,7 +272,7 @@ def lock(*, as_json: bool) -> None:
 @json_option
 def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> None:
     """Make a patch of the edits in UPSTREAM's tree (and in new FILES), or an empty one, from the template."""
-    from lora_training.cli.targets import edited
+    from lora_training.app.targets import edited
     from lora_training.patching import authoring
 
     here = workspace.find()
@@ -286,7 +286,7 @@ def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> 
 @json_option
 def refresh(upstream: str, name: str | None, files: tuple[str, ...], *, as_json: bool) -> None:
     """Take further edits in UPSTREAM's tree into its last patch, or the one called NAME."""
-    from lora_training.cli.targets import edited
+    from lora_training.app.targets import edited
     from lora_training.patching import authoring
 
     here = workspace.find()
@@ -306,7 +306,7 @@ def _report_written(written: Written, *, as_json: bool) -> None:
 @json_option
 def docs(*, check: bool, as_json: bool) -> int:
     """Write PATCHES.md from the patches' headers and the parts in patches/docs."""
-    from lora_training.cli.targets import targets
+    from lora_training.app.targets import targets
     from lora_training.patching import docs as documents
 
     here = workspace.find()

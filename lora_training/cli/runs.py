@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_training import files, workspace
-from lora_training.cli import recording
+from lora_training.app import recording
 from lora_training.cli.output import json_option, print_json, say
 from lora_training.errors import LoraError
 from lora_training.supervise import record, shelf
@@ -86,7 +86,7 @@ def stop(name: str, *, as_json: bool) -> None:
 @json_option
 def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool, as_json: bool) -> None:
     """Train the run NAME once more from its record alone. Exit code 1 when not the very same LoRA comes of it."""
-    from lora_training.cli import rerun as reruns
+    from lora_training.app import rerun as reruns
     from lora_training.cli import unread
 
     unread.drop()

@@ -15,7 +15,7 @@ from lora_training.cli.output import say
 from lora_training.errors import LoraError
 
 if TYPE_CHECKING:
-    from lora_training.cli.plan import Plan
+    from lora_training.app.plan import Plan
     from lora_training.cli.terminal import Terminal
     from lora_training.supervise.result import Result
     from lora_training.workspace import Workspace
@@ -59,15 +59,16 @@ def train(  # noqa: PLR0913 - one argument an option
     image: str | None,
 ) -> None:
     """Train a LoRA as FILE says, or go on where an earlier run of it ended."""
-    from lora_training.cli import plan as plans
-    from lora_training.cli import resuming, unread
+    from lora_training.app import plan as plans
+    from lora_training.app import resuming
+    from lora_training.cli import unread
     from lora_training.cli.terminal import Terminal
     from lora_training.patching import site
 
     unread.drop()
     here = workspace.find()
     if docker or image:
-        from lora_training.cli import container
+        from lora_training.app import container
 
         asked = container.Asked(file, sets, image, resume, verbose=verbose)
         click.get_current_context().exit(container.train(here, asked, dry_run=dry_run))
@@ -92,7 +93,7 @@ def _warn_of_left_out(plan: Plan, terminal: Terminal) -> None:
 
 def _rehearse(plan: Plan, resume: str, terminal: Terminal) -> None:
     """Print what `run` would start, and say what it would say of the state to go on from."""
-    from lora_training.cli import recording, resuming
+    from lora_training.app import recording, resuming
     from lora_training.supervise import states
 
     _warn_of_left_out(plan, terminal)
@@ -106,7 +107,7 @@ def _rehearse(plan: Plan, resume: str, terminal: Terminal) -> None:
 
 def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: Path | None = None) -> Result:
     """Bring a run to its end, or find that it is; `rerun_of` is the LoRA that it repeats."""
-    from lora_training.cli import before, recording, resuming
+    from lora_training.app import recording, resuming, start_checks
     from lora_training.config import exchanged
     from lora_training.runtime.patches import graceful_stop
     from lora_training.supervise import aside, record, room, shelf
@@ -139,7 +140,7 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
         aside.refuse_links(plan.output)
         state = resuming.state(plan, resume, terminal)
         recording.refuse_own_work(plan)
-        before.check(here, plan, keeps=recording.puts_aside(plan, resume, state))
+        start_checks.check(here, plan, keeps=recording.puts_aside(plan, resume, state))
         began = {**recording.begin(here, plan, resume, state, terminal), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)
         shelf.add(here, plan.folder)
@@ -164,7 +165,7 @@ def _warn_of_miniature() -> None:
 def make_assets(here: Workspace, plan: Plan) -> None:
     """Make the smoke run's model and images, in a process of its own: that needs torch, and this one does without."""
     from lora_training import proc
-    from lora_training.cli.plan import SMOKE
+    from lora_training.app.plan import SMOKE
 
     folder = here.cache / SMOKE
     if plan.config.run.assets == SMOKE and not folder.exists():
@@ -178,8 +179,8 @@ def make_assets(here: Workspace, plan: Plan) -> None:
 
 def report(plan: Plan, result: Result) -> None:
     """Say what was trained, and what made it."""
+    from lora_training.app.plan import SMOKE
     from lora_training.cli import next_steps
-    from lora_training.cli.plan import SMOKE
 
     say(f"trained   {result.path}")
     say(f"steps     {result.steps}")

@@ -64,7 +64,7 @@ def _sync_one(here: Workspace, name: str, *, discard_edits: bool) -> None:
 
 def _patched(here: Workspace) -> dict[str, PatchRow]:
     """How each tree stands to our patches."""
-    from lora_training.cli.targets import targets
+    from lora_training.app.targets import targets
     from lora_training.errors import PatchError
     from lora_training.patching.status import read
 

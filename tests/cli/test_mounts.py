@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.cli.mounts import make, shown
+from lora_training.app.mounts import make, shown
 from lora_training.config.places import Place
 from lora_training.errors import ConfigError
 from lora_training.launch.mounts import Mount

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from lora_training import manifest, workspace
-from lora_training.cli import plan as plans
-from lora_training.cli import recording, rerun, runs
+from lora_training.app import plan as plans
+from lora_training.app import recording, rerun
+from lora_training.cli import runs
 from lora_training.errors import CheckFailed, LoraError
 from lora_training.supervise import record, states
 from tests.helpers import ROOT, Ran, lora

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lora_training import manifest
-from lora_training.cli import recording, resuming
+from lora_training.app import recording, resuming
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import record, states
 from tests.helpers import ROOT, lora

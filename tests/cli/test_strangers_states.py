@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lora_training import cli, manifest, workspace
-from lora_training.cli import plan
+from lora_training.app import plan
 from lora_training.supervise import record
 from tests.helpers import ROOT
 

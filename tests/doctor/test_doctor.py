@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lora_training import cli
-from lora_training.doctor import finding, machine, packages, torch
+from lora_training.app.doctor import finding, machine, packages, torch
 from lora_training.errors import UpstreamError
 from lora_training.launch.gpus import Gpu
 from tests.helpers import ROOT, commit, git, lora, repository

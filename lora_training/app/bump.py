@@ -20,7 +20,7 @@ from lora_training.workspace import Workspace
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from lora_training.cli.plan import Plan
+    from lora_training.app.plan import Plan
     from lora_training.patching.moving import Rehearsed
     from lora_training.patching.switch import Note
     from lora_training.upstream.bump import Rehearsal
@@ -38,7 +38,7 @@ def accept(
 
     Raises PatchError when something is in the way, and what the smoke training raises; nothing has moved then.
     """
-    from lora_training.cli.targets import target
+    from lora_training.app.targets import target
 
     _check_committed(here, upstream)
     with site.alone(site.of_workspace(here)):
@@ -119,7 +119,7 @@ def _lay_out(here: Workspace, upstream: Upstream, there: Rehearsal) -> Workspace
 
 def _write(checkout: Workspace, name: str, rehearsed: Rehearsed, taken_out: Collection[str]) -> list[str]:
     """Write the series, the lock and PATCHES.md for the new commit, and apply the series; the patches dropped."""
-    from lora_training.cli.targets import target, targets
+    from lora_training.app.targets import target, targets
     from lora_training.patching import docs, engine, fs, lockfile, moving, relock
     from lora_training.patching.removal import version_of
 
@@ -140,7 +140,7 @@ def _write(checkout: Workspace, name: str, rehearsed: Rehearsed, taken_out: Coll
 
 def _train_smoke(here: Workspace, checkout: Workspace, upstream: Upstream, taken_out: Collection[str]) -> None:
     """Train the smoke configuration of the scratch checkout, where there is one."""
-    from lora_training.cli import plan as plans
+    from lora_training.app import plan as plans
     from lora_training.cli import train
     from lora_training.cli.terminal import Terminal
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.engine import connection, images
+from lora_training.containers import connection, images
 from lora_training.errors import EngineError
 from lora_training.launch.container import IMAGE, RUN_LABEL
 from tests.helpers import ROOT, lora

@@ -75,9 +75,9 @@ class Checkout:
 
     def file_problems(self, config: Config, schema: Schema) -> Iterable[Problem]:
         """What `lora train` would say of the files before it starts."""
-        from lora_training.cli import before
+        from lora_training.app import start_checks
 
-        return before.problems(self.workspace, config, schema)
+        return start_checks.problems(self.workspace, config, schema)
 
     def runtime_problems(self, table: Mapping[str, Any]) -> Mapping[str, Iterable[Any]]:
         """What is wrong with the settings in `[runtime]`."""

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.engine import connection, containers, images
-from lora_training.engine.containers import Ended, Screen
+from lora_training.containers import connection, containers, images
+from lora_training.containers.containers import Ended, Screen
 from lora_training.errors import EngineError, Interrupted, LoraError
 from lora_training.launch.container import Caller, Container, Engine, Order, describe
 from lora_training.launch.mounts import Mount
 from lora_training.supervise.signals import Asked
-from tests.engine import fake
+from tests.containers import fake
 
 Script = Callable[[str], None]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from lora_training.doctor import finding, machine, packages
-from lora_training.doctor import torch as torches
-from lora_training.doctor.finding import ok, problem, warn
+from lora_training.app.doctor import finding, machine, packages
+from lora_training.app.doctor import torch as torches
+from lora_training.app.doctor.finding import ok, problem, warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from lora_training.doctor.finding import Finding
+    from lora_training.app.doctor.finding import Finding
     from lora_training.workspace import Workspace
 
 
@@ -68,7 +68,7 @@ def _upstreams(here: Workspace) -> Iterator[Finding]:
 
 def _patches(here: Workspace) -> Iterator[Finding]:
     """Every patch in, nothing drifted."""
-    from lora_training.cli.targets import targets
+    from lora_training.app.targets import targets
     from lora_training.patching import lockfile, verify
     from lora_training.upstream import pins
 
@@ -84,7 +84,7 @@ def _patches(here: Workspace) -> Iterator[Finding]:
 
 def _runtime(here: Workspace) -> Iterator[Finding]:
     """Whether the runtime patches fit what they change."""
-    from lora_training.cli import runtime_targets
+    from lora_training.app import runtime_targets
     from lora_training.runtime import registry
 
     problems = runtime_targets.problems(here)

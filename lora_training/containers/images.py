@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_training.engine import refusals
+from lora_training.containers import refusals
 from lora_training.errors import EngineError
 from lora_training.launch.container import IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lora_training.engine.connection import Connection
+    from lora_training.containers.connection import Connection
 
 # what the Dockerfile writes on it
 REVISION = "org.opencontainers.image.revision"

@@ -15,7 +15,7 @@ from lora_training.errors import ConfigError, LoraError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lora_training.cli.plan import Plan
+    from lora_training.app.plan import Plan
     from lora_training.config import Config, Problem
     from lora_training.config.schema import Schema
     from lora_training.preflight.finding import Finding, Job
@@ -41,7 +41,7 @@ def check(here: Workspace, plan: Plan, *, keeps: bool) -> None:
 def problems(here: Workspace, config: Config, schema: Schema) -> Iterator[Problem]:
     """What `check` would say of a configuration before the start, and what else would be refused there."""
     from lora_training import config as cfg
-    from lora_training.cli import plan as plans
+    from lora_training.app import plan as plans
 
     yield from _processes(config)
     yield from _state(config)
@@ -81,7 +81,7 @@ def _opens_images() -> bool:
 
 def _job(here: Workspace, config: Config, words: list[str], cwd: Path) -> Job:
     from lora_training import config as cfg
-    from lora_training.cli import plan as plans
+    from lora_training.app import plan as plans
     from lora_training.preflight.finding import Job, flags
 
     text = cfg.dataset_document(config)

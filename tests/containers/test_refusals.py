@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from docker.errors import APIError
 
-from lora_training.engine import refusals
+from lora_training.containers import refusals
 from lora_training.errors import EngineError
 
 OCI = "failed to create task for container: failed to create shim task: OCI runtime create failed: "

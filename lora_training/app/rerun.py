@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.cli import recording
+from lora_training.app import recording
 from lora_training.errors import CheckFailed, ConfigError
 from lora_training.supervise import digests, environment, states, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from lora_training.cli.plan import Plan
+    from lora_training.app.plan import Plan
     from lora_training.supervise.record import Record
     from lora_training.workspace import Workspace
 
@@ -107,7 +107,7 @@ def _require_sense(original: Original) -> None:
 
 
 def _plan(here: Workspace, original: Original, output: Path | None) -> Plan:
-    from lora_training.cli import plan as plans
+    from lora_training.app import plan as plans
 
     lora = Path(original.run.output)
     # `~` of a user that is not there stays as it is, where pathlib would raise

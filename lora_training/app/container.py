@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from lora_training.config import Config
     from lora_training.config.places import Place
     from lora_training.config.schema import Schema
-    from lora_training.engine.connection import Connection
-    from lora_training.engine.containers import Ended
+    from lora_training.containers.connection import Connection
+    from lora_training.containers.containers import Ended
     from lora_training.launch.container import Container, Engine, Order
     from lora_training.supervise import signals
     from lora_training.workspace import Workspace
@@ -55,8 +55,8 @@ def train(here: Workspace, asked: Asked, *, dry_run: bool) -> int:
 
     A dry run prints the command that would do the same, and writes nothing.
     """
-    from lora_training.cli import image, mounts
-    from lora_training.engine import connection
+    from lora_training.app import image, mounts
+    from lora_training.containers import connection
 
     order = _order(here, asked, write=not dry_run)
     if dry_run:
@@ -75,7 +75,7 @@ def train(here: Workspace, asked: Asked, *, dry_run: bool) -> int:
 
 def _order(here: Workspace, asked: Asked, *, write: bool) -> Order:
     from lora_training import config as cfg
-    from lora_training.cli import mounts, plan
+    from lora_training.app import mounts, plan
     from lora_training.config import places
     from lora_training.launch import gpus
 
@@ -172,7 +172,7 @@ def _caller() -> containers.Caller:
 
 def _kind() -> Engine:
     """The engine's kind, for a command that is only shown; without an engine, an ordinary one."""
-    from lora_training.engine import connection
+    from lora_training.containers import connection
 
     try:
         with connection.connected(os.environ) as engine:
@@ -190,7 +190,7 @@ def _remember(here: Workspace, order: Order) -> None:
 
 
 def _run(engine: Connection, wanted: Container) -> int:
-    from lora_training.engine import containers as running
+    from lora_training.containers import containers as running
     from lora_training.supervise import signals
 
     screen = running.Screen(_write, _size if wanted.tty else None)

@@ -21,7 +21,7 @@ from tests.trees import listing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.engine import fake
+    from tests.containers import fake
 
     Script = Callable[[str], None]
 

@@ -16,7 +16,7 @@ from lora_training.supervise import result as results
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lora_training.cli.plan import Plan
+    from lora_training.app.plan import Plan
     from lora_training.cli.terminal import Terminal
     from lora_training.supervise.record import Record
     from lora_training.supervise.result import Result

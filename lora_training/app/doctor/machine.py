@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lora_training import proc
-from lora_training.doctor.finding import Finding, ok, problem, warn
+from lora_training.app.doctor.finding import Finding, ok, problem, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

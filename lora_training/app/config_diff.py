@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from lora_training.cli.plan import Plan
+    from lora_training.app.plan import Plan
     from lora_training.supervise.states import State
 
 _STATE = re.compile(states.PLACE + states.KIND + "$")
@@ -35,7 +35,7 @@ def from_record(plan: Plan, folder: Path, made_by: Mapping[str, str]) -> dict[st
 
     None when the configuration of what `made_by` names is not there to be read, in the run's `folder`.
     """
-    from lora_training.cli import recording
+    from lora_training.app import recording
     from lora_training.config.resolved import parsed
 
     known = record.read(folder)

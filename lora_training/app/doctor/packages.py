@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training.doctor.finding import Finding, ok, problem, warn
+from lora_training.app.doctor.finding import Finding, ok, problem, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

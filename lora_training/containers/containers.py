@@ -9,14 +9,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_training.engine import refusals
+from lora_training.containers import refusals
 from lora_training.errors import Interrupted, LoraError
 from lora_training.launch.container import RUN_LABEL, SHM_BYTES, STOP_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lora_training.engine.connection import Connection
+    from lora_training.containers.connection import Connection
     from lora_training.launch.container import Container
     from lora_training.supervise.signals import Asked
 

@@ -6,14 +6,14 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.cli import differing
+from lora_training.app import config_diff
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import aside, record, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from lora_training.cli.plan import Plan
+    from lora_training.app.plan import Plan
     from lora_training.cli.terminal import Terminal
     from lora_training.supervise.states import State
 
@@ -25,7 +25,7 @@ def meant(plan: Plan, resume: str, terminal: Terminal) -> str:
 
     So the same command goes on where it ended, and does not begin with that state again.
     """
-    from lora_training.cli import recording
+    from lora_training.app import recording
 
     start = _start(plan)
     if resume in ("auto", "never") or start is None or start["path"] != str(_place(resume)):
@@ -80,7 +80,7 @@ def _named(plan: Plan, resume: str) -> State:
 
 def _refuse_anothers(plan: Plan, named: State | None) -> None:
     """Nothing is put aside unasked, but what lies beside a named state of the same run, and what assets give."""
-    from lora_training.cli import recording
+    from lora_training.app import recording
 
     if plan.config.run.assets or not recording.others(plan, named):
         return
@@ -96,7 +96,7 @@ def _refuse_anothers(plan: Plan, named: State | None) -> None:
 
 
 def _what_differs(plan: Plan, maker: Mapping[str, str], changed: Iterable[str]) -> Iterator[str]:
-    yield from differing.lines(differing.from_record(plan, plan.folder, maker) or {}, _SHOWN)
+    yield from config_diff.lines(config_diff.from_record(plan, plan.folder, maker) or {}, _SHOWN)
     for name in changed:
         if name != "config" and maker:
             yield f"{name}: {maker.get(name, 'none')[:12]} -> {plan.made_by[name][:12]}"
@@ -114,9 +114,9 @@ def _warn(plan: Plan, named: State, terminal: Terminal) -> None:
     """Say of a state that another configuration made what differs, and what of it has no effect."""
     if "config" not in named.differences(plan.made_by):
         return
-    found = differing.changes(plan, named)
+    found = config_diff.changes(plan, named)
     terminal.note(f"warning: another configuration made {named.path}")
-    for line in (*differing.lines(found or {}, _SHOWN), *differing.from_state(found)):
+    for line in (*config_diff.lines(found or {}, _SHOWN), *config_diff.from_state(found)):
         terminal.note(f"warning: {line}")
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from lora_training.doctor.finding import Finding, ok, problem, warn
+from lora_training.app.doctor.finding import Finding, ok, problem, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from lora_training import git
 from lora_training.cli.output import say
-from lora_training.engine import images
+from lora_training.containers import images
 from lora_training.errors import EngineError
 from lora_training.patching import lockfile
 from lora_training.upstream import pins
 
 if TYPE_CHECKING:
-    from lora_training.engine.connection import Connection
+    from lora_training.containers.connection import Connection
     from lora_training.workspace import Workspace
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import fake
+from tests.containers import fake
 
 IMAGE = "lora-training"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.engine import refusals
+from lora_training.containers import refusals
 from lora_training.errors import EngineError
 from lora_training.launch.container import Engine
 

@@ -188,7 +188,7 @@ def _channels(folder: Path, made_by: Mapping[str, str]) -> dict[str, str]:
 def _tree(here: Workspace, config: Config) -> Tree:
     """Upstream at its pin, every patch in and nothing drifted; for the smoke run alone, the miniature will do."""
     from lora_training import miniature
-    from lora_training.cli.targets import targets
+    from lora_training.app.targets import targets
     from lora_training.patching import verify
     from lora_training.upstream import pins
 
@@ -263,7 +263,7 @@ def _check_runtime(
     tree: Tree, runtime: Mapping[str, Any], launched: LaunchSpec, flags: list[str], cache: Path | None
 ) -> None:
     """The training process would refuse it as well, but not before an earlier run is put aside."""
-    from lora_training.cli import runtime_targets
+    from lora_training.app import runtime_targets
     from lora_training.runtime import registry
     from lora_training.runtime.model import Start
 

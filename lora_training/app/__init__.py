@@ -1,0 +1,1 @@
+"""The use cases of the program, each of which joins several packages; no Click, no printing, no exits."""

@@ -156,7 +156,7 @@ def test_from_the_start_is_from_the_start(plan: Any, heard: Any) -> None:
 def begun(plan: Any, resume: str, heard: Any, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The names that lie there after a start from that, as far as that puts aside."""
     monkeypatch.setattr(recording, "_write", lambda *_given, **_more: None)
-    here: Any = SimpleNamespace(state=plan.folder.parent / "state")
+    here: Any = SimpleNamespace(runs=plan.folder.parent / "state" / "runs")
     with record.alone(plan.folder):
         recording.begin(here, plan, resume, resuming.state(plan, resume, heard), heard)
     return {path.name for path in plan.folder.parent.iterdir()}

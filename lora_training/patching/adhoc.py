@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
-from lora_training.patching import folders, fs, links, names, plan, site, transaction, tree
+from lora_training.patching import folders, fs, links, names, plan, site, stack, transaction, tree
 from lora_training.patching.edit import Edit
 from lora_training.patching.model import ABSENT, REGULAR, Node, sha256, state_of
 from lora_training.patching.names import STATE_FOLDER, shown
@@ -277,9 +277,7 @@ def _read_record(root: Path) -> Stack:
     try:
         content = json.loads(node.data)
         patches = tuple(_read_patch(patch) for patch in content["patches"])
-        if any(names.problem(path) for path in content["pristine"]):
-            raise ValueError("a name that no patch may have")  # noqa: TRY301 - one way out for all that is wrong with it
-        return Stack("", content["pristine"], patches)
+        return stack.check(Stack("", content["pristine"], patches))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:
         raise PatchError(
             f"{root / _RECORD} is damaged: {exc}", hint=f"the originals are in {root / _ORIGINALS}"

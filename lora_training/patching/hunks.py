@@ -80,6 +80,8 @@ def _hunk(name: str, raw: RawHunk) -> Hunk:
     where = f"{name}, line {raw.line}"
     if any(not line.endswith(b"\n") for side in (old, new) for line in side[:-1]):
         raise PatchError(f"{where}: a no-newline marker before the end of the file")
+    if b"" in old or b"" in new:
+        raise PatchError(f"{where}: a no-newline marker after an empty line")
     if b"-" not in kinds and b"+" not in kinds:
         raise PatchError(f"{where}: a hunk that changes nothing")
     leading = next(i for i, kind in enumerate(kinds) if kind != b" ")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from lora_training.errors import PatchError
 from lora_training.patching import fs
 from lora_training.patching.model import ABSENT, REGULAR, Node
+from lora_training.patching.names import raw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,9 +112,9 @@ def read(state: Path, phase: Phase) -> Journal:
         entries = tuple(Entry(**entry) for entry in content["entries"])
         made, dropped = tuple(content["made"]), tuple(content["dropped"])
         # older ones say nothing about modes
-        modes = content.get("modes", {})
+        modes = {str(name): _mode(mode) for name, mode in content.get("modes", {}).items()}
         _check(content["command"], *made, *dropped, *(value for entry in entries for value in vars(entry).values()))
-        return Journal(content["command"], entries, made, dropped, {str(name): int(modes[name]) for name in modes})
+        return Journal(content["command"], entries, made, dropped, modes)
     except (AttributeError, RecursionError, ValueError, KeyError, TypeError) as exc:
         hint = "was it written by another version of lora? let that one run `lora patch recover`"
         raise PatchError(f"cannot read {path}: {exc}", hint=hint) from exc
@@ -122,6 +123,14 @@ def read(state: Path, phase: Phase) -> Journal:
 def _check(*values: object) -> None:
     if not all(isinstance(value, str) for value in values):
         raise TypeError("something else in the place of a name")
+    for value in values:
+        raw(str(value))
+
+
+def _mode(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError("something else in the place of permissions")
+    return value & 0o7777
 
 
 def is_creation(entry: Entry) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
 from lora_training.patching.names import raw, text
-from lora_training.patching.stack import LockedPatch, Stack, touched
+from lora_training.patching.stack import LockedPatch, Stack, check, touched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,7 @@ def read(patches: Path) -> dict[str, Stack]:
         content = _toml(written)
         if content.get("version") != 1:
             raise PatchError(f"{path} has a version that this lora does not know", hint="update lora")
-        return {name: _stack(table) for name, table in content.get("upstreams", {}).items()}
+        return {name: check(_stack(table)) for name, table in content.get("upstreams", {}).items()}
     except FileNotFoundError:
         return {}
     except (OSError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as exc:
@@ -83,7 +83,7 @@ def _read_own(written: str) -> dict[str, Stack] | None:
             elif match[3] == "patches.files" and table["patches"]:
                 table["patches"][-1] = (table["patches"][-1][0], rows)
     try:
-        stacks = {name: _own_stack(table) for name, table in tables.items()}
+        stacks = {name: check(_own_stack(table)) for name, table in tables.items()}
     except (KeyError, ValueError):
         return None
     # what reads back as the same bytes was understood

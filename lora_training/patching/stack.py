@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching import plan
+from lora_training.patching import names, plan
 from lora_training.patching.model import ABSENT, Node, Patch, state_of
 from lora_training.patching.names import shown
 
@@ -63,6 +63,21 @@ class Stack:
     def steps_of(self, path: str, state: str) -> frozenset[int]:
         """The steps at which a file has that state; none when it drifted."""
         return frozenset(step for step, there in enumerate(self._histories[path]) if there == state)
+
+
+def check(stack: Stack) -> Stack:
+    """`stack` as it was read from a file that anybody may have written. Raises ValueError when it makes no sense."""
+    tables = [stack.pristine, *(locked.files for locked in stack.patches)]
+    words = [stack.commit, *(word for locked in stack.patches for word in (locked.name, locked.sha256))]
+    if not all(isinstance(table, dict) for table in tables):
+        raise ValueError("something else in the place of a table")
+    if not all(isinstance(word, str) for word in (*words, *(state for table in tables for state in table.values()))):
+        raise ValueError("something else in the place of a word")
+    if any(names.problem(path) for path in stack.pristine):
+        raise ValueError("a name that no patch may have")
+    if any(set(table) - set(stack.pristine) for table in tables):
+        raise ValueError("a file without its pristine state")
+    return stack
 
 
 @dataclass(frozen=True)

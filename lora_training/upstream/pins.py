@@ -86,10 +86,14 @@ def patched_paths(workspace: Workspace, name: str) -> frozenset[str]:
 def _lock(workspace: Workspace, name: str) -> dict[str, Any]:
     try:
         document = _toml(workspace.patches / "patches.lock")
+        found: dict[str, Any] = document.get("upstreams", {}).get(name, {})
+        return {"commit": found.get("commit"), "pristine": dict(found.get("pristine", {}))}
     except FileNotFoundError:
         return {}
-    found: dict[str, Any] = document.get("upstreams", {}).get(name, {})
-    return found
+    except (AttributeError, RecursionError, TypeError, ValueError) as exc:
+        path = workspace.patches / "patches.lock"
+        hint = f"restore it: git checkout -- {path.name}, in {path.parent}"
+        raise UpstreamError(f"{path} is damaged: {exc}", hint=hint) from exc
 
 
 def sdist(workspace: Workspace, name: str) -> Sdist | None:
@@ -97,8 +101,11 @@ def sdist(workspace: Workspace, name: str) -> Sdist | None:
     path = workspace.root / "third_party" / "sdists.toml"
     if not path.exists():
         return None
-    entry = _toml(path).get(name)
-    return Sdist(**entry) if entry else None
+    try:
+        entry = _toml(path).get(name)
+        return Sdist(**entry) if entry else None
+    except (RecursionError, TypeError, ValueError) as exc:
+        raise UpstreamError(f"{path} is damaged: {exc}", hint="restore it from git") from exc
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -113,18 +120,29 @@ def head(upstream: Upstream) -> Head:
     folder = _git_folder(upstream.path)
     if folder is not None:
         return Head(_resolve(folder, "HEAD"), "git")
-    try:
-        marker = json.loads((upstream.path / MARKER).read_text(encoding="utf-8"))
-        return Head(str(marker["commit"]), marker.get("origin", "sdist")) if marker["files"] else Head(None, "none")
-    except (OSError, ValueError, KeyError, TypeError):
-        # a marker that cannot be read is as good as none
-        return Head(None, "none")
+    found = marker(upstream.path)
+    return Head(found["commit"], found.get("origin", "sdist")) if found else Head(None, "none")
 
 
 def manifest(upstream: Upstream) -> dict[str, str]:
     """The sha256 of every pristine file of a tree without a repository."""
-    files: dict[str, str] = json.loads((upstream.path / MARKER).read_text(encoding="utf-8"))["files"]
+    files: dict[str, str] = (marker(upstream.path) or {"files": {}})["files"]
     return files
+
+
+def marker(tree: Path) -> dict[str, Any] | None:
+    """What the marker of a tree without a repository says; None when there is none that makes sense."""
+    try:
+        found: dict[str, Any] = json.loads((tree / MARKER).read_text(encoding="utf-8"))
+        words = (found["commit"], found.get("origin", "sdist"), *found["files"].values())
+        is_sound = all(isinstance(word, str) for word in words) and all(map(_is_inside, found["files"]))
+    except (AttributeError, OSError, RecursionError, ValueError, KeyError, TypeError):
+        return None
+    return found if is_sound and found["files"] else None
+
+
+def _is_inside(path: str) -> bool:
+    return not path.startswith("/") and "/../" not in f"/{path}/" and "\0" not in path
 
 
 def _git_folder(tree: Path) -> Path | None:

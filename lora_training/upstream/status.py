@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -85,7 +84,7 @@ def _git_changes(tree: Path) -> tuple[str, ...]:
 
 
 def _manifest_changes(tree: Path) -> tuple[str, ...]:
-    files: dict[str, str] = json.loads((tree / pins.MARKER).read_text(encoding="utf-8"))["files"]
+    files: dict[str, str] = (pins.marker(tree) or {"files": {}})["files"]
     changed = {path for path, digest in files.items() if _digest(tree / path) != digest}
     return tuple(sorted(changed.union(path for path in _files(tree) if path not in files and path != pins.MARKER)))
 
@@ -100,7 +99,8 @@ def _files(tree: Path) -> Iterator[str]:
 
 def _digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        # a device or a pipe might never end
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -113,8 +113,7 @@ def manifest(tree: Path) -> dict[str, str]:
 
 def _source(upstream: Upstream, head: pins.Head) -> str | None:
     if head.origin in {"sdist", "sealed"}:
-        archive = json.loads((upstream.path / pins.MARKER).read_text(encoding="utf-8"))["archive"]
-        return str(archive)
+        return str((pins.marker(upstream.path) or {}).get("archive"))
     if head.origin == "git":
         return git("ls-remote", "--get-url", "origin", cwd=upstream.path).strip()
     return None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,5 +73,44 @@ def test_a_damaged_record_of_an_ad_hoc_folder(folder: Path, file: str) -> None:
             except LoraError as exc:
                 assert exc.message
         assert tree_of(folder)["f"][1] in (b"a\n", b"b\n")
+        shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
+
+
+VALUES: list[Any] = [5, None, [], {}, [None], {"a": [None]}, "x", "../x", "\0", "\ud800", 1e999, [[[]]]]
+
+
+def _other(content: Any, dice: random.Random) -> Any:
+    """`content` with something else in the place of one of its values."""
+    if not content or not isinstance(content, dict | list) or dice.random() < 0.2:
+        return dice.choice(VALUES)
+    key = dice.choice(list(content)) if isinstance(content, dict) else dice.randrange(len(content))
+    changed = copy.copy(content)
+    changed[key] = _other(content[key], dice)
+    return changed
+
+
+@pytest.mark.parametrize("file", ["applied.json", "journal.staging", "journal.ready", "journal.undo"])
+def test_something_else_in_the_place_of_any_value(folder: Path, file: str) -> None:
+    dice = random.Random(file)  # noqa: S311 - the same damage every time
+    (folder / "d").mkdir()
+    (folder / "d/f").write_text("a\n")
+    patch = folder.parent / "p.patch"
+    patch.write_text("--- a/d/f\n+++ b/d/f\n@@ -1 +0,0 @@\n-a\n--- /dev/null\n+++ b/n/f\n@@ -0,0 +1 @@\n+a\n")
+    adhoc.apply(folder, [patch], 1)
+    if file != "applied.json":
+        entry = {"path": "d/f", "before": "absent", "after": "absent", "new": "", "old": "", "moved_from": ""}
+        plan = {"format": 1, "command": "x", "entries": [entry], "made": ["n"], "dropped": ["d"], "modes": {"d": 448}}
+        (folder / ".lora-patch" / file).write_text(json.dumps(plan))
+    kept = shutil.copytree(folder, folder.parent / "kept")
+    for _ in range(150):
+        path = folder / ".lora-patch" / file
+        path.write_text(json.dumps(_other(json.loads(path.read_bytes()), dice)))
+        for act in (adhoc.verify, adhoc.revert, lambda *args: adhoc.apply(*args, 1)):
+            try:
+                act(folder, [patch])
+            except LoraError as exc:
+                assert exc.message
+        assert sorted(folder.parent.iterdir()) == [kept, patch, folder]
         shutil.rmtree(folder)
         shutil.copytree(kept, folder)

@@ -202,6 +202,13 @@ def test_the_end_of_the_last_line_counts(text: str) -> None:
         assert _apply(text, hunk)[0] == "a\nB\n"
 
 
+@pytest.mark.parametrize("line", ["\n", " \n", "-\n", "+\n"])
+def test_an_empty_line_without_an_end_is_no_line(line: str) -> None:
+    lines = {"\n": (2, 2), " \n": (2, 2), "-\n": (2, 1), "+\n": (1, 2)}[line]
+    with pytest.raises(PatchError, match="line 3: a no-newline marker after an empty line"):
+        _apply("1\n", f"@@ -1,{lines[0]} +1,{lines[1]} @@\n-1\n+1a\n{line}\\ No newline at end of file\n")
+
+
 def test_crlf_is_content() -> None:
     assert _apply("a\r\nb\r\n", "@@ -1,2 +1,2 @@\n a\r\n-b\r\n+B\r\n")[0] == "a\r\nB\r\n"
     with pytest.raises(PatchError, match="does not fit"):

@@ -11,7 +11,7 @@ from lora_training import git as lora_git
 from lora_training.upstream import pins, status
 from lora_training.upstream.sync import sync
 from lora_training.workspace import Upstream
-from tests.helpers import git, lora, repository
+from tests.helpers import git, lora, repository, write
 from tests.upstream.conftest import Site, advance
 from tests.upstream.test_sync import quiet
 
@@ -82,3 +82,55 @@ def test_a_repository_of_another_user_is_said_to_be_that(tmp_path: Path, monkeyp
         status.changes(Upstream("a", tree, ""), pins.Head("0" * 40, "git"))
     assert (caught.value.message.split(" belongs")[0], caught.value.exit_code) == (str(tree), 4)
     assert caught.value.hint == f"if you trust it: git config --global --add safe.directory '{tree}'"
+
+
+@pytest.mark.parametrize(
+    "files", [5, [], {"../../out": "x"}, {"/dev/zero": "x"}, {"a": 5}, {"a/../../b": "x"}, {"a\0b": "x"}]
+)
+def test_a_list_of_files_that_makes_no_sense_is_as_good_as_none(files: object, site: Site) -> None:
+    write(site.tree, {".lora-upstream.json": json.dumps({"commit": "a" * 40, "archive": "x", "files": files})})
+    assert as_json(site)["commit"] is None
+
+
+@pytest.mark.parametrize(
+    "marker", ["5", '{"commit": 5, "files": {"a": "b"}}', '{"commit": "a"}', "[" * 100_000, "\udcff"]
+)
+def test_a_marker_that_makes_no_sense_is_as_good_as_none(marker: str, site: Site) -> None:
+    (site.tree / ".lora-upstream.json").write_text(marker, encoding="utf-8", errors="surrogateescape")
+    assert as_json(site)["commit"] is None
+
+
+def test_a_listed_file_that_never_ends_is_not_read(site: Site) -> None:
+    write(site.tree, {".lora-upstream.json": json.dumps({"commit": "a" * 40, "archive": "x", "files": {"a": "b"}})})
+    (site.tree / "a").symlink_to("/dev/zero")
+    assert as_json(site)["changed"] == ["a"]
+
+
+LOCKS = [
+    "upstreams = 5",
+    "[upstreams]\nsd-scripts = 5",
+    "[upstreams.sd-scripts]\npristine = 5",
+    "a = [",
+    "[upstreams.sd-scripts]",
+]
+LOCKS += ['[upstreams.sd-scripts]\ncommit = 5\n[upstreams.sd-scripts.pristine]\n"f" = "absent"']
+LOCKS += ['[upstreams.sd-scripts]\ncommit = "x"\npatches = 5', '[upstreams.sd-scripts]\ncommit = "x"\npatches = [5]']
+LOCKS += ['[upstreams.sd-scripts]\ncommit = "x"\n[upstreams.sd-scripts.pristine]\n"../../../f" = "absent"']
+LOCKS += ['[upstreams.sd-scripts]\ncommit = "x"\n[upstreams.sd-scripts.pristine]\n"f" = 5']
+LOCKS += [
+    '[[upstreams.sd-scripts.patches]]\nname = "x"\nsha256 = "x"\n[upstreams.sd-scripts.patches.files]\n"f" = "absent"'
+]
+LOCKS += ["x = " + "[" * 10_000]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize(
+    "words", [("upstream", "status"), ("patch", "status"), ("patch", "verify"), ("patch", "revert")]
+)
+def test_a_lock_that_makes_no_sense_is_one_sentence(words: tuple[str, str], lock: str, site: Site) -> None:
+    sync(site.here, "sd-scripts", quiet)
+    (site.here.patches / "patches.lock").write_text(f"version = 1\n{lock}\n")
+    ran = lora(*words, cwd=site.here.root)
+    assert "Traceback" not in ran.err
+    assert ran.code in (0, 1, 4, 5)
+    assert not ran.err or ran.err.startswith("error: ")

@@ -11,11 +11,11 @@ import lora_training
 # name -> (module, what `lora --help` says of it); the module holds a Click command of the same name
 _COMMANDS = {
     "train": ("lora_training.cli.train", "Train a LoRA from one TOML file."),
-    "runs": ("lora_training.cli.runs", "What was and is being trained: list, show, stop, rerun."),
-    "config": ("lora_training.cli.config", "The one TOML file: check, show, explain, import and more."),
-    "upstream": ("lora_training.cli.upstream", "The pinned source trees: status, sync, bump."),
-    "patch": ("lora_training.cli.patch", "The changes we carry: apply, revert, verify and more."),
-    "doctor": ("lora_training.cli.doctor", "Whether this machine and checkout are in order."),
+    "runs": ("lora_training.cli.runs", "List, show, stop and repeat runs."),
+    "config": ("lora_training.cli.config", "Check, show, explain, import and create configurations."),
+    "upstream": ("lora_training.cli.upstream", "Fetch the pinned source trees, show their state, and move a pin."),
+    "patch": ("lora_training.cli.patch", "Apply, revert, verify and write patches."),
+    "doctor": ("lora_training.cli.doctor", "Check this machine and checkout."),
 }
 
 
@@ -40,4 +40,4 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(lora_training.__version__, prog_name="lora")
 def lora() -> None:
-    """Train LoRAs with pinned, provably patched kohya-ss/sd-scripts, from one checked TOML file."""
+    """Train LoRAs with kohya-ss/sd-scripts from one TOML file."""

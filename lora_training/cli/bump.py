@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 @click.option("--without", "names", multiple=True, metavar="NAME", help="Take a runtime patch out; may be repeated.")
 @json_option
 def bump(upstream: str, ref: str, *, accept: bool, names: tuple[str, ...], as_json: bool) -> None:
-    """Rehearse UPSTREAM at REF: what becomes of every hunk of our patches, of the flags of our configurations, and of
-    what the runtime patches change. With --accept the smoke training runs there, and then the move is made.
+    """Show what moving UPSTREAM to REF would change. Nothing is written without --accept.
+
+    For each hunk of the patches, each flag of the configurations and each target of the runtime patches.
     """
     from lora_training.app.targets import target
     from lora_training.patching import moving

@@ -11,6 +11,7 @@ import click
 
 from lora_training import shell
 from lora_training.app.checkout import Checkout
+from lora_training.cli.groups import Group
 from lora_training.cli.output import json_option, print_json, say
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ _tree = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def config() -> None:
-    """One TOML file a training, checked against the pinned upstream."""
+    """Configurations: one TOML file for each training, checked against the pinned sd-scripts."""
 
 
 # -- check
@@ -47,7 +48,7 @@ def config() -> None:
 def check(  # noqa: PLR0913 - one parameter an option
     files: tuple[Path, ...], *, strict: bool, quick: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool
 ) -> None:
-    """Say everything that is wrong with FILES and with the files they name. Exit code 1 when there is an error."""
+    """Report every problem of FILES and of the files that they name. Exit code 1 when there is an error."""
     here = Checkout(tree)
     results = {file: here.check(file, sets, quick=quick) for file in files}
     right = [file for file, found in results.items() if not any(each.severity == "error" for each in found)]
@@ -113,7 +114,7 @@ def _count(number: int, word: str) -> str:
 def show(  # noqa: PLR0913 - one parameter an option
     file: Path, *, form: str, origin: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool
 ) -> None:
-    """FILE after the environment's and --set's overrides: as TOML, upstream's arguments, JSON or shell lines."""
+    """Print FILE with all overrides, as TOML, upstream's arguments, JSON or shell lines."""
     from lora_training.config import show as shown
 
     here = Checkout(tree)
@@ -150,7 +151,7 @@ def _show_argv(loaded: Config, known: Schema, *, origin: bool) -> None:
 @_tree
 @json_option
 def schema(*, script: str, form: str, tree: Path | None, as_json: bool) -> None:
-    """Every flag of a script, as its source at the pin has it."""
+    """Print every flag of a script of the pinned sd-scripts."""
     here = Checkout(tree)
     known = here.schema(script)
     if form == "jsonschema":
@@ -181,7 +182,7 @@ def _one_line(flag: Flag) -> str:
 @_tree
 @json_option
 def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
-    """What KEY is: upstream's help, type, default and scripts, where it does nothing, and how it has changed."""
+    """Explain KEY: its help, type, default and scripts, where it has no effect, and how it has changed."""
     from lora_training.config import explain as explained
 
     here = Checkout(tree)
@@ -205,7 +206,7 @@ def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
 def import_(  # noqa: PLR0913 - one parameter an option
     file: Path, *, output: Path | None, script: str | None, force: bool, tree: Path | None, as_json: bool
 ) -> None:
-    """Make a configuration from another trainer's FILE (`-`: a command line on stdin), with a report of each key."""
+    """Convert another trainer's FILE (`-`: a command line on stdin), with a report of each key."""
     from lora_training.config import importers
 
     here = Checkout(tree)
@@ -245,7 +246,7 @@ def _print_report(imported: Imported) -> None:
 @_sets
 @click.option("--force", is_flag=True, help="Write over an existing file.")
 def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, **given: str | None) -> None:
-    """Write the configuration NAME from a preset; paths that are not given are asked for on a terminal."""
+    """Write the configuration NAME from a preset. Paths that are not given are asked for on a terminal."""
     from lora_training import workspace
     from lora_training.config import presets
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @json_option
 def doctor(*, as_json: bool) -> None:
-    """Say whether this machine and checkout are in order. Exit code 1 when there is a problem."""
+    """Check this machine and checkout. Exit code 1 when there is a problem."""
     from lora_training.app.doctor import checkout as health
 
     here = workspace.find()

@@ -10,6 +10,7 @@ import click
 
 from lora_training import workspace
 from lora_training.cli import patch_words
+from lora_training.cli.groups import Group
 from lora_training.cli.output import json_option, print_file, print_json, say
 from lora_training.errors import PatchError
 from lora_training.patching.names import shown
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from lora_training.runtime.registry import Listed
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def patch() -> None:
-    """The changes that we carry on top of the pinned upstreams."""
+    """The changes that this project makes to the pinned source trees."""
 
 
 def _ad_hoc_options(command: Any) -> Any:
@@ -55,7 +56,7 @@ def _is_ad_hoc(tree: Path | None, files: tuple[Path, ...], strip: int | None) ->
 def apply(
     upstreams: tuple[str, ...], tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_json: bool
 ) -> None:
-    """Bring every upstream (or those UPSTREAMS) to the last step of its series: all patches or none."""
+    """Apply every patch (of those UPSTREAMS), or none if one fails."""
     if _is_ad_hoc(tree, files, strip) and tree:
         from lora_training.patching import adhoc
 
@@ -83,7 +84,7 @@ def revert(  # noqa: PLR0913 - each is an option
     *,
     as_json: bool,
 ) -> None:
-    """Bring every upstream that is here (or those UPSTREAMS) back to pristine, byte for byte."""
+    """Restore every patched file (of those UPSTREAMS) byte for byte."""
     if tree and keep_edits:
         raise click.UsageError("--keep-edits is for the upstreams, not for --tree")
     if _is_ad_hoc(tree, files, strip) and tree:
@@ -110,7 +111,7 @@ def _report(result: Result, *, as_json: bool) -> None:
 @_tree_option
 @json_option
 def recover(tree: Path | None, *, as_json: bool) -> None:
-    """Bring an interrupted command to its end, and nothing else."""
+    """Finish or undo an interrupted command, and do nothing else."""
     from lora_training.patching import adhoc, engine
 
     recovered = adhoc.recover(tree) if tree else engine.recover(workspace.find())
@@ -123,7 +124,7 @@ def recover(tree: Path | None, *, as_json: bool) -> None:
 @patch.command()
 @_ad_hoc_options
 def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_json: bool) -> int:
-    """Check pins, files, patches, pristine copies, documents: exit 0 when all is as it should be, else 1."""
+    """Check pins, trees, patches and PATCHES.md. Exit code 1 when something is wrong."""
     if _is_ad_hoc(tree, files, strip) and tree:
         return _verify_ad_hoc(tree, files, as_json=as_json)
     from lora_training.app import runtime_targets
@@ -167,7 +168,7 @@ def _report_ad_hoc(tree: Path, done: str, result: AdHocResult, *, as_json: bool)
 @patch.command()
 @json_option
 def status(*, as_json: bool) -> None:
-    """Where each upstream stands: its commit, the step it is at, the files that drifted."""
+    """Show the commit of each tree, how many patches are applied, and edited files."""
     from lora_training.app.targets import targets
     from lora_training.patching.status import read
 
@@ -183,7 +184,7 @@ def status(*, as_json: bool) -> None:
 @patch.command(name="list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    """The patches of each upstream, in order, and those made at run time."""
+    """List the patches of each tree in order, and the runtime patches."""
     from dataclasses import asdict
 
     from lora_training.app.targets import targets
@@ -215,7 +216,7 @@ def _notes(item: Listed) -> str:
 @click.argument("name")
 @json_option
 def show(name: str, *, as_json: bool) -> None:
-    """One patch: its header, the files it touches, and the patch itself. NAME may be its number."""
+    """Print one patch with its header. NAME may be its number."""
     from lora_training.app.targets import targets
     from lora_training.patching import series
 
@@ -247,7 +248,7 @@ def _names(upstream: str, name: str) -> tuple[str, ...]:
 @patch.command()
 @json_option
 def lock(*, as_json: bool) -> None:
-    """Write patches.lock from the patch files and the pristine trees, and show what that changes."""
+    """Write patches.lock from the patch files and the pristine trees, and show the changes."""
     from lora_training.app.targets import targets
     from lora_training.patching import relock
 
@@ -271,7 +272,7 @@ def lock(*, as_json: bool) -> None:
 @click.argument("files", nargs=-1)
 @json_option
 def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> None:
-    """Make a patch of the edits in UPSTREAM's tree (and in new FILES), or an empty one, from the template."""
+    """Make a patch of the edits in UPSTREAM's tree (and of new FILES), or an empty one."""
     from lora_training.app.targets import edited
     from lora_training.patching import authoring
 
@@ -285,7 +286,7 @@ def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> 
 @click.option("--file", "files", multiple=True, metavar="FILE", help="A file that is new in the tree.")
 @json_option
 def refresh(upstream: str, name: str | None, files: tuple[str, ...], *, as_json: bool) -> None:
-    """Take further edits in UPSTREAM's tree into its last patch, or the one called NAME."""
+    """Add the edits in UPSTREAM's tree to its last patch, or to NAME."""
     from lora_training.app.targets import edited
     from lora_training.patching import authoring
 
@@ -305,7 +306,7 @@ def _report_written(written: Written, *, as_json: bool) -> None:
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 when PATCHES.md is out of date.")
 @json_option
 def docs(*, check: bool, as_json: bool) -> int:
-    """Write PATCHES.md from the patches' headers and the parts in patches/docs."""
+    """Write PATCHES.md from the patches' headers and patches/docs."""
     from lora_training.app.targets import targets
     from lora_training.patching import docs as documents
 

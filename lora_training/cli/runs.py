@@ -11,6 +11,7 @@ import click
 
 from lora_training import files, workspace
 from lora_training.app import recording
+from lora_training.cli.groups import Group
 from lora_training.cli.output import json_option, print_json, say
 from lora_training.errors import LoraError
 from lora_training.supervise import record, shelf
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _TELLING = ("torch", "xformers", "diffusers", "accelerate", "transformers")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def runs() -> None:
     """The runs that this checkout has started."""
 
@@ -32,7 +33,7 @@ def runs() -> None:
 @runs.command("list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    """Every run, newest first: its name, state, attempts and where its LoRA is."""
+    """List every run, newest first, with its state, attempts and LoRA."""
     found = shelf.runs(workspace.find())
     if as_json:
         print_json({"runs": [_document(folder, run) for folder, run in found]})
@@ -50,7 +51,7 @@ def list_(*, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def show(name: str, *, as_json: bool) -> None:
-    """All that is known of the run NAME (or of the one whose folder or LoRA NAME is)."""
+    """Show what is recorded of the run NAME. NAME may be the path of its folder or its LoRA."""
     folder, run = _one(name)
     if as_json:
         print_json(_whole(folder, run))
@@ -63,7 +64,7 @@ def show(name: str, *, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def stop(name: str, *, as_json: bool) -> None:
-    """Have the run NAME save its state at the next step and end; the same `lora train` goes on from there."""
+    """Make the run NAME save its state at the next step and end. The same `lora train` goes on from there."""
     folder, run = _one(name, alive=True)
     if not record.is_alive(folder):
         raise LoraError(f"{run.name} is not running", hint="`lora runs list` shows what is")
@@ -85,7 +86,7 @@ def stop(name: str, *, as_json: bool) -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Show upstream's own log as it is written.")
 @json_option
 def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool, as_json: bool) -> None:
-    """Train the run NAME once more from its record alone. Exit code 1 when not the very same LoRA comes of it."""
+    """Train the run NAME again from its record and compare the LoRAs. Exit code 1 when they differ."""
     from lora_training.app import rerun as reruns
     from lora_training.cli import unread
 

@@ -8,6 +8,7 @@ import click
 
 from lora_training import workspace
 from lora_training.cli.bump import bump
+from lora_training.cli.groups import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
 from lora_training.patching import edits
 from lora_training.upstream import status as upstream_status
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from lora_training.workspace import Workspace
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def upstream() -> None:
-    """The pinned source trees below third_party."""
+    """The pinned source trees in third_party/."""
 
 
 upstream.add_command(bump)
@@ -28,7 +29,7 @@ upstream.add_command(bump)
 @upstream.command()
 @json_option
 def status(*, as_json: bool) -> None:
-    """Each tree: its pin, where it came from, at its pin or not, clean, patched or drifted."""
+    """Show the pin, source and state of each tree: clean, patched or drifted."""
     here = workspace.find()
     patched = _patched(here)
     rows = [_row(upstream_status.read(here, name), patched.get(name)) for name in here.upstreams]
@@ -43,7 +44,7 @@ def status(*, as_json: bool) -> None:
 @click.argument("names", nargs=-1)
 @click.option("--discard-edits", is_flag=True, help="Replace a tree that is not at its pin even if it has changes.")
 def sync(names: tuple[str, ...], *, discard_edits: bool) -> None:
-    """Bring each tree (or those NAMES) to its pin; one that is there is left alone."""
+    """Fetch each tree (or those NAMES) that is missing or not at its pin."""
     here = workspace.find()
     for name in names or tuple(here.upstreams):
         _sync_one(here, name, discard_edits=discard_edits)

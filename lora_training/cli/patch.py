@@ -30,7 +30,7 @@ def patch() -> None:
 def _ad_hoc_options(command: Any) -> Any:
     """Options that turn a command on the upstreams into one on any folder."""
     strip = click.option(
-        "--strip", type=click.IntRange(min=0), metavar="N", help="With --tree: leading folders to strip."
+        "--strip", type=click.IntRange(0, 4096), metavar="N", help="With --tree: leading folders to strip."
     )
     files = click.option(
         "--patch", "files", multiple=True, type=_PATH, metavar="FILE", help="With --tree: a patch file."

@@ -67,6 +67,7 @@ def test_json_is_one_document_and_nothing_else(tree: Path) -> None:
         ("patch", "apply", "--patch", "x"),
         ("patch", "apply", "--tree", "."),
         ("patch", "verify", "--strip", "1"),
+        ("patch", "apply", "--tree", ".", "--patch", "x", "--strip", "99999999999999999999"),
         ("patch", "revert", "--tree", ".", "--patch", "x", "--keep-edits", "y"),
     ],
 )

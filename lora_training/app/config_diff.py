@@ -41,9 +41,12 @@ def from_record(plan: Plan, folder: Path, made_by: Mapping[str, str]) -> dict[st
     known = record.read(folder)
     if known is None or known.made_by != dict(made_by):
         return None
+    text = recording.config(folder)
     try:
-        then = parsed((folder / recording.CONFIG).read_text(encoding="utf-8", errors="surrogateescape"))
-    except (OSError, ValueError):
+        then = parsed(text) if text is not None else None
+    except (ValueError, RecursionError):
+        return None
+    if then is None:
         return None
     before, after = dict(_leaves("", then)), dict(_leaves("", parsed(recording.resolved(plan))))
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CONFIG, INPUTS, ENVIRONMENT = "config.toml", "inputs.json", "environment.json"
 _SHOWN = 3
+# in bytes
+_LARGEST = 16 * 2**20
 # what of the two is looked into by name
 _TABLES = ("files", "upstreams", "patches", "runtime", "packages")
 
@@ -184,6 +186,14 @@ def _keep(path: Path, document: dict[str, Any], *, goes_on: bool) -> None:
         names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
         path.rename(next(name for name in names if not name.exists()))
     files.write(path, json.dumps(document, indent=1) + "\n")
+
+
+def config(folder: Path) -> str | None:
+    """The text of the resolved configuration beside a record; None when there is none to be read."""
+    try:
+        return files.read(folder / CONFIG, _LARGEST).decode("utf-8", "surrogateescape")
+    except OSError:
+        return None
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:

@@ -90,9 +90,9 @@ def rerun(here: Workspace, original: Original, output: Path | None, *, allow_cha
 def _require_sense(original: Original) -> None:
     run = original.run
     lacks = f"{original.folder} does not say enough to repeat the run: "
-    if not (original.folder / recording.CONFIG).exists():
+    if recording.config(original.folder) is None:
         raise ConfigError(
-            f"{lacks}it has no {recording.CONFIG}",
+            f"{lacks}it has no {recording.CONFIG} that can be read",
             hint=f"an older lora wrote it; `lora train {run.config}` trains it anew",
         )
     if not run.made_by:
@@ -138,10 +138,11 @@ def _differences(original: Original, plan: Plan, now: Mapping[str, Any]) -> Iter
     for name in ("upstreams", "patches", "runtime"):
         if name in then:
             yield from _changed(name.removesuffix("es").removesuffix("s"), then[name], now[name])
-    for name, digest in original.run.made_by.items():
+    for name in sorted({*original.run.made_by, *plan.made_by}):
+        before, after = (made_by.get(name, "none") for made_by in (original.run.made_by, plan.made_by))
         # with more in the record, the names of what differs have been said
-        if digest != plan.made_by.get(name) and (name == "config" or name not in then):
-            yield f"{name}: {digest[:12]} -> {plan.made_by.get(name, 'none')[:12]}"
+        if before != after and (name == "config" or name not in then):
+            yield f"{name}: {before[:12]} -> {after[:12]}"
 
 
 def _other_inputs(original: Original, now: dict[str, Any]) -> Iterator[str]:

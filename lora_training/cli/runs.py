@@ -189,11 +189,10 @@ def _samples(folder: Path) -> str | None:
 
 
 def _whole(folder: Path, run: Record) -> dict[str, Any]:
-    config = folder / recording.CONFIG
     return {
         **_document(folder, run),
         "samples": _samples(folder),
-        "resolved": config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
+        "resolved": recording.config(folder),
         "inputs": recording.read(folder, recording.INPUTS) or None,
         "environment": recording.read(folder, recording.ENVIRONMENT) or None,
     }

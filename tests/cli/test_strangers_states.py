@@ -115,6 +115,16 @@ def test_a_record_that_could_mean_anything_is_not_run_again(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("sd_scripts")
+def test_a_record_that_says_half_of_what_made_it_differs_in_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = made_by(tmp_path / "cats.rerun")
+    folder = recorded(tmp_path / "cats.run", made_by={"upstream": made["upstream"]})
+    assert cli.run(["runs", "rerun", str(folder)]) == 1
+    assert "config: none -> " in capsys.readouterr().err
+
+
 @needs_root
 @pytest.mark.usefixtures("sd_scripts")
 def test_a_record_that_begins_with_another_users_state_is_not_run_again(

@@ -22,30 +22,27 @@ def parse(
     *,
     strip: int | None = 1,
     exists: Callable[[str], bool] | None = None,
-    proven: bool = False,
 ) -> Patch:
     """Read a patch file; `name` is what messages call it.
 
     `strip` is how many leading folders the names lose; None means 1 in git's diffs and, in others, the one number
     for which the file is in the tree, which `exists` answers (default: nothing is).
-    `proven`: this very content was read before, so its hunks need not be read twice.
     Raises PatchError for anything that is not wholly understood, and for names that no patch may have.
     """
     preamble, sections = scan(name, data)
     if not sections:
         raise PatchError(f"{name} holds no diff", hint="a patch must be a `git diff` or a unified diff")
     there = exists or _nothing_exists
-    return Patch(
-        name, sha256(data), preamble, tuple(_change(name, section, strip, there, proven=proven) for section in sections)
-    )
+    changes = tuple(_change(name, section, strip, there) for section in sections)
+    return Patch(name, sha256(data), preamble, changes)
 
 
 def _nothing_exists(_name: str) -> bool:
     return False
 
 
-def _change(name: str, section: Section, strip: int | None, exists: Callable[[str], bool], *, proven: bool) -> Change:
-    hunks = read_hunks(name, section.hunks, proven=proven)
+def _change(name: str, section: Section, strip: int | None, exists: Callable[[str], bool]) -> Change:
+    hunks = read_hunks(name, section.hunks)
     if section.git:
         change = GitReader(name, section, 1 if strip is None else strip).change(hunks)
     else:

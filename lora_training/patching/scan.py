@@ -51,11 +51,10 @@ _IN_HUNK = _IN_OLD | _IN_NEW
 
 @dataclass
 class RawHunk:
-    """A hunk's header line, the old and the new line that it names, and its body lines as they stand."""
+    """A hunk's header line and its body lines, unread, and the line number of the header."""
 
     line: int
     header: bytes
-    starts: tuple[int, int]
     body: list[bytes] = field(default_factory=list)
 
 
@@ -160,7 +159,7 @@ class _Scanner:
         match = _HUNK.fullmatch(self.peek())
         if not match:  # pragma: no cover - the caller has looked
             raise self.refuse("a malformed hunk header")
-        hunk = RawHunk(self.at + 1, self.take(), (int(match[1]), int(match[3])))
+        hunk = RawHunk(self.at + 1, self.take())
         old, new = (1 if n is None else int(n) for n in (match[2], match[4]))
         while old > 0 or new > 0:
             line = self.peek()

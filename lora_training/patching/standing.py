@@ -71,8 +71,7 @@ def patches(target: Target, stack_: Stack) -> list[Patch]:
     problems = lock_problems(target, stack_, contents)
     if problems:
         raise PatchError("; ".join(problems), hint=_LOCK_HINT)
-    # `lock` has read these very bytes with every check
-    return [parse(name, data, proven=True) for name, data in contents.items()]
+    return [parse(name, data) for name, data in contents.items()]
 
 
 def check_no_drift(standing: Standing) -> None:

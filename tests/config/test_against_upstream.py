@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_training import git, proc
-from lora_training.config import argv, encode, load, ours, schema, to_argv, tomlout
+from lora_training.config import argv, encode, load, schema, to_argv, tomlout
 from lora_training.config.checks.datasets import tables
 from lora_training.config.checks.view import View
+from lora_training.config.ours import SECRETS
 from lora_training.config.paths import is_path
 from lora_training.config.schema.types import converted
 from tests.config.helpers import HERE
@@ -110,7 +111,7 @@ def values(flag: schema.Flag) -> st.SearchStrategy[object]:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_real_parser_gives_back_the_values_of_the_file(real, real_parsers, tmp_path, script):
     known = real[script]
-    usable = [flag for flag in known.flags if flag.dest not in (*argv.REFUSED, *ours.SECRETS, "dataset_config")]
+    usable = [flag for flag in known.flags if flag.dest not in (*argv.REFUSED, *SECRETS, "dataset_config")]
     configs = st.lists(st.sampled_from(usable), unique=True, max_size=20).flatmap(
         lambda flags: st.fixed_dictionaries({flag.dest: values(flag) for flag in flags})
     )

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZE = 1_000_000
 SECONDS = 2.0
 _PATIENCE = 20.0
+_MEMORY = 2 * 2**30
 _MEASURABLE = 0.001
 PEERS = {
     ".json": "import json; json.loads(data)",
@@ -140,9 +141,9 @@ def noise() -> Iterator[Case]:
 
 
 def took(argv: list[str]) -> tuple[float, str]:
-    """Processor seconds, which another process does not change, and what it said; its patience is the most."""
+    """Processor seconds, which another process does not change, and what it said; time and memory are bounded."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    limit = ("prlimit", f"--cpu={_PATIENCE:.0f}")
+    limit = ("prlimit", f"--cpu={_PATIENCE:.0f}", f"--as={_MEMORY}")
     done = subprocess.run([*limit, *argv], cwd=ROOT, capture_output=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -160,7 +161,7 @@ def measure(case: Case, folder: Path, nothing: float) -> str:
     peer = "import sys, time\ndata = open(sys.argv[1], 'rb').read()\nbegun = time.process_time()\n"
     peer += f"try:\n    {PEERS[case.suffix]}\nexcept Exception:\n    pass\nprint(time.process_time() - begun)"
     beside, answer = took([sys.executable, "-c", peer, str(path)])
-    alone = float(answer) if beside < _PATIENCE else _PATIENCE
+    alone = beside if answer.startswith("ended with") else float(answer)
     ratio = f"{seconds / alone:.1f}" if alone > _MEASURABLE else ""
     mark = "" if seconds <= SECONDS else " **too slow**"
     what = f"{case.command} {case.suffix}: {case.name}"

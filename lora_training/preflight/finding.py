@@ -59,12 +59,12 @@ class Job:
 
 def flags(words: list[str]) -> dict[str, tuple[str, ...]]:
     """A command line's flags with their values, the last one of each name: `--a 1 2 --b=-x --c`."""
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[str]] = {}
     name = ""
     for word in words:
         if word.startswith("--"):
             name, joined, value = word[2:].partition("=")
-            found[name] = (value,) if joined else ()
+            found[name] = [value] if joined else []
         elif name:
-            found[name] += (word,)
-    return found
+            found[name].append(word)
+    return {name: tuple(values) for name, values in found.items()}

@@ -71,7 +71,7 @@ def check(
     found += [
         *_first(config, datasets.problems(view)),
         *rules.problems(view),
-        *buckets.problems(view),
+        *_first(config, buckets.problems(view)),
         *family.problems(view),
     ]
     found += [*network.problems(view), *optimizer.problems(view, machine.installed), *files.problems(view)]

@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from lora_training import printable
+from lora_training import locks, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +20,8 @@ def run(argv: Sequence[str]) -> int:
     The one place that turns a LoraError into `error:` and `hint:` lines and a code.
     """
     from lora_training.errors import LoraError
-    from lora_training.patching import locking
 
-    locking.on_wait(_note)
+    locks.on_wait(_note)
     try:
         _recover()
         return _run_click(argv)

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_training.patching import journal, locking, transaction
+from lora_training import locks
+from lora_training.patching import journal, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,7 @@ def of_workspace(workspace: Workspace) -> Site:
 @contextmanager
 def alone(site: Site) -> Iterator[Recovered | None]:
     """Hold the site alone, after bringing an interrupted command to its end; gives what that was."""
-    with locking.exclusive(site.lock_on):
+    with locks.exclusive(site.lock_on):
         yield transaction.recover(site.root, site.state)
 
 
@@ -44,7 +45,7 @@ def together(site: Site) -> Iterator[Recovered | None]:
     if journal.pending(site.state):
         with alone(site) as recovered:
             pass
-    with locking.shared(site.lock_on):
+    with locks.shared(site.lock_on):
         yield recovered
 
 

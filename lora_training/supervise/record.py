@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
-from lora_training import files
+from lora_training import files, locks
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import room
 
@@ -108,16 +108,12 @@ def alone(folder: Path) -> Iterator[None]:
 
     Raises LoraError when another process does, ConfigError when it cannot be written to or has links in it.
     """
-    import fcntl
-
     with _lock_file(folder) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.acquire(handle.fileno()):
             raise LoraError(
                 f"another run is at work on {folder.with_suffix('')}",
                 hint="wait for it, end it with `lora runs stop`, or choose another output_name",
-            ) from None
+            )
         (folder / STOP).unlink(missing_ok=True)
         refuse_links(folder.rglob("*"))
         yield
@@ -163,11 +159,7 @@ def is_alive(folder: Path) -> bool:
 @contextmanager
 def _glance(folder: Path) -> Iterator[None]:
     """Hold the folder for a moment, changing nothing in it. Raises LoraError when another process does."""
-    import fcntl
-
     with open(folder / "lock", opener=files.opener) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LoraError("in use") from None
+        if not locks.acquire(handle.fileno(), shared=True):
+            raise LoraError("in use")
         yield

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
+from lora_training import locks
 from lora_training.errors import UpstreamError
 from lora_training.proc import ProcError
 from lora_training.upstream import fetch, pins, status
@@ -55,10 +56,8 @@ def sync(workspace: Workspace, name: str, progress: Callable[[str], None], *, di
 @contextlib.contextmanager
 def lock(workspace: Workspace) -> Iterator[None]:
     """One sync at a time in a checkout; a second one waits."""
-    import fcntl
-
     with _lock_file(workspace) as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        locks.acquire(handle.fileno(), wait=True)
         yield
 
 

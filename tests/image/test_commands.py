@@ -32,10 +32,12 @@ def test_a_build_is_told_the_pins_and_the_patches_that_it_is_checked_against() -
     assert given["PATCHES_SHA256"] == hashlib.sha256(lock).hexdigest()
 
 
-def test_every_build_argument_is_one_that_the_dockerfile_has() -> None:
+def test_every_build_argument_is_one_that_the_dockerfile_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "https://packages.example.invalid/simple")
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     known = {line.removeprefix("ARG ").split("=")[0] for line in lines if line.startswith("ARG ")}
-    assert set(arguments(image.build("buildah", "name", []))) <= known
+    # buildah itself would be asked how it stores layers
+    assert set(arguments(image.build("podman", "name", []))) <= known
 
 
 def test_certificates_and_a_package_index_of_ones_own_reach_the_build(monkeypatch: pytest.MonkeyPatch) -> None:

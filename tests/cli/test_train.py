@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,13 +145,19 @@ def test_the_same_exception_at_the_same_step_ends_the_training(
 
 
 @pytest.mark.upstream
-def test_a_full_disk_is_one_error_with_exit_code_6(sd_scripts: Path, tmp_path: Path) -> None:
-    record = tmp_path / "smoke.run"
-    record.mkdir()
-    (record / "dataset.json").symlink_to("/dev/full")
-    ran = lora("train", SMOKE, "--set", f"output_dir={tmp_path}", cwd=ROOT)
+def test_a_full_disk_is_one_error_with_exit_code_6_and_the_run_goes_on_when_there_is_room(
+    sd_scripts: Path, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("3m")
+    sets = (f"output_dir={disk}", "max_train_steps=3", "save_every_n_steps=1", "save_state=true")
+    command = ("train", SMOKE, *(word for setting in sets for word in ("--set", setting)))
+    ran = lora(*command, cwd=ROOT)
     assert ran.code == 6
     assert "error: the disk is full" in ran.err
+    subprocess.run(["mount", "-o", "remount,size=30m", str(disk)], check=True)
+    more = lora(*command, cwd=ROOT)
+    assert more.code == 0, more.err
+    assert "going on from step 1" in more.err
 
 
 @pytest.mark.upstream

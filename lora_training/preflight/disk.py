@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training import families
+from lora_training import families, manifest
 from lora_training.preflight import saves, sizes
 from lora_training.preflight.finding import Finding
 
@@ -91,9 +91,10 @@ def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
     """Add what the run will write besides what is there of it already; the least that one save takes."""
     loras, states = _earlier(job.output)
     number = saves.count(job, subsets)
-    lora = max(loras, default=0) or sizes.lora(job) or 0
-    state = max(states, default=0) or sizes.state(job) or 0
-    there = (0, 0) if job.keeps else (len(loras), len(states))
+    lora = max(map(_size, loras), default=0) or sizes.lora(job) or 0
+    state = max(map(_size, states), default=0) or sizes.state(job) or 0
+    # another is saved beside a state that is kept
+    there = (0, 0) if job.keeps else (len(loras), sum(not manifest.is_kept(each) for each in states))
     more = max(0, number.loras - there[0])
     disk.add(more, lora, "LoRAs")
     # a state is written beside the one that it replaces
@@ -103,16 +104,21 @@ def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
     return max(_LEAST, sure)
 
 
-def _earlier(output: Path) -> tuple[list[int], list[int]]:
-    """The sizes of the LoRAs and of the states that earlier attempts at this run have left."""
+def _earlier(output: Path) -> tuple[list[Path], list[Path]]:
+    """The LoRAs and the states that earlier attempts at this run have left."""
     ours = re.compile(rf"{re.escape(output.stem)}(?:-step\d{{8,}}|-\d{{6,}})?(-state|{re.escape(output.suffix)})")
-    found: dict[str, list[int]] = {"-state": [], output.suffix: []}
+    found: dict[str, list[Path]] = {"-state": [], output.suffix: []}
     for path in output.parent.iterdir() if output.parent.is_dir() else ():
         match = ours.fullmatch(path.name)
         if match:
-            files = [path] if path.is_file() else list(path.rglob("*"))
-            found[match[1]].append(sum(file.stat().st_size for file in files if file.is_file()))
+            found[match[1]].append(path)
     return found[output.suffix], found["-state"]
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file, or of all the files in a folder."""
+    files = [path] if path.is_file() else list(path.rglob("*"))
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _caches(job: Job, subsets: Sequence[Subset], cached: Collection[str], disks: dict[int, _Disk]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lora_training import manifest
 from lora_training.preflight import disk, listing, saves, sizes
 from tests.helpers import write
 from tests.preflight.helpers import checkpoint, job
@@ -107,6 +108,16 @@ def test_what_earlier_attempts_left_is_measured_and_is_there_already(tmp_path: P
     assert found(last, int(1.5 * MB)) == []
     # unless it is another run's, which is put aside
     assert found(replace(last, keeps=True), int(1.5 * MB))[0].severity == "error"
+
+
+def test_a_state_that_a_run_began_from_is_not_counted_as_one_that_will_be_replaced(tmp_path: Path, model: Path) -> None:
+    work = training(tmp_path, model, max_train_steps=20, save_every_n_steps=10, save_state=True)
+    state = work.output.parent / "it-step00000010-state"
+    write(state, {"model.safetensors": "x" * 3 * MB})
+    manifest.write(state, step=10, made_by={})
+    assert "2 states of 3 MB" in (found(work, 30 * MB)[0].hint or "")
+    manifest.keep(state)
+    assert "3 states of 3 MB" in (found(work, 30 * MB)[0].hint or "")
 
 
 def test_caches_to_come_are_added_up_and_those_that_are_there_are_not(tmp_path: Path, model: Path) -> None:

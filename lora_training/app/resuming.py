@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_training import shell
 from lora_training.app import config_diff
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import aside, record, states
@@ -38,16 +39,17 @@ def meant(plan: Plan, resume: str, terminal: Terminal) -> str:
     return "auto"
 
 
-def state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
+def state(plan: Plan, resume: str, terminal: Terminal, *, is_rerun: bool = False) -> State | None:
     """The state to go on from, None to begin. Raises ConfigError where something else made what is under the name.
 
-    Another run's state is taken only when it is named, or was when this run began.
+    Another run's state is taken only when it is named, or was when this run began. A rerun puts aside what lies there.
     """
     if resume == "never" or plan.tree.is_miniature:
         return None
     if resume != "auto":
         named = _named(plan, resume)
-        _refuse_anothers(plan, named)
+        if not is_rerun:
+            _refuse_anothers(plan, named)
         _warn(plan, named, terminal)
         return named
     own = states.newest(plan.output, _own_alone(plan, terminal), plan.made_by) or _begun_with(plan)
@@ -57,7 +59,7 @@ def state(plan: Plan, resume: str, terminal: Terminal) -> State | None:
     if states.is_strangers(own.path, plan.output.parent):
         raise ConfigError(
             f"{own.path} was put there by another user",
-            hint=f"`--resume {own.path}` goes on from it all the same; `--resume never` starts anew",
+            hint=f"{_option(own)} goes on from it all the same; `--resume never` starts anew",
         )
     terminal.note(f"going on from step {own.step}: {own.path}")
     return own
@@ -74,7 +76,7 @@ def _named(plan: Plan, resume: str) -> State:
         return states.at(_place(resume))
     except LoraError as exc:
         there = itertools.islice(states.good(plan.output), _OFFERED)
-        exc.hint = "\n".join(f"`--resume {state.path}` is one, of step {state.step}" for state in there) or exc.hint
+        exc.hint = "\n".join(f"{_option(state)} is one, of step {state.step}" for state in there) or exc.hint
         raise
 
 
@@ -105,7 +107,7 @@ def _what_differs(plan: Plan, maker: Mapping[str, str], changed: Iterable[str]) 
 def _ways_out(plan: Plan) -> Iterator[str]:
     another = states.newest(plan.output)
     if another:
-        yield f"`--resume {another.path}` goes on from it all the same (step {another.step});"
+        yield f"{_option(another)} goes on from it all the same (step {another.step});"
     yield f"`--resume never` starts anew and keeps what is there as {aside.free(plan.output)};"
     yield "another output_name leaves it where it is"
 
@@ -124,6 +126,10 @@ def _start(plan: Plan) -> dict[str, Any] | None:
     """What the record of this very run says that it began with."""
     known = record.read(plan.folder)
     return known.start if known and known.made_by == dict(plan.made_by) else None
+
+
+def _option(state: State) -> str:
+    return f"`--resume {shell.quote(str(state.path))}`"
 
 
 def _place(resume: str) -> Path:

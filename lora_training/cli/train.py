@@ -138,7 +138,7 @@ def run(here: Workspace, plan: Plan, resume: str, terminal: Terminal, rerun_of: 
             terminal.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
         aside.refuse_links(plan.output)
-        state = resuming.state(plan, resume, terminal)
+        state = resuming.state(plan, resume, terminal, is_rerun=rerun_of is not None)
         recording.refuse_own_work(plan)
         start_checks.check(here, plan, keeps=recording.puts_aside(plan, resume, state))
         began = {**recording.begin(here, plan, resume, state, terminal), "rerun_of": rerun_of and str(rerun_of)}

@@ -59,3 +59,14 @@ def test_upstreams_own_cleaning_up_leaves_it(cats: Cats) -> None:
     assert longer.code == 0, longer.err
     assert listing(named) == before
     assert not (cats.out / "cats-step00000004-state").exists()
+
+
+def test_a_rerun_from_a_state_keeps_what_another_rerun_left_in_its_folder(cats: Cats, tmp_path: Path) -> None:
+    assert cats.train("max_train_steps=2").code == 0
+    for steps in (3, 4):
+        output = tmp_path / f"{steps}"
+        assert cats.train(f"output_dir={output}", f"max_train_steps={steps}", resume=cats.out / "cats-state").code == 0
+        again = lora("runs", "rerun", output / "cats.safetensors", "--output", tmp_path / "again", cwd=ROOT)
+        assert again.code == 0, again.err
+    assert f"kept as {tmp_path / 'again' / 'cats.1'}" in again.err
+    assert (tmp_path / "again" / "cats.1.safetensors").exists()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_training import shell
 from lora_training.app import recording
 from lora_training.errors import CheckFailed, ConfigError
 from lora_training.supervise import digests, environment, states, tensors
@@ -93,17 +94,21 @@ def _require_sense(original: Original) -> None:
     if recording.config(original.folder) is None:
         raise ConfigError(
             f"{lacks}it has no {recording.CONFIG} that can be read",
-            hint=f"an older lora wrote it; `lora train {run.config}` trains it anew",
+            hint=f"an older lora wrote it; `lora train {shell.quote(run.config)}` trains it anew",
         )
     if not run.made_by:
         raise ConfigError(
             f"{lacks}nothing of what made it",
-            hint=f"`lora train {original.folder / recording.CONFIG}` trains it as a configuration",
+            hint=f"`lora train {_config(original)}` trains it as a configuration",
         )
     paths = [run.output, *([run.start["path"]] if run.start else [])]
     for path in paths:
         if not os.path.isabs(path):  # noqa: PTH117 - text
             raise ConfigError(f"{lacks}{path!r} is relative", hint="what a run wrote and began with has a whole path")
+
+
+def _config(original: Original) -> str:
+    return shell.quote(str(original.folder / recording.CONFIG))
 
 
 def _plan(here: Workspace, original: Original, output: Path | None) -> Plan:
@@ -186,7 +191,7 @@ def _resume(original: Original, plan: Plan) -> str:
     if states.is_strangers(path, original.folder.parent):
         raise ConfigError(
             f"the run went on from {path}, which is another user's",
-            hint=f"`lora train {original.folder / recording.CONFIG} --resume {path}` goes on from it all the same",
+            hint=f"`lora train {_config(original)} --resume {shell.quote(str(path))}` goes on from it all the same",
         )
     return str(path)
 

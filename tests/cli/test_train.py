@@ -161,6 +161,16 @@ def test_a_full_disk_is_one_error_with_exit_code_6_and_the_run_goes_on_when_ther
 
 
 @pytest.mark.upstream
+def test_the_command_in_a_hint_can_be_pasted_whatever_the_file_is_called(sd_scripts: Path, tmp_path: Path) -> None:
+    file = tmp_path / "my cats.toml"
+    file.write_text(SMOKE.read_text(encoding="utf-8").replace("seed = 1", 'seed = "x"'), encoding="utf-8")
+    ran = lora("train", file, cwd=ROOT)
+    assert ran.code == 3
+    command = ran.err.split("`")[-2]
+    assert shlex.split(command) == ["lora", "config", "check", str(file)]
+
+
+@pytest.mark.upstream
 def test_a_complete_run_says_what_is_next_in_the_container_image_alone(trained: Trained) -> None:
     again = ("train", SMOKE, "--set", f"output_dir={trained.folder}")
     inside = lora(*again, cwd=ROOT, env=os.environ | {"LORA_IMAGE": "an-image"})

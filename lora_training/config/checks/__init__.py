@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from lora_training import shell
 from lora_training.config import inputs
 from lora_training.config.argv import encoded
 from lora_training.config.checks import (
@@ -145,7 +146,11 @@ def require(config: Config, problems: Collection[Problem]) -> None:
     more = [f"{problem.place}: {problem.message}" for problem in rest]
     same = " with the same --set and LORA_* shows" if any(each.position is None for each in errors) else " shows"
     hint = "\n".join(
-        [*([first.hint] if first.hint else []), *more, f"`lora config check {config.path}`{same} all of it"]
+        [
+            *([first.hint] if first.hint else []),
+            *more,
+            f"`lora config check {shell.quote(str(config.path))}`{same} all of it",
+        ]
     )
     raise ConfigError(f"{first.place}: {first.message}", hint=hint)
 

@@ -1,26 +1,34 @@
-"""`lora upstream bump --accept`: all of the move is made and tried in a scratch checkout, then taken over at once."""
+"""Move an upstream to another commit.
+
+The move is rehearsed in a scratch tree. An accepted one is made and tried in a scratch checkout, then taken over at
+once.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import sys
-from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_training import git, without
+from lora_training.app import runtime_targets
+from lora_training.app.targets import target, targets
 from lora_training.errors import LoraError, PatchError
-from lora_training.patching import site, switch
+from lora_training.patching import moving, site, switch
 from lora_training.upstream import bump as bumping
 from lora_training.upstream import pins
 from lora_training.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
 
     from lora_training.app.plan import Plan
+    from lora_training.app.watcher import Watcher
+    from lora_training.config.schema import Flag
     from lora_training.patching.moving import Rehearsed
     from lora_training.patching.switch import Note
     from lora_training.upstream.bump import Rehearsal
@@ -31,22 +39,110 @@ _OURS = ("patches", "PATCHES.md")
 _SMOKE = "configs/smoke.toml"
 
 
-def accept(
-    here: Workspace, upstream: Upstream, there: Rehearsal, rehearsed: Rehearsed, taken_out: Collection[str]
-) -> list[str]:
-    """Move an upstream to the commit of a rehearsal; the patches that are dropped, since they are not needed there.
+@dataclass(frozen=True)
+class Move:
+    """A rehearsed move of an upstream, and the runtime patches that are taken out with it."""
+
+    upstream: Upstream
+    there: Rehearsal
+    rehearsed: Rehearsed
+    taken_out: Collection[str]
+
+
+def bump(
+    here: Workspace, name: str, ref: str, without_patches: Sequence[str], accepting: Watcher | None
+) -> dict[str, Any]:
+    """Rehearse a move and return its report; with a watcher to report to, accept it as well.
+
+    `without_patches` are runtime patches to take out.
+    """
+    upstream, wanted = here.upstream(name), target(here, name)
+    with bumping.scratch(here, upstream, ref) as there:
+        rehearsed = moving.rehearse(here, wanted, there.tree, there.paths)
+        unfit = runtime_targets.unfit(here, name, _patched(there, rehearsed))
+        report = _document(name, wanted.pin, there, rehearsed, _flag_changes(here, upstream, there.tree))
+        report["runtime"] = [row.as_dict() for row in unfit]
+        report["without"] = runtime_targets.taken_out(unfit, without_patches)
+        if accepting:
+            moving.check(rehearsed)
+            runtime_targets.check_fit(unfit, report["without"])
+            report["dropped"] = _accept(here, Move(upstream, there, rehearsed, report["without"]), accepting)
+            report["back"] = _way_back(here, upstream, wanted.pin)
+        report["accepted"] = accepting is not None
+    return report
+
+
+def _patched(there: Rehearsal, rehearsed: Rehearsed) -> list[Path]:
+    """Return the folders that make up the patched new tree: the files that our patches change, and the rest."""
+    folder = there.root / "patched"
+    for carried in rehearsed.carried:
+        for path, node in carried.after.items():
+            if node is not None and not node.is_folder:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(node.data)
+    return [folder, there.tree]
+
+
+def _document(
+    name: str, pin: str, there: Rehearsal, rehearsed: Rehearsed, flags: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    patches = [
+        {"name": patch.name, "needed": patch.is_needed, "hunks": [asdict(hunk) for hunk in patch.hunks]}
+        for patch in rehearsed.carried
+    ]
+    return {"upstream": name, "from": pin, "to": there.commit, "patches": patches, "flags": flags}
+
+
+def _flag_changes(here: Workspace, upstream: Upstream, new: Path) -> dict[str, dict[str, Any]]:
+    """Return the flags that appeared, vanished or changed, for each script that our configurations use."""
+    from lora_training.config import schema
+
+    known = schema.scripts(upstream.path)
+    changes: dict[str, dict[str, Any]] = {}
+    for script in _scripts_in_use(here):
+        if script in known:
+            old = schema.read(upstream.path, script).keys
+            later = schema.read(new, script).keys if script in schema.scripts(new) else None
+            changes[script] = {"vanished script": True} if later is None else _compared(old, later)
+    return changes
+
+
+def _compared(old: dict[str, Flag], new: dict[str, Flag]) -> dict[str, Any]:
+    changed = {key: _differences(old[key], new[key]) for key in old if key in new}
+    return {
+        "appeared": [key for key in new if key not in old],
+        "vanished": [key for key in old if key not in new],
+        "changed": {key: found for key, found in changed.items() if found},
+    }
+
+
+def _differences(old: Flag, new: Flag) -> dict[str, list[Any]]:
+    before, after = asdict(old), asdict(new)
+    # where it stands and what its help says are no change to a configuration
+    told = [key for key in before if key not in {"help", "line", "file", "source", "type_source"}]
+    return {key: [str(before[key]), str(after[key])] for key in told if before[key] != after[key]}
+
+
+def _scripts_in_use(here: Workspace) -> list[str]:
+    found = set()
+    for path in sorted((here.root / "configs").glob("*.toml")):
+        found |= set(re.findall(r'^script = "(\w+)"', path.read_text(encoding="utf-8"), re.MULTILINE))
+    return sorted(found)
+
+
+def _accept(here: Workspace, move: Move, watcher: Watcher) -> list[str]:
+    """Make a rehearsed move and return the patches that are dropped, since they are not needed there.
 
     Raises PatchError when something is in the way, and what the smoke training raises; nothing has moved then.
     """
-    from lora_training.app.targets import target
-
+    upstream, there = move.upstream, move.there
     _check_committed(here, upstream)
     with site.alone(site.of_workspace(here)):
         # found out before the training, and once more after it
         switch.check_unedited(here, target(here, upstream.name))
     checkout = _lay_out(here, upstream, there)
-    dropped = _write(checkout, upstream.name, rehearsed, taken_out)
-    _train_smoke(here, checkout, upstream, taken_out)
+    dropped = _write(checkout, upstream.name, move.rehearsed, move.taken_out)
+    _train_smoke(here, checkout, move, watcher)
     paths = (*_in_tree(here, upstream, bumping.files(upstream.path)), *_in_tree(here, upstream, there.paths))
     ours = [path for root in (here, checkout) for path in switch.paths_of(root, target(root, upstream.name))]
     planned = partial(switch.plan, here.root, checkout.root, [*paths, *ours])
@@ -55,14 +151,12 @@ def accept(
     return dropped
 
 
-def recover(here: Workspace) -> None:
-    """Bring a move that was interrupted to its end, and say so."""
-    outcome = switch.recover(here, partial(_settle, here))
-    if outcome:
-        sys.stderr.write(f"note: an interrupted `lora upstream bump` was {outcome}\n")
+def recover(here: Workspace) -> str | None:
+    """Finish or undo an interrupted move; return what was done."""
+    return switch.recover(here, partial(_settle, here))
 
 
-def way_back(here: Workspace, upstream: Upstream, before: str) -> list[str]:
+def _way_back(here: Workspace, upstream: Upstream, before: str) -> list[str]:
     """The commands that bring back what was committed here, and its pin `before`, once a move has been made."""
     head = git.git("rev-parse", "HEAD", cwd=here.root).strip()
     link = upstream.path.relative_to(here.root).as_posix()
@@ -119,8 +213,7 @@ def _lay_out(here: Workspace, upstream: Upstream, there: Rehearsal) -> Workspace
 
 def _write(checkout: Workspace, name: str, rehearsed: Rehearsed, taken_out: Collection[str]) -> list[str]:
     """Write the series, the lock and PATCHES.md for the new commit, and apply the series; the patches dropped."""
-    from lora_training.app.targets import target, targets
-    from lora_training.patching import docs, engine, fs, lockfile, moving, relock
+    from lora_training.patching import docs, engine, fs, lockfile, relock
     from lora_training.patching.removal import version_of
 
     moved = target(checkout, name)
@@ -138,21 +231,20 @@ def _write(checkout: Workspace, name: str, rehearsed: Rehearsed, taken_out: Coll
     return list(dropped)
 
 
-def _train_smoke(here: Workspace, checkout: Workspace, upstream: Upstream, taken_out: Collection[str]) -> None:
+def _train_smoke(here: Workspace, checkout: Workspace, move: Move, watcher: Watcher) -> None:
     """Train the smoke configuration of the scratch checkout, where there is one."""
     from lora_training.app import plan as plans
-    from lora_training.cli import train
-    from lora_training.cli.terminal import Terminal
+    from lora_training.app import train
 
     file = checkout.root / _SMOKE
     if not file.exists():
         return
-    sys.stderr.write("training the smoke configuration at the new commit\n")
-    off = tuple(f"runtime.{name}=false" for name in sorted(taken_out))
+    watcher.say("training the smoke configuration at the new commit")
+    off = tuple(f"runtime.{name}=false" for name in sorted(move.taken_out))
     try:
-        with site.shared_lock(checkout), closing(Terminal(verbose=False)) as terminal:
+        with site.shared_lock(checkout):
             plan = plans.make(checkout, file, off, write=True, environ={})
-            train.run(checkout, _with_package(plan, checkout.upstream(upstream.name)), "never", terminal)
+            train.run(checkout, _with_package(plan, checkout.upstream(move.upstream.name)), "never", watcher)
     except LoraError as exc:
         output, kept = checkout.root / "output", here.state / "bump-smoke"
         shutil.rmtree(kept, ignore_errors=True)

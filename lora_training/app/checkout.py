@@ -1,12 +1,13 @@
-"""What the `config` commands need of the place they are run in."""
+"""The checkout and the tree of sd-scripts that the `config` commands work with."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from lora_training.config import Config, Problem
@@ -41,7 +42,9 @@ class Checkout:
 
         return schemas.read(self.tree, script, cache=self.workspace.cache)
 
-    def check(self, file: Path, sets: tuple[str, ...], *, quick: bool) -> tuple[Problem, ...]:
+    def check(
+        self, file: Path, sets: tuple[str, ...], progress: Callable[[str], None], *, quick: bool
+    ) -> tuple[Problem, ...]:
         """The problems of a file, those of its very text and script included; `quick` opens none that it names."""
         from lora_training.config import checks
         from lora_training.launch import gpus
@@ -56,7 +59,7 @@ class Checkout:
                 self.runtime_names(),
                 installed,
                 self.runtime_problems,
-                None if quick else self.file_problems,
+                None if quick else partial(self._file_problems, progress),
                 # an environment without torch is none that trains
                 has_gpu=None if installed is None else lambda: gpus.has_one(os.environ),
             ),
@@ -73,11 +76,11 @@ class Checkout:
         except ConfigError:
             return None
 
-    def file_problems(self, config: Config, schema: Schema) -> Iterable[Problem]:
-        """What `lora train` would say of the files before it starts."""
+    def _file_problems(self, progress: Callable[[str], None], config: Config, schema: Schema) -> Iterable[Problem]:
+        """Return the problems of the files that `lora train` would report before it starts."""
         from lora_training.app import start_checks
 
-        return start_checks.problems(self.workspace, config, schema)
+        return start_checks.problems(self.workspace, config, schema, progress)
 
     def runtime_problems(self, table: Mapping[str, Any]) -> Mapping[str, Iterable[Any]]:
         """What is wrong with the settings in `[runtime]`."""

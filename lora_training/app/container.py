@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_training import manifest, workspace
-from lora_training.cli.output import say
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
 from lora_training.launch import container as containers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from lora_training.app.train import Request
+    from lora_training.app.watcher import Watcher
     from lora_training.config import Config
     from lora_training.config.places import Place
     from lora_training.config.schema import Schema
     from lora_training.containers.connection import Connection
-    from lora_training.containers.containers import Ended
+    from lora_training.containers.containers import Ended, Screen
     from lora_training.launch.container import Container, Engine, Order
     from lora_training.supervise import signals
     from lora_training.workspace import Workspace
@@ -40,67 +39,67 @@ _OURS = frozenset({*range(7), 129, 130, 143})
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the command was given; `image` None is the one that `make docker-build` makes."""
+class Options:
+    """Options of a training in a container; `image` None is the one that `make docker-build` makes."""
 
-    file: Path
-    sets: tuple[str, ...] = ()
     image: str | None = None
-    resume: str | None = None
     verbose: bool = False
+    tty: bool = False
 
 
-def train(here: Workspace, asked: Asked, *, dry_run: bool) -> int:
-    """Train in a container and return the exit code of the `lora` in it. Raises whatever keeps it from that.
+def rehearse(here: Workspace, request: Request, options: Options, watcher: Watcher) -> str:
+    """Return the shell line of an engine that does what `train` would do. Writes nothing."""
+    order = _order(here, request, options, write=False)
+    return containers.describe(order, _caller(), _kind(watcher)).shell()
 
-    A dry run prints the command that would do the same, and writes nothing.
-    """
+
+def train(here: Workspace, request: Request, options: Options, watcher: Watcher, screen: Screen) -> int:
+    """Train in a container and return the exit code of the `lora` in it. Raises whatever keeps it from that."""
     from lora_training.app import image, mounts
     from lora_training.containers import connection
 
-    order = _order(here, asked, write=not dry_run)
-    if dry_run:
-        say(containers.describe(order, _caller(), _kind()).shell())
-        return 0
+    order = _order(here, request, options, write=True)
     with connection.connected(os.environ) as engine:
-        image.compare(here, engine, order.image, chosen=asked.image is not None)
+        image.compare(here, engine, order.image, watcher, chosen=options.image is not None)
         if order.gpus and not engine.gives_gpus:
             raise EngineError(
                 "this Podman lets the GPUs out without a word", hint="Podman 5.4 passes them on, and so does Docker"
             )
         mounts.make(order.mounts)
         _remember(here, order)
-        return _run(engine, containers.describe(order, _caller(), engine.kind))
+        return _run(engine, containers.describe(order, _caller(), engine.kind), screen)
 
 
-def _order(here: Workspace, asked: Asked, *, write: bool) -> Order:
+def _order(here: Workspace, request: Request, options: Options, *, write: bool) -> Order:
     from lora_training import config as cfg
     from lora_training.app import mounts, plan
     from lora_training.config import places
     from lora_training.launch import gpus
 
-    config = cfg.load(asked.file, sets=asked.sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)})
+    config = cfg.load(
+        request.file, sets=request.sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)}
+    )
     schema = _checked(here, config, write=write)
     output = plan.output(cfg.to_argv(config, schema))
     if not output.is_absolute():
         raise ConfigError(f"{config.path} says nothing of `output_dir`", hint="name the folder for the LoRA")
-    resume = asked.resume
+    resume = request.resume
     if resume not in (None, "auto", "never"):
         resume = str(Path(resume).resolve())
     if write:
         _keep(resume or config.run.resume)
     named = (*_around(config, resume), *places.places(config, schema))
     return containers.Order(
-        image=asked.image or containers.IMAGE,
+        image=options.image or containers.IMAGE,
         config=Path(os.path.normpath(config.path)),
         output=output,
         mounts=mounts.shown(named, _caches(here)),
-        sets=(*(item for item in asked.sets if not _is_secret(item)), *places.rewrites(config, schema)),
+        sets=(*(item for item in request.sets if not _is_secret(item)), *places.rewrites(config, schema)),
         resume=resume,
-        verbose=asked.verbose,
+        verbose=options.verbose,
         env={**_environment(here), **config.secrets},
         gpus=gpus.there(os.environ, gpus.installed) > 0,
-        tty=sys.stdout.isatty() and sys.stderr.isatty(),
+        tty=options.tty,
         machines=config.launch.num_machines or 1,
     )
 
@@ -170,7 +169,7 @@ def _caller() -> containers.Caller:
     return containers.Caller(os.getuid(), os.getgid(), tuple(sorted(os.getgroups())))
 
 
-def _kind() -> Engine:
+def _kind(watcher: Watcher) -> Engine:
     """The engine's kind, for a command that is only shown; without an engine, an ordinary one."""
     from lora_training.containers import connection
 
@@ -178,7 +177,7 @@ def _kind() -> Engine:
         with connection.connected(os.environ) as engine:
             return engine.kind
     except EngineError as exc:
-        say(f"lora: {exc.message}; this is the command for an ordinary Docker", err=True)
+        watcher.note(f"{exc.message}; this is the command for an ordinary Docker")
         return containers.Engine()
 
 
@@ -189,25 +188,13 @@ def _remember(here: Workspace, order: Order) -> None:
     shelf.add(here, order.output.with_suffix(".run"))
 
 
-def _run(engine: Connection, wanted: Container) -> int:
+def _run(engine: Connection, wanted: Container, screen: Screen) -> int:
     from lora_training.containers import containers as running
     from lora_training.supervise import signals
 
-    screen = running.Screen(_write, _size if wanted.tty else None)
     with signals.counted() as asked:
         ended = running.run(engine, wanted, screen, asked)
     return _code(ended, asked, wanted)
-
-
-def _size() -> tuple[int, int]:
-    size = shutil.get_terminal_size()
-    return size.columns, size.lines
-
-
-def _write(chunk: bytes, is_error: bool) -> None:  # noqa: FBT001 - as the engine has it
-    stream: Any = sys.stderr if is_error else sys.stdout
-    stream.buffer.write(chunk)
-    stream.buffer.flush()
 
 
 def _code(ended: Ended, asked: signals.Asked, wanted: Container) -> int:

@@ -6,18 +6,18 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from lora_training import git
-from lora_training.cli.output import say
 from lora_training.containers import images
 from lora_training.errors import EngineError
 from lora_training.patching import lockfile
 from lora_training.upstream import pins
 
 if TYPE_CHECKING:
+    from lora_training.app.watcher import Watcher
     from lora_training.containers.connection import Connection
     from lora_training.workspace import Workspace
 
 
-def compare(here: Workspace, engine: Connection, image: str, *, chosen: bool) -> None:
+def compare(here: Workspace, engine: Connection, image: str, watcher: Watcher, *, chosen: bool) -> None:
     """The image must be what this checkout would make; one that was chosen by name is taken with a warning."""
     wanted = _wanted(here)
     labelled = images.labels(engine, image)
@@ -28,11 +28,11 @@ def compare(here: Workspace, engine: Connection, image: str, *, chosen: bool) ->
             hint=f"`make docker-build` makes it anew; `--image {image}` takes it as it is",
         )
     if different:
-        say(f"warning: the image {image} is not what this checkout would make: {'; '.join(different)}", err=True)
+        watcher.say(f"warning: the image {image} is not what this checkout would make: {'; '.join(different)}")
     if unsaid:
-        say(f"warning: the image {image} does not say its {', '.join(unsaid)}", err=True)
+        watcher.say(f"warning: the image {image} does not say its {', '.join(unsaid)}")
     for note in images.differences(labelled, _revision(here)):
-        say(f"lora: the image {image} was made from {note}", err=True)
+        watcher.note(f"the image {image} was made from {note}")
 
 
 def _wanted(here: Workspace) -> dict[str, str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_training.app.plan import Plan
-    from lora_training.cli.terminal import Terminal
+    from lora_training.app.watcher import Watcher
     from lora_training.supervise.record import Record
     from lora_training.supervise.result import Result
     from lora_training.supervise.states import State
@@ -37,7 +37,7 @@ def complete(plan: Plan) -> Result | None:
     return results.complete(plan.output, plan.made_by, known["steps"] if known else None)
 
 
-def begin(here: Workspace, plan: Plan, resume: str, state: State | None, terminal: Terminal) -> dict[str, Any]:
+def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher: Watcher) -> dict[str, Any]:
     """Write down what is about to run, and put aside what another run left under its name.
 
     The fields that its record begins with. A state that is named to begin from is there for good.
@@ -51,10 +51,10 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, termina
         moved = aside.put_lora(plan.output) if is_own else _put_aside(plan, state)
         if moved:
             shelf.add(here, moved.with_suffix(plan.folder.suffix))
-            terminal.note(f"what an earlier run left under this name is kept as {moved.with_suffix('')}")
+            watcher.note(f"what an earlier run left under this name is kept as {moved.with_suffix('')}")
     if not is_own:
         earlier = None
-    _write(here, plan, terminal, goes_on=bool(earlier and state))
+    _write(here, plan, watcher, goes_on=bool(earlier and state))
     if plan.tensorboard:
         plan.tensorboard.mkdir(parents=True, exist_ok=True)
     return {
@@ -169,13 +169,13 @@ def _start(plan: Plan, state: State | None, earlier: Record | None) -> dict[str,
     return {"path": str(state.path), "step": state.step, "sha256": manifest.digest(state.path / manifest.NAME)}
 
 
-def _write(here: Workspace, plan: Plan, terminal: Terminal, *, goes_on: bool) -> None:
+def _write(here: Workspace, plan: Plan, watcher: Watcher, *, goes_on: bool) -> None:
     files.write(plan.folder / CONFIG, resolved(plan))
     reads = inputs(here, plan)
     before = read(plan.folder, INPUTS) if goes_on else {}
     changed = changes(before, reads, "dataset") if before else []
     if changed:
-        terminal.note(f"the data set is not what it was when this run began: {'; '.join(changed)}")
+        watcher.note(f"the data set is not what it was when this run began: {'; '.join(changed)}")
     _keep(plan.folder / INPUTS, reads, goes_on=goes_on)
     _keep(plan.folder / ENVIRONMENT, surroundings(here, plan), goes_on=goes_on)
 

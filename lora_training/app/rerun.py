@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from lora_training.app.plan import Plan
+    from lora_training.app.watcher import Watcher
     from lora_training.supervise.record import Record
     from lora_training.workspace import Workspace
 
@@ -63,28 +63,28 @@ class Compared:
         return f"{len(self.differ)} of {self.tensors} tensors differ from those of {self.original}{far}"
 
 
-def rerun(here: Workspace, original: Original, output: Path | None, *, allow_changes: bool, verbose: bool) -> Compared:
+def rerun(
+    here: Workspace, original: Original, output: Path | None, watcher: Watcher, *, allow_changes: bool
+) -> Compared:
     """Train what the record of `original` says, into `output` (by default `NAME.rerun` beside its LoRA), and compare.
 
     Raises ConfigError when the record does not say enough or `output` is the original's place, CheckFailed when what
     made the run is not what is here now.
     """
-    from lora_training.cli import train
-    from lora_training.cli.terminal import Terminal
+    from lora_training.app import train
     from lora_training.patching import site
 
     run = original.run
     _require_sense(original)
     with site.shared_lock(here):
         plan = _plan(here, original, output)
-        with closing(Terminal(verbose=verbose)) as terminal:
-            train.make_assets(here, plan)
-            now = recording.surroundings(here, plan)
-            for line in environment.differences(original.read(recording.ENVIRONMENT), now):
-                terminal.note(f"not as it was: {line}")
-            changed = [*_differences(original, plan, now), *_other_inputs(original, recording.inputs(here, plan))]
-            _refuse(changed, allow_changes=allow_changes)
-            made = train.run(here, plan, _resume(original, plan), terminal, rerun_of=Path(run.output))
+        train.make_assets(here, plan, watcher)
+        now = recording.surroundings(here, plan)
+        for line in environment.differences(original.read(recording.ENVIRONMENT), now):
+            watcher.note(f"not as it was: {line}")
+        changed = [*_differences(original, plan, now), *_other_inputs(original, recording.inputs(here, plan))]
+        _refuse(changed, allow_changes=allow_changes)
+        made = train.run(here, plan, _resume(original, plan), watcher, rerun_of=Path(run.output))
     return compare(made.path, Path(run.output), tensors.recorded(original.folder), (run.result or {}).get("sha256"))
 
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from lora_training.app.plan import Plan
-    from lora_training.cli.terminal import Terminal
+    from lora_training.app.watcher import Watcher
     from lora_training.supervise.states import State
 
 _SHOWN, _OFFERED = 5, 3
 
 
-def meant(plan: Plan, resume: str, terminal: Terminal) -> str:
+def meant(plan: Plan, resume: str, watcher: Watcher) -> str:
     """`auto` for the state that this very run began with, once it has got further by itself; else `resume`.
 
     So the same command goes on where it ended, and does not begin with that state again.
@@ -33,13 +33,13 @@ def meant(plan: Plan, resume: str, terminal: Terminal) -> str:
         return resume
     own = states.newest(plan.output, made_by=plan.made_by)
     if own and own.step > start["step"]:
-        terminal.note(f"this run began with {resume} and has got further since")
+        watcher.note(f"this run began with {resume} and has got further since")
     elif recording.complete(plan) is None:
         return resume
     return "auto"
 
 
-def state(plan: Plan, resume: str, terminal: Terminal, *, is_rerun: bool = False) -> State | None:
+def state(plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) -> State | None:
     """The state to go on from, None to begin. Raises ConfigError where something else made what is under the name.
 
     Another run's state is taken only when it is named, or was when this run began. A rerun puts aside what lies there.
@@ -50,9 +50,9 @@ def state(plan: Plan, resume: str, terminal: Terminal, *, is_rerun: bool = False
         named = _named(plan, resume)
         if not is_rerun:
             _refuse_anothers(plan, named)
-        _warn(plan, named, terminal)
+        _warn(plan, named, watcher)
         return named
-    own = states.newest(plan.output, _own_alone(plan, terminal), plan.made_by) or _begun_with(plan)
+    own = states.newest(plan.output, _own_alone(plan, watcher), plan.made_by) or _begun_with(plan)
     if own is None:
         _refuse_anothers(plan, None)
         return None
@@ -61,7 +61,7 @@ def state(plan: Plan, resume: str, terminal: Terminal, *, is_rerun: bool = False
             f"{own.path} was put there by another user",
             hint=f"{_option(own)} goes on from it all the same; `--resume never` starts anew",
         )
-    terminal.note(f"going on from step {own.step}: {own.path}")
+    watcher.note(f"going on from step {own.step}: {own.path}")
     return own
 
 
@@ -112,14 +112,14 @@ def _ways_out(plan: Plan) -> Iterator[str]:
     yield "another output_name leaves it where it is"
 
 
-def _warn(plan: Plan, named: State, terminal: Terminal) -> None:
+def _warn(plan: Plan, named: State, watcher: Watcher) -> None:
     """Say of a state that another configuration made what differs, and what of it has no effect."""
     if "config" not in named.differences(plan.made_by):
         return
     found = config_diff.changes(plan, named)
-    terminal.note(f"warning: another configuration made {named.path}")
+    watcher.note(f"warning: another configuration made {named.path}")
     for line in (*config_diff.lines(found or {}, _SHOWN), *config_diff.from_state(found)):
-        terminal.note(f"warning: {line}")
+        watcher.note(f"warning: {line}")
 
 
 def _start(plan: Plan) -> dict[str, Any] | None:
@@ -137,11 +137,11 @@ def _place(resume: str) -> Path:
     return Path(resume).absolute()
 
 
-def _own_alone(plan: Plan, terminal: Terminal) -> Callable[[Path, str], None]:
+def _own_alone(plan: Plan, watcher: Watcher) -> Callable[[Path, str], None]:
     """Says which of this run's own states are passed over, and nothing of other runs'."""
 
     def say(path: Path, why: str) -> None:
         if not states.is_anothers(path, plan.made_by):
-            terminal.note(f"passing over {path}: {why}")
+            watcher.note(f"passing over {path}: {why}")
 
     return say

@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training.cli.output import ProgressLine, say
 from lora_training.errors import ConfigError, LoraError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lora_training.app.plan import Plan
+    from lora_training.app.watcher import Watcher
     from lora_training.config import Config, Problem
     from lora_training.config.schema import Schema
     from lora_training.preflight.finding import Finding, Job
@@ -24,21 +24,23 @@ if TYPE_CHECKING:
 _ANY_NUMBER = 1 << 10  # of GPUs, more than a machine has
 
 
-def check(here: Workspace, plan: Plan, *, keeps: bool) -> None:
+def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None:
     """Say what may go wrong with a training. Raises ConfigError for what will, all of it at once.
 
     `keeps`: what lies under the run's name is put aside and not written over.
     """
     script = str(plan.tree.path / f"{plan.config.script}.py")
     words = list(plan.spec.argv[plan.spec.argv.index(script) + 1 :])
-    found = _findings(plan.config, replace(_job(here, plan.config, words, plan.spec.cwd), keeps=keeps))
+    found = _findings(
+        plan.config, replace(_job(here, plan.config, words, plan.spec.cwd), keeps=keeps), watcher.progress
+    )
     for finding in found:
         if finding.severity == "warning":
-            say(f"warning: {finding.message}", *_hint(finding), err=True)
+            watcher.say(f"warning: {finding.message}", *_hint(finding))
     _refuse([finding for finding in found if finding.severity == "error"])
 
 
-def problems(here: Workspace, config: Config, schema: Schema) -> Iterator[Problem]:
+def problems(here: Workspace, config: Config, schema: Schema, progress: Callable[[str], None]) -> Iterator[Problem]:
     """What `check` would say of a configuration before the start, and what else would be refused there."""
     from lora_training import config as cfg
     from lora_training.app import plan as plans
@@ -58,21 +60,20 @@ def problems(here: Workspace, config: Config, schema: Schema) -> Iterator[Proble
         message = "this environment has no training packages, so no image and no cache file was opened"
         yield config.problem(message, (), hint="`make setup` brings them", severity="warning")
     # nothing is known of what lies under the run's name, so all of it has to fit
-    for finding in _findings(config, replace(job, keeps=True, only_looks=True)):
+    for finding in _findings(config, replace(job, keeps=True, only_looks=True), progress):
         entry = config.entries.get(finding.key or "")
         place = entry.path if entry else ("datasets",)
         yield config.problem(finding.message, place, hint=finding.hint, severity=finding.severity)
 
 
-def _findings(config: Config, job: Job) -> list[Finding]:
+def _findings(config: Config, job: Job, progress: Callable[[str], None]) -> list[Finding]:
     from lora_training.preflight import checks
 
     depth = "quick" if config.run.checks == "all" and not _opens_images() else config.run.checks
-    progress = ProgressLine()
     try:
         return checks.run(job, progress, depth)
     finally:
-        progress.close()
+        progress("")
 
 
 def _opens_images() -> bool:

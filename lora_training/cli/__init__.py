@@ -53,7 +53,9 @@ def _recover() -> None:
     if here.begun_bump.exists():
         from lora_training.app import bump
 
-        bump.recover(here)
+        outcome = bump.recover(here)
+        if outcome:
+            sys.stderr.write(f"note: an interrupted `lora upstream bump` was {outcome}\n")
 
 
 def no_reader() -> int:

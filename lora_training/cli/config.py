@@ -12,7 +12,7 @@ import click
 from lora_training import shell
 from lora_training.app.checkout import Checkout
 from lora_training.cli.groups import Group
-from lora_training.cli.output import json_option, print_json, say
+from lora_training.cli.output import ProgressLine, json_option, print_json, say
 
 if TYPE_CHECKING:
     from lora_training.config import Config, Problem
@@ -50,7 +50,8 @@ def check(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Report every problem of FILES and of the files that they name. Exit code 1 when there is an error."""
     here = Checkout(tree)
-    results = {file: here.check(file, sets, quick=quick) for file in files}
+    progress = ProgressLine()
+    results = {file: here.check(file, sets, progress, quick=quick) for file in files}
     right = [file for file, found in results.items() if not any(each.severity == "error" for each in found)]
     exchanged = {file: here.exchanged(file, sets) for file in right}
     if as_json:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from lora_training import printable
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 
@@ -49,7 +53,10 @@ class ProgressLine:
         self._live = is_live()
 
     def __call__(self, text: str) -> None:
-        """Show `text` in place of what was shown before."""
+        """Show `text` in place of what was shown before; an empty text removes that."""
+        if not text:
+            self.close()
+            return
         if self._live:
             click.echo(f"\r\x1b[K{printable.line(text)[: self._width()]}", nl=False, err=True)
         elif "%" not in text:
@@ -65,3 +72,30 @@ class ProgressLine:
         import shutil
 
         return shutil.get_terminal_size().columns - 1
+
+
+class _Dropping(io.FileIO):
+    """A file that drops what cannot be written to it: into a pipe without a reader, or on a terminal that is closed."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            written = super().write(data)
+        except OSError:
+            written = None
+        return memoryview(data).nbytes if written is None else written
+
+
+def drop_unread() -> None:
+    """Drop, until this process ends, what cannot be printed. For a training, whose record has all of it."""
+    sys.stdout, sys.stderr = _dropping(sys.stdout), _dropping(sys.stderr)
+
+
+def _dropping(stream: TextIO) -> TextIO:
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):
+        # no file of the system's, as under a test
+        return stream
+    stream.flush()
+    raw = io.BufferedWriter(_Dropping(number, "wb", closefd=False))
+    return io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_training import files, workspace
+from lora_training import workspace
 from lora_training.app import recording
+from lora_training.app import runs as app
 from lora_training.cli.groups import Group
-from lora_training.cli.output import json_option, print_json, say
-from lora_training.errors import LoraError
-from lora_training.supervise import record, shelf
+from lora_training.cli.output import drop_unread, json_option, print_json, say
+from lora_training.supervise import shelf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,7 @@ def list_(*, as_json: bool) -> None:
     """List every run, newest first, with its state, attempts and LoRA."""
     found = shelf.runs(workspace.find())
     if as_json:
-        print_json({"runs": [_document(folder, run) for folder, run in found]})
+        print_json({"runs": [app.summary(folder, run) for folder, run in found]})
         return
     if not found:
         say("no run yet: `lora train FILE` starts one")
@@ -44,7 +45,7 @@ def list_(*, as_json: bool) -> None:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))
         again = "a rerun, " if run.rerun_of else ""
         count = f"{len(run.attempts)} attempt{'s' * (len(run.attempts) != 1)}"
-        say(f"{run.name}: {_state(folder, run)}, {again}{count}, {started}, {run.output}")
+        say(f"{run.name}: {app.state(folder, run)}, {again}{count}, {started}, {run.output}")
 
 
 @runs.command()
@@ -52,9 +53,9 @@ def list_(*, as_json: bool) -> None:
 @json_option
 def show(name: str, *, as_json: bool) -> None:
     """Show what is recorded of the run NAME. NAME may be the path of its folder or its LoRA."""
-    folder, run = _one(name)
+    folder, run = app.find(workspace.find(), name)
     if as_json:
-        print_json(_whole(folder, run))
+        print_json(app.document(folder, run))
         return
     for line in _lines(folder, run):
         say(line)
@@ -65,14 +66,8 @@ def show(name: str, *, as_json: bool) -> None:
 @json_option
 def stop(name: str, *, as_json: bool) -> None:
     """Make the run NAME save its state at the next step and end. The same `lora train` goes on from there."""
-    folder, run = _one(name, alive=True)
-    if not record.is_alive(folder):
-        raise LoraError(f"{run.name} is not running", hint="`lora runs list` shows what is")
-    try:
-        files.touch(folder / record.STOP)
-    except OSError as exc:
-        hint = "the user who started it can: a file named `stop` there is what it waits for"
-        raise LoraError(f"cannot write to {folder}: {exc.strerror}", hint=hint) from None
+    folder, run = app.find(workspace.find(), name, alive=True)
+    app.stop(folder, run)
     if as_json:
         print_json({"name": run.name, "folder": str(folder), "asked": True})
         return
@@ -88,13 +83,13 @@ def stop(name: str, *, as_json: bool) -> None:
 def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool, as_json: bool) -> None:
     """Train the run NAME again from its record and compare the LoRAs. Exit code 1 when they differ."""
     from lora_training.app import rerun as reruns
-    from lora_training.cli import unread
+    from lora_training.cli.terminal import Terminal
 
-    unread.drop()
-    folder, run = _one(name)
+    drop_unread()
     here = workspace.find()
-    original = reruns.Original(folder, run)
-    found = reruns.rerun(here, original, output, allow_changes=allow_changes, verbose=verbose)
+    original = reruns.Original(*app.find(here, name))
+    with closing(Terminal(verbose=verbose)) as terminal:
+        found = reruns.rerun(here, original, output, terminal, allow_changes=allow_changes)
     if as_json:
         print_json({**asdict(found), "lora": str(found.lora), "original": str(found.original), "same": found.is_same})
     else:
@@ -103,34 +98,8 @@ def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool,
         click.get_current_context().exit(1)
 
 
-def _one(name: str, *, alive: bool = False) -> tuple[Path, Record]:
-    """The run of that name or place. Of several, an `alive` one if wanted, else the one that is no rerun."""
-    found = shelf.runs(workspace.find())
-    path = Path(name).absolute()
-    matching = [(folder, run) for folder, run in found if name == run.name or path in (folder, Path(run.output))]
-    if not matching:
-        # not on the shelf: of another checkout, or of one that cannot be written to
-        places = dict.fromkeys((path, path.with_name(f"{path.stem}.run") if path.name else path))
-        matching = [(folder, run) for folder in places if (run := record.read(folder))]
-    if not matching:
-        known = ", ".join(dict.fromkeys(run.name for _, run in found)) or "none yet"
-        raise LoraError(f"there is no run {name!r}", hint=f"runs: {known}")
-    if len(matching) > 1:
-        going = [pair for pair in matching if alive and record.is_alive(pair[0])]
-        matching = going or [pair for pair in matching if pair[1].rerun_of is None] or matching
-    if len(matching) > 1:
-        folders = "\n".join(str(folder) for folder, _ in matching)
-        raise LoraError(f"there are {len(matching)} runs {name!r}", hint=f"name one by its folder:\n{folders}")
-    return matching[0]
-
-
-def _state(folder: Path, run: Record) -> str:
-    """What the record says, but for a run whose process went without a word."""
-    return "died" if run.state == "running" and not record.is_alive(folder) else run.state
-
-
 def _lines(folder: Path, run: Record) -> Iterator[str]:
-    yield f"{run.name}: {_state(folder, run)}" + (f" ({run.why})" if run.why else "")
+    yield f"{run.name}: {app.state(folder, run)}" + (f" ({run.why})" if run.why else "")
     yield from (f"config    {run.config}", f"output    {run.output}", f"record    {folder}")
     if run.result:
         yield f"result    {run.result['steps']} steps{_tensors(run.result)}"
@@ -138,7 +107,7 @@ def _lines(folder: Path, run: Record) -> Iterator[str]:
         yield f"rerun of  {run.rerun_of}"
     if run.start:
         yield f"began at  step {run.start['step']} of {run.start['path']}"
-    if samples := _samples(folder):
+    if samples := app.samples(folder):
         yield f"samples   {samples}"
     if run.tensorboard:
         yield f"logs      {run.tensorboard} (TensorBoard)"
@@ -177,22 +146,3 @@ def _said(folder: Path) -> Iterator[str]:
         yield f"python    {made_in['python']}, {', '.join(known)}; {made_in['platform']}"
         cards = ", ".join(card["name"] for card in made_in["gpus"])
         yield f"gpus      {cards}, driver {made_in['driver']}" if cards else "gpus      none"
-
-
-def _document(folder: Path, run: Record) -> dict[str, Any]:
-    return {"folder": str(folder), **asdict(run), "state": _state(folder, run)}
-
-
-def _samples(folder: Path) -> str | None:
-    """Where the run's sample pictures are; None for a run that has drawn none there."""
-    return str(folder / record.SAMPLES) if (folder / record.SAMPLES).is_dir() else None
-
-
-def _whole(folder: Path, run: Record) -> dict[str, Any]:
-    return {
-        **_document(folder, run),
-        "samples": _samples(folder),
-        "resolved": recording.config(folder),
-        "inputs": recording.read(folder, recording.INPUTS) or None,
-        "environment": recording.read(folder, recording.ENVIRONMENT) or None,
-    }

@@ -1,11 +1,11 @@
-"""A run as it is seen on the terminal."""
+"""The progress of a use case on the terminal."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from lora_training.cli.figures import Figures
-from lora_training.cli.output import is_live, say
+from lora_training.cli.output import ProgressLine, is_live, say
 
 if TYPE_CHECKING:
     from lora_training.cli.live import LiveLine
@@ -22,7 +22,8 @@ class Terminal:
     def __init__(self, *, verbose: bool) -> None:
         self._verbose = verbose
         self._figures = Figures()
-        self._line = _live_line()
+        self._line: LiveLine | None = None
+        self._progress = ProgressLine()
 
     def line(self, text: str) -> None:
         """A line that the child wrote."""
@@ -34,6 +35,7 @@ class Terminal:
         self._figures.take(event)
         if event.get("event") == "skipped":
             self.note(f"step {event['step']} skipped, not finite: {', '.join(map(str, event['images']))}")
+        self._line = self._line or _live_line()
         if self._line:
             self._line.show(self._figures)
         elif event.get("event") == "step" and not self._verbose:
@@ -47,6 +49,15 @@ class Terminal:
     def note(self, text: str) -> None:
         """Something that the supervisor has to say."""
         self._say(f"lora: {text}")
+
+    def say(self, *lines: str) -> None:
+        """Show lines as they are."""
+        for line in lines:
+            self._say(line)
+
+    def progress(self, text: str) -> None:
+        """Show the current step in place of the last one; an empty text removes it."""
+        self._progress(text)
 
     def _say(self, text: str) -> None:
         if self._line:

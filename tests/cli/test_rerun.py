@@ -15,8 +15,7 @@ import pytest
 
 from lora_training import manifest, workspace
 from lora_training.app import plan as plans
-from lora_training.app import recording, rerun
-from lora_training.cli import runs
+from lora_training.app import recording, rerun, runs
 from lora_training.errors import CheckFailed, LoraError
 from lora_training.supervise import record, states
 from tests.helpers import ROOT, Ran, lora
@@ -106,13 +105,13 @@ def test_by_its_name_alone_a_run_is_the_one_that_repeats_no_other(
     again.rerun_of = first.output
     kept = [(Path(run.output).with_suffix(".run"), run) for run in (again, first)]
     monkeypatch.setattr("lora_training.supervise.shelf.runs", lambda _here: kept)
-    assert runs._one("cats") == kept[1]
-    assert runs._one(again.output) == kept[0]
+    assert runs.find(workspace.find(), "cats") == kept[1]
+    assert runs.find(workspace.find(), again.output) == kept[0]
     with record.alone(kept[0][0]):
-        assert runs._one("cats", alive=True) == kept[0]
+        assert runs.find(workspace.find(), "cats", alive=True) == kept[0]
     again.rerun_of = None
     with pytest.raises(LoraError, match="there are 2 runs"):
-        runs._one("cats")
+        runs.find(workspace.find(), "cats")
 
 
 def test_with_another_data_set_it_is_refused_by_the_images_name(trained: Trained, tmp_path: Path) -> None:

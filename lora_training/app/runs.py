@@ -1,0 +1,74 @@
+"""The runs that a checkout has started: find one, stop it, and return what its record says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training import files
+from lora_training.app import recording
+from lora_training.errors import LoraError
+from lora_training.supervise import record, shelf
+
+if TYPE_CHECKING:
+    from lora_training.supervise.record import Record
+    from lora_training.workspace import Workspace
+
+
+def find(here: Workspace, name: str, *, alive: bool = False) -> tuple[Path, Record]:
+    """Return the run of that name, folder or LoRA: of several, an `alive` one if wanted, else one that is no rerun."""
+    found = shelf.runs(here)
+    path = Path(name).absolute()
+    matching = [(folder, run) for folder, run in found if name == run.name or path in (folder, Path(run.output))]
+    if not matching:
+        # not in the index: of another checkout, or of one that cannot be written to
+        places = dict.fromkeys((path, path.with_name(f"{path.stem}.run") if path.name else path))
+        matching = [(folder, run) for folder in places if (run := record.read(folder))]
+    if not matching:
+        known = ", ".join(dict.fromkeys(run.name for _, run in found)) or "none yet"
+        raise LoraError(f"there is no run {name!r}", hint=f"runs: {known}")
+    if len(matching) > 1:
+        going = [pair for pair in matching if alive and record.is_alive(pair[0])]
+        matching = going or [pair for pair in matching if pair[1].rerun_of is None] or matching
+    if len(matching) > 1:
+        folders = "\n".join(str(folder) for folder, _ in matching)
+        raise LoraError(f"there are {len(matching)} runs {name!r}", hint=f"name one by its folder:\n{folders}")
+    return matching[0]
+
+
+def stop(folder: Path, run: Record) -> None:
+    """Have a run save its state at its next step and end."""
+    if not record.is_alive(folder):
+        raise LoraError(f"{run.name} is not running", hint="`lora runs list` shows what is")
+    try:
+        files.touch(folder / record.STOP)
+    except OSError as exc:
+        hint = "the user who started it can: a file named `stop` there is what it waits for"
+        raise LoraError(f"cannot write to {folder}: {exc.strerror}", hint=hint) from None
+
+
+def state(folder: Path, run: Record) -> str:
+    """Return the state that the record names, or `died` for a run whose process ended without recording it."""
+    return "died" if run.state == "running" and not record.is_alive(folder) else run.state
+
+
+def summary(folder: Path, run: Record) -> dict[str, Any]:
+    """Return the record of a run, for JSON."""
+    return {"folder": str(folder), **asdict(run), "state": state(folder, run)}
+
+
+def samples(folder: Path) -> str | None:
+    """Return the folder of the run's sample pictures; None for a run that has drawn none there."""
+    return str(folder / record.SAMPLES) if (folder / record.SAMPLES).is_dir() else None
+
+
+def document(folder: Path, run: Record) -> dict[str, Any]:
+    """Return the record of a run and the files beside it, for JSON."""
+    return {
+        **summary(folder, run),
+        "samples": samples(folder),
+        "resolved": recording.config(folder),
+        "inputs": recording.read(folder, recording.INPUTS) or None,
+        "environment": recording.read(folder, recording.ENVIRONMENT) or None,
+    }

@@ -1,0 +1,129 @@
+"""Train a plan: check it, record it, and supervise the training to its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lora_training import files, proc
+from lora_training.app import plan as plans
+from lora_training.app import recording, resuming, start_checks
+from lora_training.config import exchanged
+from lora_training.config.checks import machine
+from lora_training.errors import LoraError
+from lora_training.patching import site
+from lora_training.runtime.patches import graceful_stop
+from lora_training.supervise import aside, record, room, shelf, states
+from lora_training.supervise.loop import Patience
+from lora_training.supervise.run import Order, Run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_training.app.plan import Plan
+    from lora_training.app.watcher import Watcher
+    from lora_training.supervise.result import Result
+    from lora_training.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Request:
+    """A configuration file with its overrides, and the state to resume from (None: as the configuration says)."""
+
+    file: Path
+    sets: tuple[str, ...] = ()
+    resume: str | None = None
+
+
+def train(here: Workspace, request: Request, watcher: Watcher) -> tuple[Plan, Result]:
+    """Train a configuration to its end, or find that it is complete."""
+    # no patch command may change the trees: each attempt imports upstream anew, and upstream imports late
+    with site.shared_lock(here):
+        plan = plans.make(here, request.file, request.sets, write=True)
+        resume = resuming.meant(plan, request.resume or plan.config.run.resume, watcher)
+        return plan, run(here, plan, resume, watcher)
+
+
+def rehearse(here: Workspace, request: Request, watcher: Watcher) -> str:
+    """Return the shell line that `train` would run, and report what it would report about the state to resume from.
+
+    Writes nothing.
+    """
+    with site.shared_lock(here):
+        plan = plans.make(here, request.file, request.sets, write=False)
+        resume = resuming.meant(plan, request.resume or plan.config.run.resume, watcher)
+        _warn_of_left_out(plan, watcher)
+        if resume == "auto" and recording.complete(plan):
+            watcher.note("this run is complete; this is the command that would train it anew")
+            state = None
+        else:
+            state = resuming.state(plan, resume, watcher)
+        return replace(plan.spec, argv=(*plan.spec.argv, *states.flags(state))).shell()
+
+
+def run(here: Workspace, plan: Plan, resume: str, watcher: Watcher, rerun_of: Path | None = None) -> Result:
+    """Bring a run to its end, or find that it is complete; `rerun_of` is the LoRA that it repeats."""
+    if plan.tree.is_miniature:
+        _warn_of_miniature(watcher)
+    _warn_of_left_out(plan, watcher)
+    if said := exchanged.sentence(plan.config, plan.schema):
+        watcher.note(said)
+    make_assets(here, plan, watcher)
+    with room.needed(), record.alone(plan.folder):
+        done = recording.complete(plan) if resume == "auto" else None
+        if done:
+            watcher.note("this run is complete; nothing to train (`--resume never` starts anew)")
+            return done
+        aside.refuse_links(plan.output)
+        state = resuming.state(plan, resume, watcher, is_rerun=rerun_of is not None)
+        recording.refuse_own_work(plan)
+        start_checks.check(here, plan, watcher, keeps=recording.puts_aside(plan, resume, state))
+        began = {**recording.begin(here, plan, resume, state, watcher), "rerun_of": rerun_of and str(rerun_of)}
+        _write(plan)
+        shelf.add(here, plan.folder)
+        return Run(replace(_order(plan), began=began), watcher).go(state)
+
+
+def _order(plan: Plan) -> Order:
+    settings = plan.config.run
+    return Order(
+        plan.spec,
+        plan.config.path,
+        plan.output,
+        plan.folder,
+        plan.made_by,
+        settings.retries,
+        Patience(stall=settings.stall_timeout),
+        sees_stop_file=graceful_stop.NAME in plan.runtime,
+    )
+
+
+def _write(plan: Plan) -> None:
+    """Write the data set's document for the child, and its command for people to read."""
+    if plan.dataset:
+        files.write(plan.folder / "dataset.json", plan.dataset)
+    files.write(plan.folder / "command.sh", plan.spec.shell() + "\n")
+
+
+def _warn_of_left_out(plan: Plan, watcher: Watcher) -> None:
+    for key in plan.left_out:
+        watcher.note(f"warning: {machine.sentence(key)}")
+
+
+def _warn_of_miniature(watcher: Watcher) -> None:
+    watcher.say(
+        "warning: sd-scripts cannot be reached, so this run trains with the MINIATURE, a small stand-in of our own.",
+        "warning: it shows that everything else works. `lora upstream sync` brings the real one.",
+    )
+
+
+def make_assets(here: Workspace, plan: Plan, watcher: Watcher) -> None:
+    """Make the smoke run's model and images, in a process of its own: that needs torch, and this one does without."""
+    folder = here.cache / plans.SMOKE
+    if plan.config.run.assets == plans.SMOKE and not folder.exists():
+        watcher.say(f"making a tiny model, its tokenizer and some images in {folder}")
+        try:
+            proc.run([*proc.module("lora_training.smoke"), str(folder)], cwd=here.root)
+        except proc.ProcError as exc:
+            last = (exc.hint or "").splitlines()[-1:]
+            raise LoraError(f"cannot make {folder}", hint="; ".join(last) or None) from exc

@@ -19,12 +19,15 @@ def run(argv: Sequence[str]) -> int:
 
     The one place that turns a LoraError into `error:` and `hint:` lines and a code.
     """
-    from lora_training.errors import LoraError
+    from lora_training.errors import Interrupted, LoraError
 
     locks.on_wait(_note)
     try:
         _recover()
         return _run_click(argv)
+    except Interrupted as exc:
+        _note("\nhint: ".join(filter(None, (exc.message, exc.hint))))
+        return exc.exit_code
     except LoraError as exc:
         _report(exc.message, exc.hint)
         return exc.exit_code

@@ -229,7 +229,8 @@ def _print_report(imported: Imported) -> None:
     for row in rows:
         arrow = f" -> {row.to}" if row.to else ""
         note = f" ({row.note})" if row.note else ""
-        say(f"{row.outcome:9} {row.key:{width}}{arrow}{note}", err=True)
+        outcome = "left out" if row.outcome == "defaulted" else row.outcome
+        say(f"{outcome:9} {row.key:{width}}{arrow}{note}", err=True)
     if len(imported.rows) > _SHOWN:
         say(f"... and {len(imported.rows) - _SHOWN} more, which --json shows", err=True)
     say(f"{imported.kind}: {imported.summary()}", err=True)

@@ -100,7 +100,7 @@ def needed(table: Mapping[str, Mapping[str, Any]], start: Start) -> list[str]:
 def install(table: Mapping[str, Mapping[str, Any]], tree: Path, start: Start) -> list[str]:
     """Have each patch of `table` installed when its target modules are imported; the lines of the banner.
 
-    Raises PatchError for a name that is not there and for a target that is missing or not what it was at the pin,
+    Raises PatchError for a name that is not there and for a target that is missing or changed,
     ConfigError for settings that do not fit.
     """
     lines = []

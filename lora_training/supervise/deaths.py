@@ -96,7 +96,7 @@ _SIGNS = (
         "bad-pickle",
         re.compile(r"UnpicklingError|Weights only load failed|Cannot use ``weights_only=True``"),
         "a saved state or a pickled file of weights is damaged or holds more than numbers, and was not loaded",
-        "it may have been made to run code, and the log says where; convert weights to .safetensors, or write\n"
+        "it may have been made to run code, and the log says which; convert weights to .safetensors, or write\n"
         "`[run] allow_pickle = true` if you trust who made them",
     ),
     _Sign(
@@ -136,7 +136,7 @@ _SIGNS = (
             r"((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Warning|Interrupt)(?:: .*)?)$"
         ),
         "training died of {}",
-        "the log says where",
+        "the last lines of the log say where",
         restartable=True,
     ),
 )

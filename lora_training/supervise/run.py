@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lora_training.supervise.states import State
 
 _BACKOFF_S = 2.0
+# lines of the log that an error shows
+_LAST_LINES = 5
 _SUPERVISOR = "LORA_SUPERVISOR"
 
 
@@ -236,8 +238,8 @@ class Run:
 
     def _interrupted(self, asked: signals.Asked) -> Interrupted:
         state = states.newest(self.order.output, made_by=self.order.made_by)
-        where = f"saved at step {state.step}; the same command goes on from there" if state else "nothing was saved yet"
-        return Interrupted("training was stopped", signum=asked.signum, hint=where)
+        where = f"stopped at step {state.step}, state saved" if state else "stopped before a state was saved"
+        return Interrupted(f"{where}; the same command goes on", signum=asked.signum)
 
     def _died(self, death: Death) -> tuple[str, int] | None:
         """What a death by an exception must repeat, for another start to be in vain: it, and the step it came after."""
@@ -247,9 +249,9 @@ class Run:
     def _gave_up(self, ended: Ended, death: Death, *, again: str = "") -> TrainingError:
         log = self.record.attempts[-1]["log"]
         self.record.attempts[-1]["death"] = death.kind
-        return TrainingError(
-            f"{death.sentence}{again}", hint=f"{death.mend}\nall it said is in {log}" if ended.tail else death.mend
-        )
+        last = [f"  {line}" for line in ended.tail[-_LAST_LINES:]]
+        hint = [death.mend, *(["the log ends:", *last, f"the whole log is {log}"] if last else [])]
+        return TrainingError(f"{death.sentence}{again}", hint="\n".join(hint))
 
     def _close(self, state: str, why: str | None) -> None:
         self.record.state, self.record.why = state, why

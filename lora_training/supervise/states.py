@@ -123,7 +123,7 @@ def at(folder: Path) -> State:
     """The state in `folder`. Raises ConfigError when there is none, and TrainingError when it is damaged."""
     described = manifest.read(folder)
     if described is None:
-        what = "is no state that was saved to its end" if os.path.lexists(folder) else "does not exist"
+        what = "is not a complete saved state" if os.path.lexists(folder) else "does not exist"
         raise ConfigError(f"{folder} {what}", hint="name another with --resume")
     wrong = manifest.damage(folder, described) or _not_finite(folder)
     if wrong:

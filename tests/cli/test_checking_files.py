@@ -106,7 +106,7 @@ def test_a_named_state_that_does_not_hold_is_found(folder: Path) -> None:
         file.write('[run]\nresume = "state"\n')
     (only,) = problems(folder)
     assert only["key"] == "run.resume"
-    assert "no state that was saved to its end" in str(only["message"])
+    assert "not a complete saved state" in str(only["message"])
 
 
 def test_where_the_lora_goes_is_held_against_what_is_there_and_each_fault_is_said_once(folder: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_state_that_says_less_than_all_of_itself_is_exit_3_or_6(
     (state / manifest.NAME).write_text(json.dumps(described))
     said = {"extra file": "custom_checkpoint_0.pkl is not among", "link": "optimizer.bin is no regular file"}
     assert train(tmp_path / "out", "--resume", str(state)) == (6 if harm in said else 3)
-    assert said.get(harm, "is no state that was saved to its end") in capsys.readouterr().err
+    assert said.get(harm, "is not a complete saved state") in capsys.readouterr().err
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to give files away, as root")

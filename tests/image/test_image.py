@@ -94,7 +94,7 @@ def test_stopped_it_saves_and_the_next_one_goes_on(built: Image, out: Path) -> N
     container.stop(started)
     stopped = container.finish(started)
     assert stopped.code == 143, stopped.err
-    assert "saved at step" in stopped.err
+    assert "state saved" in stopped.err
     resumed = built.run(*words, **how)
     assert resumed.code == 0, resumed.err
     assert "going on from step" in resumed.err

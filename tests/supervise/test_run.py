@@ -230,7 +230,7 @@ def test_asked_to_stop_from_elsewhere_it_stops(bench: Bench, sees_stop_file: boo
     with record.alone(order.folder), pytest.raises(Interrupted) as caught:
         Run(order, bench.notes).go(None)
     assert caught.value.exit_code == 143
-    assert "step 2" in str(caught.value.hint)
+    assert "step 2" in str(caught.value)
     assert bench.record.state == "stopped"
 
 

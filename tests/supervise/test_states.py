@@ -108,7 +108,7 @@ def test_a_name_with_brackets_finds_its_own_states(output: Path) -> None:
 
 
 def test_a_folder_that_is_no_state_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no state"):
+    with pytest.raises(ConfigError, match="not a complete saved state"):
         states.at(tmp_path)
     with pytest.raises(ConfigError, match="does not exist"):
         states.at(tmp_path / "missing")
@@ -141,7 +141,7 @@ def test_a_manifest_that_makes_no_sense_is_none(output: Path, field: str, value:
     folder = save(output, 8)
     described(folder, **{field: value})
     assert manifest.read(folder) is None
-    with pytest.raises(ConfigError, match="is no state that was saved to its end"):
+    with pytest.raises(ConfigError, match="is not a complete saved state"):
         states.at(folder)
 
 

@@ -64,7 +64,7 @@ def _buckets(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int
     steps, least, most = numbers
     needed = view.schema.bucket_steps
     if steps % needed:
-        message = f"`bucket_reso_steps` is {steps}; {view.schema.script} refuses what cannot be divided by {needed}"
+        message = f"`bucket_reso_steps` must be a multiple of {needed} for {view.schema.script}, not {steps}"
         yield view.config.problem(message, _place(view, dataset, path, "bucket_reso_steps"), hint=f"use {needed}")
     if size is None:
         return

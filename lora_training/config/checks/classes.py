@@ -42,5 +42,5 @@ def problems(  # noqa: PLR0913 - a class is looked for in all of these
     if public:
         yield view.problem(f"neither upstream nor {home} has `{name}`", key, hint=hint)
     else:
-        message = f"upstream has no `{name}` of its own, and {home} may have none either"
+        message = f"upstream has no `{name}`; whether {home} has it cannot be told here"
         yield view.problem(message, key, hint=hint, severity="warning")

@@ -54,6 +54,7 @@ def imported(folder: Path, name: str, data: bytes, *more: str) -> Ran:
         ("a.toml", b"seed = 0x" + b"f" * 9000, "more than 64 bits"),
         ("a.toml", b"a." * 2000 + b"a = 1\n", "more than a thousand dots"),
         ("a.yaml", (TOOL + "x: &x {a: 1}\ny: {<<: *x}\n").encode(), "used again"),
+        ("a.yaml", (TOOL + "x: " + "[" * 9000).encode(), "nested more than 100 deep"),
         ("a.yaml", (TOOL + "x: 1" + ":1" * 9000 + "\n").encode(), "a number of more than 100 characters"),
         ("a.yaml", (TOOL + "x: 1.1" + "1" * 9000 + "\n").encode(), "a number of more than 100 characters"),
         ("a.sh", b"A=" + b"b" * 1000 + b"\ntrain_network.py " + b"$A " * 9000, "longer than 4194304 characters"),

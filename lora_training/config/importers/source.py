@@ -8,12 +8,15 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lora_training import tomls
 from lora_training.config import document, nesting
 from lora_training.errors import ConfigError
 from lora_training.files import opener_of_any, read_any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _COMMAND = re.compile(r"accelerate\s+launch|train_network\.py")
 _SCRIPTS = (".sh", ".bash", ".bat", ".cmd", ".ps1", ".txt", "")
@@ -123,20 +126,32 @@ def _toml(text: str) -> Any:
 
 
 def _yaml(text: str) -> Any:
-    """What a YAML document holds, as JSON would have it. Raises ValueError.
-
-    A part that is named and used again can be used in parts that are used again, and so grow beyond all measure.
-    """
+    """What a YAML document holds, as JSON would have it. Raises ValueError."""
     import yaml
 
     from lora_training.config.importers.yaml_loader import Loader
 
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=Loader)):
-            raise ValueError("a part that is used again (`*name`) is not taken over")
+        _refuse_growth(yaml.parse(text, Loader=Loader))
         return json.loads(json.dumps(yaml.load(text, Loader=Loader), default=str, skipkeys=True))  # noqa: S506 - it is safe
     except yaml.YAMLError as exc:
         raise ValueError(" ".join(str(exc).split())) from None
+
+
+def _refuse_growth(events: Iterable[Any]) -> None:
+    """Raise ValueError for what takes far longer than its length, before the document is built.
+
+    A part that is named and used again can be used in parts that are used again. Depth takes libyaml its square.
+    """
+    from yaml import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if isinstance(event, AliasEvent):
+            raise ValueError("a part that is used again (`*name`) is not taken over")  # noqa: TRY004 - it is no type
+        if depth > nesting.LIMIT:
+            raise ValueError(f"it is nested more than {nesting.LIMIT} deep")
 
 
 def _refuse_foreign(path: Path, content: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ def _command(folder: Path, steps: int) -> tuple[Path, list[str], dict[str, str]]
     here = workspace.find()
     sets = [f"output_dir={folder}", f"max_train_steps={steps}", f"save_every_n_steps={10 * steps}"]
     config = cfg.load(CONFIG, sets=sets, environ={workspace.CACHE_VARIABLE: str(here.cache)})
-    document = json.loads(cfg.dataset_document(config) or "{}")
+    document = cfg.dataset_document(config) or {}
     document["datasets"][0]["custom_attributes"] = ATTRIBUTES
     (folder / "dataset.json").write_text(json.dumps(document), encoding="utf-8")
     asked = [sys.executable, "-m", "lora_training", "train", str(CONFIG), "--dry-run"]

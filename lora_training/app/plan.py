@@ -44,7 +44,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. `dataset` is the text of `folder/dataset.json`; `made_by` has digests of what makes the run, by name.
+    """One run. `dataset` is the content of `folder/dataset.json`; `made_by` has digests of what makes the run, by name.
 
     `processes` is how many train, on all machines; `tensorboard` is the run's own folder in upstream's `logging_dir`;
     `left_out` are the keys that a training on this machine does without.
@@ -56,7 +56,7 @@ class Plan:
     spec: LaunchSpec
     runtime: Mapping[str, Mapping[str, Any]]
     output: Path
-    dataset: str | None
+    dataset: Mapping[str, Any] | None
     made_by: Mapping[str, str]
     processes: int = 1
     tensorboard: Path | None = None
@@ -142,14 +142,16 @@ def _processes(config: Config) -> Processes:
 
 
 def _made_by(
-    here: Workspace, tree: Tree, flags: list[str], dataset: str | None, runtime: Mapping[str, Any]
+    here: Workspace, tree: Tree, flags: list[str], dataset: Mapping[str, Any] | None, runtime: Mapping[str, Any]
 ) -> dict[str, str]:
     """Digests of what makes a run what it is. Where it writes does not count."""
+    from lora_training.config import dataset_text
     from lora_training.patching import lockfile
 
     place = _value(flags, "output_dir", "")
     what = [word for word in flags if word not in (place, f"--output_dir={place}")]
-    config = json.dumps([what, dataset, runtime], sort_keys=True).encode()
+    text = dataset_text(dataset) if dataset else None
+    config = json.dumps([what, text, runtime], sort_keys=True).encode()
     return {
         "config": hashlib.sha256(config).hexdigest(),
         "upstream": tree.commit,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from importlib.util import find_spec
@@ -85,8 +84,7 @@ def _job(here: Workspace, config: Config, words: list[str], cwd: Path) -> Job:
     from lora_training.app import plan as plans
     from lora_training.preflight.finding import Job, flags
 
-    text = cfg.dataset_document(config)
-    dataset = json.loads(text) if text else None
+    dataset = cfg.dataset_document(config)
     cache = here.cache / "checked"
     return Job(config.script, flags(words), dataset, plans.output(words), cwd, {**os.environ}, cache)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lora_training import files, proc
 from lora_training.app import plan as plans
 from lora_training.app import recording, resuming, start_checks
-from lora_training.config import exchanged
+from lora_training.config import dataset_text, exchanged
 from lora_training.config.checks import machine
 from lora_training.errors import LoraError
 from lora_training.patching import site
@@ -101,7 +101,7 @@ def _order(plan: Plan) -> Order:
 def _write(plan: Plan) -> None:
     """Write the data set's document for the child, and its command for people to read."""
     if plan.dataset:
-        files.write(plan.folder / "dataset.json", plan.dataset)
+        files.write(plan.folder / "dataset.json", dataset_text(plan.dataset))
     files.write(plan.folder / "command.sh", plan.spec.shell() + "\n")
 
 

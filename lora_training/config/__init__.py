@@ -3,7 +3,7 @@
     config = load(path)                                # needs no upstream
     known = schema.read(tree, config.script)           # reads upstream's source, imports none of it
     require(config, check(config, known))              # every problem at once
-    argv = to_argv(config, known, dataset_config=...)  # and dataset_document(config) is that file's text
+    argv = to_argv(config, known, dataset_config=...)  # and dataset_document(config) is that file's content
 
 Each name is imported when it is first used: a schema from the cache is there in the time that importing all would take.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lora_training.config import schema
-    from lora_training.config.argv import dataset_document, to_argv
+    from lora_training.config.argv import dataset_document, dataset_text, to_argv
     from lora_training.config.checks import Machine, check, require
     from lora_training.config.loading import load
     from lora_training.config.model import Config, Entry, Launch, Problem, Run
@@ -31,6 +31,7 @@ __all__ = [
     "Schema",
     "check",
     "dataset_document",
+    "dataset_text",
     "load",
     "require",
     "schema",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "argv": ("dataset_document", "to_argv"),
+    "argv": ("dataset_document", "dataset_text", "to_argv"),
     "checks": ("Machine", "check", "require"),
     "loading": ("load",),
     "model": ("Config", "Entry", "Launch", "Problem", "Run"),

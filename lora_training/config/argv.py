@@ -12,7 +12,7 @@ from lora_training.config.model import Problem
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from lora_training.config.model import Config, Entry
@@ -88,17 +88,25 @@ def _at(config: Config, entry: Entry, message: str, hint: str | None, below: Key
     return config.problem(message, (*entry.path, *below), hint=hint)
 
 
-def dataset_document(config: Config) -> str | None:
-    """The text of upstream's dataset configuration, as JSON with absolute paths; None when there are no datasets.
+def dataset_document(config: Config) -> dict[str, Any] | None:
+    """Return upstream's dataset configuration, with absolute paths; None when there are no datasets.
 
-    JSON and not TOML, which upstream would read with toml 0.10.2 and its faults. The file's name must end in `.json`.
     Raises ConfigError for a path that names an unknown variable.
     """
     if not config.datasets:
         return None
     whole: dict[str, Any] = {"general": dict(config.general)} if config.general else {}
     whole["datasets"] = list(config.datasets)
-    return json.dumps(_absolute(config, whole), indent=2, default=str) + "\n"
+    document: dict[str, Any] = _absolute(config, whole)
+    return document
+
+
+def dataset_text(document: Mapping[str, Any]) -> str:
+    """Return a dataset configuration as the text of a file, whose name must end in `.json`.
+
+    JSON and not TOML, which upstream would read with toml 0.10.2 and its faults.
+    """
+    return json.dumps(document, indent=2) + "\n"
 
 
 def _absolute(config: Config, value: Any, path: KeyPath = ()) -> Any:
@@ -106,12 +114,17 @@ def _absolute(config: Config, value: Any, path: KeyPath = ()) -> Any:
         return [_absolute(config, item, (*path, number)) for number, item in enumerate(value)]
     if isinstance(value, dict):
         return {key: _absolute_key(config, key, item, (*path, key)) for key, item in value.items()}
-    return value
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with TOML's dates and times, which JSON lacks, as texts."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def _absolute_key(config: Config, key: str, value: Any, path: KeyPath) -> Any:
     if key == "custom_attributes":
-        return value
+        return _plain(value)
     if not (isinstance(value, str) and paths.is_path_key(key)):
         return _absolute(config, value, path)
     try:

@@ -41,8 +41,8 @@ def inputs(config: Config, schema: Schema) -> Inputs:
     suffixes = _READ | {str(named_suffix) for named_suffix in _suffixes(config)}
     data = [Path(path) for key, found in named.items() if key in DATA for path in found]
     dataset = [file for path in data for file in _files(path, suffixes)]
-    text = dataset_document(config)
-    tables = [json.loads(text)] if text else [_parsed(path) for path in data if path.suffix in (".toml", ".json")]
+    document = dataset_document(config)
+    tables = [document] if document else [_parsed(path) for path in data if path.suffix in (".toml", ".json")]
     dataset += [file for table in tables for file in _of_tables(table, suffixes, schema.tree)]
     models = [file for key, found in named.items() if key not in DATA for path in found for file in _files(Path(path))]
     return Inputs(tuple(sorted(set(dataset))), tuple(sorted(set(models))))

@@ -118,8 +118,8 @@ def _writes_beside(config: Config) -> bool:
 
 def _datasets(config: Config) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """The paths in upstream's dataset configuration, each with its keys from the top."""
-    text = dataset_document(config)
-    yield from _strings(json.loads(text), ()) if text else ()
+    document = dataset_document(config)
+    yield from _strings(document, ()) if document else ()
 
 
 def _strings(value: Any, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:

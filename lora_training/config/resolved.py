@@ -49,11 +49,10 @@ def _given(table: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in table.items() if value is not None}
 
 
-def _datasets(head: str, text: str | None, tail: str) -> str:
+def _datasets(head: str, data: dict[str, Any] | None, tail: str) -> str:
     """Tables as a person would write them, unless their keys would then come in another order."""
-    if text is None:
+    if data is None:
         return f"{head}\n\n{tail}"
-    data = json.loads(text)
     laid_out = f"{head}\n\n{tomlout.document(data)}\n{tail}"
     if json.dumps({name: value for name, value in parsed(laid_out).items() if name in data}) == json.dumps(data):
         return laid_out

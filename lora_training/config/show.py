@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training import shell
 from lora_training.config import document, tomlout
-from lora_training.config.argv import dataset_document, to_argv
+from lora_training.config.argv import dataset_document, dataset_text, to_argv
 
 if TYPE_CHECKING:
     from lora_training.config.model import Config, Entry
@@ -27,19 +26,19 @@ def arguments(config: Config, schema: Schema) -> list[str]:
 def as_shell(config: Config, schema: Schema, tree: Path) -> str:
     """Lines for a POSIX shell: one that writes the dataset configuration, and upstream's own command."""
     command = shell.join(["python", str(tree / f"{config.script}.py"), *arguments(config, schema)])
-    text = dataset_document(config)
+    document = dataset_document(config)
+    text = dataset_text(document) if document else None
     return f"cat > {DATASET_FILE} <<'LORA_END'\n{text}LORA_END\n{command}\n" if text else f"{command}\n"
 
 
 def as_json(config: Config, schema: Schema, *, origins: bool) -> dict[str, Any]:
     """Everything, for a program to read."""
-    text = dataset_document(config)
     whole: dict[str, Any] = {
         "file": str(config.path),
         "script": config.script,
         "values": dict(config.values),
         "argv": arguments(config, schema),
-        "dataset_config": json.loads(text) if text else None,
+        "dataset_config": dataset_document(config),
         "launch": asdict(config.launch),
         "run": asdict(config.run),
         "runtime": dict(config.runtime),

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -95,7 +94,7 @@ def test_a_text_from_outside_stays_a_text(config, small):
 def test_the_dataset_configuration_is_json_with_absolute_paths(config, tmp_path):
     text = '[general]\nenable_bucket = true\n[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "a"\n'
     loaded = config(BASE + text + 'custom_attributes = {image_dir = "b"}\n')
-    assert json.loads(dataset_document(loaded) or "") == {
+    assert dataset_document(loaded) == {
         "general": {"enable_bucket": True},
         "datasets": [
             {

@@ -149,8 +149,8 @@ class Trainer:
         sets = tuple(each for each in sets if not each.startswith("resume="))
         config = cfg.load(SMOKE, sets=sets, environ={workspace.CACHE_VARIABLE: str(self._here.cache)})
         schema = schemas.read(self._tree, config.script, cache=self._here.cache)
-        document = json.dumps({"datasets": datasets}) if datasets else cfg.dataset_document(config)
-        (folder / "dataset.json").write_text(document or "", encoding="utf-8")
+        document = {"datasets": datasets} if datasets else cfg.dataset_document(config)
+        (folder / "dataset.json").write_text(cfg.dataset_text(document) if document else "", encoding="utf-8")
         flags = [*cfg.to_argv(config, schema), *resumed, "--dataset_config", str(folder / "dataset.json")]
         return spec.one_process(
             sys.executable,

@@ -77,6 +77,8 @@ def one(folder: Path, *flags: str) -> tuple[str, str, str]:
         (['lr_scheduler = "adafactor"'], "lr_scheduler", "needs Adafactor"),
         (["lr_warmup_steps = 5"], "lr_warmup_steps", "with `constant`; set lr_scheduler ="),
         (['lr_scheduler_type = "CosineAnealingLR"'], "lr_scheduler_type", "did you mean `CosineAnnealingLR`?"),
+        (['lr_scheduler_type = "torch.optim.lr_scheduler.StepRL"'], "lr_scheduler_type", "did you mean `StepLR`?"),
+        (['optimizer_type = "torch.optim.AdamQ"'], "optimizer_type", "neither upstream nor torch.optim has `AdamQ`"),
         (['optimizer_type = "AdamQ"'], "optimizer_type", "neither upstream nor torch.optim has `AdamQ`; did you mean"),
         (['optimizer_type = "adam"'], "optimizer_type", "did you mean `Adam`?"),
         (['optimizer_type = "torch.optum.Adam"'], "optimizer_type", "there is no module `torch.optum`"),

@@ -25,7 +25,9 @@ def problems(  # noqa: PLR0913 - a class is looked for in all of these
     own: Collection[str] = (),
 ) -> Iterator[Problem]:
     """What is wrong with `package.module.Class`, or a class of `home`. `own` are upstream's names beside them."""
-    module, _, last = name.rpartition(".")
+    # written in full, or by its name alone: upstream takes it from `home` either way
+    bare = name.removeprefix(f"{home}.")
+    module, _, last = bare.rpartition(".")
     if module and not last[:1].isupper():
         # upstream calls whatever has the name: torch.save, given a file, writes over it
         yield view.problem(f"`{key}`: `{name}` is no class", key, hint="a class's name begins with a capital")
@@ -36,11 +38,11 @@ def problems(  # noqa: PLR0913 - a class is looked for in all of these
     if module:
         return
     public = choices.classes(home) if installed else frozenset()
-    if name in public:
+    if bare in public:
         return
-    hint = nearest.hint(name, [*own, *public]) or "a class of another package is written with its module: package.Class"
+    hint = nearest.hint(bare, [*own, *public]) or "a class of another package is written with its module: package.Class"
     if public:
-        yield view.problem(f"neither upstream nor {home} has `{name}`", key, hint=hint)
+        yield view.problem(f"neither upstream nor {home} has `{bare}`", key, hint=hint)
     else:
         message = f"upstream has no `{name}`; whether {home} has it cannot be told here"
         yield view.problem(message, key, hint=hint, severity="warning")

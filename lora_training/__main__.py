@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from lora_training.cli import no_reader, run
+from lora_training.cli import let_go, run
 
 
 def main() -> int:
@@ -14,11 +14,8 @@ def main() -> int:
         if getattr(sys, name) is None:
             # started with it closed
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - pathlib would cost more than the rest
-    try:
-        code = run(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return no_reader()
+    code = run(sys.argv[1:])
+    let_go()
     return code
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from lora_training import locks, printable
 
@@ -24,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
     locks.on_wait(_note)
     try:
         _recover()
-        return _run_click(argv)
+        return _finish(_run_click(argv))
     except Interrupted as exc:
         _note("\nhint: ".join(filter(None, (exc.message, exc.hint))))
         return exc.exit_code
@@ -61,12 +62,34 @@ def _recover() -> None:
             sys.stderr.write(f"note: an interrupted `lora upstream bump` was {outcome}\n")
 
 
+def _finish(code: int) -> int:
+    # that a disk is full may show only now
+    sys.stdout.flush()
+    return code
+
+
 def no_reader() -> int:
     """Print nothing more, since whoever read our output has had enough; the exit code that says so."""
-    # what Python still holds back must not fail once more at the end
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _close(stream)
     return 128 + signal.SIGPIPE
+
+
+def let_go() -> None:
+    """Drop what cannot be printed: Python would try once more at the end, with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        _flush_or_close(stream)
+
+
+def _flush_or_close(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError:
+        _close(stream)
+
+
+def _close(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run_click(argv: Sequence[str]) -> int:
@@ -98,7 +121,9 @@ def _note(line: str) -> None:
 
 def _report(message: str, hint: str | None) -> None:
     said = _labelled("error: ", message) + _labelled("hint: ", hint or "")
-    sys.stderr.write("".join(f"{line}\n" for line in said))
+    # where it cannot be written, the exit code still tells
+    with contextlib.suppress(OSError):
+        sys.stderr.write("".join(f"{line}\n" for line in said))
 
 
 def _labelled(label: str, text: str) -> list[str]:

@@ -67,7 +67,8 @@ def train(  # noqa: PLR0913 - one argument an option
     from lora_training.app import train as training
     from lora_training.cli.terminal import Terminal
 
-    output.drop_unread()
+    if not dry_run:
+        output.drop_unread()
     here = workspace.find()
     request = training.Request(file, sets, resume)
     with closing(Terminal(verbose=verbose)) as terminal:

@@ -101,3 +101,23 @@ def test_other_commands_end_quietly_when_nobody_reads_on(argv: list[str]) -> Non
     os.close(writes)
     assert ran.stderr == b""
     assert ran.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("argv", [["runs", "list"], ["patch", "status", "--json"], ["train", str(SMOKE), "--dry-run"]])
+def test_what_cannot_be_printed_on_a_full_disk_is_one_error(sd_scripts: Path, argv: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "lora_training", *argv], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert ran.stderr.splitlines() == [
+        b"error: No space left on device",
+        b"hint: make room there, or choose another place",
+    ]
+    assert ran.returncode == 1
+
+
+def test_an_error_that_cannot_be_printed_keeps_its_exit_code() -> None:
+    with Path("/dev/full").open("w") as full:
+        argv = [sys.executable, "-m", "lora_training", "upstream", "bump", "no-such-upstream", "HEAD"]
+        ran = subprocess.run(argv, cwd=ROOT, stdout=full, stderr=full, check=False)
+    assert ran.returncode == 4

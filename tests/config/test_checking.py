@@ -196,6 +196,13 @@ def test_a_resolution_outside_the_buckets_is_named(checked):
     assert said(found, "512x512 is outside the buckets", "`max_bucket_reso` is 448")
 
 
+@pytest.mark.parametrize("size", ["0", "[512, 0]", "[-64, 64]"])
+def test_a_resolution_that_is_no_size_is_named(checked, size):
+    another = '[[datasets.subsets]]\nimage_dir = "images"\ncaption_extension = ".txt"\n[[datasets]]\n'
+    (found,) = checked(data=f"{another}resolution = {size}\n")
+    assert (found.severity, found.message) == ("error", "this dataset has no usable `resolution`")
+
+
 @pytest.mark.parametrize("option", ["shuffle_caption = true", "caption_dropout_rate = 0.1", "token_warmup_step = 5"])
 def test_captions_that_change_cannot_go_with_cached_outputs(checked, option):
     text = "cache_text_encoder_outputs = true\nnetwork_train_unet_only = true"

@@ -30,7 +30,7 @@ def problems(view: View) -> Iterator[Problem]:
 def _dataset(view: View, dataset: dict[str, Any], path: KeyPath) -> Iterator[Problem]:
     given = view.inherited("resolution", dataset)
     size = resolution(given)
-    if size is None and (given is None or isinstance(given, str)):  # the schema has judged any other
+    if size is None and not _is_of_wrong_type(given):
         hint = "for example resolution = [1024, 1024]"
         yield view.config.problem("this dataset has no usable `resolution`", _place(view, dataset, path), hint=hint)
     batch = as_number(view.inherited("batch_size", dataset))
@@ -38,6 +38,13 @@ def _dataset(view: View, dataset: dict[str, Any], path: KeyPath) -> Iterator[Pro
         yield view.config.problem("`batch_size` must be 1 or more", _place(view, dataset, path, "batch_size"))
     if view.inherited("enable_bucket", dataset) is True:
         yield from _buckets(view, dataset, path, size)
+
+
+def _is_of_wrong_type(given: Any) -> bool:
+    """Whether the schema has refused it: it takes a text, a whole number or two of them, whatever they are."""
+    parts = given if isinstance(given, list) else [given]
+    is_number = len(parts) in (1, 2) and all(isinstance(part, int) and not isinstance(part, bool) for part in parts)
+    return not (given is None or isinstance(given, str) or is_number)
 
 
 def _place(view: View, dataset: dict[str, Any], path: KeyPath, key: str = "resolution") -> KeyPath:

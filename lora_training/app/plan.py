@@ -92,7 +92,7 @@ def make(
     runtime = _runtime(config, tree)
     dataset = cfg.dataset_document(config)
     flags = cfg.to_argv(config, schema)
-    # the precision of the launch wins over upstream's flag
+    # part of the identity since before it was passed on as a flag
     launch = [f"mixed_precision={config.launch.mixed_precision}"] if config.launch.mixed_precision else []
     made_by = _made_by(here, tree, [config.script, *flags, str(processes.count), *launch], dataset, runtime)
     left_out = _left_out(config, schema, tree)
@@ -123,7 +123,7 @@ def _launched(
         flags,
         processes=processes,
         runtime=environment,
-        mixed_precision=str(config.launch.mixed_precision or config.values.get("mixed_precision", "no")),
+        mixed_precision=str(config.values.get("mixed_precision", "no")),
         cpu_threads=config.launch.num_cpu_threads_per_process or 1,
     )
 

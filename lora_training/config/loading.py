@@ -112,7 +112,15 @@ class _Builder:
                     self._add(key, inner, (name, key))
             else:
                 self._add(name, value, (name,))
+        self._launch_precision()
         self._order()
+
+    def _launch_precision(self) -> None:
+        """Pass `[launch] mixed_precision` on as the flag: upstream gives accelerate the flag's default otherwise."""
+        launch = self.doc.data.get("launch")
+        precision = launch.get("mixed_precision") if isinstance(launch, dict) else None
+        if isinstance(precision, str) and "mixed_precision" not in self.entries:
+            self._add("mixed_precision", precision, ("launch", "mixed_precision"))
 
     def _add(self, name: str, value: Any, path: KeyPath) -> None:
         key = name.replace("-", "_")

@@ -50,7 +50,7 @@ _LAUNCH = {
         lambda v: isinstance(v, list) and bool(v) and all(_is_int(i) and i >= 0 for i in v) and len(set(v)) == len(v),
         "which GPUs of this machine train, counted from 0",
     ),
-    "mixed_precision": _one_of("no", "fp16", "bf16", text="accelerate's; the flag mixed_precision counts for more"),
+    "mixed_precision": _one_of("no", "fp16", "bf16", text="passed on as the flag, unless that is set too"),
     "backend": _one_of("accelerate", "filestore", text="what starts several processes and how they meet"),
     "num_machines": _integer(1, "how many machines train together"),
     "machine_rank": _integer(0, "this machine's number among them, from 0"),

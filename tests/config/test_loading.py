@@ -130,3 +130,12 @@ def test_a_missing_script_says_what_to_write(config):
 
 def test_resume_is_relative_to_the_file(config, tmp_path):
     assert config(BASE + '[run]\nresume = "state"\n').run.resume == str(tmp_path / "state")
+
+
+def test_the_precision_of_the_launch_is_passed_on_as_the_flag_unless_that_is_set(config):
+    launch = '[launch]\nmixed_precision = "bf16"'
+    loaded = config(f'script = "train_network"\n{launch}')
+    assert (loaded.values["mixed_precision"], loaded.problems) == ("bf16", ())
+    assert loaded.entries["mixed_precision"].position.line == 3
+    assert config(f'script = "train_network"\nmixed_precision = "no"\n{launch}').values["mixed_precision"] == "no"
+    assert config('script = "train_network"\n[launch]\nmixed_precision = 5').values.get("mixed_precision") is None

@@ -50,10 +50,10 @@ def test_overrides_of_the_environment_are_in_it(config, small, tmp_path):
 
 
 def test_our_own_tables_are_in_it_but_not_where_to_go_on_from(config, small, tmp_path):
-    text = '[launch]\nnum_processes = "auto"\nmixed_precision = "bf16"\n[run]\nresume = "never"\nretries = 7'
+    text = '[launch]\nnum_processes = "auto"\nnum_cpu_threads_per_process = 2\n[run]\nresume = "never"\nretries = 7'
     runtime = {"ema": False, "nan-guard": True, "tiny": {"widths": [1, 2]}}
     loaded = again(config(BASE + text), small, tmp_path / "elsewhere", processes=2, runtime=runtime)
-    assert (loaded.launch.num_processes, loaded.launch.mixed_precision) == (2, "bf16")
+    assert (loaded.launch.num_processes, loaded.launch.num_cpu_threads_per_process) == (2, 2)
     assert (loaded.run.retries, loaded.run.resume) == (7, "auto")
     assert loaded.runtime == runtime
 

@@ -27,7 +27,10 @@ _NEEDS = (3, 10)
 _UPSTREAM_MISSING = 4
 # For how long a git host that was out of reach is not asked again by every `make`, in seconds.
 _PAUSE_S = 600.0
-_PACKAGES = ("accelerate", "bitsandbytes", "click", "diffusers", "numpy", "torch", "torchvision", "unidiff", "xformers")
+_PACKAGES = (
+    *("accelerate", "bitsandbytes", "click", "diffusers", "git", "numpy"),
+    *("torch", "torchvision", "unidiff", "xformers"),
+)
 
 
 class SetupError(Exception):

@@ -87,6 +87,9 @@ class Workspace:
 
     def _upstream(self, section: configparser.SectionProxy) -> Upstream:
         path = section["path"]
+        parts = Path(path).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise UpstreamError(f"{self.root / '.gitmodules'} names a folder outside of the checkout: {path!r}")
         return Upstream(name=Path(path).name, path=self.root / path, url=section["url"])
 
 

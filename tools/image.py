@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lora_training import repository, workspace
+from lora_training import workspace
 from lora_training.errors import LoraError
 from lora_training.launch import container
 from lora_training.upstream import pins
@@ -87,16 +87,25 @@ def build(engine: str, image: str, more: list[str]) -> list[str]:
 def labels() -> dict[str, str]:
     """What the image says it is made of; the build checks it against what it has."""
     here = workspace.Workspace(ROOT)
-    found = {argument: pins.pin(here, name) for name, argument in _PIN_ARGUMENTS.items()}
+    found = {argument: _pin(here, name) for name, argument in _PIN_ARGUMENTS.items()}
     lock = (here.patches / "patches.lock").read_bytes()
     return {"COMMIT": _commit(), **found, "PATCHES_SHA256": hashlib.sha256(lock).hexdigest()}
 
 
+def _pin(here: workspace.Workspace, name: str) -> str:
+    """The pin, by plain git where there is a repository: GitPython may not be installed here."""
+    link = here.upstream(name).path.relative_to(ROOT)
+    return _git("rev-parse", f":{link}") if (ROOT / ".git").exists() else pins.pin(here, name)
+
+
 def _commit() -> str:
     """Our own commit, marked when there are changes on top of it; empty where there is no repository."""
-    described = ["git", *repository.OFF, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    done = subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    return _git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+
+
+def _git(*args: str) -> str:
+    argv = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *args]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _uv_cache() -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lora_training import git, without
+from lora_training import repositories, without
 from lora_training.app import runtime_targets
 from lora_training.app.targets import target, targets
 from lora_training.errors import LoraError, PatchError
@@ -158,7 +158,7 @@ def recover(here: Workspace) -> str | None:
 
 def _way_back(here: Workspace, upstream: Upstream, before: str) -> list[str]:
     """The commands that bring back what was committed here, and its pin `before`, once a move has been made."""
-    head = git.git("rev-parse", "HEAD", cwd=here.root).strip()
+    head = repositories.head(here.root)
     link = upstream.path.relative_to(here.root).as_posix()
     return [
         "lora patch revert",
@@ -200,14 +200,13 @@ def _lay_out(here: Workspace, upstream: Upstream, there: Rehearsal) -> Workspace
     (root / ".lora").mkdir()
     here.cache.mkdir(parents=True, exist_ok=True)
     (root / ".lora" / "cache").symlink_to(here.cache)
-    git.git("init", "--quiet", "--template=", cwd=root)
-    for other in here.upstreams.values():
-        place = root / other.path.relative_to(here.root)
-        commit = there.commit if other == upstream else pins.pin(here, other.name)
-        if other != upstream:
-            place.symlink_to(other.path)
-        link = place.relative_to(root).as_posix()
-        git.git("update-index", "--add", "--cacheinfo", f"160000,{commit},{link}", cwd=root)
+    with repositories.created(root, "--template=") as repo:
+        for other in here.upstreams.values():
+            link = other.path.relative_to(here.root).as_posix()
+            commit = there.commit if other == upstream else pins.pin(here, other.name)
+            if other != upstream:
+                (root / link).symlink_to(other.path)
+            repo.git.update_index("--add", "--cacheinfo", f"160000,{commit},{link}")
     return Workspace(root)
 
 

@@ -100,9 +100,6 @@ class Checkout:
 
         if self.tree == self.workspace.upstream(_UPSTREAM).path:
             return pins.head(self.workspace.upstream(_UPSTREAM)).commit
-        from lora_training import git, proc
+        from lora_training import repositories
 
-        try:
-            return git.git("rev-parse", "HEAD", cwd=self.tree).strip()
-        except proc.ProcError:
-            return None
+        return repositories.head(self.tree)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from lora_training import git
+from lora_training import repositories
 from lora_training.containers import images
 from lora_training.errors import EngineError
 from lora_training.patching import lockfile
@@ -45,7 +45,5 @@ def _wanted(here: Workspace) -> dict[str, str]:
 
 
 def _revision(here: Workspace) -> dict[str, str]:
-    if not (here.root / ".git").exists():
-        return {}
-    head = git.git("rev-parse", "HEAD", cwd=here.root, allowed=(0, 128)).strip()
+    head = repositories.head(here.root)
     return {images.REVISION: head} if head else {}

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import git, proc
 from lora_training.config import schema as schemas
 from lora_training.errors import LoraError
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lora_training.config.schema import Flag
+    from lora_training.repositories import Repo
 
 _LOCAL = {"GIT_NO_LAZY_FETCH": "1"}  # what a partial clone left out is not fetched for this
 _COMPARED = ("type", "default", "choices", "nargs", "action", "help")
@@ -37,11 +37,14 @@ def versions(tree: Path) -> tuple[str, ...]:
     """The tags of the tree's repository whose sources are here, oldest first. None where it has no history."""
     if not (tree / ".git").exists():
         return ()
+    from lora_training import proc, repositories
+
     try:
-        listed = git.git("tag", "--list", "v*", "--sort=creatordate", "--merged", "HEAD", cwd=tree)
+        with repositories.opened(tree) as repo:
+            listed = repo.git.tag("--list", "v*", "--sort=creatordate", "--merged", "HEAD")
+            return tuple(tag for tag in listed.split() if _is_here(repo, tag))
     except proc.ProcError:
         return ()
-    return tuple(tag for tag in listed.split() if _is_here(tree, tag))
 
 
 def changes(tree: Path, key: str, *, cache: Path | None = None) -> tuple[Change, ...]:
@@ -86,17 +89,19 @@ def _in(tree: Path, key: str, cache: Path | None) -> dict[str, Flag]:
     return {script: flag for script, flag in found if flag is not None}
 
 
-def _is_here(tree: Path, tag: str) -> bool:
-    argv = git.command("cat-file", "-e", f"{tag}:train_network.py", cwd=tree)
-    return proc.run(argv, cwd=tree, env=git.environment() | _LOCAL, allowed=(0, 1, 128)).returncode == 0
+def _is_here(repo: Repo, tag: str) -> bool:
+    with repo.git.custom_environment(**_LOCAL):
+        return repo.git.succeeds("cat-file", "-e", f"{tag}:train_network.py")
 
 
 @contextmanager
 def _checked_out(tree: Path, version: str) -> Iterator[Path]:
     """The Python files that a script may be made of, as they are at a version, in a temporary folder."""
     paths = (":(glob)*.py", ":(glob)library/**/*.py")
-    argv = git.command("archive", "--format=tar", version, "--", *paths, cwd=tree)
-    data = proc.run(argv, cwd=tree, env=git.environment() | _LOCAL).stdout.encode("utf-8", "surrogateescape")
+    from lora_training import repositories
+
+    with repositories.opened(tree) as repo:
+        data = repo.git.archive("--format=tar", version, "--", *paths, env=_LOCAL, **repositories.RAW)
     with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(data)) as archive:
         for member in archive:
             target = Path(folder, member.name)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import tempfile
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training import git
+from gitdb import IStream
+
+from lora_training import repositories
 from lora_training.patching.names import raw
 
 if TYPE_CHECKING:
     from lora_training.patching.model import Node
     from lora_training.patching.plan import Image
+    from lora_training.repositories import Repo
 
 # Whatever the user's own git is set to, the same files give the same diff.
 _SETTINGS = {
@@ -28,33 +32,28 @@ _SETTINGS = {
     "diff.context": "3",
 }
 # No renames: quilt and older patches take a deletion and a creation, and say what they do.
-_DIFF = ("diff", "--cached", "--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames")
+_DIFF = ("--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames")
 
 
 def diff(before: Image, after: Image) -> bytes:
     """The git diff between two states of files; empty when they are the same."""
-    with tempfile.TemporaryDirectory() as scratch:
-        repository = Path(scratch)
-        _git(repository, "init", "--quiet", "--template=")
-        base = _tree(repository, before)
-        _tree(repository, after)
-        return raw(_git(repository, *_DIFF, base))
+    with tempfile.TemporaryDirectory() as scratch, repositories.created(Path(scratch), "--template=") as repo:
+        trees = [_tree(repo, image) for image in (before, after)]
+        settings = [f"{key}={value}" for key, value in _SETTINGS.items()]
+        difference: bytes = repo.git(c=settings).diff(*_DIFF, *trees, **repositories.RAW)
+        return difference
 
 
-def _tree(repository: Path, image: Image) -> str:
-    """Have the index hold exactly these files; the id of its tree."""
-    _git(repository, "read-tree", "--empty")
-    rows = [_row(repository, path, node) for path, node in image.items() if node is not None and not node.is_folder]
-    _git(repository, "update-index", "-z", "--index-info", stdin="".join(rows))
-    return _git(repository, "write-tree").strip()
+def _tree(repo: Repo, image: Image) -> str:
+    """Store exactly these files; the id of their tree."""
+    repo.git.read_tree("--empty")
+    with tempfile.TemporaryFile() as rows:
+        rows.writelines(_row(repo, path, node) for path, node in image.items() if node and not node.is_folder)
+        rows.seek(0)
+        repo.git.update_index("-z", "--index-info", istream=rows)
+    return str(repo.git.write_tree())
 
 
-def _row(repository: Path, path: str, node: Node) -> str:
-    blob = _git(repository, "hash-object", "-w", "--stdin", "--no-filters", stdin=node.data).strip()
-    return f"{node.mode:06o} {blob}\t{path}\0"
-
-
-def _git(repository: Path, *args: str, stdin: str | bytes | None = None) -> str:
-    settings = [word for key, value in _SETTINGS.items() for word in ("-c", f"{key}={value}")]
-    data = raw(stdin) if isinstance(stdin, str) else stdin
-    return git.git(*settings, *args, cwd=repository, stdin=data)
+def _row(repo: Repo, path: str, node: Node) -> bytes:
+    blob = repo.odb.store(IStream("blob", len(node.data), BytesIO(node.data))).hexsha.decode()
+    return raw(f"{node.mode:06o} {blob}\t{path}\0")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from lora_training import git
-from lora_training.patching.names import raw
+from lora_training import proc, repositories
 
 # What `git merge-file` exits with: the number of conflicts, at most 127, or an error above that.
-_CONFLICTS = range(128)
+_CONFLICTS = 127
 
 
 def merge(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
@@ -20,5 +19,11 @@ def merge(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
         folder = Path(scratch)
         for name, data in (("ours", ours), ("base", base), ("theirs", theirs)):
             (folder / name).write_bytes(data)
-        merged = raw(git.git("merge-file", "-p", "-q", "ours", "base", "theirs", cwd=folder, allowed=_CONFLICTS))
-    return None if b"<<<<<<< ours\n" in merged or b">>>>>>> theirs" in merged else merged
+        try:
+            with repositories.commands(folder) as git:
+                merged: bytes = git.merge_file("-p", "-q", "ours", "base", "theirs", **repositories.RAW)
+        except proc.ProcError as exc:
+            if exc.completed.returncode > _CONFLICTS:
+                raise
+            return None
+    return merged

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_training import git, proc
 from lora_training.errors import PatchError
 from lora_training.patching import fs, links, lockfile, plan, removal, series, site, stack, standing, tree
 from lora_training.patching.model import ABSENT, Node, state_of
-from lora_training.patching.names import raw, shown
+from lora_training.patching.names import shown
 from lora_training.patching.stack import PRISTINE, Stack
 
 if TYPE_CHECKING:
@@ -88,14 +87,16 @@ def pristine(target: Target, old: Stack | None, paths: Iterable[str]) -> plan.Im
 
 
 def _at_commit(root: Path, commit: str, path: str, now: Node | None) -> Node | None:
-    listed = git.git("ls-tree", "-z", commit, "--", f":(literal){path}", cwd=root).rstrip("\0")
-    if not listed:
-        return now if now is not None and now.is_folder else None
-    mode, kind, blob = listed.split("\t")[0].split()
-    if kind != "blob":
-        return now
-    content = proc.run(git.command("cat-file", "blob", blob, cwd=root), cwd=root, env=git.environment()).stdout
-    return Node(int(mode, 8), raw(content), None if now is None else now.permissions)
+    from lora_training import repositories
+
+    with repositories.opened(root) as repo:
+        try:
+            item = repo.commit(commit).tree.join(path)
+        except KeyError:
+            return now if now is not None and now.is_folder else None
+        if item.type != "blob":
+            return now
+        return Node(item.mode, item.data_stream.read(), None if now is None else now.permissions)
 
 
 def _proven(target: Target, path: str, image: Mapping[str, Node | None], wanted: str) -> Node | None:

@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_training import git
 from lora_training.errors import PatchError
 from lora_training.patching import probes, tree
 from lora_training.patching.probes import PROBES, VERSIONS, Read
@@ -57,7 +56,10 @@ def _contains(target: Target, _read: Read, commit: str) -> bool:
     """A shallow tree does not know its history; what it does not know is not said to be contained."""
     if not (target.root / ".git").exists():
         return False
-    return git.succeeds("merge-base", "--is-ancestor", commit, "HEAD", cwd=target.root)
+    from lora_training import repositories
+
+    with repositories.opened(target.root) as repo:
+        return repo.git.succeeds("merge-base", "--is-ancestor", commit, "HEAD")
 
 
 def _has_reached(target: Target, read: Read, version: str) -> bool:

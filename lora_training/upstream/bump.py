@@ -6,16 +6,17 @@ import contextlib
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training import git, proc
+from lora_training import proc, repositories
 from lora_training.errors import UpstreamError
 from lora_training.upstream import fetch, pins, sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+    from lora_training.repositories import Repo
     from lora_training.workspace import Upstream, Workspace
 
 
@@ -49,7 +50,8 @@ def scratch(workspace: Workspace, upstream: Upstream, ref: str) -> Iterator[Rehe
         tree = root / upstream.path.relative_to(workspace.root)
         try:
             _clear(upstream, root)
-            git.git("worktree", "add", "--quiet", "--no-checkout", "--detach", str(tree), commit, cwd=upstream.path)
+            with repositories.opened(upstream.path) as repo:
+                repo.git.worktree("add", "--quiet", "--no-checkout", "--detach", tree, commit)
             _check_out(workspace, upstream, tree)
             yield Rehearsal(commit, root, tree, files(tree))
         finally:
@@ -59,22 +61,26 @@ def scratch(workspace: Workspace, upstream: Upstream, ref: str) -> Iterator[Rehe
 def _clear(upstream: Upstream, root: Path) -> None:
     """Leave nothing of a scratch worktree, not of one that was killed either."""
     shutil.rmtree(root, ignore_errors=True)
-    git.git("worktree", "prune", cwd=upstream.path)
+    with repositories.opened(upstream.path) as repo:
+        repo.git.worktree("prune")
 
 
 def files(tree: Path) -> tuple[str, ...]:
     """The files of a tree's commit that are checked out."""
-    listed = git.git("ls-files", "-z", cwd=tree).split("\0")
+    with repositories.opened(tree) as repo:
+        listed = repo.git.ls_files("-z").split("\0")
     return tuple(path for path in listed if path and os.path.lexists(tree / path))
 
 
 def _check_out(workspace: Workspace, upstream: Upstream, tree: Path) -> None:
     """As much of the commit as a sync would bring: a mirror may have no more of it."""
-    chosen = tree / git.git("rev-parse", "--git-path", "info/sparse-checkout", cwd=tree).strip()
-    chosen.parent.mkdir(parents=True, exist_ok=True)
-    chosen.write_text("\n".join(fetch.patterns(workspace, upstream)) + "\n", encoding="utf-8")
+    patterns = fetch.patterns(workspace, upstream)
     try:
-        git.git("-c", "core.sparseCheckout=true", "read-tree", "-mu", "HEAD", cwd=tree)
+        with repositories.opened(tree) as repo:
+            chosen = Path(repo.git_dir, "info", "sparse-checkout")
+            chosen.parent.mkdir(parents=True, exist_ok=True)
+            chosen.write_text("\n".join(patterns) + "\n", encoding="utf-8")
+            repo.git(c="core.sparseCheckout=true").read_tree("-mu", "HEAD")
     except proc.ProcError as failure:
         raise UpstreamError(
             f"cannot check {upstream.name} out as it is to be; git says:\n{failure.hint}",
@@ -86,12 +92,14 @@ def resolve(upstream: Upstream, ref: str) -> str:
     """The commit that `ref` (a commit, tag or branch) names, fetched when it is not there. Raises UpstreamError."""
     if ref.startswith("-"):
         raise UpstreamError(f"{ref!r} names no commit")
-    for name in (ref, f"refs/tags/{ref}", f"refs/remotes/origin/{ref}"):
-        with contextlib.suppress(proc.ProcError):
-            return git.git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", cwd=upstream.path).strip()
     try:
-        git.git("fetch", "--quiet", "--depth=1", "--no-tags", "origin", ref, cwd=upstream.path)
-        return git.git("rev-parse", "--verify", "FETCH_HEAD^{commit}", cwd=upstream.path).strip()
+        with repositories.opened(upstream.path) as repo:
+            for name in (ref, f"refs/tags/{ref}", f"refs/remotes/origin/{ref}"):
+                found = repo.git.rev_parse("--verify", "--quiet", f"{name}^{{commit}}", with_exceptions=False)
+                if found:
+                    return str(found)
+            repo.git.fetch("--quiet", "--depth=1", "--no-tags", "origin", ref)
+            return str(repo.git.rev_parse("--verify", "FETCH_HEAD^{commit}"))
     except proc.ProcError as failure:
         raise UpstreamError(
             f"{upstream.name} has no {ref}; git says:\n{failure.hint}", hint="name a commit, tag or branch of it"
@@ -101,15 +109,15 @@ def resolve(upstream: Upstream, ref: str) -> str:
 def uncommitted(workspace: Workspace, upstream: Upstream, *paths: str) -> list[str]:
     """What of those paths of our own repository, and of the pin, is not as it was last committed."""
     link = upstream.path.relative_to(workspace.root).as_posix()
-    shown = git.git(
-        "status", "--porcelain", "-z", "-uall", "--ignore-submodules=dirty", "--", link, *paths, cwd=workspace.root
-    )
+    with repositories.opened(workspace.root) as repo:
+        shown = repo.git.status("--porcelain", "-z", "-uall", "--ignore-submodules=dirty", "--", link, *paths)
     return [entry[3:] for entry in shown.split("\0") if entry]
 
 
 def index_of(tree: Path) -> Path:
     """Where a repository keeps its index."""
-    return tree / git.git("rev-parse", "--git-path", "index", cwd=tree).strip()
+    with repositories.opened(tree) as repo:
+        return Path(repo.git_dir, "index")
 
 
 def settle(workspace: Workspace, upstream: Upstream, commit: str, index: Path, *paths: str) -> None:
@@ -117,30 +125,28 @@ def settle(workspace: Workspace, upstream: Upstream, commit: str, index: Path, *
 
     Each file of git's is made aside and takes its place by a rename; all of it can be done again.
     """
-    with _new_index(upstream.path, index) as new:
-        _with_index(new, "update-index", "-q", "--refresh", cwd=upstream.path, allowed=(0, 1))
+    with _new_index(upstream.path, index) as repo:
+        # a code of 1 says that files are not those of the commit
+        repo.git.update_index("-q", "--refresh", with_exceptions=False)
     _replace(index_of(upstream.path).with_name("HEAD"), f"{commit}\n".encode())
     link = upstream.path.relative_to(workspace.root).as_posix()
-    with _new_index(workspace.root, index_of(workspace.root)) as new:
-        _with_index(new, "update-index", "--cacheinfo", f"160000,{commit},{link}", cwd=workspace.root)
-        _with_index(new, "add", "--all", "--", *paths, cwd=workspace.root)
+    with _new_index(workspace.root, index_of(workspace.root)) as repo:
+        repo.git.update_index("--cacheinfo", f"160000,{commit},{link}")
+        repo.git.add("--all", "--", *paths)
 
 
 @contextlib.contextmanager
-def _new_index(tree: Path, start: Path) -> Iterator[Path]:
-    """A copy of the index `start` to work on; it becomes the index of the repository at `tree`."""
+def _new_index(tree: Path, start: Path) -> Iterator[Repo]:
+    """The repository at `tree` with a copy of the index `start` to work on, which then becomes its index."""
     place = index_of(tree)
     new = place.with_name("index.lora")
     # what a killed git left
     new.with_name("index.lora.lock").unlink(missing_ok=True)
     shutil.copyfile(start, new)
-    yield new
+    with repositories.opened(tree) as repo:
+        repo.git.update_environment(GIT_INDEX_FILE=str(new))
+        yield repo
     new.replace(place)
-
-
-def _with_index(index: Path, *args: str, cwd: Path, allowed: tuple[int, ...] = (0,)) -> None:
-    env = git.environment() | {"GIT_INDEX_FILE": str(index)}
-    proc.run(git.command(*args, cwd=cwd), cwd=cwd, env=env, allowed=allowed)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training import git, proc
+from lora_training import proc, repositories
 from lora_training.errors import UpstreamError
 from lora_training.upstream import pins, status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from lora_training.workspace import Upstream, Workspace
 
@@ -37,34 +37,31 @@ def from_git(
     Runs plain git on the address in `.gitmodules`, so `url.<base>.insteadOf`, proxies and credentials work.
     Raises proc.ProcError with git's own words.
     """
-    git.git("init", "--quiet", cwd=tree)
-    git.git("remote", "add", "origin", upstream.url, cwd=tree)
-    # what `clone --filter` would write: blobs come when a checkout asks for them
-    git.git("config", "remote.origin.promisor", "true", cwd=tree)
-    git.git("config", "remote.origin.partialCloneFilter", "blob:none", cwd=tree)
-    _set_sparse(tree, patterns(workspace, upstream))
-    progress(f"{upstream.name}: fetching {commit[:12]} from {upstream.url}")
-    _git(tree, progress, "fetch", "--progress", "--depth=1", "--filter=blob:none", "--no-tags", "origin", commit)
-    progress(f"{upstream.name}: checking out {commit[:12]}")
-    _git(tree, progress, "checkout", "--progress", "--detach", commit)
+    repositories.check_address(upstream.url)
+    chosen = patterns(workspace, upstream)
+    with repositories.created(tree) as repo:
+        repo.create_remote("origin", upstream.url)
+        with repo.config_writer() as settings:
+            # what `clone --filter` would write: blobs come when a checkout asks for them
+            settings.set_value('remote "origin"', "promisor", "true")
+            settings.set_value('remote "origin"', "partialCloneFilter", "blob:none")
+            # `git sparse-checkout set` would want a commit first; this and the file are all that it writes
+            settings.set_value("core", "sparseCheckout", "true")
+        info = Path(repo.git_dir) / "info"
+        info.mkdir(exist_ok=True)
+        (info / "sparse-checkout").write_text("\n".join(chosen) + "\n", encoding="utf-8")
+        progress(f"{upstream.name}: fetching {commit[:12]} from {upstream.url}")
+        fetch = ("fetch", "--progress", "--depth=1", "--filter=blob:none", "--no-tags", "origin", commit)
+        repo.git.stream(progress, *_PATIENCE, *fetch)
+        progress(f"{upstream.name}: checking out {commit[:12]}")
+        repo.git.stream(progress, *_PATIENCE, "checkout", "--progress", "--detach", commit)
 
 
 def patterns(workspace: Workspace, upstream: Upstream) -> list[str]:
     """What of a tree is checked out: what we need of it, less what the user's `lora.exclude` names."""
-    excluded = git.config_values(EXCLUDE_SETTING, cwd=workspace.root)
-    return [*_NEEDED.get(upstream.name, ("/*",)), *(f"!/{pattern.lstrip('/')}" for pattern in excluded)]
-
-
-def _set_sparse(tree: Path, patterns: Sequence[str]) -> None:
-    # `git sparse-checkout set` would want a commit first; these two are all that it writes
-    git.git("config", "core.sparseCheckout", "true", cwd=tree)
-    info = tree / ".git" / "info"
-    info.mkdir(exist_ok=True)
-    (info / "sparse-checkout").write_text("\n".join(patterns) + "\n", encoding="utf-8")
-
-
-def _git(tree: Path, progress: Callable[[str], None], *args: str) -> None:
-    proc.stream(git.command(*_PATIENCE, *args, cwd=tree), cwd=tree, env=git.environment(), on_line=progress)
+    with repositories.commands(workspace.root) as git:
+        excluded = git.config("--get-all", EXCLUDE_SETTING, with_exceptions=False).splitlines()
+    return [*_NEEDED.get(upstream.name, ("/*",)), *(f"!/{pattern.lstrip('/')}" for pattern in excluded if pattern)]
 
 
 def from_sdist(upstream: Upstream, release: pins.Sdist, tree: Path) -> None:

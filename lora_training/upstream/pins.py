@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import UpstreamError
-from lora_training.upstream import gitindex
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,9 +15,6 @@ if TYPE_CHECKING:
 
 # Lies in a tree that came from a source archive or was sealed, where a repository would have `.git`.
 MARKER = ".lora-upstream.json"
-_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-# How many names may lead to each other, from HEAD to a commit; git's own limit.
-_DEPTH = 5
 
 
 @dataclass(frozen=True)
@@ -62,15 +57,9 @@ def pin(workspace: Workspace, name: str) -> str:
 
 
 def _gitlink(workspace: Workspace, upstream: Upstream) -> str | None:
-    relative = upstream.path.relative_to(workspace.root).as_posix()
-    folder = _git_folder(workspace.root)
-    known = gitindex.gitlinks(folder / "index") if folder else None
-    if known is not None:
-        return known.get(relative)
-    from lora_training.git import git
+    from lora_training import repositories
 
-    fields = git("ls-files", "--stage", "--", relative, cwd=workspace.root).split()
-    return fields[1] if fields and fields[0] == "160000" else None
+    return repositories.gitlink(workspace.root, upstream.path.relative_to(workspace.root).as_posix())
 
 
 def _locked(workspace: Workspace, name: str) -> str | None:
@@ -117,9 +106,10 @@ def _toml(path: Path) -> dict[str, Any]:
 
 def head(upstream: Upstream) -> Head:
     """What the tree on disk is, read from its files alone: no git process is started."""
-    folder = _git_folder(upstream.path)
-    if folder is not None:
-        return Head(_resolve(folder, "HEAD"), "git")
+    if (upstream.path / ".git").exists():
+        from lora_training import repositories
+
+        return Head(repositories.head(upstream.path), "git")
     found = marker(upstream.path)
     return Head(found["commit"], found.get("origin", "sdist")) if found else Head(None, "none")
 
@@ -143,36 +133,3 @@ def marker(tree: Path) -> dict[str, Any] | None:
 
 def _is_inside(path: str) -> bool:
     return not path.startswith("/") and "/../" not in f"/{path}/" and "\0" not in path
-
-
-def _git_folder(tree: Path) -> Path | None:
-    """The repository's folder: `.git` itself, or what the file `.git` of a submodule points to."""
-    dot_git = tree / ".git"
-    if dot_git.is_dir():
-        return dot_git
-    try:
-        text = dot_git.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return (tree / text.removeprefix("gitdir:").strip()).resolve()
-
-
-def _resolve(folder: Path, ref: str, depth: int = 0) -> str | None:
-    """The commit that a name leads to; None for a damaged repository, and for names that lead to each other."""
-    try:
-        text = (folder / ref).read_text(encoding="utf-8").strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return _packed(folder, ref)
-    except (OSError, ValueError):
-        return None
-    if text.startswith("ref:") and depth < _DEPTH:
-        return _resolve(folder, text.removeprefix("ref:").strip(), depth + 1)
-    return text if _COMMIT.fullmatch(text) else None
-
-
-def _packed(folder: Path, ref: str) -> str | None:
-    try:
-        lines = (folder / "packed-refs").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return None
-    return next((line.split(" ", 1)[0] for line in lines if line.endswith(" " + ref)), None)

@@ -10,17 +10,17 @@ import hashlib
 import json
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training import workspace
+from lora_training import repositories, workspace
 from lora_training.errors import LoraError, UpstreamError
-from lora_training.git import git
 from lora_training.upstream import pins, status, sync
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from pathlib import Path
 
+    from lora_training.repositories import Repo
     from lora_training.workspace import Upstream, Workspace
 
 
@@ -50,16 +50,18 @@ def seal(here: Workspace, name: str) -> bool:
 
 def _pristine(upstream: Upstream, changed: Collection[str]) -> dict[str, str]:
     """The sha256 of each file that is checked out, as the commit has it."""
-    listed = git("ls-files", "-t", "-z", cwd=upstream.path).split("\0")
-    # S: left out of a sparse checkout
-    paths = [entry[2:] for entry in listed if entry and not entry.startswith("S ")]
-    return {path: hashlib.sha256(_content(upstream.path, path, changed)).hexdigest() for path in paths}
+    with repositories.opened(upstream.path) as repo:
+        listed = repo.git.ls_files("-t", "-z").split("\0")
+        # S: left out of a sparse checkout
+        paths = [entry[2:] for entry in listed if entry and not entry.startswith("S ")]
+        return {path: hashlib.sha256(_content(repo, path, changed)).hexdigest() for path in paths}
 
 
-def _content(tree: Path, path: str, changed: Collection[str]) -> bytes:
+def _content(repo: Repo, path: str, changed: Collection[str]) -> bytes:
     if path not in changed:
-        return (tree / path).read_bytes()
-    return git("cat-file", "blob", f"HEAD:{path}", cwd=tree).encode("utf-8", "surrogateescape")
+        return Path(repo.working_dir, path).read_bytes()
+    content: bytes = repo.head.commit.tree.join(path).data_stream.read()
+    return content
 
 
 def _forget_repository(tree: Path) -> None:

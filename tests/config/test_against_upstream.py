@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_training import git, proc
+from lora_training import proc, repositories
 from lora_training.config import argv, encode, load, schema, to_argv, tomlout
 from lora_training.config.checks.datasets import tables
 from lora_training.config.checks.view import View
@@ -53,15 +53,18 @@ def test_the_flags_of_every_script_at_the_pin_are_the_real_parser_s(sd_scripts):
 def older(tmp_path_factory):
     """A version's files, from the user's mirror or the network."""
     folder = tmp_path_factory.mktemp("older")
-    git.git("init", "-q", cwd=folder)
+    with repositories.created(folder):
+        pass
 
     def get(version: str) -> Path:
         commit, tree = VERSIONS[version], folder / version
         try:
-            git.git("fetch", "-q", "--depth=1", "--filter=blob:none", URL, commit, cwd=folder)
-            git.git("worktree", "add", "-q", "--no-checkout", str(tree), commit, cwd=folder)
-            git.git("sparse-checkout", "set", "--no-cone", "/*.py", "/library/", "/networks/*.py", cwd=tree)
-            git.git("checkout", "-q", cwd=tree)
+            with repositories.opened(folder) as repo:
+                repo.git.fetch("-q", "--depth=1", "--filter=blob:none", URL, commit)
+                repo.git.worktree("add", "-q", "--no-checkout", tree, commit)
+            with repositories.opened(tree) as repo:
+                repo.git.sparse_checkout("set", "--no-cone", "/*.py", "/library/", "/networks/*.py")
+                repo.git.checkout("-q")
         except proc.ProcError:
             pytest.skip(f"{version} of sd-scripts cannot be fetched")
         return tree

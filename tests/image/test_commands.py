@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,17 @@ def test_what_the_dockerfile_copies_is_in_the_context() -> None:
     assert {source.split("/")[0] for sources in copies for source in sources} <= let_in
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert let_in <= {path.split("/")[0] for path in tracked.splitlines()}
+
+
+def test_what_the_build_copies_first_is_enough_to_bring_the_trees(tmp_path: Path) -> None:
+    stage = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition("AS trees")[2].partition("upstream.seal")[0]
+    copies = [line.split() for line in stage.replace("\\\n", " ").splitlines() if line.startswith("COPY lora_training")]
+    for *sources, target in (words[1:] for words in copies):
+        for source in map(ROOT.joinpath, sources):
+            place = tmp_path / target / source.name if target.endswith("/") else tmp_path / target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, place)
+    argv = [sys.executable, "-c", "import lora_training.upstream.seal as seal; print(seal.__file__)"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (done.stderr, done.stdout) == ("", f"{tmp_path}/lora_training/upstream/seal.py\n")

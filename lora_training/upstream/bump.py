@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     from lora_training.repositories import Repo
     from lora_training.workspace import Upstream, Workspace
+
+# A hash or an expression such as HEAD~1: no branch of the remote's can have that name.
+_OF_HERE = re.compile(r"HEAD|[0-9a-f]{7,64}|.*(?:[~^:]|@\{).*")
 
 
 @dataclass(frozen=True)
@@ -89,18 +93,34 @@ def _check_out(workspace: Workspace, upstream: Upstream, tree: Path) -> None:
 
 
 def resolve(upstream: Upstream, ref: str) -> str:
-    """The commit that `ref` (a commit, tag or branch) names, fetched when it is not there. Raises UpstreamError."""
+    """Return the commit that `ref` names: a commit or tag that is here, else a branch as its remote has it now.
+
+    Raises UpstreamError when nothing has that name.
+    """
     if ref.startswith("-"):
         raise UpstreamError(f"{ref!r} names no commit")
+    names = [f"refs/tags/{ref}", *([ref] if _OF_HERE.fullmatch(ref) else [])]
+    return _here(upstream, *names) or _fetched(upstream, ref)
+
+
+def _here(upstream: Upstream, *names: str) -> str | None:
+    with repositories.opened(upstream.path) as repo:
+        asked = ("--verify", "--quiet")
+        found = (repo.git.rev_parse(*asked, f"{name}^{{commit}}", with_exceptions=False) for name in names)
+        return next(filter(None, found), None)
+
+
+def _fetched(upstream: Upstream, ref: str) -> str:
     try:
         with repositories.opened(upstream.path) as repo:
-            for name in (ref, f"refs/tags/{ref}", f"refs/remotes/origin/{ref}"):
-                found = repo.git.rev_parse("--verify", "--quiet", f"{name}^{{commit}}", with_exceptions=False)
-                if found:
-                    return str(found)
             repo.git.fetch("--quiet", "--depth=1", "--no-tags", "origin", ref)
             return str(repo.git.rev_parse("--verify", "FETCH_HEAD^{commit}"))
     except proc.ProcError as failure:
+        # a branch that only this repository has
+        is_own = "couldn't find remote ref" in failure.completed.stderr
+        found = _here(upstream, f"refs/heads/{ref}", f"refs/remotes/{ref}") if is_own else None
+        if found:
+            return found
         raise UpstreamError(
             f"{upstream.name} has no {ref}; git says:\n{failure.hint}", hint="name a commit, tag or branch of it"
         ) from failure

@@ -15,9 +15,9 @@ import pytest
 
 from lora_training import proc, repositories
 from lora_training.errors import UpstreamError
-from lora_training.upstream import pins
+from lora_training.upstream import bump, pins
 from lora_training.upstream.sync import sync
-from tests.helpers import ROOT, git, lora, repository
+from tests.helpers import ROOT, commit, git, lora, repository
 from tests.upstream.test_sync import quiet
 
 if TYPE_CHECKING:
@@ -159,6 +159,24 @@ def test_without_git_what_needs_none_works_and_the_rest_says_so(site: Site, tmp_
     (site.here.patches / "patches.lock").write_text(f'[upstreams.sd-scripts]\ncommit = "{revision}"\n')
     ran = lora("upstream", "status", "--json", cwd=site.here.root, env=env)
     assert (ran.code, json.loads(ran.out)["upstreams"][0]["at_pin"]) == (0, True)
+
+
+def test_a_branch_is_what_its_remote_has_now(site: Site) -> None:
+    sync(site.here, "sd-scripts", quiet)
+    upstream = site.here.upstream("sd-scripts")
+    stale = pins.pin(site.here, "sd-scripts")
+    for ref in ("refs/heads/main", "refs/remotes/origin/main"):
+        git("update-ref", ref, stale, cwd=site.tree)
+    newer = commit(site.remote, {"new.py": "x"})
+    assert bump.resolve(upstream, "main") == newer
+    git("tag", "v1", stale, cwd=site.tree)
+    git("branch", "own", stale, cwd=site.tree)
+    assert bump.resolve(upstream, "own") == stale
+    site.remote.rename(site.remote.with_name("gone"))
+    for ref in (stale, stale[:10], "v1", "HEAD", newer):
+        assert bump.resolve(upstream, ref) == (newer if ref == newer else stale)
+    with pytest.raises(UpstreamError, match="has no main; git says"):
+        bump.resolve(upstream, "main")
 
 
 USED = "import sys; from lora_training.cli import run; run(sys.argv[1:]); print('git' in sys.modules, file=sys.stderr)"

@@ -1,11 +1,11 @@
-"""One TOML file: load it, check it, turn it into upstream's flags.
+"""Load a TOML configuration, check it, and turn it into upstream's flags.
 
     config = load(path)                                # needs no upstream
-    known = schema.read(tree, config.script)           # reads upstream's source, imports none of it
-    require(config, check(config, known))              # every problem at once
-    argv = to_argv(config, known, dataset_config=...)  # and dataset_document(config) is that file's content
+    known = schema.read(tree, config.script)           # asks upstream's own parser, in a child process
+    require(config, check(config, known))              # raises ConfigError with all problems
+    argv = to_argv(config, known, dataset_config=...)  # dataset_document(config) is the content of that file
 
-Each name is imported when it is first used: a schema from the cache is there in the time that importing all would take.
+The names are imported on first use: importing all of them takes as long as reading a cached schema.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A configuration as upstream's own command line and dataset configuration."""
+"""Convert a configuration to upstream's command line and dataset configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lora_training.config.positions import Path as KeyPath
     from lora_training.config.schema import Schema
 
-# upstream pours the first two into its parsed arguments without a look at them, and loads a state as little checked
+# Upstream copies the content of the first two files into its parsed arguments unchecked, and loads states unchecked.
 _RESUME = "`[run] resume` and `--resume` take the folder of a state, which is checked before the start"
 REFUSED = {
     "config_file": "`lora config import` turns such a file into one of ours",
@@ -32,9 +32,9 @@ REFUSED = {
 def to_argv(
     config: Config, schema: Schema, *, dataset_config: Path | None = None, without: Collection[str] = ()
 ) -> list[str]:
-    """The script's arguments, in the file's order, `--dataset_config` last. The keys in `without` are left out.
+    """Return the script's arguments in the file's order, `--dataset_config` last, without the keys in `without`.
 
-    Raises ConfigError for the first value that upstream's parser would not take.
+    Raises ConfigError for the first value that upstream's parser would refuse.
     """
     argv = []
     for entry in config.entries.values():
@@ -48,7 +48,7 @@ def to_argv(
 
 
 def encoded(config: Config, schema: Schema, entry: Entry) -> list[str] | Problem:
-    """The words for one entry, or what is wrong with it."""
+    """Return the arguments for one entry, or the problem with it."""
     flag = schema.flag(entry.key)
     if flag is None:
         return _at(config, entry, f"upstream's {schema.script} has no flag `{entry.key}`", unknown_hint(schema, entry))
@@ -61,7 +61,7 @@ def encoded(config: Config, schema: Schema, entry: Entry) -> list[str] | Problem
 
 
 def unknown_hint(schema: Schema, entry: Entry) -> str | None:
-    """What may have been meant by a key that upstream does not know."""
+    """Return a hint for a key that upstream does not know, such as the nearest known key."""
     if isinstance(entry.value, dict):
         flags = [flag.dest for flag in schema.flags if flag.is_list]
         return nearest.hint(entry.key, flags) or "tables inside a table are for flags that take key=value lists"
@@ -78,7 +78,7 @@ def unknown_hint(schema: Schema, entry: Entry) -> str | None:
 
 
 def _heading_hint(entry: Entry) -> str | None:
-    """For a key under a heading that looks like one of our tables."""
+    """Suggest one of this project's tables when the heading looks like a misspelling of it."""
     heading = str(entry.path[0]) if len(entry.path) > 1 else ""
     near = nearest.name(heading, ("launch", "run", "runtime", "datasets")) if heading else None
     return f"did you mean the table [{near}] instead of [{heading}]?" if near and near != heading else None
@@ -102,9 +102,9 @@ def dataset_document(config: Config) -> dict[str, Any] | None:
 
 
 def dataset_text(document: Mapping[str, Any]) -> str:
-    """Return a dataset configuration as the text of a file, whose name must end in `.json`.
+    """Return a dataset configuration as the text of a JSON file, whose name must end in `.json`.
 
-    JSON and not TOML, which upstream would read with toml 0.10.2 and its faults.
+    JSON, because upstream reads TOML with toml 0.10.2, which has bugs.
     """
     return json.dumps(document, indent=2) + "\n"
 
@@ -118,7 +118,7 @@ def _absolute(config: Config, value: Any, path: KeyPath = ()) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with TOML's dates and times, which JSON lacks, as texts."""
+    """Return a value with dates and times, which JSON lacks, as strings."""
     return json.loads(json.dumps(value, default=str))
 
 

@@ -1,4 +1,4 @@
-"""Reading a configuration file: its bytes, its text, its TOML, and the overrides put into it."""
+"""Read a configuration file (bytes, text, TOML) and apply overrides to it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from lora_training.config.positions import Path as KeyPath
 
 PREFIX = "LORA_"
-# What means something else: three say where things are, IMAGE that this is the container image, and the others reach a
-# training process from its supervisor.
+# These are not overrides: three name folders, IMAGE marks the container image, and the supervisor passes the others to
+# the training process.
 RESERVED = frozenset({HOME_VARIABLE, CACHE_VARIABLE, RUNS_VARIABLE}) | {
     f"LORA_{name}" for name in ("EVENTS", "IDENTITY", "IMAGE", "RUNTIME", "RUN_FOLDER", "STOP_FILE", "SUPERVISOR")
 }
 OURS = ("script", "datasets", "general", "launch", "run", "runtime")
-MOST = 4 * 2**20  # bytes of a configuration, ours or another trainer's, which may come through a pipe
+MOST = 4 * 2**20  # bytes; limit for any configuration that is read, which may come through a pipe
 _DIGITS = 10
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
 class Unreadable(ConfigError):
-    """A file that is no TOML document. `problem` is the same as data."""
+    """The file is not a valid TOML document. `problem` has the details as data."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem.place}: {problem.message}", hint=problem.hint)
@@ -42,7 +42,7 @@ class Unreadable(ConfigError):
 
 @dataclass(frozen=True)
 class Override:
-    """One `LORA_*` variable or `--set`: a dotted key, the text given for it, and its name in messages."""
+    """One `LORA_*` variable or `--set` item: a dotted key, its text, and its name for messages."""
 
     key: tuple[str, ...]
     text: str
@@ -51,7 +51,10 @@ class Override:
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed file, overrides included. `origins` and `texts` say which paths an override wrote, and its words."""
+    """A parsed file with overrides applied.
+
+    `origins` and `texts` have the source and the text of each overridden path.
+    """
 
     data: dict[str, Any]
     positions: Mapping[KeyPath, Position]
@@ -60,7 +63,7 @@ class Document:
 
 
 def read(path: Path) -> Document:
-    """Parse a file. Raises Unreadable, with line and column where there are any."""
+    """Parse a file. Raises Unreadable, with line and column if known."""
     text = _text(path)
     if nesting.has_long_keys(text):
         raise Unreadable(_deep(path, ", or a line has more than a thousand dots"))
@@ -70,7 +73,7 @@ def read(path: Path) -> Document:
         raise Unreadable(_located(path, text, str(exc))) from None
     except RecursionError:
         raise Unreadable(_deep(path)) from None
-    except ValueError:  # a number of thousands of digits
+    except ValueError:  # an integer of thousands of digits
         raise Unreadable(Problem("not valid TOML: it has a number of more than 64 bits", where=str(path))) from None
     if nesting.too_deep(data):
         raise Unreadable(_deep(path))
@@ -113,13 +116,13 @@ def _located(path: Path, text: str, message: str) -> Problem:
 
 
 def from_environment(environ: Mapping[str, str]) -> list[Override]:
-    """The overrides in the environment: `LORA_LEARNING_RATE`, `LORA_RUN__RESUME` (two underscores for a dot)."""
+    """Return the overrides in the environment, such as `LORA_LEARNING_RATE` and `LORA_RUN__RESUME` (`__` is a dot)."""
     names = sorted(n for n in environ if n.startswith(PREFIX) and n not in RESERVED)
     return [Override(_key(n.removeprefix(PREFIX).lower().split("__")), environ[n], n) for n in names]
 
 
 def from_sets(sets: Iterable[str]) -> list[Override]:
-    """The overrides of `--set key=value`. Raises ConfigError for one without a key or `=`."""
+    """Return the overrides of `--set key=value` items. Raises ConfigError for an item without a key or `=`."""
     return [_from_set(item) for item in sets]
 
 
@@ -132,7 +135,7 @@ def _from_set(item: str) -> Override:
 
 
 def _key(parts: Iterable[str]) -> tuple[str, ...]:
-    """The place that is meant, with `-` and `_` alike: upstream's flags have `_`, the runtime patches `-`."""
+    """Normalize `-` and `_` in a key: upstream's flags have `_`, runtime patches have `-`."""
     first, *rest = (part.strip().replace("-", "_") for part in parts)
     if first == "runtime" and rest:
         rest[0] = rest[0].replace("_", "-")
@@ -140,7 +143,7 @@ def _key(parts: Iterable[str]) -> tuple[str, ...]:
 
 
 def override(document: Document, overrides: Iterable[Override]) -> Document:
-    """The document with the overrides in it. Raises ConfigError for one that has no place."""
+    """Return the document with the overrides applied. Raises ConfigError if one does not fit its structure."""
     overrides = list(overrides)
     if not overrides:
         return document
@@ -154,12 +157,12 @@ def override(document: Document, overrides: Iterable[Override]) -> Document:
 
 
 def is_value_table(name: str) -> bool:
-    """Whether a table of that name is a flag's value (key=value words) and not a heading: upstream's `*_args`."""
+    """Whether a table of this name is a flag's value (key=value arguments, upstream's `*_args`), not a heading."""
     return name.endswith("_args")
 
 
 def _value(text: str) -> Any:
-    """The text as a TOML value, or as it stands."""
+    """Parse the text as a TOML value; return the text itself if that fails."""
     try:
         data = tomls.loads(f"value = {text}")
     except (tomls.TOMLDecodeError, RecursionError):
@@ -168,7 +171,7 @@ def _value(text: str) -> Any:
 
 
 def _place(data: dict[str, Any], item: Override) -> KeyPath:
-    """Where an override belongs: its own path for our tables, else where the file has that flag, else the top."""
+    """Return the path to override: as given in this project's tables; of a flag, where the file sets it, or the top."""
     if item.key[0] in OURS:
         return tuple(int(part) if part.isdecimal() and len(part) < _DIGITS else part for part in item.key)
     start = next((i for i, part in enumerate(item.key) if is_value_table(part)), len(item.key) - 1)

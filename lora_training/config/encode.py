@@ -1,4 +1,4 @@
-"""One value of a configuration as the words of a command line, or the reason why it is not one."""
+"""Encode one configuration value as command line arguments, or say why it cannot be encoded."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from lora_training.config.schema import Flag
 
 _LEGAL = {"int": "a whole number", "float": "a number", "str": "a string", "Path": "a string", None: "a string"}
-_LITERAL_TABLES = ("optimizer_args", "lr_scheduler_args")  # upstream reads these words with ast.literal_eval
-TABLES = ("network_args", *_LITERAL_TABLES)  # upstream splits each of their words at its `=`
+_LITERAL_TABLES = ("optimizer_args", "lr_scheduler_args")  # upstream parses these arguments with ast.literal_eval
+TABLES = ("network_args", *_LITERAL_TABLES)  # upstream splits each of these arguments at `=`
 
 
 class Refused(ValueError):
-    """A value that the flag does not take; `path` leads from the flag to the part that is wrong."""
+    """The flag does not take this value. `path` leads from the flag to the invalid part."""
 
     def __init__(self, message: str, hint: str | None = None, path: tuple[str | int, ...] = ()) -> None:
         super().__init__(message)
@@ -34,9 +34,9 @@ class Refused(ValueError):
 
 
 def words(flag: Flag, entry: Entry, folder: Path, variables: Mapping[str, str]) -> list[str]:
-    """The words that give `flag` the entry's value; none when that is what upstream has without them.
+    """Return the arguments that set `flag` to the entry's value; none if the value equals an absent flag.
 
-    Raises Refused for a value of the wrong type or shape, or one that no command line can carry.
+    Raises Refused for a value of the wrong type or shape, or one that a command line cannot carry.
     """
     value = entry.text if entry.text is not None and flag.takes_text else entry.value
     if flag.is_switch:
@@ -49,7 +49,7 @@ def words(flag: Flag, entry: Entry, folder: Path, variables: Mapping[str, str]) 
 
 
 def resolved(flag: Flag, entry: Entry, folder: Path, variables: Mapping[str, str]) -> Any:
-    """The entry's value as it would stand in a file, with paths made absolute; others are as they were.
+    """Return the entry's value with paths made absolute, and all other values unchanged.
 
     Raises Refused for a path that names an unknown variable.
     """
@@ -125,7 +125,7 @@ def _pair_value(value: Any, path: tuple[str | int, ...], *, literal: bool) -> st
         return str(value)
     if isinstance(value, list) and all(isinstance(item, str | bool | int | float) for item in value):
         text = ",".join(_pair_value(item, path, literal=literal) for item in value)
-        # one item needs its comma to be read as a sequence
+        # a sequence of one item needs a trailing comma
         return f"{text}," if literal and len(value) == 1 else text or "()" * literal
     raise Refused(
         f"{_shown(value)} cannot be written as key=value", "give a number, a string, a switch or a list", path
@@ -143,7 +143,7 @@ def _is_literal(text: str) -> bool:
 def _scalar(
     flag: Flag, value: Any, folder: Path, variables: Mapping[str, str], path: tuple[str | int, ...] = ()
 ) -> str:
-    """The word for one value, its type and choice checked."""
+    """Return the argument for one value, after checking its type and choices."""
     text = _typed(flag, value, path)
     if flag.choices is not None and not types.chosen(flag, text):
         legal = [choice for choice in flag.choices if choice is not None]
@@ -175,7 +175,7 @@ def _typed(flag: Flag, value: Any, path: tuple[str | int, ...]) -> str:
     text = value if isinstance(value, str) else _number(value)
     reason = types.refusal(flag, text)
     if reason is not None and isinstance(value, float) and value.is_integer():
-        # upstream's int_or_float() takes 1 and 0.5, but stumbles over 1.0
+        # upstream's int_or_float() accepts 1 and 0.5, and fails on 1.0
         text, reason = str(int(value)), types.refusal(flag, str(int(value)))
     if reason is not None:
         raise Refused(f"`{flag.dest}` cannot be {_shown(value)}: {reason}", path=path)
@@ -197,7 +197,7 @@ def _cure(flag: Flag, value: Any) -> str | None:
 
 
 def _number(value: float) -> str:
-    """A number that argparse does not take for a flag: `-1e-05` it would, `-0.00001` not."""
+    """Format a number so that argparse does not take it for a flag, as it does `-1e-05`; `-0.00001` is safe."""
     text = str(value)
     return format(Decimal(text), "f") if "e" in text and text.startswith("-") else text
 
@@ -211,7 +211,7 @@ def _carried(text: str, path: tuple[str | int, ...]) -> str:
 
 
 def _single(flag: Flag, word: str) -> list[str]:
-    # `--flag -x` would be read as two flags
+    # argparse would read `--flag -x` as two flags
     return [f"{flag.name}={word}"] if word.startswith("-") else [flag.name, word]
 
 
@@ -227,4 +227,4 @@ def _listed(flag: Flag, items: list[str]) -> list[str]:
 
 def _shown(value: Any) -> str:
     text = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - a line's worth
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - fits on one line of output

@@ -1,4 +1,4 @@
-"""What a configuration sends to others, fetches from them and lets run, in one sentence for whoever starts it."""
+"""One sentence that tells the user what a configuration uploads, downloads and allows to run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _HUB_KEYS = ("_or_path", "vae", "text_encoder", "byt5", "gemma2")
 
 
 def sentence(config: Config, schema: Schema) -> str | None:
-    """One sentence about all of it; None for a configuration that does nothing of the kind. Shows no secret."""
+    """Return the sentence, without any secret; None if the configuration does nothing of the kind."""
     parts = [*_sent(config), *_fetched(config, schema), *_run(config)]
     return f"this configuration {'; '.join(parts)}" if parts else None
 
 
 def is_hub_id(key: str, value: str, config: Config) -> bool:
-    """Whether upstream would look for the value of `key` on the hub: `org/name`, and not here."""
+    """Whether upstream would look for the value of `key` on the hub: `org/name`, and no such local path."""
     plain = value.count("/") == 1 and key.endswith(_HUB_KEYS) and not paths.looks_like_path(value)
     return plain and not paths.exists(config.folder / value)
 

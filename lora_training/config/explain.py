@@ -1,4 +1,4 @@
-"""Everything there is to say about one of upstream's flags, or about a key of ours."""
+"""Describe one of upstream's flags, or one of this project's own keys."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explained:
-    """A key: what it is in a table of ours (`ours.described`), the flag in each script
-    that has it, the dataset tables that have it, where it is inert, its changes.
+    """The description of a key.
+
+    It has the key's entry in this project's tables (`ours.described`), the flag in each script that has it, the dataset
+    tables that accept it, the scripts where it has no effect, and its changes between versions.
     """
 
     key: str
@@ -34,9 +36,9 @@ class Explained:
 
 
 def explain(tree: Path, key: str, *, cache: Path | None = None) -> Explained:
-    """What upstream's tree says of `key`.
+    """Describe `key` in an upstream tree.
 
-    Raises ConfigError, with the nearest name, when no script has it, and UpstreamError when the tree has no script.
+    Raises ConfigError, with the nearest name, if no script has the key, and UpstreamError if the tree has no script.
     """
     key = key.lstrip("-").replace("-", "_")
     read = schemas.read_all(tree, cache=cache)
@@ -70,7 +72,7 @@ def _dataset_tables(schema: Schema, key: str) -> dict[str, str]:
 
 
 def as_json(found: Explained) -> dict[str, Any]:
-    """The same for a program."""
+    """Return the description as JSON values."""
     return {
         "key": found.key,
         "ours": dict(zip(("table", "takes", "help"), found.ours, strict=True)) if found.ours else None,
@@ -84,7 +86,7 @@ def as_json(found: Explained) -> dict[str, Any]:
 
 
 def lines(found: Explained) -> Iterator[str]:
-    """The same for a person."""
+    """Return the description as lines of text."""
     yield found.key
     if found.ours:
         table, takes, text = found.ours
@@ -105,7 +107,7 @@ def lines(found: Explained) -> Iterator[str]:
 
 
 def _grouped(flags: dict[str, Flag]) -> Iterator[tuple[Flag, list[str]]]:
-    """Each different form of the flag, with the scripts that have it so."""
+    """Return each distinct definition of the flag with the scripts that share it."""
     for flag in dict.fromkeys(flags.values()):
         yield flag, [script for script, other in flags.items() if other == flag]
 
@@ -129,7 +131,7 @@ def _history(found: Explained) -> Iterator[str]:
 
 
 def _told(changes: tuple[history.Change, ...]) -> dict[tuple[str, str], list[str]]:
-    """Each version and what it did, in words, with the scripts that it did it to."""
+    """Group equal changes: (version, change in words) -> scripts."""
     told: dict[tuple[str, str], list[str]] = {}
     for change in changes:
         fields = "; ".join(_field(name, *values) for name, values in change.fields.items())

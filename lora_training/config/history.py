@@ -1,4 +1,4 @@
-"""What became of a flag between the versions of an upstream that are on this machine."""
+"""How a flag changed between the locally available versions of upstream."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from lora_training.config.schema import Flag
     from lora_training.repositories import Repo
 
-_LOCAL = {"GIT_NO_LAZY_FETCH": "1"}  # what a partial clone left out is not fetched for this
+_LOCAL = {"GIT_NO_LAZY_FETCH": "1"}  # do not fetch objects that a partial clone left out
 _COMPARED = ("type", "default", "choices", "nargs", "action", "help")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What version `version` did to a flag of `script`: added, removed, or changed fields (name -> old and new)."""
+    """A change to a flag of `script` in `version`: added, removed, or changed (field name -> old and new value)."""
 
     version: str
     script: str
@@ -34,7 +34,7 @@ class Change:
 
 
 def versions(tree: Path) -> tuple[str, ...]:
-    """The tags of the tree's repository whose sources are here, oldest first. None where it has no history."""
+    """Return the version tags whose sources are available locally, oldest first; empty without a git repository."""
     if not (tree / ".git").exists():
         return ()
     from lora_training import proc, repositories
@@ -48,7 +48,7 @@ def versions(tree: Path) -> tuple[str, ...]:
 
 
 def changes(tree: Path, key: str, *, cache: Path | None = None) -> tuple[Change, ...]:
-    """The changes of the flag `key` from version to version, ending with the tree as it is."""
+    """Return the changes of the flag `key` from version to version, up to the tree as it is now."""
     found: list[Change] = []
     before: dict[str, Flag] | None = None
     for version in (*versions(tree), None):
@@ -74,7 +74,7 @@ def _between(before: dict[str, Flag], after: dict[str, Flag], version: str) -> I
 
 
 def _flags(tree: Path, version: str | None, key: str, cache: Path | None) -> dict[str, Flag] | None:
-    """The flag in each script that has it at a version (None: the tree itself); None when that cannot be read."""
+    """Return the flag by script at a version (None: the tree itself); None if that version cannot be read."""
     try:
         if version is None:
             return _in(tree, key, cache)
@@ -96,7 +96,7 @@ def _is_here(repo: Repo, tag: str) -> bool:
 
 @contextmanager
 def _checked_out(tree: Path, version: str) -> Iterator[Path]:
-    """The Python files that a script may be made of, as they are at a version, in a temporary folder."""
+    """Check out the Python files that scripts may import, at one version, into a temporary folder."""
     paths = (":(glob)*.py", ":(glob)library/**/*.py")
     from lora_training import repositories
 

@@ -1,6 +1,6 @@
-"""The files that a training reads: its data set, and the models and other files that flags name.
+"""The files that a training reads: its data set, its models, and other files that flags name.
 
-What upstream makes of them, such as cached latents, is left out: a run makes it itself.
+Files that upstream creates, such as cached latents, are left out.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from lora_training.config.schema import Schema
 
 _READ = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl", ".txt", ".caption"})
-# flags that name the data where `[[datasets]]` does not
+# flags that name the data when `[[datasets]]` is not used
 DATA = ("dataset_config", "train_data_dir", "reg_data_dir", "in_json", "conditioning_data_dir")
 _EXTENSIONS = ("caption_extension", "caption_extention")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Absolute paths of files. `dataset`: images, captions and what lists them; `models`: all else that is read."""
+    """Absolute file paths. `dataset`: images, captions and metadata files; `models`: all other files that are read."""
 
     dataset: tuple[Path, ...]
     models: tuple[Path, ...]
 
 
 def inputs(config: Config, schema: Schema) -> Inputs:
-    """What the training that `config` describes will read. Folders are listed now; hub ids are no files."""
+    """Return the files that the training will read. Folders are listed when this is called; hub ids are left out."""
     named = dict(_named(config, schema))
     suffixes = _READ | {str(named_suffix) for named_suffix in _suffixes(config)}
     data = [Path(path) for key, found in named.items() if key in DATA for path in found]
@@ -49,7 +49,7 @@ def inputs(config: Config, schema: Schema) -> Inputs:
 
 
 def _named(config: Config, schema: Schema) -> Iterator[tuple[str, list[str]]]:
-    """The absolute paths that flags name, by flag."""
+    """Return the absolute paths that each flag names."""
     for entry in config.entries.values():
         flag = schema.flag(entry.key)
         if flag is not None and paths.is_path(flag) and not paths.is_written(flag):
@@ -66,12 +66,12 @@ def _suffixes(config: Config) -> Iterator[Any]:
 
 
 def _of_tables(table: Any, suffixes: frozenset[str] | set[str], tree: Path | None) -> Iterator[Path]:
-    """The files of upstream's dataset configuration. Relative paths in one are relative to where upstream runs."""
+    """Return the files of upstream's dataset configuration, whose relative paths are relative to upstream's folder."""
     for subset in _subsets(table):
         given = {key: (tree or Path()) / value for key, value in subset.items() if _is_path(key, value)}
         listing = given.get("metadata_file")
         for key, path in given.items():
-            # only what a metadata file lists may lie deeper
+            # only files that a metadata file lists may be in subfolders
             yield from _files(path, suffixes, deep=listing is not None) if key != "metadata_file" else _files(path)
         if listing is not None:
             yield from (Path(name) for name in _parsed(listing) if os.path.isabs(name) and os.path.isfile(name))  # noqa: PTH113, PTH117 - text
@@ -88,7 +88,7 @@ def _subsets(table: Any) -> Iterator[dict[str, Any]]:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    """A TOML or JSON document; empty when it is none, which upstream will say."""
+    """Parse a TOML or JSON document; empty if it is invalid, which upstream reports."""
     from lora_training import tomls
 
     try:
@@ -100,7 +100,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _files(path: Path, suffixes: frozenset[str] | set[str] | None = None, *, deep: bool = True) -> Iterator[Path]:
-    """The file itself; or those in a folder, of these suffixes when there are any. Pipes and devices are left out."""
+    """Return the file itself, or the regular files in a folder, limited to `suffixes` if given."""
     if not path.is_dir():
         if path.is_file():
             yield path

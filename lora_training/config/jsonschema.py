@@ -1,4 +1,4 @@
-"""A JSON Schema of our file for one script, so that editors complete and check it."""
+"""JSON Schema of the configuration file for one script, for completion and checks in editors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OF_RUN: dict[str, dict[str, Any]] = {
 
 
 def of(schema: Schema, scripts: Iterable[str], runtime: Iterable[str]) -> dict[str, Any]:
-    """The JSON Schema (draft 7, which Taplo reads) of a configuration for the schema's script."""
+    """Return the JSON Schema (draft 7, which Taplo supports) of a configuration for the schema's script."""
     flags = {flag.dest: _flag(flag) for flag in schema.flags if flag.dest not in REFUSED}
     style = schema.datasets.styles["dreambooth"]
     tables = [_table(s.subset) for s in schema.datasets.styles.values()]
@@ -53,7 +53,7 @@ def of(schema: Schema, scripts: Iterable[str], runtime: Iterable[str]) -> dict[s
         "type": "object",
         "required": ["script"],
         "properties": {**flags, **ours_tables},
-        # any other table is a heading for upstream's flags
+        # any other table groups upstream's flags under a heading
         "additionalProperties": {"$ref": "#/definitions/flags"},
         "definitions": {"flags": _closed(flags)},
     }

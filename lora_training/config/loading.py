@@ -1,4 +1,4 @@
-"""From a file and its overrides to a Config. Needs no upstream."""
+"""Build a Config from a file and its overrides. Needs no upstream."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 
 def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
-    """Read a configuration file, then the `LORA_*` variables of `environ`, then `--set` items, each over the last.
+    """Read a configuration file, then apply the `LORA_*` variables of `environ`, then the `--set` items.
 
-    `environ` (the process's own by default) is also what `${NAME}` stands for in paths. Raises Unreadable (a
-    ConfigError) when the file is no TOML document, ConfigError when an override has no place; everything else that is
-    wrong is in `Config.problems`.
+    `environ` (by default the process's own) also supplies `${NAME}` in paths. Raises Unreadable (a ConfigError) if the
+    file is not valid TOML, and ConfigError if an override does not fit; all other problems are in `Config.problems`.
     """
     variables = dict(os.environ if environ is None else environ)
     path = Path(path).absolute()
@@ -32,12 +31,12 @@ def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] | N
 
 
 class _Builder:
-    """Collects a Config's parts and the problems met on the way."""
+    """Collects the parts of a Config and the problems found on the way."""
 
     def __init__(self, path: Path, doc: Document, variables: dict[str, str]) -> None:
         self.doc = doc
         self.variables = variables
-        # carries the positions, for problems found before the whole is there
+        # a partial Config with the positions, for problems found before all parts are known
         self.bare = Config(path, "", {}, variables=variables, positions=doc.positions, origins=doc.origins)
         self.problems: list[Problem] = []
         self.entries: dict[str, Entry] = {}
@@ -64,7 +63,7 @@ class _Builder:
 
     @property
     def _has_general(self) -> bool:
-        """`[general]` belongs to upstream's dataset configuration where there is one; else it is a heading."""
+        """Whether `[general]` belongs to the dataset configuration; without datasets it is a heading for flags."""
         return "datasets" in self.doc.data and isinstance(self.doc.data.get("general"), dict)
 
     def _script(self) -> str:
@@ -138,14 +137,14 @@ class _Builder:
         self.entries[key] = Entry(key, value, where, path, position, self.doc.texts.get(path))
 
     def _is_secret(self, key: str, value: Any) -> bool:
-        """A key or token that the training finds in its environment; whoever else looks at a Config never sees it."""
+        """Keep a key or token in `secrets`, which are never printed; return whether the flag is one."""
         if key not in ours.SECRETS or not isinstance(value, str):
             return False
         self.secrets[ours.SECRETS[key]] = value
         return True
 
     def _is_misplaced(self, name: str, value: Any, path: KeyPath) -> bool:
-        """A list of tables where a flag should be, most often a misspelt `[[datasets]]`."""
+        """Report a list of tables in place of a flag, often a misspelt `[[datasets]]`; return whether it is one."""
         if not (isinstance(value, list) and value and all(isinstance(item, dict) for item in value)):
             return False
         hint = nearest.hint(name, ["datasets"]) or "only `datasets` is an array of tables"
@@ -153,7 +152,7 @@ class _Builder:
         return True
 
     def _order(self) -> None:
-        """The file's order; overrides of what the file does not have come last."""
+        """Sort the entries in the file's order; overrides of keys that the file does not have come last."""
         last = (1, 0, 0)
         places = {key: self.doc.positions.get(entry.path) for key, entry in self.entries.items()}
         order = {key: (0, place.line, place.column) if place else last for key, place in places.items()}

@@ -1,4 +1,4 @@
-"""A configuration as data: what the file, the environment and `--set` say, and where each value came from."""
+"""A configuration as data: the values from the file, the environment and `--set`, and the origin of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a configuration, or likely to be. `where` is the file, or what overrode it."""
+    """An error or warning about a configuration. `where` is the file, or the name of the override."""
 
     message: str
     hint: str | None = None
@@ -29,7 +29,7 @@ class Problem:
 
     @property
     def place(self) -> str:
-        """`file:line:column`, as far as it is known."""
+        """Return `file:line:column`, as far as known."""
         return f"{self.where}:{self.position.line}:{self.position.column}" if self.position else self.where
 
 
@@ -37,8 +37,8 @@ class Problem:
 class Entry:
     """A value for one of upstream's flags.
 
-    `where` names its origin: the file, `LORA_NAME` or `--set`; `path` is its place in the file's document; `text` is
-    what was written when it came from outside the file, before it was read as TOML.
+    `where` names its origin (the file, `LORA_NAME` or `--set`); `path` is its position in the document; `text` is the
+    original text of an override, before it was parsed as TOML.
     """
 
     key: str
@@ -51,9 +51,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Launch:
-    """`[launch]`: processes, precision, machines. None is left to the launcher.
+    """The `[launch]` table: processes, precision, machines. None leaves a setting to the launcher.
 
-    `num_processes` counts those of all machines; `auto` is one for each GPU.
+    `num_processes` is the total over all machines; `auto` means one for each GPU.
     """
 
     num_processes: int | Literal["auto"] | None = None
@@ -70,11 +70,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Run:
-    """`[run]`: how a run is kept going. `resume` is `auto`, `never` or an absolute path; `stall_timeout` in seconds.
+    """The `[run]` table: resuming, restarting, checks. `resume` is `auto`, `never` or an absolute path.
 
-    `assets = "smoke"` has a tiny model and images made under `${LORA_CACHE}/smoke` before the start. `checks` are those
-    before the start: all, those that do not open every image and cache file, or none. `allow_pickle` has pickled
-    weights loaded whole, with the code that may be in them.
+    `stall_timeout` is in seconds. `assets = "smoke"` has a tiny model and images made under `${LORA_CACHE}/smoke`
+    before the start. `checks` selects the checks before the start: all, those that do not open every image and cache
+    file, or none. `allow_pickle` lets pickled weights be loaded in full, which may run code that they contain.
     """
 
     assets: Literal["smoke"] | None = None
@@ -87,12 +87,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Config:
-    """One configuration file with everything that overrides it. Nothing here has been held against upstream yet.
+    """One configuration file with all overrides applied, not yet checked against upstream.
 
-    `entries` has upstream's flags by key, in the file's order; `datasets` and `general` are as written in the file,
-    and go to upstream's dataset configuration; `variables` is what `${NAME}` stands for in a path; `secrets` are
-    keys and tokens by the environment variable that takes them, and are no entries, so that nothing shows or records
-    them; `problems` are those that can be seen without upstream.
+    `entries` has upstream's flags by key, in the file's order. `datasets` and `general` are as written in the file and
+    go to upstream's dataset configuration. `variables` supplies `${NAME}` in paths. `secrets` maps environment
+    variables to keys and tokens; they are not in `entries`, so that they are neither printed nor recorded. `problems`
+    has the problems that can be found without upstream.
     """
 
     path: Path
@@ -111,16 +111,16 @@ class Config:
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """The value of each flag as it was written, by key, in order."""
+        """The value of each flag as written, by key, in order."""
         return MappingProxyType({key: entry.value for key, entry in self.entries.items()})
 
     @property
     def folder(self) -> Path:
-        """What relative paths are relative to."""
+        """The folder that relative paths are relative to."""
         return self.path.parent
 
     def problem(self, message: str, path: KeyPath, *, hint: str | None = None, severity: Severity = "error") -> Problem:
-        """A problem at a place of the document: the nearest enclosing one that the file has, or its override."""
+        """Return a problem located at a path of the document, its nearest enclosing position, or its override."""
         key = ".".join(map(str, path)) or None
         for length in range(len(path), -1, -1):
             if path[:length] in self.origins:

@@ -1,4 +1,4 @@
-"""What a parsed document may hold. What walks one by recursion, or writes it down, relies on the limits."""
+"""Limits for parsed documents, which recursive code and the writers of files rely on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ LIMIT = 100
 _NAME = 255  # characters
 _DOTS = 1000  # on one line
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_WIDTH = 100_000  # YAML can name a part many times over, and grow at every level
+_WIDTH = 100_000  # YAML aliases can repeat a part many times, and grow at every level
 
 
 def too_deep(data: Any) -> bool:
-    """Whether tables and arrays are nested deeper than `LIMIT`, or grow beyond all measure on the way."""
+    """Whether tables and arrays are nested deeper than `LIMIT`, or one level has `_WIDTH` parts or more."""
     level = [data]
     for _ in range(LIMIT):
         level = list(islice((part for item in level for part in _parts(item)), _WIDTH))
@@ -31,12 +31,12 @@ def _parts(item: Any) -> list[Any]:
 
 
 def has_long_keys(text: str) -> bool:
-    """Whether a TOML text may have a key of a thousand parts: `a.a.a.a`, for which parsers need the square of it."""
+    """Whether a TOML text may have a key of a thousand parts, on which parsers take quadratic time."""
     return any(line.count(".") > _DOTS for line in text.split("\n"))
 
 
 def oddity(data: Any) -> str | None:
-    """Something that no configuration holds and that could not be written down, in words."""
+    """Describe a value that no valid configuration has and that could not be written to a file; None without one."""
     level = [data]
     while level:
         found = next(filter(None, map(_oddity, level)), None)

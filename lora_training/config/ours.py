@@ -1,4 +1,4 @@
-"""The tables that are ours: `[launch]`, `[run]`, `[runtime]`."""
+"""The tables that this project defines: `[launch]`, `[run]`, `[runtime]`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Key:
-    """What a key of ours takes, the words for it, a test, and what the key is for."""
+    """A key of these tables: the accepted values in words, a test for them, and the key's help."""
 
     legal: str
     accepts: Callable[[Any], bool]
@@ -86,7 +86,7 @@ _RUN = {
     ),
 }
 
-# upstream's flags for keys and tokens, with the variables in which the same libraries look for them
+# upstream's flags for keys and tokens, and the environment variables that the same libraries read
 SECRETS = {"huggingface_token": "HF_TOKEN", "wandb_api_key": "WANDB_API_KEY"}
 
 LAUNCH_KEYS = tuple(_LAUNCH)
@@ -94,18 +94,18 @@ RUN_KEYS = tuple(_RUN)
 
 
 def table_of(key: str) -> str | None:
-    """Which of our tables has a key of that name."""
+    """Return the table that has a key of this name."""
     return next((name for name, keys in (("launch", LAUNCH_KEYS), ("run", RUN_KEYS)) if key in keys), None)
 
 
 def described(key: str) -> tuple[str, str, str] | None:
-    """A key of ours: its table, what it takes, what it is for; None when we have none of that name."""
+    """Return a key's table, accepted values and help; None if no table has it."""
     tables = {"launch": _LAUNCH, "run": _RUN}
     return next(((name, keys[key].legal, keys[key].help) for name, keys in tables.items() if key in keys), None)
 
 
 def launch(raw: Any, report: Report) -> tuple[Launch, list[Problem]]:
-    """`[launch]` as it is, with what is wrong in it left out and reported."""
+    """Parse `[launch]`: return its valid settings, and a problem for each invalid one."""
     kept, problems = _table("launch", raw, _LAUNCH, report)
     if "gpu_ids" in kept:
         kept["gpu_ids"] = tuple(kept["gpu_ids"])
@@ -118,7 +118,7 @@ def launch(raw: Any, report: Report) -> tuple[Launch, list[Problem]]:
 
 
 def run(raw: Any, folder: Path, variables: Mapping[str, str], report: Report) -> tuple[Run, list[Problem]]:
-    """`[run]` as it is, `resume` made absolute, with what is wrong in it left out and reported."""
+    """Parse `[run]`, with `resume` made absolute: return its valid settings, and a problem for each invalid one."""
     kept, problems = _table("run", raw, _RUN, report)
     if kept.get("resume", "auto") not in ("auto", "never"):
         try:
@@ -130,7 +130,7 @@ def run(raw: Any, folder: Path, variables: Mapping[str, str], report: Report) ->
 
 
 def runtime(raw: Any, report: Report) -> tuple[dict[str, Any], list[Problem]]:
-    """`[runtime]`: a switch or a table of settings for each runtime patch. Their names are checked by `check`."""
+    """Parse `[runtime]`: a boolean or a table of settings for each runtime patch. `check` validates the names."""
     if not isinstance(raw, dict):
         return {}, [report("[runtime] must be a table", ("runtime",))]
     kept = {name: value for name, value in raw.items() if isinstance(value, bool | dict)}

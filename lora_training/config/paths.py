@@ -1,11 +1,12 @@
-"""Which values are paths, and what they stand for.
+"""Decide which values are paths, and resolve them.
 
-The rule, from upstream's names and help alone:
+The rule uses only upstream's names and help texts:
 
-- a flag is a path when its type is `Path`, its name ends in one of `_ENDINGS`, or its help begins by naming a path;
-- of those, one that is written (`output_dir`, `logging_dir`, ...) or ends in `_dir` or `_file` is always a path;
-- any other may be a hub id, such as `org/name`: it is a path when it looks like one (`./`, `../`, `/`, `~`, `${`, a
-  file's suffix) or when it exists relative to the configuration file.
+- a flag is a path if its type is `Path`, its name ends in one of `_ENDINGS`, or its help begins by naming a path;
+- of those, a flag that upstream writes to (`output_dir`, `logging_dir`, ...) or that ends in `_dir` or `_file` is
+  always a path;
+- any other may be a hub id, such as `org/name`: it is a path if it looks like one (`./`, `../`, `/`, `~`, `${`, a
+  file suffix) or if it exists relative to the configuration file.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
 class UnknownVariable(ValueError):
-    """A path names a variable that is not set."""
+    """A path uses a variable that is not set."""
 
     def __init__(self, name: str, known: Mapping[str, str]) -> None:
         super().__init__(f"the environment has no variable {name!r}")
@@ -48,7 +49,7 @@ def is_path(flag: Flag) -> bool:
 
 
 def is_written(flag: Flag) -> bool:
-    """Whether upstream makes the file or folder itself."""
+    """Whether upstream creates the file or folder itself."""
     return is_path(flag) and bool(_WRITTEN.match(flag.dest))
 
 
@@ -58,7 +59,7 @@ def is_path_key(key: str) -> bool:
 
 
 def resolve(flag: Flag, value: str, folder: Path, variables: Mapping[str, str]) -> str:
-    """What upstream is given for a path: absolute, or a hub id as it stands. Raises UnknownVariable."""
+    """Return the value for upstream: an absolute path, or a hub id unchanged. Raises UnknownVariable."""
     certain = flag.type == "Path" or flag.dest.endswith(_CERTAIN) or is_written(flag)
     if not value or not (certain or looks_like_path(value) or exists(folder / value)):
         return value
@@ -66,12 +67,12 @@ def resolve(flag: Flag, value: str, folder: Path, variables: Mapping[str, str]) 
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder; a name that the system refuses to look up is none."""
-    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long or out of reach
+    """Whether a file or folder exists; False for a name that the system refuses to look up."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long or not accessible
 
 
 def below(folder: Path) -> tuple[Path, ...]:
-    """The folders in `folder`; none where they cannot be listed."""
+    """Return the folders in `folder`; none if it cannot be listed."""
     try:
         return tuple(sorted(Path(entry) for entry in os.scandir(folder) if entry.is_dir()))
     except OSError:
@@ -79,12 +80,12 @@ def below(folder: Path) -> tuple[Path, ...]:
 
 
 def looks_like_path(value: str) -> bool:
-    """Whether a text can only be meant as a path."""
+    """Whether a text can only be a path."""
     return bool(_EXPLICIT.match(value) or _SUFFIX.search(value))
 
 
 def absolute(value: str, folder: Path, variables: Mapping[str, str]) -> str:
-    """`value` with `~` and `${NAME}` filled in, made absolute from `folder`. Raises UnknownVariable."""
+    """Expand `~` and `${NAME}` in `value` and make it absolute from `folder`. Raises UnknownVariable."""
     return os.path.normpath(folder / Path(_expand(value, variables)))
 
 

@@ -1,4 +1,4 @@
-"""Every file and folder that a configuration names, for whoever has to bring them to where the training is."""
+"""Every file and folder that a configuration names, so that a container can mount them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ if TYPE_CHECKING:
     from lora_training.config.model import Config
     from lora_training.config.schema import Flag, Schema
 
-# folders of images: caches are written beside each image
+# folders of images: upstream writes caches beside each image
 _IMAGES = ("image_dir", "train_data_dir", "reg_data_dir")
 _METADATA = ("metadata_file", "in_json")
-# a swap on disk, which DeepSpeed writes although its name does not say so
+# the swap folder of DeepSpeed, which is written to although its name does not say so
 _SWAP = "offload_"
 _CACHE = f"${{{CACHE_VARIABLE}}}"
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a key names, absolute. `written`: the training writes there. `made`: and makes it where it is missing."""
+    """An absolute path that a key names.
+
+    `written`: the training writes there. `made`: the training creates it if it is missing.
+    """
 
     key: str
     path: Path
@@ -37,14 +40,14 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """What has to be there before the training: the folder itself, or the one of a file to be written."""
+        """The folder that must exist before the training: the path itself, or the parent of a file to be written."""
         return self.path.parent if self.made and self.key.endswith("_file") else self.path
 
 
 def places(config: Config, schema: Schema) -> tuple[Place, ...]:
-    """Each place that `config` names, hub ids left out, and those that its metadata files name.
+    """Return each path that `config` and its metadata files name, without hub ids.
 
-    For a configuration that has been checked. Raises ConfigError as `dataset_document`.
+    The configuration must have been checked. Raises ConfigError as `dataset_document` does.
     """
     beside = _writes_beside(config)
     found = [place for key, flag in _flags(config, schema) for place in _named(config, key, flag, beside=beside)]
@@ -54,7 +57,7 @@ def places(config: Config, schema: Schema) -> tuple[Place, ...]:
 
 
 def rewrites(config: Config, schema: Schema) -> tuple[str, ...]:
-    """`--set` items that give each path with `~` or `${}` as it is here, for where these mean something else."""
+    """Return `--set` items with every `~` and `${}` path expanded, for an environment where they differ."""
     found = []
     for key, flag in _flags(config, schema):
         raw, resolved = config.entries[key].value, _words(config, key, flag)
@@ -70,12 +73,12 @@ def rewrites(config: Config, schema: Schema) -> tuple[str, ...]:
 
 
 def _inline(values: list[str]) -> str:
-    """A list on one line. A single value needs no quotes: what begins with a slash is no TOML, and taken as it is."""
+    """Return a TOML list on one line. Single values are not quoted: a path that starts with `/` is taken literally."""
     return f"[{', '.join(map(tomlout.string, values))}]"
 
 
 def _means_more(text: Any) -> bool:
-    """Whether a value stands for another one elsewhere. The cache's place is the same for both."""
+    """Whether a value resolves differently elsewhere. The cache folder is the same in both environments."""
     return isinstance(text, str) and (text.startswith("~") or "${" in text.replace(_CACHE, ""))
 
 
@@ -87,7 +90,7 @@ def _flags(config: Config, schema: Schema) -> Iterator[tuple[str, Flag]]:
 
 
 def _words(config: Config, key: str, flag: Flag) -> list[str]:
-    """The values that the flag will be given."""
+    """Return the values that the flag will get."""
     first, *rest = encode.words(flag, config.entries[key], config.folder, config.variables)
     name, equals, value = first.partition("=")
     return [value] if equals and name in flag.options else [word for word in rest if word != first]
@@ -108,7 +111,7 @@ def _read(key: str, value: str, *, beside: bool) -> Place:
 
 
 def _writes_beside(config: Config) -> bool:
-    """Whether upstream keeps anything beside the images."""
+    """Whether upstream writes files beside the images."""
     tables: list[Mapping[str, Any]] = [config.values, config.general, *config.datasets]
     tables += [subset for dataset in config.datasets for subset in dataset.get("subsets", [])]
     flags = (key for key, value in config.values.items() if value is True)
@@ -117,7 +120,7 @@ def _writes_beside(config: Config) -> bool:
 
 
 def _datasets(config: Config) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """The paths in upstream's dataset configuration, each with its keys from the top."""
+    """Return the paths in upstream's dataset configuration, each with its key path."""
     document = dataset_document(config)
     yield from _strings(document, ()) if document else ()
 
@@ -141,7 +144,7 @@ def _at(whole: Any, keys: tuple[str | int, ...]) -> Any:
 
 
 def _listed(metadata: Path) -> Iterator[Path]:
-    """The folders of images that a metadata file names by their whole path."""
+    """Return the image folders that a metadata file names by absolute paths."""
     try:
         images = json.loads(metadata.read_bytes())
     except (OSError, ValueError):

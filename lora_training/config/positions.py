@@ -1,4 +1,4 @@
-"""Where each key of a TOML document stands. The text must be valid: `tomllib` has read it first, and says where not."""
+"""Positions of the keys in a TOML document. The text must be valid TOML: `tomllib` has parsed it first."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _HEX = {"x": 2, "u": 4, "U": 8}
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """A place in a text: line and column, both from 1, the column in characters."""
+    """A position in a text: line and column, both from 1, the column in characters."""
 
     line: int
     column: int
 
 
 def index(text: str) -> dict[Path, Position]:
-    """The position of every table header, key and array item of a valid TOML document.
+    """Return the position of every table header, key and array item of a valid TOML document.
 
-    A path is as one would index the parsed document: `("datasets", 0, "subsets", 1, "image_dir")`. A table that is
-    opened more than once keeps its first place.
+    A path is the sequence of indexes into the parsed document: `("datasets", 0, "subsets", 1, "image_dir")`. A table
+    that is opened more than once keeps its first position.
     """
     scanner = _Scanner(text)
     scanner.document()
@@ -46,7 +46,7 @@ class _Scanner:
         self.text = text
         self.at = 0
         self.found: dict[Path, int] = {}
-        self._lengths: dict[Path, int] = {}  # of arrays of tables
+        self._lengths: dict[Path, int] = {}  # number of items in each array of tables so far
 
     def document(self) -> None:
         table: Path = ()
@@ -78,7 +78,7 @@ class _Scanner:
         return item
 
     def _inside(self, path: Path, offset: int) -> Path:
-        """`path`, or its last item when it is an array of tables."""
+        """Return `path`, or the path of the last item if it is an array of tables."""
         self.found.setdefault(path, offset)
         return (*path, self._lengths[path] - 1) if path in self._lengths else path
 
@@ -130,7 +130,7 @@ class _Scanner:
             self._pair(path)
 
     def _next(self, end: str) -> bool:
-        """Step over an opening bracket or comma; whether an item follows."""
+        """Skip an opening bracket or comma; return whether an item follows."""
         self._skip()
         if self.text[self.at] != end:
             self.at += self.text[self.at] in "[{,"
@@ -151,7 +151,7 @@ class _Scanner:
             self.at += 2 if quote == '"' and self.text[self.at] == "\\" else 1
         raw = self.text[start : self.at]
         self.at += 3 if long else 1
-        while long and self.text.startswith(quote, self.at):  # up to two quotes may stand before the closing three
+        while long and self.text.startswith(quote, self.at):  # one or two quotes may precede the closing three
             self.at += 1
         return raw if quote == "'" else _unescaped(raw)
 
@@ -162,7 +162,7 @@ class _Scanner:
         return self.text[start : self.at]
 
     def _skip(self, what: str = _SPACE) -> bool:
-        """Step over blanks, and over comments where lines may end; whether anything is left."""
+        """Skip blanks, and also comments where line breaks are allowed; return whether any text is left."""
         while self.at < len(self.text):
             char = self.text[self.at]
             if char == "#" and what is _SPACE:
@@ -175,7 +175,7 @@ class _Scanner:
 
 
 def _unescaped(raw: str) -> str:
-    """A quoted key's text. Only keys need it, and a key has no line breaks."""
+    """Return the text of a quoted key, which has no line breaks."""
     parts, at = [], 0
     while at < len(raw):
         if raw[at] != "\\":

@@ -1,4 +1,4 @@
-"""The presets in `configs/`, and making a configuration from one."""
+"""The presets in `configs/`, and writing a configuration from one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lora_training.config.positions import Path as KeyPath
 
-# what is asked: a key, its question, and the paths in a preset that the answer goes to
+# key -> its question, and the last parts of the preset's paths that the answer is written to
 _MODEL = ("pretrained_model_name_or_path",)
 _ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
     "model": ("the base model (a file, a folder or a hub id)", _MODEL),
@@ -26,12 +26,12 @@ _ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def names(folder: Path) -> tuple[str, ...]:
-    """The names of the presets, sorted."""
+    """Return the names of the presets, sorted."""
     return tuple(sorted(path.stem for path in folder.glob("*.toml")))
 
 
 def find(folder: Path, name: str | None) -> Path:
-    """The file of a preset. Raises ConfigError, naming the nearest or all, when there is none of that name."""
+    """Return the file of a preset. Raises ConfigError, naming the nearest one or all, if there is no such preset."""
     known = names(folder)
     if name is None:
         raise ConfigError("no preset is named", hint=f"give --preset with one of: {', '.join(known)}")
@@ -43,7 +43,7 @@ def find(folder: Path, name: str | None) -> Path:
 
 
 def questions(preset: Path) -> dict[str, tuple[str, str]]:
-    """What a preset needs to know: each key with its question and the preset's own value."""
+    """Return what to ask the user for a preset: key -> question and default."""
     data = document.read(preset).data
     found = {key: _first(data, leaves) for key, (_, leaves) in _ASKED.items()}
     return {key: (_ASKED[key][0], value) for key, value in found.items() if value is not None}
@@ -65,17 +65,17 @@ def _strings(data: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
 
 
 def as_seen_from(folder: Path, answer: str) -> str:
-    """A path that was typed in the current folder, as a file in `folder` must name it; a hub id as it stands."""
-    is_file = os.path.exists(answer) or (paths.looks_like_path(answer) and not answer.startswith(("~", "${")))  # noqa: PTH110 - "" is no file
-    if not is_file or os.path.isabs(answer):  # noqa: PTH117 - the text is kept as it is
+    """Return a path typed in the current folder as a path relative to `folder`; a hub id is returned unchanged."""
+    is_file = os.path.exists(answer) or (paths.looks_like_path(answer) and not answer.startswith(("~", "${")))  # noqa: PTH110 - "" is not a file
+    if not is_file or os.path.isabs(answer):  # noqa: PTH117 - the text is kept unchanged
         return answer
     return os.path.relpath(answer, folder)
 
 
 def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str]) -> str:
-    """The preset's text with the answers and `--set` items in it, comments and all.
+    """Return the preset's text, comments included, with the answers and `--set` items filled in.
 
-    Raises ConfigError for a `--set` whose key the preset does not have: it would have no place in the text.
+    Raises ConfigError for a `--set` key that the preset does not have, since its place in the text is unknown.
     """
     text = preset.read_text(encoding="utf-8")
     doc = document.read(preset)
@@ -95,12 +95,12 @@ def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str]) -> str:
 
 def _at(data: object, path: KeyPath) -> object:
     for part in path:
-        data = data[part]  # type: ignore[index] # the path was found in this very document
+        data = data[part]  # type: ignore[index] # the path comes from this document
     return data
 
 
 def _replaced(text: str, values: Mapping[positions.Position, str]) -> str:
-    """The text with the values of `key = value` lines exchanged; what follows on a line stays."""
+    """Replace the values of `key = value` lines; keep the rest of each line."""
     lines = text.split("\n")
     for place, value in values.items():
         line = lines[place.line - 1]

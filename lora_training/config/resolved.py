@@ -1,4 +1,4 @@
-"""A configuration as a file that means the same anywhere: all overrides in it, every path absolute."""
+"""Write a configuration as a self-contained file: all overrides applied, every path absolute."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _COMMENT = (
 
 
 def toml(config: Config, schema: Schema, *, processes: int, runtime: Mapping[str, Any]) -> str:
-    """The text of the file; the flags and the dataset configuration that come of it are the same, to the order.
+    """Return the file's text. It yields the same flags and dataset configuration, in the same order.
 
-    `processes` replaces `auto`; `runtime` has every runtime patch, with its settings or switched off. Where to go on
-    from is left out.
+    `processes` replaces `auto`; `runtime` has every runtime patch, with its settings or switched off. `[run] resume` is
+    left out.
     """
     parts = [tomlout.comment([_COMMENT]), f"script = {tomlout.value(config.script)}", "", f"[{HEADING}]"]
     parts += [f"{key} = {tomlout.value(value)}" for key, value in _flags(config, schema)]
@@ -39,7 +39,7 @@ def toml(config: Config, schema: Schema, *, processes: int, runtime: Mapping[str
 
 
 def _flags(config: Config, schema: Schema) -> Iterator[tuple[str, Any]]:
-    """In the order in which upstream is given them."""
+    """Return the flags in the order in which upstream gets them."""
     for key, entry in config.entries.items():
         flag = schema.flag(key)
         yield key, encode.resolved(flag, entry, config.folder, config.variables) if flag else entry.value
@@ -50,7 +50,7 @@ def _given(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _datasets(head: str, data: dict[str, Any] | None, tail: str) -> str:
-    """Tables as a person would write them, unless their keys would then come in another order."""
+    """Write the datasets as TOML tables, or inline if tables would change the order of keys."""
     if data is None:
         return f"{head}\n\n{tail}"
     laid_out = f"{head}\n\n{tomlout.document(data)}\n{tail}"
@@ -62,7 +62,7 @@ def _datasets(head: str, data: dict[str, Any] | None, tail: str) -> str:
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """What such a file says. Raises ValueError when it is no TOML."""
+    """Parse such a file. Raises ValueError if it is not valid TOML."""
     from lora_training import tomls
 
     return tomls.loads(text)

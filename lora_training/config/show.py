@@ -1,4 +1,4 @@
-"""A configuration after all its overrides, in the forms that `lora config show` prints."""
+"""The output formats of `lora config show`: a configuration with all overrides applied."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ DATASET_FILE = "dataset.json"
 
 
 def arguments(config: Config, schema: Schema) -> list[str]:
-    """The script's arguments; the dataset configuration is named as a file of the current folder."""
+    """Return the script's arguments, with the dataset configuration as a file in the current folder."""
     return to_argv(config, schema, dataset_config=Path(DATASET_FILE) if config.datasets else None)
 
 
 def as_shell(config: Config, schema: Schema, tree: Path) -> str:
-    """Lines for a POSIX shell: one that writes the dataset configuration, and upstream's own command."""
+    """Return POSIX shell commands: one that writes the dataset configuration, and upstream's own command."""
     command = shell.join(["python", str(tree / f"{config.script}.py"), *arguments(config, schema)])
     document = dataset_document(config)
     text = dataset_text(document) if document else None
@@ -32,7 +32,7 @@ def as_shell(config: Config, schema: Schema, tree: Path) -> str:
 
 
 def as_json(config: Config, schema: Schema, *, origins: bool) -> dict[str, Any]:
-    """Everything, for a program to read."""
+    """Return the whole configuration as JSON values."""
     whole: dict[str, Any] = {
         "file": str(config.path),
         "script": config.script,
@@ -49,12 +49,12 @@ def as_json(config: Config, schema: Schema, *, origins: bool) -> dict[str, Any]:
 
 
 def origin(entry: Entry) -> str:
-    """Where a value came from: `file:line:column`, `LORA_NAME` or `--set key`."""
+    """Return the origin of a value: `file:line:column`, `LORA_NAME` or `--set key`."""
     return f"{entry.where}:{entry.position.line}:{entry.position.column}" if entry.position else entry.where
 
 
 def as_toml(config: Config, *, origins: bool) -> str:
-    """The configuration as a file of ours, in the tables of the original."""
+    """Return the configuration as a TOML file with the tables of the original."""
     data: dict[str, Any] = {"script": config.script}
     comments: dict[KeyPath, str] = {}
     for entry in config.entries.values():

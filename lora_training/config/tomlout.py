@@ -1,4 +1,4 @@
-"""Writing TOML: a configuration file with comments, as a person would lay it out."""
+"""Write TOML files with comments."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _WIDTH = 100
 
 
 def document(data: Mapping[str, Any], comments: Mapping[Path, str] | None = None) -> str:
-    """`data` as TOML: plain values first, then tables. `comments` has an end-of-line comment for a path.
+    """Return `data` as TOML, plain values before tables. `comments` maps paths to end-of-line comments.
 
-    Raises TypeError for a value that TOML has no form for, such as None.
+    Raises TypeError for a value that TOML cannot represent, such as None.
     """
     lines = list(_table(data, (), comments or {}))
     return "\n".join(lines).strip("\n") + "\n"
@@ -44,7 +44,7 @@ def _table(data: Mapping[str, Any], path: Path, comments: Mapping[Path, str]) ->
 
 
 def _header(text: str, data: Mapping[str, Any], path: Path, comments: Mapping[Path, str]) -> Iterator[str]:
-    # a table that holds only tables needs no header of its own
+    # a table with only subtables needs no header
     if not data or text.startswith("[[") or not all(isinstance(item, dict) for item in data.values()):
         yield ""
         yield _line(text, comments.get(path))
@@ -66,7 +66,7 @@ def _is_tables(item: Any) -> bool:
 
 
 def value(item: Any) -> str:
-    """One value, on one line unless it is a long list. Raises TypeError for what TOML has no form for."""
+    """Return one value as TOML, on one line unless it is a long list. Raises TypeError for an unsupported type."""
     for kind, form in _FORMS:
         if isinstance(item, kind):
             return form(item)
@@ -74,7 +74,7 @@ def value(item: Any) -> str:
 
 
 def string(text: str) -> str:
-    """A basic string. JSON's escapes are TOML's too; what else a terminal would not show is escaped."""
+    """Return a basic string. JSON's escapes are valid TOML; other unprintable characters are escaped as well."""
     return printable.as_toml(json.dumps(text, ensure_ascii=False))
 
 
@@ -111,5 +111,5 @@ _FORMS: tuple[tuple[Any, Callable[[Any], str]], ...] = (
 
 
 def comment(lines: Iterable[str]) -> str:
-    """Lines as a block of comments."""
+    """Return lines as a block of comments."""
     return "".join(f"# {_one_line(line)}".rstrip() + "\n" for line in lines)

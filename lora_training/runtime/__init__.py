@@ -1,1 +1,1 @@
-"""What runs inside the training process. Imports nothing heavy before upstream does."""
+"""Code that runs inside the training process. It imports nothing heavy before upstream does."""

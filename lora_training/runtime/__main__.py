@@ -1,4 +1,4 @@
-"""`python -m lora_training.runtime SCRIPT [FLAGS]`: run upstream's script, changed by the chosen runtime patches."""
+"""Run upstream's script with the chosen runtime patches: `python -m lora_training.runtime SCRIPT [FLAGS]`."""
 
 from __future__ import annotations
 

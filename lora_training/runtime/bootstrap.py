@@ -1,6 +1,6 @@
-"""The first code in the training process: arm the runtime patches, then run upstream's script as if alone.
+"""Entry point of the training process: install the runtime patches, then run upstream's script unchanged.
 
-Speaks on stderr and exits, since in this process it is the command line.
+This module may print to stderr and exit, since it is the command line of this process.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from lora_training.runtime import lifeline
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-# The chosen patches and their settings: a JSON object of objects, by the patches' names.
+# The chosen patches and their settings, as JSON: an object of settings for each patch name.
 VARIABLE = "LORA_RUNTIME"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the script `argv[0]` with the flags that follow; its exit code, or ours when a patch does not fit."""
+    """Run the script `argv[0]` with the flags that follow; return the exit code, also when a patch does not fit."""
     script, *flags = argv
     lifeline.hold()
     _know_no_eps()
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _know_no_eps() -> None:
-    """Keep PIL from its plugin that starts Ghostscript: a sample prompt may name any file as its image."""
+    """Block PIL's EPS plugin, which starts Ghostscript: a sample prompt may name any file as its image."""
     modules: dict[str, Any] = sys.modules
     modules["PIL.EpsImagePlugin"] = None
 
@@ -56,12 +56,12 @@ def _arm(chosen: Mapping[str, Mapping[str, Any]], script: Path, flags: Sequence[
 
 
 def _run(script: Path, flags: Sequence[str], *, patched: bool) -> None:
-    """Run the script as `python SCRIPT` would, but with its definitions patched before its last part starts to work.
+    """Run the script as `python SCRIPT` does, but patch its definitions before its main part runs.
 
-    Nobody imports a script, so no import hook sees it; it is run in two parts, cut at its `if __name__ == ...`.
+    The script is not imported, so import hooks do not see it. It is run in two parts, split at `if __name__ == ...`.
     """
     sys.argv = [str(script), *flags]
-    # what `python SCRIPT` would have put there
+    # as `python SCRIPT` does
     sys.path.insert(0, str(script.parent))
     module = ModuleType("__main__")
     module.__file__ = str(script)
@@ -78,9 +78,9 @@ def _run(script: Path, flags: Sequence[str], *, patched: bool) -> None:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Let no garbage be looked for while everything is imported: an eighth of that time, for what is there to stay.
+    """Switch the garbage collector off during the imports, which makes them an eighth faster.
 
-    What has been imported is then left out of every later search, too.
+    Imported objects are kept for the whole run, so later collections skip them, too.
     """
     gc.disable()
     try:
@@ -106,5 +106,5 @@ def _execute(part: ast.Module, module: ModuleType) -> None:
 
 
 def environment(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The variables that tell `main`, in a child, which patches to install."""
+    """Return the environment variables that tell `main`, in a child process, which patches to install."""
     return {VARIABLE: json.dumps(chosen, sort_keys=True)} if chosen else {}

@@ -1,11 +1,12 @@
-"""What the training process tells its supervisor: one JSON object a line.
+"""Events that the training process reports to its supervisor: one JSON object per line.
 
-The environment variable `LORA_EVENTS` says where: a number is a file descriptor that the process was started with,
-anything else a file, opened to append, and not through a link. Unset, nothing is written and nothing is spent.
+The environment variable `LORA_EVENTS` is the target: a number is an inherited file descriptor, anything else the path
+of a file, which is opened to append and must not be a link. When it is unset, nothing is written.
 
 Each line is one `write` to a descriptor opened with O_APPEND, so lines of several processes do not mix. A line has
-`event` (its kind), `time` (Unix time in seconds) and the event's own fields. Numbers that are not finite are null.
-Nothing here raises into the training: a line that cannot be written is lost. Main process only, unless it says rank:
+`event` (its kind), `time` (Unix time in seconds) and the event's own fields. Numbers that are not finite are null. No
+error is raised into the training: a line that cannot be written is lost. Only the main process writes events, except
+`sample` and `skipped`, which any rank may write:
 
 | event | fields |
 | --- | --- |
@@ -14,11 +15,11 @@ Nothing here raises into the training: a line that cannot be written is lost. Ma
 |      | the step before), `memory_mb` (peak: of the GPU's allocator, or resident without a GPU) |
 | checkpoint | `path`, `step`: a LoRA file has been written |
 | state | `path`, `step`: a state folder has been written (by this process; see exact-resume for the others) |
-| sample | `path`, `step`, `prompt`, `number` (the prompt's, from 0), `seed` (null for none given): a picture that was
-|        | drawn on the way; reported by the process that drew it |
-| skipped | `step`, `images`, `in_a_row`, `rank`: nan-guard kept a bad step from the weights |
-| stopped | `step`: the state is saved as asked for, and the process leaves with 143 |
-| failed | `kind` (such as `not-finite`), `step`, `message`: it gives up, and leaves with 6 |
+| sample | `path`, `step`, `prompt`, `number` (the prompt's, from 0), `seed` (null if none was given): a sample image;
+|        | reported by the process that generated it |
+| skipped | `step`, `images`, `in_a_row`, `rank`: nan-guard skipped a step whose loss or gradient was not finite |
+| stopped | `step`: the state is saved as requested, and the process exits with 143 |
+| failed | `kind` (such as `not-finite`), `step`, `message`: the training gives up and exits with 6 |
 | end | `step`: the training is over and everything is written |
 
 The supervisor adds lines of its own between them (`supervise.journal`).
@@ -39,7 +40,7 @@ VARIABLE = "LORA_EVENTS"
 
 
 def emit(kind: str, /, **fields: Any) -> None:
-    """Write one event, when somebody listens."""
+    """Write one event, if `LORA_EVENTS` is set."""
     target = os.environ.get(VARIABLE)
     if not target:
         return
@@ -47,7 +48,7 @@ def emit(kind: str, /, **fields: Any) -> None:
     try:
         os.write(_descriptor(target), line.encode())
     except OSError:
-        # a supervisor that is gone, or a full disk, must not end the training
+        # a supervisor that has ended, or a full disk, must not end the training
         return
 
 

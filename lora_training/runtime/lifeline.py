@@ -1,4 +1,4 @@
-"""End this process, and all of its group, when the supervisor is gone: nobody would ever end them otherwise."""
+"""Kill this process and its process group when the supervisor has ended, so that no training is left behind."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import time
 
 # The supervisor's process id.
 VARIABLE = "LORA_SUPERVISOR"
-# torch.distributed's own name; set where a launcher has started several of us.
+# torch.distributed's variable, set where a launcher has started several processes of one training.
 RANK = "RANK"
 _POLL_S = 1.0
 
 
 def hold() -> None:
-    """Watch the supervisor, if there is one, and a rank's launcher, each from a thread of its own."""
+    """Watch the supervisor, if there is one, and the launcher of a rank, each in its own thread."""
     pid = os.environ.get(VARIABLE, "")
     watched = [int(pid)] if pid.isdecimal() else []
     if RANK in os.environ:
-        # accelerate's launcher gives each rank a session of its own, so nobody else ends it with the launcher
+        # accelerate's launcher starts each rank in its own session, so a rank does not end with the launcher by itself
         watched.append(os.getppid())
     for each in watched:
         threading.Thread(target=_watch, args=(each,), daemon=True).start()
@@ -28,7 +28,7 @@ def hold() -> None:
 
 def _watch(pid: int) -> None:
     _wait(pid)
-    # the data loaders' workers are in our group
+    # the workers of the data loaders are in the same process group
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
@@ -45,7 +45,7 @@ def _wait(pid: int) -> None:
 
 
 def _poll(pid: int) -> None:
-    """The same where the kernel has no descriptors for processes."""
+    """Return when process `pid` has ended, on a system without `pidfd_open`."""
     while True:
         try:
             os.kill(pid, 0)

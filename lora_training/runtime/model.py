@@ -1,4 +1,4 @@
-"""What a runtime patch is, as data. Each module in `runtime/patches` offers one, as `PATCH`."""
+"""The definition of a runtime patch, as data. Each module in `runtime/patches` offers one, as `PATCH`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """A piece of upstream, or of an installed package, that a patch changes or builds on.
+    """A function, class or variable of upstream, or of an installed package, that a patch changes or relies on.
 
     `digest` is `source.digest` of `name` in `module` at the pin, with our patch files applied.
     """
@@ -30,22 +30,22 @@ class Start:
     environ: Mapping[str, str]
 
     def value(self, flag: str) -> str | None:
-        """What follows `flag` on the command line."""
+        """Return the argument that follows `flag` on the command line."""
         return next((after for name, after in zip(self.flags, self.flags[1:], strict=False) if name == flag), None)
 
     @property
     def mixed_precision(self) -> str:
-        """`no`, `fp16` or `bf16`; upstream's flag counts for more than accelerate's variable, as it does there."""
+        """`no`, `fp16` or `bf16`. Upstream's flag takes precedence over accelerate's variable."""
         return self.value("--mixed_precision") or self.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
 @dataclass(frozen=True)
 class NoSettings:
-    """A patch that is only switched on or off."""
+    """The settings of a patch that can only be switched on or off."""
 
 
 def always(_start: Start, _settings: Any) -> None:
-    """A patch that no start makes unnecessary."""
+    """Return None: the default of `unneeded`, for a patch that every run needs."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class RuntimePatch:
 
     `install` is called once for each module that `targets` names, right after its import, with the settings: an
     instance of `settings`, a frozen dataclass whose fields are the keys of `[runtime.NAME]` (see `settings.parse`).
-    `unneeded` says why a start can do without the patch, or None. `prepare` is called before anything of upstream is
-    imported, for what has to be there by then. Neither the module that defines a patch nor what
-    it imports at the top may import torch or upstream.
+    `unneeded` returns why a run does not need the patch, or None. `prepare` is called before anything of upstream is
+    imported, for changes that have to come first. The module that defines a patch must not import torch or upstream at
+    the top, directly or indirectly.
     """
 
     name: str

@@ -1,6 +1,7 @@
-"""`python -m lora_training.runtime.ranks COUNT SCRIPT [FLAGS]`: so many ranks on this machine, without a port.
+"""Start COUNT ranks on this machine: `python -m lora_training.runtime.ranks COUNT SCRIPT [FLAGS]`.
 
-They meet in a file (`patches/ranks.py`). When one dies, all end; SIGTERM is passed on to each.
+The ranks find each other through a file (`patches/ranks.py`), so no port is needed. When one is killed by a signal, all
+are ended. SIGTERM is passed on to each.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-# How long the other ranks may take to leave when one has left with an error of its own, in seconds.
+# How long the other ranks may keep running after one has exited with an error, in seconds.
 _LEAVE_S = 10.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the ranks to their end; the first code that is not 0, negative for a signal."""
+    """Wait for all ranks; return the first exit code that is not 0, negative for a signal."""
     count, *command = argv
     lifeline.hold()
     ranks: list[subprocess.Popen[bytes]] = []
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
             rank.terminate()
 
     signal.signal(signal.SIGTERM, pass_on)
-    # a Ctrl-C reaches the ranks by itself
+    # the terminal sends Ctrl-C to the ranks itself
     signal.signal(signal.SIGINT, lambda _signum, _frame: None)
     with tempfile.TemporaryDirectory(prefix="lora-ranks-") as folder:
         ranks.extend(_start(rank, int(count), Path(folder) / "store", command) for rank in range(int(count)))
@@ -52,7 +53,7 @@ def _start(rank: int, count: int, store: Path, command: Sequence[str]) -> subpro
 
 
 def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all; after a death by a signal, or too long after an error, for none."""
+    """Wait for all ranks, but kill the rest after a death by a signal, or `_LEAVE_S` after an error."""
     ends: queue.SimpleQueue[int] = queue.SimpleQueue()
     for rank in ranks:
         threading.Thread(target=_report, args=(rank, ends), daemon=True).start()
@@ -76,7 +77,7 @@ def _report(rank: subprocess.Popen[bytes], ends: queue.SimpleQueue[int]) -> None
 
 
 def _leave(code: int) -> None:
-    """End as the first bad rank has ended, so that whoever waits for us can tell a signal from an exit."""
+    """Exit as the first failed rank did, so that the parent process can tell a signal from an exit code."""
     if code < 0:
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""The runtime patches we have, which of them a configuration chooses, and how those come into the process."""
+"""The registry of runtime patches: which exist, which a configuration chooses, and their installation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lora_training.runtime.model import RuntimePatch, Start
 
-# of the checkout that this package is in
+# the folder of patches in the checkout that holds this package
 _PATCHES = Path(__file__).resolve().parents[2] / "patches"
 _FILE = f"{_PATCHES.name}/{without.FILE}"
 
@@ -35,12 +35,12 @@ def available() -> dict[str, RuntimePatch]:
 
 @functools.cache
 def taken_out() -> frozenset[str]:
-    """The patches that this checkout does without, since they do not fit its pinned upstreams."""
+    """The patches that are disabled in this checkout, since they do not fit its pinned upstreams."""
     return frozenset(without.read(_PATCHES)) & available().keys()
 
 
 def chosen(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The patches that `[runtime]` leaves switched on, with their settings: those on by default, and those it names."""
+    """Return the patches that `[runtime]` switches on, with their settings: the defaults and those it names."""
     there = [patch for name, patch in available().items() if name not in taken_out()]
     by_default: dict[str, Any] = {patch.name: {} for patch in there if patch.on_by_default}
     merged = by_default | {name: {} if value is True else value for name, value in table.items()}
@@ -48,7 +48,7 @@ def chosen(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, dict[str,
 
 
 def problems(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, list[settings.Problem]]:
-    """What is wrong with the settings in `[runtime]`, by patch. Names that no patch has are not looked at."""
+    """Return the problems in the settings of `[runtime]`, by patch. Unknown patch names are ignored."""
     found = {name: _problems(name, value) for name, value in chosen(table).items() if name in available()}
     return {name: wrong for name, wrong in found.items() if wrong}
 
@@ -62,7 +62,7 @@ def _problems(name: str, value: Mapping[str, Any]) -> list[settings.Problem]:
 
 @dataclass(frozen=True)
 class Listed:
-    """A runtime patch as a command line shows it. `settings` are the defaults; None has to be given."""
+    """A runtime patch as the command line lists it. `settings` holds the defaults; None marks a required setting."""
 
     name: str
     description: str
@@ -72,7 +72,7 @@ class Listed:
 
 
 def listing() -> list[Listed]:
-    """Every runtime patch, in the order of their names."""
+    """Every runtime patch, ordered by name."""
     return [_listed(patch) for patch in available().values()]
 
 
@@ -83,25 +83,24 @@ def _listed(patch: RuntimePatch) -> Listed:
 
 
 def check(tree: Path, names: Iterable[str] | None = None, cache: Path | None = None) -> list[verify.Problem]:
-    """What is wrong with the targets of those patches, for trainings that run a script of `tree`.
+    """Return the problems with the targets of those patches, for trainings that run a script of `tree`.
 
-    Where none are named, of all but those taken out.
+    Without `names`, every patch that is not disabled is checked.
     """
     wanted = available().keys() - taken_out() if names is None else names
     return verify.targets([available()[name] for name in sorted(wanted)], [tree], cache)
 
 
 def needed(table: Mapping[str, Mapping[str, Any]], start: Start) -> list[str]:
-    """Those patches of `table` that such a start needs."""
+    """The patches of `table` that this run needs."""
     parsed = {name: settings.parse(name, _known(name).settings, raw) for name, raw in table.items()}
     return [name for name, each in parsed.items() if not _known(name).unneeded(start, each)]
 
 
 def install(table: Mapping[str, Mapping[str, Any]], tree: Path, start: Start) -> list[str]:
-    """Have each patch of `table` installed when its target modules are imported; the lines of the banner.
+    """Install each patch of `table` when its target modules are imported; return the lines of the banner.
 
-    Raises PatchError for a name that is not there and for a target that is missing or changed,
-    ConfigError for settings that do not fit.
+    Raises PatchError for an unknown name and for a target that is missing or changed, ConfigError for invalid settings.
     """
     lines = []
     needed: dict[str, Any] = {}
@@ -135,7 +134,7 @@ def _refuse(found: list[verify.Problem]) -> None:
         )
 
 
-# what is to happen to a module once it is there, by the module's name
+# the hooks to run after a module's import, by the module's name
 _waiting: dict[str, list[Callable[[ModuleType], None]]] = {}
 
 
@@ -147,7 +146,7 @@ def _at_import(module: str, hook: Callable[[ModuleType], None]) -> None:
 
 
 def script_defined(name: str, module: ModuleType) -> None:
-    """Install what waits for the module `name` into `module`: the script itself, which nobody imports."""
+    """Run the hooks registered for `name` on `module`, the script itself, which is never imported."""
     for hook in _waiting.get(name, []):
         hook(module)
 

@@ -1,4 +1,4 @@
-"""The state of every random number generator that upstream draws on, as one object."""
+"""The state of every random number generator that upstream uses, as one object."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def capture() -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's generators, those of all GPUs included."""
+    """Return the states of the generators of Python, NumPy and torch, including those of all GPUs."""
     import numpy as np
     import torch
 
@@ -20,7 +20,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(states: dict[str, Any]) -> None:
-    """Put every generator back to where `capture` found it. GPUs that there were not then are left alone."""
+    """Restore every generator to the state that `capture` returned. GPUs without a captured state are left alone."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""The training in this process as far as it has come, and the points of it that a patch can watch."""
+"""The state of the training in this process, and the hooks that a patch can implement."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """What a patch does at the points of a run, in their order. Each method does nothing unless overridden."""
+    """The hooks of a patch, in the order in which they are called. Each does nothing unless overridden."""
 
     run: Run
 
     def accelerator_built(self) -> None:
-        """`self.run.accelerator` is there, nothing is prepared yet."""
+        """`self.run.accelerator` exists; nothing is prepared yet."""
 
     def datasets_made(self, group: Any) -> None:
-        """Upstream's `DatasetGroup` to train on is there, with its buckets; no model is loaded yet."""
+        """Upstream's `DatasetGroup` for training exists, with its buckets; no model is loaded yet."""
 
     def loop_begins(self) -> None:
-        """Everything is loaded, prepared and resumed; the first batch is next."""
+        """Everything is loaded, prepared and resumed; the first batch comes next."""
 
     def batch_given(self, batch: dict[str, Any]) -> None:
-        """The next batch to train, before its forward pass."""
+        """The next training batch, before its forward pass."""
 
     def loss_made(self, loss: Any) -> None:
-        """The batch's loss: a tensor of no dimensions, on its device, before its backward pass."""
+        """The batch's loss, a 0-dimensional tensor on its device, before its backward pass."""
 
     def gradients_made(self, network: Any) -> None:
         """The last backward pass before an optimizer step is done; the ranks reduce their gradients next."""
 
     def allows_step(self, optimizer: Any) -> bool | None:
-        """False keeps the optimizer from its step, and leaves weights, its state and the schedule as they are."""
+        """Return False to skip the optimizer's step: weights, optimizer state and schedule stay as they are."""
 
     def weights_moved(self) -> None:
-        """The optimizer has made step `self.run.step` (or was kept from it); upstream may save next."""
+        """The optimizer has made step `self.run.step` (or skipped it); upstream may save next."""
 
     def saved(self, path: Path, again: Callable[[str], None]) -> None:
-        """This process has written a LoRA file. `again(name)` writes the network as it is now beside it, likewise."""
+        """This process has written a LoRA file. `again(name)` writes the current network beside it in the same way."""
 
     def removed(self, path: Path) -> None:
         """Upstream has removed an old LoRA file."""
@@ -49,13 +49,13 @@ class Watcher:
         """This process has written its part of a state folder."""
 
     def keeps_loss(self, loss: float) -> bool | None:
-        """False keeps a batch's loss out of upstream's running average."""
+        """Return False to keep a batch's loss out of upstream's running average."""
 
     def step_ends(self) -> None:
-        """`self.run.loss` and `self.run.average` are those of step `self.run.step`; what it saves is written."""
+        """`self.run.loss` and `self.run.average` are those of step `self.run.step`; its saves are written."""
 
     def left(self) -> None:
-        """Every rank has saved what `Run.leave` asked for, and is about to leave."""
+        """Every rank has saved what `Run.leave` asked for and is about to exit."""
 
     def ended(self) -> None:
         """The training is over and everything is written."""
@@ -63,11 +63,12 @@ class Watcher:
 
 @dataclass
 class Run:
-    """The training in this process, as far as it has come.
+    """The state of the training in this process.
 
-    `recorder` is upstream's of losses, once there is one. `step` counts optimizer steps done, `epoch` from 1; `loss`
-    is that of the last batch, as upstream read it. `moved`: a step is made whose loss is still to come; `leaving`:
-    what `leave` was given; `passing` and `state_only`: what is saved then is a state to clear away later, and no LoRA.
+    `recorder` is upstream's LossRecorder, once it exists. `step` counts optimizer steps done; `epoch` counts from 1;
+    `loss` is that of the last batch, as upstream read it. `moved`: a step was made and its loss is not recorded yet.
+    `leaving`: the exception given to `leave`. `passing`: the state saved next is temporary. `state_only`: no LoRA is
+    saved with it.
     """
 
     trainer: Any
@@ -93,28 +94,28 @@ class Run:
     _on_host: tuple[float, float] | None = None
 
     def tell(self, point: str, *args: Any) -> None:
-        """Call that method of every watcher."""
+        """Call the hook `point` of every watcher."""
         for watcher in self.watchers:
             getattr(watcher, point)(*args)
 
     def agree(self, question: str, *args: Any) -> bool:
-        """Ask every watcher that question; whether none says no."""
+        """Call the hook `question` of every watcher; return False if any of them does."""
         return False not in [getattr(watcher, question)(*args) for watcher in self.watchers]
 
     def read(self, optimizer: Any) -> tuple[float, float]:
-        """The last batch's loss and the norm of the gradient, on the host. For `allows_step`.
+        """Return the last batch's loss and the gradient's norm, on the host. For use in `allows_step`.
 
-        Upstream reads the loss there after the optimizer's step. Here both come in one transfer before it, and the
-        loss is left lying on the host, so that upstream's reading it does not wait for the device a second time.
+        Upstream reads the loss after the optimizer's step. Here both numbers come in one transfer before it, and the
+        loss stays on the host, so that upstream's own read does not wait for the device a second time.
         """
         if self._on_host is None:
             self._on_host = _to_host(self._loss, self._norm if self._norm is not None else _total_norm(optimizer))
         return self._on_host
 
     def leave(self, reason: BaseException, *, save: bool = True) -> None:
-        """Have upstream save state and LoRA at this step, and raise `reason` when that is done, on every rank.
+        """Have upstream save state and LoRA at this step, then raise `reason` on every rank.
 
-        To be called on every rank alike, in `weights_moved` at the latest. Upstream saves as at one of its
+        Call it on every rank alike, in `weights_moved` at the latest. Upstream saves as it does for
         `save_every_n_steps`: same code, same names.
         """
         self.leaving = reason
@@ -122,9 +123,10 @@ class Run:
             self.args.save_every_n_steps, self.args.save_state = 1, True
 
     def step_aside(self, reason: BaseException) -> None:
-        """The same for a run that is to go on: between two of upstream's own saves only a state, and no LoRA file.
+        """Like `leave`, for a run that will be resumed: save only a state where upstream itself would save nothing.
 
-        A state that upstream would not have saved is marked, so that it can go when the run has got further.
+        A state that upstream would not have saved is marked as temporary, so that it is removed when the run has got
+        further.
         """
         args = self.args
         due = bool(args.save_every_n_steps) and self.step % args.save_every_n_steps == 0
@@ -132,12 +134,12 @@ class Run:
         args.save_state = True
         if not due:
             args.save_every_n_steps = 1
-            # what goes of earlier saves is counted from upstream's own
+            # which earlier saves are removed is counted in upstream's own intervals
             args.save_last_n_steps = args.save_last_n_steps_state = None
 
 
 def _total_norm(optimizer: Any) -> Any:
-    """The norm of the whole gradient, for where upstream does not clip."""
+    """Return the norm of the whole gradient, for runs in which upstream does not clip."""
     from torch.nn.utils import get_total_norm
 
     params = [each for group in optimizer.param_groups for each in group["params"]]
@@ -145,7 +147,7 @@ def _total_norm(optimizer: Any) -> Any:
 
 
 def _to_host(loss: Any, norm: Any) -> tuple[float, float]:
-    """Both numbers; from a device in one transfer, after which `loss` itself is on the host."""
+    """Return both numbers. A loss on a device is moved to the host, with the norm in one transfer."""
     return (loss.item(), norm.item()) if loss.device.type == "cpu" else _transfer(loss, norm)
 
 

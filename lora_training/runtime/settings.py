@@ -1,4 +1,4 @@
-"""The settings of a runtime patch: a table of the configuration against a frozen dataclass.
+"""Validation of a runtime patch's settings: a table of the configuration against a frozen dataclass.
 
 A field's type is `bool`, `int`, `float`, `str`, `tuple[int, ...]` or a Literal of strings. `limits` sets bounds.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a table of settings; `key` is None when it is the table as a whole."""
+    """A problem in a table of settings; `key` is None when it concerns the whole table."""
 
     key: str | None
     message: str
@@ -28,12 +28,12 @@ class Problem:
 
 
 def limits(default: Any = dataclasses.MISSING, *, least: float | None = None, most: float | None = None) -> Any:
-    """A field with bounds, both of them legal values."""
+    """Declare a field with inclusive bounds."""
     return dataclasses.field(default=default, metadata={"least": least, "most": most})
 
 
 def parse(name: str, kind: type, table: Mapping[str, Any]) -> Any:
-    """An instance of `kind` made from `[runtime.NAME]`. Raises ConfigError with every problem there is."""
+    """Return an instance of `kind` made from `[runtime.NAME]`. Raises ConfigError that lists every problem."""
     found = list(problems(kind, table))
     if found:
         what = "; ".join(problem.message for problem in found)
@@ -43,7 +43,7 @@ def parse(name: str, kind: type, table: Mapping[str, Any]) -> Any:
 
 
 def problems(kind: type, table: Mapping[str, Any]) -> Iterator[Problem]:
-    """Everything that is wrong with a table of settings for `kind`."""
+    """Yield every problem in a table of settings for `kind`."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     types = typing.get_type_hints(kind)
     for key, value in table.items():
@@ -61,7 +61,7 @@ def problems(kind: type, table: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _wrong(kind: Any, value: Any, bounds: Mapping[str, Any]) -> str | None:
-    """What `value` should have been, or None when it is right."""
+    """Describe the expected value, or return None when `value` is valid."""
     if typing.get_origin(kind) is Literal:
         words = typing.get_args(kind)
         return None if value in words else " or ".join(f'"{word}"' for word in words)

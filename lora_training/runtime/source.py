@@ -1,4 +1,4 @@
-"""Digests of pieces of Python source that stay the same over formatting, comments and Python versions."""
+"""Digests of Python source that do not depend on formatting, comments or the Python version."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def parse(file: Path) -> ast.Module:
-    """The syntax tree of a source file."""
+    """Return the syntax tree of a source file."""
     with warnings.catch_warnings():
-        # what upstream's strings escape is for upstream's own run to tell
+        # warnings about escapes in upstream's strings appear when upstream itself runs
         warnings.simplefilter("ignore")
         return ast.parse(file.read_bytes(), str(file))
 
@@ -25,7 +25,7 @@ def digest(text: str, name: str) -> str | None:
 
 
 def digest_in(tree: ast.Module, name: str) -> str | None:
-    """A short digest of the syntax tree of `name` in the module `tree`, or None when it is not there.
+    """Return a short digest of the syntax tree of `name` in the module `tree`, or None when it does not exist.
 
     `name` is a function, a class, a variable assigned at the top, or a member of a class as `Class.member`.
     """
@@ -48,7 +48,7 @@ def _names(node: ast.AST) -> list[str]:
 
 
 def _shape(node: Any) -> Any:
-    """The tree as nested tuples. Empty fields are left out: which of them exist differs between Python versions."""
+    """Return the tree as nested tuples, without empty fields: which of those exist depends on the Python version."""
     if isinstance(node, ast.AST):
         fields = ((name, _shape(value)) for name, value in ast.iter_fields(node) if name != "kind")
         return (type(node).__name__, *(field for field in fields if field[1] not in (None, ())))

@@ -1,8 +1,8 @@
-"""Terms of a loss that compare a prediction with its target as pictures, each one number a sample.
+"""Loss terms that compare prediction and target as images; each gives one number per sample.
 
-Both are what upstream compares: the noise, the velocity or the latents, as the model predicts them. They have the
-shape (batch, channels, height, width); other dimensions between the first and the last two count as channels. All
-terms are 0 where both are the same, and are computed in float32.
+Prediction and target are those that upstream compares: noise, velocity or latents, as the model predicts them. They
+have the shape (batch, channels, height, width); other dimensions between the first and the last two count as channels.
+All terms are 0 where both are equal, and are computed in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The side, in latent pixels, of the square over which "low frequency" is the mean: 32 pixels of an image.
+# Side, in latent pixels, of the squares whose mean is the low-frequency part: 32 pixels of an image.
 _LOW = 4
 _TINY = 1e-8
 
@@ -70,7 +70,7 @@ TERMS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 def weighted(predicted: torch.Tensor, target: torch.Tensor, factors: dict[str, list[float]]) -> torch.Tensor:
-    """The sum of the terms, each sample's times its factor: (batch,). `factors` holds a list as long as the batch."""
+    """Return the sum of the terms, each times its sample's factor: (batch,). `factors` holds lists of batch length."""
     predicted, target = _pictures(predicted), _pictures(target)
     return torch.stack(
         [TERMS[name](predicted, target) * factors_on(predicted, values) for name, values in factors.items()]
@@ -78,7 +78,7 @@ def weighted(predicted: torch.Tensor, target: torch.Tensor, factors: dict[str, l
 
 
 def factors_on(beside: torch.Tensor, values: list[float]) -> torch.Tensor:
-    """The values as a tensor like `beside`, on its device without waiting for it."""
+    """Return the values as a tensor of the type of `beside` on its device, without a synchronization."""
     return torch.tensor(values, dtype=beside.dtype).to(beside.device, non_blocking=True)
 
 
@@ -91,7 +91,7 @@ def _side(tensor: torch.Tensor) -> int:
 
 
 def _deviation(tensor: torch.Tensor) -> torch.Tensor:
-    # the root has no slope at 0
+    # the derivative of the square root is infinite at 0
     return (tensor.var(dim=(2, 3), unbiased=False) + _TINY).sqrt()
 
 

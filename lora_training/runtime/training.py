@@ -1,7 +1,7 @@
-"""Upstream's training loop as runtime patches see it: each has a watcher, told of every point of the run.
+"""Hooks into upstream's training loop: each patch has a watcher that is called at fixed points of the run.
 
-`NetworkTrainer.train` is the one method that no script overrides. When it starts, the methods of that very trainer
-are wrapped, on the instance, so whatever a script's own class overrides is still what runs, and still watched.
+No script overrides `NetworkTrainer.train`. When it starts, the methods of that trainer instance are wrapped, so methods
+that a script's own class overrides are called and watched as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-# What a patch with a watcher has among its targets.
+# The targets of every patch that has a watcher.
 TARGETS = (
     Target("train_network", "NetworkTrainer.train", "7feabd5ade6ed2b3"),
     Target("train_network", "NetworkTrainer._build_metadata", "ead395c416170b95"),
@@ -33,7 +33,7 @@ TARGETS = (
     Target("library.logging_util", "LossRecorder", "ed8fb84a9b77cf21"),
 )
 
-# The same for the points between a batch's loss and the optimizer's step.
+# The targets for the hooks between a batch's loss and the optimizer's step.
 STEP_TARGETS = (
     Target("accelerate.accelerator", "Accelerator.clip_grad_norm_", "40c2cd509fc17845"),
     Target("accelerate.accelerator", "Accelerator.unscale_gradients", "7c2ddf850f21b824"),
@@ -47,18 +47,18 @@ _run: Run | None = None
 
 
 def watch(module: ModuleType, name: str, make: Callable[[], Watcher]) -> None:
-    """Have the watcher of the patch `name` told of the run. For a patch's `install`, which gets each of `TARGETS`."""
+    """Register the watcher of the patch `name`. Call it from the patch's `install`, which gets each of `TARGETS`."""
     if name not in _watchers:
         _watchers[name] = make()
     if "__lora_watched__" not in vars(module):
         vars(module)["__lora_watched__"] = True
-        # upstream's script is `__main__` when nobody imported it
+        # upstream's script is `__main__`, since it is run, not imported
         name = Path(str(module.__file__)).stem if module.__name__ == "__main__" else module.__name__
         _INSTALL.get(name, _nothing)(module)
 
 
 def _nothing(_module: ModuleType) -> None:
-    """A target that is only built on."""
+    """Do nothing: the patch relies on the target and does not change it."""
 
 
 def _install_in_script(module: ModuleType) -> None:
@@ -115,7 +115,7 @@ def _train(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kw
 
 
 def wrap(instance: Any, name: str, around: Callable[..., Any]) -> None:
-    """Have one method of one object called as `around(run, method, *args, **kwargs)`, while the run lasts."""
+    """Wrap one method of one object: it is called as `around(run, method, *args, **kwargs)` while the run lasts."""
     method = getattr(instance, name)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -148,11 +148,11 @@ def _build_metadata(run: Run, method: Callable[..., None], *args: Any, **kwargs:
 
 
 def _progress_bar(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The bar over all steps is the last thing that upstream makes before the loop; it knows where the run starts."""
+    """Begin the run: upstream creates the progress bar of all steps last before the loop, and it has the first step."""
     if _run and kwargs.get("desc") == "steps":
         _run.initial_step = _run.step = _run.args.max_train_steps - len(args[0])
         _run.begun = True
-        # only now: whoever else changes how a state is saved has done so, and what is told is the whole of it
+        # only now, so that `state_saved` is called after every other patch's own part of saving
         wrap(_run.accelerator, "save_state", _save_state)
         wrap(_run.accelerator, "clip_grad_norm_", _clip)
         for optimizer in _run.accelerator._optimizers:  # noqa: SLF001 - the only way to them from here
@@ -192,12 +192,12 @@ def _step(run: Run, method: Any, *args: Any, **kwargs: Any) -> None:
             optimizer._is_overflow = False  # noqa: SLF001 - accelerate itself resets it only where it has a scaler
         method(*args, **kwargs)
     else:
-        # accelerate's own word for it, which keeps the schedule from moving
+        # accelerate's flag for a skipped step; it keeps the schedule from advancing
         optimizer._is_overflow = True  # noqa: SLF001
 
 
 def _sample_images(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Upstream calls it after each optimizer step, with no epoch and the step's number, and then may save."""
+    """Note the step: upstream calls this after each optimizer step, without an epoch, and then may save."""
     result = method(*args, **kwargs)
     epoch, step = args[2:4]
     if epoch is None:
@@ -256,7 +256,7 @@ def _add_loss(wrapped: Callable[..., None], recorder: Any, args: tuple[Any, ...]
 
 def _leave_if_asked(run: Run) -> None:
     if run.leaving:
-        # no rank may go while another still saves: its launcher would end them all
+        # no rank may exit while another still saves, since its launcher would end them all
         run.accelerator.wait_for_everyone()
         run.tell("left")
         run.accelerator.end_training()

@@ -1,4 +1,4 @@
-"""Whether the targets of runtime patches are what they were at the pin. Reads source files; imports none of them."""
+"""Check that the targets of runtime patches are unchanged since the pin. Reads source files; imports none of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """A target that is not what its patch was made for. `file` is None when the module is nowhere."""
+    """A target that does not match its patch. `file` is None when the module cannot be found."""
 
     patch: str
     target: Target
@@ -33,16 +33,16 @@ class Problem:
 
 
 def targets(patches: Iterable[RuntimePatch], trees: Sequence[Path], cache: Path | None = None) -> list[Problem]:
-    """What is wrong with the targets of `patches`, for a training that runs a script of `trees` in this environment.
+    """Return the problems with the targets of `patches`, for a training that runs a script of `trees`.
 
-    What was read of a file is remembered in the folder `cache` for as long as the file is the same.
+    The digests of a file are cached in the folder `cache` for as long as the file does not change.
     """
     pairs = list(dict.fromkeys((patch.name, target) for patch in patches for target in patch.targets))
     wanted: dict[str, list[str]] = {}
     for _, target in pairs:
         wanted.setdefault(target.module, []).append(target.name)
     files = {module: locate(module, *trees) for module in wanted}
-    # one for other targets, or for another way to take digests, knows nothing of these
+    # the cache key covers the targets and how digests are taken
     judge = hashlib.sha256(repr(sorted({astuple(target) for _, target in pairs})).encode()).hexdigest()
     known = Remembered(cache, f"runtime targets {judge}")
     digests = {module: _digests(file, wanted[module], known) for module, file in files.items() if file}
@@ -70,7 +70,7 @@ def _digests(file: Path, names: Iterable[str], known: Remembered) -> dict[str, s
 
 
 def locate(module: str, *trees: Path) -> Path | None:
-    """The file that `import MODULE` would run in a training that runs a script of `trees`; the first that has it."""
+    """Return the file that `import MODULE` runs in a training that runs a script of `trees`; the first match counts."""
     inner = Path(*module.split("."))
     for root in (*trees, *map(Path, filter(None, sys.path))):
         for file in (root / inner / "__init__.py", (root / inner).with_suffix(".py")):

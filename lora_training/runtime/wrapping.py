@@ -1,4 +1,4 @@
-"""The one way in which a runtime patch gets between a function of upstream's and its callers."""
+"""The one function with which a runtime patch wraps a function of upstream."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def wrap(module: ModuleType, name: str, around: Callable[..., Any]) -> None:
-    """Have `name` of `module`, a function or a method by its dotted path, called as `around` says.
+    """Wrap `name` of `module`, a function or a method by its dotted path, with `around`.
 
-    That is `around(wrapped, instance, args, kwargs)`, as wrapt has it. wrapt is imported here, and not at the top of a
-    patch, since a command line that only lists the patches would wait for it.
+    Calls become `around(wrapped, instance, args, kwargs)`, as in wrapt. wrapt is imported here, not at the top of a
+    patch, since importing it would slow down commands that only list the patches.
     """
     from wrapt import wrap_function_wrapper
 

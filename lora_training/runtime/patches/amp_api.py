@@ -1,7 +1,7 @@
-"""Give code that calls `torch.cuda.amp` the same things from `torch.amp`, without a warning at each call.
+"""Replace the deprecated `torch.cuda.amp` by its equivalents in `torch.amp`, which do not warn at each call.
 
-`torch.cuda.amp.autocast`, `GradScaler`, `custom_fwd` and `custom_bwd` are deprecated since PyTorch 2.4: they warn,
-and then do what their equivalents with the device "cuda" do.
+`torch.cuda.amp.autocast`, `GradScaler`, `custom_fwd` and `custom_bwd` are deprecated since PyTorch 2.4: they warn and
+then do the same as their equivalents with the device "cuda".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def install(module: ModuleType, _settings: NoSettings) -> None:
-    """Replace the names in the module, and in the package if that has taken them already."""
+    """Replace the names in the module, and in the package if it has already imported them."""
     torch = sys.modules["torch"]
     package = sys.modules["torch.cuda.amp"]
     for name, replacement in _equivalents(torch.amp, torch.float16).items():
@@ -28,7 +28,7 @@ def install(module: ModuleType, _settings: NoSettings) -> None:
 
 def _equivalents(amp: Any, half: Any) -> dict[str, Any]:
     class autocast(amp.autocast_mode.autocast):  # type: ignore[misc]  # noqa: N801 - torch's name
-        """`torch.amp.autocast("cuda", ...)` with fp16 as the default, as it was."""
+        """`torch.amp.autocast("cuda", ...)` with fp16 as the default, as in `torch.cuda.amp`."""
 
         def __init__(self, enabled: bool = True, dtype: Any = half, cache_enabled: bool = True) -> None:  # noqa: FBT001, FBT002
             super().__init__("cuda", enabled=enabled, dtype=dtype, cache_enabled=cache_enabled)

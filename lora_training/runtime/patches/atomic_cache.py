@@ -1,9 +1,9 @@
-"""Write cached latents and text encoder outputs whole or not at all, and make those again that cannot be used.
+"""Write cached latents and text encoder outputs atomically, and regenerate those that cannot be used.
 
-Upstream writes a cache file in place, so a training that is killed then leaves half of one, and every later run fails
-on it. It also takes latents that were cached at another resolution for the bucket's. Here a file is written beside
-its name and renamed; one that does not open, lacks a part or does not fit its image's bucket is reported and made
-again. With `--skip_cache_check` nothing is checked, as upstream has it.
+Upstream writes a cache file in place, so a killed training leaves an incomplete file, and every later run fails on it.
+It also accepts latents that were cached at another resolution. Here a file is written under a temporary name and
+renamed. A file that does not open, lacks a part or does not fit its image's bucket is reported and regenerated. With
+`--skip_cache_check` nothing is checked, as in upstream.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OUTPUTS = "is_disk_cached_outputs_expected"
 
 
 class _AtomicNumpy:
-    """numpy, but its `savez` leaves a whole file or none."""
+    """numpy with an atomic `savez`."""
 
     def __init__(self, numpy: Any) -> None:
         self._numpy = numpy
@@ -46,7 +46,7 @@ class _AtomicNumpy:
 
 
 def install(module: ModuleType, _settings: NoSettings) -> None:
-    """Give the module its numpy, and have what says whether a file is good look at it."""
+    """Replace the module's numpy, and make its validity checks open the files."""
     vars(module)["np"] = _AtomicNumpy(vars(module)["np"])
     if module.__name__ == _BASE:
         wrapping.wrap(module, _LATENTS, _latents_fit)
@@ -62,20 +62,20 @@ def _latents_fit(wrapped: Callable[..., bool], strategy: Any, args: tuple[Any, .
 
 
 def _outputs_open(wrapped: Callable[[str], bool], strategy: Any, args: tuple[str], _kwargs: dict[str, Any]) -> bool:
-    # upstream's own way of loading reads every part to its end, and so to its checksum
+    # upstream's own loader reads every array to its end, and so verifies its checksum
     load = functools.partial(strategy.load_outputs_npz, *args)
     return _checked(strategy, Path(args[0]), functools.partial(wrapped, *args), load)
 
 
 def _checked(strategy: Any, path: Path, asked: Callable[[], bool], check: Callable[[], object]) -> bool:
-    """What upstream says of a file, but False for one that cannot be used, which is removed."""
+    """Return upstream's answer for a file, but remove one that cannot be used and return False."""
     try:
         good = asked()
         if good and not strategy.skip_disk_cache_validity_check:
             check()
     except Exception as exc:  # noqa: BLE001 - numpy, zipfile and zlib each have their own for a damaged file
         sys.stderr.write(f"lora: {path} cannot be used and is made again: {exc}\n")
-        # what is left of it would be merged into the new one
+        # upstream would merge the rest of the file into the new one
         path.unlink(missing_ok=True)
         return False
     return good

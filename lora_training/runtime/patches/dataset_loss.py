@@ -1,12 +1,13 @@
-"""Weigh the loss by dataset, and add terms to it that compare prediction and target as pictures.
+"""Weight the loss by dataset, and add terms to it that compare prediction and target as images.
 
-A dataset or a subset says so in upstream's own `custom_attributes`, which travel with each sample:
+A dataset or subset sets them in upstream's own `custom_attributes`, which are part of each sample:
 
     custom_attributes = { loss_weight = 0.5, lambda_struct = 0.1, lambda_light = 0, lambda_color = 0, lambda_tex = 0 }
 
-A sample's loss is loss_weight * (upstream's loss + the sum of lambda * term), with the terms of `runtime.terms` and
-inside of masks where upstream masks; what upstream multiplies its loss with (regularization, min-SNR) holds for all
-of it. With a weight of 1 and every lambda 0, the defaults, it is bit for bit upstream's. Validation is left alone.
+A sample's loss is loss_weight * (upstream's loss + the sum of lambda * term), with the terms of `runtime.terms`. With
+masked loss, the terms cover the masked area only. Upstream's own factors (regularization, min-SNR) apply to the whole
+sum. With a weight of 1 and every lambda 0, the defaults, the loss is bit for bit upstream's. Validation does not
+change.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ _FACTOR = "lora_scope_factor"
 
 @dataclass(frozen=True)
 class Settings:
-    """`loss_scope`: what a `loss_weight` is the weight of.
+    """`loss_scope`: how `loss_weight` is applied.
 
-    `global`: of each sample, so a dataset with more samples counts for more. `per_dataset`: of its whole dataset:
+    `global`: to each sample, so a dataset with more samples has more influence. `per_dataset`: to the whole dataset:
     each sample's weight is multiplied by (all samples / datasets) / (its dataset's samples).
     """
 
@@ -45,7 +46,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Attributes:
-    """What this patch reads of a subset's `custom_attributes`."""
+    """The keys of a subset's `custom_attributes` that this patch uses."""
 
     loss_weight: float = limits(1.0, least=0)
     lambda_struct: float = limits(0.0, least=0)
@@ -58,7 +59,7 @@ _LAMBDAS = tuple(field.name for field in fields(Attributes) if field.name.starts
 
 
 def attribute_problems(attributes: Mapping[str, Any]) -> list[tables.Problem]:
-    """What is wrong with a subset's `custom_attributes`, as far as they are this patch's: `loss_*` and `lambda_*`."""
+    """Return the problems in the keys `loss_*` and `lambda_*` of a subset's `custom_attributes`."""
     ours = {name: value for name, value in attributes.items() if name.startswith(("loss_", "lambda_"))}
     return list(tables.problems(Attributes, ours))
 
@@ -106,7 +107,7 @@ class _DatasetLoss(Watcher):
 
         predicted, target = predicted.float(), target.float()
         if self.run.args.masked_loss or self._batch.get("alpha_masks") is not None:
-            # without a difference outside of the mask, only what is inside of it counts
+            # with the difference set to 0 outside of the mask, only the area inside counts
             masked = sys.modules["library.custom_train_functions"].apply_masked_loss
             predicted = target + masked(predicted - target, self._batch)
         return terms.weighted(predicted, target, self._lambdas)
@@ -124,11 +125,11 @@ def _refuse_wrong(subset: Any) -> None:
 
 
 def _weigh_datasets(datasets: list[Any]) -> None:
-    """Leave in each subset's attributes the factor that makes its dataset count as much as any other."""
+    """Add to each subset's attributes the factor that gives all datasets the same total weight."""
     each = sum(dataset.num_train_images for dataset in datasets) / len(datasets)
     for dataset in datasets:
         for subset in dataset.subsets:
-            # upstream may hand one dict to several subsets
+            # several subsets may share one dict
             subset.custom_attributes = subset.custom_attributes | {_FACTOR: each / dataset.num_train_images}
 
 

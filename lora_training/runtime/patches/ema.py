@@ -1,8 +1,8 @@
 """Keep an exponential moving average of the network, and save it beside every checkpoint as `<name>-ema`.
 
-The average is diffusers' EMAModel, with its own names for its settings, and in float32 whatever the network's type.
-It is part of a saved state (`ema.pt`), so a resumed run goes on with it. A state from a run without an average starts
-one, from that state's weights. A step that was skipped does not move it.
+The average is diffusers' EMAModel, with the same names for its settings; it is kept in float32, whatever the network's
+type. It is part of a saved state (`ema.pt`), so a resumed run continues it. If the state has no average, a new one
+starts from that state's weights. A skipped step does not update it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SUFFIX = "-ema"
 
 @dataclass(frozen=True)
 class Settings:
-    """diffusers' EMAModel's; and `every`: one update each so many optimizer steps.
+    """The settings of diffusers' EMAModel, and `every`: the number of optimizer steps between two updates.
 
     Update t (from 1) uses the decay d = min(decay, ramp(s)) with s = t - update_after_step - 1, and at least
     `min_decay`; while s <= 0 the average is the network itself. The ramp is (1 + s) / (10 + s), or, with
@@ -84,7 +84,7 @@ class _Ema(Watcher):
         return average
 
     def _load(self, path: Path) -> None:
-        """Take up the average itself and its count; the settings are those of this run."""
+        """Load the average and its update count; the settings stay those of this run."""
         import torch
 
         held = torch.load(path, map_location=self.run.accelerator.device, weights_only=True)

@@ -1,17 +1,18 @@
-"""Make a resumed training end with the very weights of one that was never interrupted.
+"""Make a resumed training end with exactly the weights of one that was never interrupted.
 
-Upstream restores the random numbers when it loads a state, and then goes on to make a new order of the data from
-them: other images, other captions, other noise. Here a state also keeps the generators as they were when its epoch
-began. A resumed run begins that epoch with them, takes the batches that were trained already once more without
-training on them, and goes on with the generators as they were when the state was saved. Images, captions and noise
-are then those of the uninterrupted run, whatever the number of workers, which are started anew for each epoch.
+Upstream restores the random number generators when it loads a state, and then shuffles the data anew with them: other
+images, other captions, other noise. Here a state also contains the generators as they were when its epoch began. A
+resumed run restores those, reads the batches that were already trained again without training on them, and then
+restores the generators as they were when the state was saved. Images, captions and noise are then those of the
+uninterrupted run, whatever the number of workers, which are restarted for each epoch.
 
-Python's generator has a second customer: rich draws on it for every logged line. It gets one of its own, since a
-resumed run logs other lines. For that reason the order of images and captions is another than without this patch.
+rich also uses Python's global generator, for every logged line. It gets its own, since a resumed run logs other lines.
+Therefore the order of images and captions is not the same as without this patch.
 
-A state is saved beside its name and renamed when it is whole, with a manifest of its files (`lora_training.manifest`).
+A state is written under a temporary name and renamed when it is complete, with a manifest of its files
+(`lora_training.manifest`).
 
-The counts of steps and epochs are not in reach from here; `patches/sd-scripts/0001-resume-counts.patch` mends those.
+The counts of steps and epochs cannot be corrected here; `patches/sd-scripts/0001-resume-counts.patch` does that.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
 
-# Digests of what made a run, by name, as a JSON object; they go into every state's manifest.
+# Digests of the run's inputs, by name, as a JSON object; they go into every state's manifest.
 IDENTITY = provenance.VARIABLE
-# Where the ranks leave their generators for the first one, which alone saves.
+# The folder where the other ranks write their generators for rank 0, the only one that saves.
 RUN_FOLDER = "LORA_RUN_FOLDER"
 _NAME = "exact-resume"
 
 
 class _Losses(Watcher):
-    """Has the running average of the losses go on where it was: upstream takes it up as if all before were zero."""
+    """Restore the running average of the losses on resume; upstream would start it from zeros."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -52,7 +53,7 @@ class _Losses(Watcher):
     def state_saved(self, path: Path) -> None:
         self._folder = path
         if not self.run.moved:
-            # at the end of an epoch; in the middle the loss of the step that is being saved is still to come
+            # at the end of an epoch; in the middle of one, the loss of the saved step is not recorded yet
             self._write()
 
     def step_ends(self) -> None:
@@ -78,7 +79,7 @@ class _Losses(Watcher):
 def _install(module: ModuleType, _settings: NoSettings) -> None:
     training.watch(module, _NAME, _Losses)
     if module.__name__ == "rich.style":
-        # each line that upstream logs draws on the generator that shuffles the captions, for the identity of a link
+        # rich draws a random link id for each logged line from the generator that shuffles the captions
         vars(module)["randint"] = random.Random(0).randint  # noqa: S311 - it names links
     elif module.__name__ == "library.accelerator_setup":
         _install_in_accelerator_setup(module)
@@ -97,7 +98,7 @@ def _install_in_accelerator_setup(module: ModuleType) -> None:
 
 @dataclass
 class _Saved:
-    """What a state keeps for its rank: the generators when the epoch began, and when the state was saved."""
+    """The part of a state that belongs to one rank: its generators at the start of the epoch and at the save."""
 
     epoch_start: dict[str, Any]
     now: dict[str, Any]
@@ -113,23 +114,24 @@ class _Saved:
     def read(cls, path: Path) -> _Saved:
         from accelerate.utils import load
 
-        # tensors, plain values and NumPy's arrays, and no other object: whoever makes a state makes its digests, too
+        # only tensors, plain values and NumPy arrays; the digests do not protect, since an attacker could write them,
+        # too
         return cls(**load(path, weights_only=True))
 
 
 class _Recorder:
-    """Follows one accelerator through loading, batches and saving."""
+    """Records and restores the generators for one accelerator, through loading, batches and saving."""
 
     def __init__(self, accelerator: Any) -> None:
         self.accelerator = accelerator
         self.epoch_start: dict[str, Any] = {}
         self.resumed: _Saved | None = None
         self.has_loader = False
-        # what accelerate shuffles the data with where there are several ranks
+        # the generator that accelerate shuffles the data with when there are several ranks
         self.order: Any = None
 
     def attach(self) -> None:
-        """Put our methods in front of the accelerator's own, on this one object."""
+        """Replace the methods of this one accelerator by those of this class."""
         ours: dict[str, Callable[..., Any]] = {
             "prepare_data_loader": self._prepare_data_loader,
             "skip_first_batches": self._skip_first_batches,
@@ -143,10 +145,10 @@ class _Recorder:
     def _prepare_data_loader(self, loader: Any, *args: Any, **kwargs: Any) -> Any:
         from torch.utils.data import RandomSampler
 
-        # workers that outlive an epoch carry generators into the next one that no state can keep
+        # persistent workers carry generators into the next epoch, and a state cannot contain those
         vars(loader)["persistent_workers"] = False
         prepared = self.original["prepare_data_loader"](loader, *args, **kwargs)
-        # the training data is the one that is shuffled
+        # the training data is the only shuffled data
         if not self.has_loader and isinstance(loader.sampler, RandomSampler):
             self.has_loader = True
             _follow(type(prepared))
@@ -155,7 +157,7 @@ class _Recorder:
         return prepared
 
     def begin_epoch(self) -> None:
-        """Take down the generators as they are before the first batch of an epoch."""
+        """Store the generators as they are before the first batch of an epoch."""
         self.epoch_start = self._capture()
 
     def _load_state(self, folder: str, *args: Any, **kwargs: Any) -> None:
@@ -166,11 +168,11 @@ class _Recorder:
     def _skip_first_batches(self, loader: Any, count: int = 0) -> Any:
         if self.resumed is None:
             return self.original["skip_first_batches"](loader, count)
-        # upstream drops one more batch itself
+        # upstream itself drops one more batch
         return self._replay(loader, count + 1, self.resumed)
 
     def _replay(self, loader: Any, count: int, saved: _Saved) -> Iterator[Any]:
-        """The epoch's batches from the one numbered `count` (from 1) on, which upstream drops."""
+        """Yield the epoch's batches from number `count` (from 1) on; upstream drops that first one."""
         if count >= len(loader):
             # the epoch was at its end, so there is nothing to load
             yield None
@@ -190,19 +192,19 @@ class _Recorder:
         yield from batches
 
     def _shuffle_up_to(self, loader: Any, ahead: int) -> None:
-        """Bring the buckets to the order that they had in this epoch (`ahead` = 0) or in the one before it (-1).
+        """Shuffle the buckets into their order of this epoch (`ahead` = 0) or of the one before it (-1).
 
-        Upstream shuffles them after it has loaded the first batch of an epoch. With workers each epoch begins with a
+        Upstream shuffles them after it has loaded the first batch of an epoch. With workers, each epoch begins with a
         copy of a dataset that was never shuffled, so there is nothing to do, and `dataset` is None.
         """
         if loader.collate_fn.dataset is not None:
             loader.collate_fn.dataset.set_current_epoch(loader.collate_fn.current_epoch.value + ahead)
 
     def _set_step(self, loader: Any, number: int) -> None:
-        """Show the dataset the step that it saw when the batch of that number (from 1) was asked for.
+        """Set the step that the dataset saw when the batch of that number (from 1) was requested.
 
-        Captions depend on it while `token_warmup_step` lasts. Upstream sets it when a batch is trained, so what is
-        seen is the step of the batch before.
+        Captions depend on it while `token_warmup_step` lasts. Upstream sets it when a batch is trained, so the dataset
+        sees the step of the batch before.
         """
         accumulation = self.accelerator.gradient_accumulation_steps
         steps_an_epoch = -(-len(loader) // accumulation)
@@ -224,7 +226,7 @@ class _Recorder:
         return result
 
     def _wait_for_everyone(self) -> None:
-        """Upstream's ranks meet here before the first of them saves; the others leave what it has to save for them."""
+        """Write this rank's generators for rank 0: upstream's ranks wait for each other here before rank 0 saves."""
         rank = self.accelerator.process_index
         if rank != 0 and RUN_FOLDER in os.environ:
             self._now().write(Path(os.environ[RUN_FOLDER]) / self._name(rank))
@@ -253,7 +255,7 @@ class _Recorder:
 
 
 def _follow(loaders: Any) -> None:
-    """Have loaders of this class tell their recorder, if they have one, when an epoch begins."""
+    """Make loaders of this class call `begin_epoch` of their recorder, if they have one, when an epoch begins."""
     original = loaders.__iter__
     if getattr(original, "lora_follows", False):
         return
@@ -269,7 +271,7 @@ def _follow(loaders: Any) -> None:
 
 
 def _replace(new: Path, old: Path) -> None:
-    """Give `new` the place of `old`; at every moment one of them is whole."""
+    """Replace `old` by `new`; at every moment one of them is complete."""
     aside = manifest.replaced(old)
     _remove(aside)
     if os.path.lexists(old):
@@ -279,7 +281,7 @@ def _replace(new: Path, old: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Take a folder away, or a link to one, of which the folder itself stays."""
+    """Remove a folder, or a link to one without its target."""
     if folder.is_symlink():
         folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,10 +1,10 @@
-"""Save and leave at the next step boundary when asked: by SIGTERM, by SIGUSR1, or by a file that appears.
+"""Save and exit after the current step on request: SIGTERM, SIGUSR1, or a file that appears.
 
-The environment variable `LORA_STOP_FILE` names the file. Before the training loop has begun there is nothing to save
-and the signals keep their default effect. After it, the run saves its state by upstream's own code, as at one of its
-`save_every_n_steps`, emits `stopped` and leaves with exit code 143. Asked on one rank, all of them stop, at the same
-step. In the last step of all, it finishes instead. A run that goes on from there ends with the files of one that was
-never stopped: at a step where upstream saves no LoRA none is saved, and the state is marked as one to clear away.
+The environment variable `LORA_STOP_FILE` names the file. Before the training loop has begun there is nothing to save,
+and the signals keep their default effect. After it, the run saves its state with upstream's own code, as for
+`save_every_n_steps`, emits `stopped` and exits with code 143. A request on one rank stops all of them at the same step.
+In the very last step, the run finishes instead. A run that is resumed from there ends with the files of one that was
+never stopped: where upstream saves no LoRA none is saved, and the state is marked as temporary.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ class _GracefulStop(Watcher):
 
 
 def _outlive_sigterm(loader: Any, leaving: Any) -> None:
-    """A signal to the whole process group must not take the batches' workers before the step is done."""
+    """Keep the data loader's workers alive when a signal reaches the whole process group, until the step is done."""
     if loader.worker_init_fn is None:
         loader.worker_init_fn = functools.partial(_in_worker, leaving)
 
 
 def _in_worker(leaving: Any, _worker: int) -> None:
     def handle(_signum: int, _frame: FrameType | None) -> None:
-        # multiprocessing itself ends its workers by SIGTERM
+        # multiprocessing ends its workers by SIGTERM, too
         if leaving.value:
             os._exit(0)
 

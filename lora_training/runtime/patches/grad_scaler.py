@@ -1,7 +1,7 @@
-"""Settings for the scaler of fp16 training, which upstream leaves at PyTorch's.
+"""Configure the gradient scaler of fp16 training, for which upstream uses PyTorch's defaults.
 
-PyTorch starts at a scale of 65536 and halves it at each overflow. So the first steps of a LoRA at fp16 are often
-lost, while their images count as trained. The settings go through accelerate's own `GradScalerKwargs`.
+PyTorch starts at a scale of 65536 and halves it at each overflow. So the first steps of an fp16 LoRA are often skipped,
+while their images count as trained. The settings are passed on in accelerate's own `GradScalerKwargs`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """torch.amp.GradScaler's: the scale to begin with, its growth every so many steps, and its fall at an overflow."""
+    """The settings of torch.amp.GradScaler."""
 
     init_scale: float = limits(1024.0, least=1)
     growth_factor: float = limits(2.0, least=1)
@@ -29,7 +29,7 @@ class Settings:
 
 
 def install(module: ModuleType, settings: Settings) -> None:
-    """Have upstream's accelerator built with these settings."""
+    """Build upstream's accelerator with these settings."""
     if module.__name__ != "library.accelerator_setup":
         return
 

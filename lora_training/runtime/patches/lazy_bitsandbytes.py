@@ -1,7 +1,7 @@
-"""Import bitsandbytes when something of it is used, and not before.
+"""Import bitsandbytes on first use.
 
-Wherever it is installed, diffusers imports it at each start, and it imports PyTorch's compiler: seconds for what an
-8-bit optimizer alone needs. Here the import gives a module that loads itself at the first look inside.
+Where it is installed, diffusers imports it at each start, and it imports PyTorch's compiler: seconds that only an 8-bit
+optimizer needs. Here the import returns a module that loads itself on the first access to an attribute.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _PACKAGE = "bitsandbytes"
 
 
 class _Lazy(ModuleType):
-    """A package that has been found and not run. It shows what import gave it, such as `__file__` and `__spec__`.
+    """A package that was found but not executed. Attributes that the import system sets, such as `__file__`, are there.
 
-    Not importlib's LazyLoader: that one loads at a look at `__file__`, which `inspect` takes of every module there is.
+    importlib's LazyLoader does not help: it loads on access to `__file__`, and `inspect` reads that of every module.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -35,35 +35,35 @@ class _Lazy(ModuleType):
 
 
 class _LazyLoader(Loader):
-    """Leaves the running for later, to the loader that it is given."""
+    """Postpones the execution of a module by the given loader."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 
     def exec_module(self, module: ModuleType) -> None:
-        """Hide the path, so that the import of a submodule is a look inside, too."""
+        """Hide `__path__`, so that importing a submodule triggers the load, too."""
         vars(module)["__lora_hidden__"] = self._loader, vars(module).pop("__path__")
         object.__setattr__(module, "__class__", _Lazy)
 
 
 class _Here(Loader):
-    """For a submodule that its package has brought while import was looking for it."""
+    """Loader for a submodule that its package has already imported during the search for it."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The one that is there."""
+        """Return the module that is already imported."""
         return sys.modules[spec.name]
 
     def exec_module(self, module: ModuleType) -> None:
-        """It has been run."""
+        """Do nothing: the module was executed before."""
 
 
 class _Finder(MetaPathFinder):
-    """Finds that one package, where everybody else would find it."""
+    """Finder for bitsandbytes only, in its usual place."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Its spec with a lazy loader."""
+        """Return the package's spec with a lazy loader."""
         if fullname == _PACKAGE and (spec := PathFinder.find_spec(fullname, path)) and spec.loader:
             spec.loader = _LazyLoader(spec.loader)
             return spec
@@ -77,7 +77,7 @@ def _prepare() -> None:
 
 
 def _install(_module: ModuleType, _settings: NoSettings) -> None:
-    """The module is only looked at: that it still uses bitsandbytes in its functions alone."""
+    """Do nothing: the target only verifies that bitsandbytes is still used inside of functions alone."""
 
 
 PATCH = RuntimePatch(

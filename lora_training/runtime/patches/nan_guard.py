@@ -1,16 +1,16 @@
-"""Keep a loss or a gradient that is not finite from the weights: skip that step, on every rank alike.
+"""Skip a step whose loss or gradient is not finite, on every rank alike.
 
-Upstream makes such a step, and the weights are NaN for good. Here the optimizer, its state, the schedule and the
-running average do not see it. The batch's images are named. After `max_consecutive` such steps in a row the run
+Upstream makes such a step, and the weights stay NaN from then on. Here the optimizer, its state, the schedule and the
+running average do not see it. The batch's images are reported. After `max_consecutive` such steps in a row the run
 saves, since its weights are those of its last good step, and gives up with exit code 6.
 
-A rank that finds its own loss bad makes its gradient NaN before upstream reduces the gradients, so that reduction
-carries the verdict to every rank. The verdict has to be on the host before the optimizer's step. Upstream reads the
-loss there after the step; here it is read before, together with the gradient's norm, and upstream is left with a
-loss that lies on the host. So nothing waits for the device more often than without the patch.
+A rank whose own loss is not finite makes its gradient NaN before upstream reduces the gradients, so the reduction tells
+every rank. The decision has to be on the host before the optimizer's step. Upstream reads the loss after the step; here
+it is read before, together with the gradient's norm, and stays on the host. So the patch adds no synchronization with
+the device.
 
-With fp16's scaler a gradient that is not finite is how a scale that is too large shows: the scaler skips that step
-itself, and only as many more in a row as it can halve its scale count.
+With fp16's scaler, a gradient that is not finite means that the scale is too large: the scaler skips that step itself.
+As many more such steps in a row are allowed as the scale can be halved.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from lora_training.runtime.run import Run
 
 NAME = "nan-guard"
-# What our datasets call the paths of a batch's images.
+# The key of the image paths in a batch.
 _IMAGES = "lora_images"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`max_consecutive`: how many bad steps in a row end the run."""
+    """`max_consecutive`: the number of bad steps in a row that ends the run."""
 
     max_consecutive: int = limits(10, least=1)
 
 
 class _NanGuard(Watcher):
-    """Decides each step by the norm of its gradient and its losses."""
+    """Decides each step by its losses and the norm of its gradient."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -68,7 +68,7 @@ class _NanGuard(Watcher):
             self._mark(network)
 
     def _mark(self, network: Any) -> None:
-        """Make this rank's gradient NaN if a loss of its is bad: on the device, without waiting for it."""
+        """Make this rank's gradient NaN if one of its losses is not finite, without waiting for the device."""
         gradient = next((each.grad for each in network.parameters() if each.grad is not None), None)
         if gradient is not None:
             bad = ~self._loss.detach().isfinite() | self._bad_before
@@ -122,7 +122,7 @@ class _NanGuard(Watcher):
 
 
 def _halvings(scaler: Any) -> int:
-    """How often the scaler can halve its scale before it is below 1."""
+    """Return how often the scaler can halve its scale before it is below 1."""
     return max(0, math.ceil(math.log2(max(1.0, scaler.get_scale()))))
 
 
@@ -132,7 +132,7 @@ def _weights_are_finite(run: Run) -> bool:
 
 
 def install(module: ModuleType, settings: Settings) -> None:
-    """Name each batch's images, and watch the run."""
+    """Add the image paths to each batch, and watch the run."""
     if module.__name__ == "library.dataset":
         wrapping.wrap(module, "BaseDataset.__getitem__", _name_images)
     else:

@@ -1,6 +1,6 @@
-"""Tell the supervisor how far the training is: the events of `runtime.events`.
+"""Report the training's progress to the supervisor, as the events of `runtime.events`.
 
-Every number is one that upstream has on the host already, so nothing here waits for a device.
+Every number is one that upstream already has on the host, so the patch never waits for a device.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _emit(run: Run, kind: str, **fields: Any) -> None:
 
 
 def _rates(run: Run) -> list[float]:
-    """The learning rates, one a parameter group. One that lives on a device is left out: to read it is to wait."""
+    """Return the learning rates, one per parameter group, without those on a device: reading them would wait for it."""
     schedulers = run.accelerator._schedulers  # noqa: SLF001 - the only way to it from here
     rates = schedulers[0].get_last_lr() if schedulers else []
     return [rate for rate in rates if isinstance(rate, (int, float))]

@@ -1,7 +1,7 @@
-"""Write into every saved LoRA what made it: the digests of configuration, upstream and patches.
+"""Write the digests of configuration, upstream and patches into every saved LoRA.
 
-They come as a JSON object in `LORA_IDENTITY` and end up in the file's metadata as `lora_<name>`, beside upstream's
-own `ss_*`; with `no_metadata = true` they are left out with the rest.
+They come as a JSON object in `LORA_IDENTITY` and are written to the file's metadata as `lora_<name>`, beside upstream's
+own `ss_*`. With `no_metadata = true` they are left out with the rest.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Give each rank noise and timesteps of its own.
+"""Give each rank its own noise and timesteps.
 
 Upstream seeds all ranks alike, so at every step they add the same noise, at the same timesteps, to different images:
-the gradients that are averaged have less to tell each other than the batch's size promises. Here every rank but the
-first seeds torch's generators anew when the loop begins, from the run's seed, its rank and the step. Python's
-generator, which shuffles buckets and captions, is left alone: the ranks must agree on the order of the data.
+the averaged gradient holds less information than the total batch size suggests. Here every rank but the first seeds
+torch's generators anew when the loop begins, from the run's seed, its rank and the step. Python's generator, which
+shuffles buckets and captions, is left alone: the ranks must agree on the order of the data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _RankNoise(Watcher):
         torch = sys.modules["torch"]
         rank = self.run.accelerator.process_index
         if rank:
-            # exact-resume puts the generators of a resumed run back after this
+            # exact-resume restores the generators of a resumed run after this
             made_of = f"{torch.initial_seed()} {rank} {self.run.initial_step}"
             torch.manual_seed(int.from_bytes(hashlib.sha256(made_of.encode()).digest()[:8], "little") >> 1)
 

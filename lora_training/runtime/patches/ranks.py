@@ -1,11 +1,11 @@
-"""Let several processes train together where accelerate does not: on CPUs, and without a port to meet at.
+"""Let several processes train together on CPUs, which accelerate does not support, and without a TCP port.
 
-accelerate gives every model that it prepares to PyTorch's DistributedDataParallel when it runs on CPUs, which refuses
-one that has nothing to train, and upstream prepares the frozen ones, too. On GPUs accelerate leaves those as they are;
-here it does so on CPUs as well.
+On CPUs accelerate wraps every prepared model in PyTorch's DistributedDataParallel, which refuses a model without
+trainable parameters; upstream prepares frozen models, too. On GPUs accelerate does not wrap those; here it does not on
+CPUs either.
 
-The environment variable `LORA_FILE_STORE` names a file, to be made by the ranks, through which they then find each
-other, as `torch.distributed` has it, in place of a TCP port. `runtime.ranks` sets it.
+The environment variable `LORA_FILE_STORE` names a file that the ranks create and find each other through,
+torch.distributed's file store, in place of a TCP port. `runtime.ranks` sets it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _install(module: ModuleType, _settings: NoSettings) -> None:
 
 
 def _meet(wrapped: Callable[..., None], _state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Accelerate hands what it is given on to `init_process_group`."""
+    """Set the file store as the init method; accelerate passes these arguments on to `init_process_group`."""
     store = os.environ.get(VARIABLE)
     if store:
         kwargs["init_method"] = Path(store).as_uri()

@@ -1,8 +1,8 @@
-"""Clip only a gradient that can be clipped: unscaled, and with a norm that is finite. Skip the step otherwise.
+"""Clip a gradient only if its norm is finite, and after it is unscaled; skip the step otherwise.
 
-PyTorch's clipping divides by the norm, so one value that is not finite makes every value of the gradient NaN or
-zero, and the step after it goes wrong or to nothing in every weight. Here the gradient is left as it was, and the
-optimizer does not make its step; with a scaler, the scaler skips it, having seen the gradient itself.
+PyTorch's clipping divides by the norm, so one value that is not finite makes every value of the gradient NaN or zero,
+and the step that follows damages every weight or does nothing. Here the gradient is left as it was, and the optimizer
+skips its step. With a scaler, the scaler itself sees the gradient and skips it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 NAME = "safe-clip"
-# accelerate's distributed types whose gradients are not all here
+# accelerate's distributed types in which a process does not hold all gradients
 _CLIPS_ITSELF = ("FSDP", "DEEPSPEED", "XLA")
 
 
@@ -29,7 +29,7 @@ class _SafeClip(Watcher):
         accelerator.clip_grad_norm_ = self._clip
 
     def _clip(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Any:
-        """`Accelerator.clip_grad_norm_` with a division by the norm only where that is finite."""
+        """`Accelerator.clip_grad_norm_` that divides by the norm only where it is finite."""
         import torch
         from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -39,7 +39,7 @@ class _SafeClip(Watcher):
         accelerator.unscale_gradients()
         parameters = list(parameters)
         norm = get_total_norm([each.grad for each in parameters if each.grad is not None], norm_type)
-        # a norm of zero clips nothing
+        # with a norm of zero nothing is clipped
         clip_grads_with_norm_(parameters, max_norm, torch.where(norm.isfinite(), norm, torch.zeros_like(norm)))
         return norm
 

@@ -1,7 +1,7 @@
-"""Keep the pictures that a run draws on the way in the run's own folder, and report each with its prompt and seed.
+"""Move a run's sample images to the run's own folder, and report each with its prompt and seed.
 
-Upstream puts those of all runs into `sample` in `output_dir`, which no flag changes. While it draws, it is given
-another `output_dir` here; what it has drawn by then is moved to `samples` in the run's folder, and reported.
+Upstream puts those of all runs into `sample` in `output_dir`, and no flag changes that. Here it gets another
+`output_dir` while it generates samples; the images are then moved to `samples` in the run's folder and reported.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from lora_training.runtime.run import Run
 
 NAME = "samples"
-# In the run's folder.
+# The subfolder of the run's folder.
 FOLDER = "samples"
-# Upstream's names end in the prompt's number from 0, the time, and the seed where the prompt gives one.
+# Upstream's names end in the prompt's number from 0, the time, and the seed if the prompt has one.
 _NAME = re.compile(r".*_(\d{2,})_\d{14}(?:_(-?\d+))?\.png")
 
 
@@ -38,7 +38,7 @@ class _Samples(Watcher):
         folder = Path(os.environ[RUN_FOLDER])
         self._kept = folder / FOLDER
         self._drawing = folder / f"drawing-{self.run.accelerator.process_index}"
-        # of an attempt that was killed while it drew
+        # left by an attempt that was killed while it generated samples
         shutil.rmtree(self._drawing, ignore_errors=True)
         training.wrap(self.run.trainer, "sample_images", self._sample_images)
 
@@ -60,7 +60,7 @@ class _Samples(Watcher):
 
 
 def _asked_for(name: str, prompts: str) -> dict[str, Any]:
-    """What upstream was asked to draw in the file `name`; the seed is None where chance chose it."""
+    """Return the prompt, its number and the seed of the sample file `name`; the seed is None if it was random."""
     found = _NAME.fullmatch(name)
     if found is None:
         return {}

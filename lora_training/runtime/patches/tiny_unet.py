@@ -1,7 +1,7 @@
-"""Let SD1.x training take a UNet of other widths, so that the smoke run has a model it can train in seconds.
+"""Let SD1.x training use a UNet of other widths, so that the smoke run's model trains in seconds.
 
-Upstream fixes the widths of SD1.x in three constants of its own UNet and reads the model's configuration for the
-rest only. The constants are set when the module has been imported, before a model is built.
+Upstream defines the widths of SD1.x in three constants of its own UNet, and does not read them from the model's
+configuration. The constants are changed after the module's import, before a model is built.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """`block_out_channels`: the UNet's widths, one a block, from the outermost in."""
+    """`block_out_channels`: the UNet's widths, one per block, from the outermost inwards."""
 
     block_out_channels: tuple[int, ...]
 
 
 def install(module: ModuleType, settings: Settings) -> None:
-    """Set the widths."""
+    """Set the widths of the UNet."""
     widths = settings.block_out_channels
     vars(module).update(BLOCK_OUT_CHANNELS=widths, TIMESTEP_INPUT_DIM=widths[0], TIME_EMBED_DIM=widths[0] * 4)
 

@@ -1,1 +1,1 @@
-"""Checks before a training starts: what would end it in the middle, or at once, is found now. Prints nothing."""
+"""Checks before a training starts, for anything that would make it fail later. Prints nothing."""

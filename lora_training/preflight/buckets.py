@@ -1,6 +1,7 @@
-"""Images so small or narrow that `bucket_no_upscale` gives them a bucket without an area, by which upstream divides.
+"""Find images so small or narrow that `bucket_no_upscale` gives them a bucket of zero area.
 
-The rule is that of `BucketManager.select_bucket` in upstream's `library/dataset.py`; a test holds it against that.
+Upstream divides by that area. The rule is that of `BucketManager.select_bucket` in upstream's `library/dataset.py`; a
+test compares the two.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _SHOWN = 10
 
 
 def findings(job: Job, subsets: Sequence[Subset], progress: Progress) -> Iterator[Finding]:
-    """The images that upstream would end at, in one error."""
+    """Return one error that lists the images on which upstream would fail."""
     found: dict[str, str] = {}
     for subset in subsets:
         size, steps = subset.size, subset.options.get("bucket_reso_steps") or _STEPS
@@ -57,14 +58,14 @@ def _wrong(path: str, *, area: int, steps: int, passed_over: int) -> str | None:
 
 
 def bucket(width: int, height: int, area: int, steps: int) -> tuple[int, int]:
-    """The bucket of an image with `bucket_no_upscale`. One side is 0 where upstream divides by zero."""
+    """Return the bucket of an image under `bucket_no_upscale`; one side is 0 where upstream divides by zero."""
     if width * height > area:
         width, height = _shrunk(width / height, area, steps)
     return width - width % steps, height - height % steps
 
 
 def _shrunk(ratio: float, area: int, steps: int) -> tuple[int, int]:
-    """A size of that ratio and about that area, one side of it a multiple of `steps`."""
+    """Return a size of about this aspect ratio and area, one side a multiple of `steps`."""
     full = math.sqrt(area * ratio)
     wide, high = _rounded(full, steps), _rounded(area / full, steps)
     below, beside = _rounded(wide / ratio, steps), _rounded(high * ratio, steps)

@@ -1,4 +1,4 @@
-"""Many files checked at once, each once: with several threads, a progress line and a memory of what was good."""
+"""Check many files in threads, with a progress line and a cache of the files found good."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     Check = Callable[[str], str | None]
 
 _MOST_THREADS = 8  # each may hold a decoded image
-_IN_HAND = 4  # files a thread, so that none waits for the next
+_IN_HAND = 4  # files queued per thread, so that no thread is idle
 _LINE_EVERY = 50
 _WORTH_A_LINE = 1000
 
 
 def broken(paths: Iterable[str], check: Check, seen: Remembered, what: str, progress: Progress) -> dict[str, str]:
-    """What is wrong with which of `paths`; `check` says it of one, or None. `what` is the files' name in the plural.
+    """Run `check` on each of `paths` and return the failures with their messages, in the order of `paths`.
 
-    What was found good is remembered also when a KeyboardInterrupt ends it.
+    `check` returns a message, or None for a good file; `what` names the files in the plural. Good files are saved in
+    `seen`, also after a KeyboardInterrupt.
     """
     left = seen.unknown(dict.fromkeys(paths))
     if len(left) >= _WORTH_A_LINE:
@@ -45,9 +46,10 @@ def broken(paths: Iterable[str], check: Check, seen: Remembered, what: str, prog
 
 
 def _checked(check: Check, paths: Iterable[str]) -> Iterator[tuple[str, str | None]]:
-    """Each path with what `check` says of it, as they are done.
+    """Yield each path with the result of `check`, in the order of completion.
 
-    The threads are daemons, which a pool's are not: nobody waits at the end for one that hangs on a dead network disk.
+    The threads are daemons, unlike those of a pool, so that the process can exit while one hangs on a dead network
+    disk.
     """
     todo: SimpleQueue[str | None] = SimpleQueue()
     done: SimpleQueue[tuple[str, str | None] | Exception] = SimpleQueue()
@@ -83,5 +85,5 @@ def _work(check: Check, todo: SimpleQueue[str | None], done: SimpleQueue[tuple[s
 def _result(check: Check, path: str) -> tuple[str, str | None] | Exception:
     try:
         return path, check(path)
-    except Exception as exc:  # noqa: BLE001 - a bug is to be seen where the result is awaited
+    except Exception as exc:  # noqa: BLE001 - raised again by the thread that reads the result
         return exc

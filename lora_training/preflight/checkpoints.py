@@ -1,4 +1,4 @@
-"""Tell the kind of a base model by the names of its tensors, where that is beyond doubt."""
+"""Recognize the model family of a checkpoint by its tensor names, where they are unambiguous."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _PREFIX = "model.diffusion_model."
-# the first that fits; each is a tensor that only that kind has
+# the first match decides; each name prefix occurs in one kind only
 _SIGNS = {
     "SDXL": ("conditioner.embedders.1.model.", "conditioner.embedders.0.model."),
     "SD 2": ("cond_stage_model.model.transformer.resblocks.",),
@@ -21,7 +21,7 @@ _SIGNS = {
 
 
 def kind(names: Collection[str]) -> str | None:
-    """Return the kind of a checkpoint with tensors of these names; None when it could be anything."""
+    """Return the kind of a checkpoint with these tensor names; None if they are ambiguous."""
     for found, signs in _SIGNS.items():
         if any(name.startswith(signs) for name in names):
             return found
@@ -29,7 +29,7 @@ def kind(names: Collection[str]) -> str | None:
 
 
 def mismatch(script: str, found: str, *, v2: bool) -> tuple[str, str] | None:
-    """Say why a script cannot train a checkpoint of a kind, and what to do; None when it may be right."""
+    """Return why a script cannot train a checkpoint of this kind, and a hint; None if it may be able to."""
     if not families.is_known(script):
         return None
     trained = families.of(script).checkpoints
@@ -44,7 +44,7 @@ def mismatch(script: str, found: str, *, v2: bool) -> tuple[str, str] | None:
 
 
 def pipeline(script: str, name: str) -> tuple[str, str] | None:
-    """Return the same for a folder in diffusers' format, by the class name of its pipeline."""
+    """Return the mismatch of a model folder in diffusers' format, by the class name of its pipeline."""
     owner = next((family for family in families.FAMILIES if family.pipeline == name), None)
     if owner is None or owner.script == script or not families.is_known(script):
         return None

@@ -1,4 +1,4 @@
-"""All checks before a start, in the order in which they are cheap."""
+"""Run all checks before a start, cheapest first."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def run(job: Job, progress: Progress, depth: Literal["all", "quick", "none"] = "all") -> list[Finding]:
-    """What stands in the way of a training, or may. Sets broken cache files aside; writes nothing else but its memory.
+    """Return the errors and warnings about a training. Renames broken cache files; else writes only its own cache.
 
-    `quick` leaves out what reads every image and every cache file; `none` leaves out all but what may run a program,
-    the formats of images. `progress` is given lines to show.
+    `quick` skips the checks that read every image and every cache file. `none` keeps only the check of image formats,
+    since PIL starts a program for some of them. `progress` is called with lines to show.
     """
     quick = depth == "quick"
     found = weights.findings(job) if depth != "none" else []

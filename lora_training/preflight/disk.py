@@ -1,4 +1,4 @@
-"""Whether what a training will write fits on the disks that it writes to. A quota is not seen."""
+"""Check that the expected output fits on the disks. Quotas are not taken into account."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 _LEAST = 1 << 20  # a log, a record, and the smallest LoRA
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _THOUSAND = 1000
-# an estimate may be out by this much without a run being refused that would fit
+# estimates may be wrong by this factor; a run that would fit must not be refused
 _MARGIN = 2
 
 
 @dataclass
 class _Disk:
-    """What goes to one file system: its name for people, bytes in all, and of what."""
+    """The expected output on one file system: a folder on it for messages, the total bytes, and a list of the parts."""
 
     folder: Path
     needed: int = 0
@@ -43,16 +43,16 @@ class _Disk:
 
 
 def free(folder: Path) -> int:
-    """The bytes that we may still write to the disk of a folder."""
+    """Return the free bytes on the disk of a folder that this user may write."""
     return shutil.disk_usage(folder).free
 
 
 def findings(
     job: Job, subsets: Sequence[Subset], cached: Collection[str], free: Callable[[Path], int] = free
 ) -> list[Finding]:
-    """An error when not even one checkpoint fits, a warning when all will not; nothing when there is no telling.
+    """Return an error if not even one checkpoint fits, a warning if not everything fits, nothing if sizes are unknown.
 
-    `cached` is the images that have latents on the disk.
+    `cached` has the images whose latents are on the disk already.
     """
     with contextlib.suppress(OSError):
         return list(_findings(job, subsets, cached, free))
@@ -88,16 +88,16 @@ def _disk(disks: dict[int, _Disk], folder: Path) -> _Disk:
 
 
 def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
-    """Add what the run will write besides what is there of it already; the least that one save takes."""
+    """Add the checkpoints that the run will write, less the existing ones; return the least size of one save."""
     loras, states = _earlier(job.output)
     number = saves.count(job, subsets)
     lora = max(map(_size, loras), default=0) or sizes.lora(job) or 0
     state = max(map(_size, states), default=0) or sizes.state(job) or 0
-    # another is saved beside a state that is kept
+    # with `keeps`, existing files are backed up and take space besides the new ones
     there = (0, 0) if job.keeps else (len(loras), sum(not manifest.is_kept(each) for each in states))
     more = max(0, number.loras - there[0])
     disk.add(more, lora, "LoRAs")
-    # a state is written beside the one that it replaces
+    # a new state is written before the one that it replaces is removed
     disk.add(max(1, number.states - there[1]) if number.states else 0, state, "states")
     sure = (lora if loras else lora // _MARGIN) if more else 0
     sure += (state if states else state // _MARGIN) if number.states else 0
@@ -105,7 +105,7 @@ def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
 
 
 def _earlier(output: Path) -> tuple[list[Path], list[Path]]:
-    """The LoRAs and the states that earlier attempts at this run have left."""
+    """Return the LoRAs and the states that earlier attempts at this run have written."""
     ours = re.compile(rf"{re.escape(output.stem)}(?:-step\d{{8,}}|-\d{{6,}})?(-state|{re.escape(output.suffix)})")
     found: dict[str, list[Path]] = {"-state": [], output.suffix: []}
     for path in output.parent.iterdir() if output.parent.is_dir() else ():
@@ -116,7 +116,7 @@ def _earlier(output: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _size(path: Path) -> int:
-    """The bytes of a file, or of all the files in a folder."""
+    """Return the size in bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else list(path.rglob("*"))
     return sum(file.stat().st_size for file in files if file.is_file())
 

@@ -1,4 +1,4 @@
-"""What a check before the start has found, and what a run is, as far as the checks need to know."""
+"""The results of the checks before a start, and the description of a run that they need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that will end the training, an error, or may well do so, a warning. `key` is the flag it is about."""
+    """An error, which will end the training, or a warning, which may. `key` is the flag that it is about."""
 
     message: str
     hint: str | None = None
@@ -24,11 +24,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Job:
-    """A training to come: its script, its flags as upstream is given them, and the LoRA that it will write.
+    """A training to check: its script, its flags as passed to upstream, and the LoRA file that it will write.
 
-    `dataset` is upstream's dataset configuration, if there is one beside the flags; `cwd` is where upstream runs;
-    `cache` is a folder to remember in what was found good, None to remember nothing. With `keeps`, what is there under
-    the LoRA's name is put aside and not written over. With `only_looks`, no file is renamed.
+    `dataset` is upstream's dataset configuration, if there is one besides the flags; `cwd` is the folder where upstream
+    runs; `cache` is a folder for the list of files found good, None for no list. With `keeps`, existing files under the
+    LoRA's name are backed up, not overwritten. With `only_looks`, no file is renamed.
     """
 
     script: str
@@ -42,11 +42,11 @@ class Job:
     only_looks: bool = False
 
     def value(self, name: str) -> str | None:
-        """A flag's one value; None when it is not given, or is a switch."""
+        """Return a flag's single value; None if it is not given or takes no value."""
         return next(iter(self.flags.get(name, ())), None)
 
     def number(self, name: str) -> float | None:
-        """The same as a number, when it is one."""
+        """Return a flag's value as a number; None if it is not one."""
         try:
             return float(self.value(name) or "")
         except ValueError:
@@ -58,7 +58,7 @@ class Job:
 
 
 def flags(words: list[str]) -> dict[str, tuple[str, ...]]:
-    """A command line's flags with their values, the last one of each name: `--a 1 2 --b=-x --c`."""
+    """Parse a command line such as `--a 1 2 --b=-x --c` into flags and values; the last flag of each name counts."""
     found: dict[str, list[str]] = {}
     name = ""
     for word in words:

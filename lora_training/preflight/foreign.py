@@ -1,4 +1,4 @@
-"""What a file really is when it is not what its name says: the classic ends of a download that went wrong."""
+"""Recognize files whose content does not match their name, such as failed downloads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PAGES = (b"<!doctype html", b"<html", b"<?xml", b"<head")
 
 
 def kind(start: bytes) -> str | None:
-    """What a file is that begins with `start`, its first `ENOUGH` bytes; None for what is not told from that."""
+    """Describe a file by its first `ENOUGH` bytes; None if they are not one of the known mistakes."""
     if not start:
         return "empty"
     if start.startswith(b"version https://git-lfs"):
@@ -27,10 +27,10 @@ def kind(start: bytes) -> str | None:
 
 
 def image(start: bytes) -> str | None:
-    """The name of a picture's format that is met often under another's name."""
+    """Return the name of an image format that is often found under another format's file name."""
     return next((what for magic, what in _PICTURES.items() if start.startswith(magic)), None)
 
 
 def mend(kind: str) -> str:
-    """What to do about it."""
+    """Return a hint for getting the right file."""
     return "`git lfs pull` fetches it" if "LFS" in kind else "fetch it again"

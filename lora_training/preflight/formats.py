@@ -1,6 +1,6 @@
-"""Whether each image begins as one of a format that upstream trains on, whatever its name says.
+"""Check that the content of each image is in a format that upstream supports, whatever its file name.
 
-PIL goes by the content, not by the name: upstream would have it start Ghostscript for an EPS that is named `a.png`.
+PIL goes by the content, not by the name: for an EPS named `a.png`, it would start Ghostscript.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _START = 16  # bytes by which PIL tells formats apart
 
 
 def refused(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str, str]:
-    """Images of any other format, pipes and devices, and why; also where cached latents may stand in for them."""
+    """Return the images in other formats, pipes and devices, with reasons; also images whose latents are cached."""
     if find_spec("PIL") is None:
         return {}
     judge = Remembered(job.cache, f"formats 1 {' '.join(known())}")
@@ -34,7 +34,7 @@ def refused(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str
 
 
 def findings(found: Mapping[str, str]) -> list[Finding]:
-    """One error for all that are refused."""
+    """Return one error for all refused images."""
     if not found:
         return []
     lines = [f"{path} ({why})" for path, why in found.items()]
@@ -45,7 +45,7 @@ def findings(found: Mapping[str, str]) -> list[Finding]:
 
 
 def wrong(path: str) -> str | None:
-    """Why PIL must not be given a file, or None; one that is not there, or is no image at all, is judged elsewhere."""
+    """Return why PIL must not open a file, or None. Missing files and files that are no image are checked elsewhere."""
     from PIL import Image
 
     try:
@@ -63,10 +63,10 @@ def wrong(path: str) -> str | None:
 
 @cache
 def known() -> tuple[str, ...]:
-    """PIL's names of the formats whose endings upstream lists."""
+    """Return PIL's names for the formats of the file suffixes that upstream lists."""
     from PIL import Image
 
-    endings = listing.extensions()  # which imports the plugins that PIL has not
+    endings = listing.extensions()  # also imports the plugins for formats that PIL lacks
     Image.init()
     names = Image.registered_extensions()
     return tuple(dict.fromkeys(names[ending] for ending in endings if ending in names))

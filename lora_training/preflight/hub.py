@@ -1,4 +1,4 @@
-"""Models that are named as on the hub: left to upstream, unless it has been told to stay off the network."""
+"""Models named by a hub id: left to upstream, unless the hub is offline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
 def missing(name: str, environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
-    """That a model is not in the hub's cache while HF_HUB_OFFLINE keeps it from being fetched."""
+    """Report a model that is not in the hub's cache while HF_HUB_OFFLINE prevents its download."""
     offline = environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
     if offline and _NAME.fullmatch(name) and not (_cache(environ) / f"models--{name.replace('/', '--')}").exists():
         message = f"{name} is not in the hub's cache, {_cache(environ)}, and HF_HUB_OFFLINE is set"

@@ -1,4 +1,4 @@
-"""Whether every image of a training decodes: upstream finds out in the middle of it, or while it caches latents."""
+"""Decode every image before the start: upstream fails on a broken one during training or while caching latents."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from lora_training.preflight.listing import Subset
 
 _SHOWN = 10
-# upstream converts to RGB or RGBA, which never fails from these
+# conversion of these modes to RGB or RGBA, which upstream does, never fails
 _PLAIN = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
 def missing(subsets: Sequence[Subset]) -> list[Finding]:
-    """That there are no images at all."""
+    """Return an error if there are no images at all."""
     if any(subset.images for subset in subsets):
         return []
     where = ", ".join(subset.name for subset in subsets if subset.name) or "the dataset"
@@ -34,8 +34,8 @@ def missing(subsets: Sequence[Subset]) -> list[Finding]:
 def findings(
     job: Job, subsets: Sequence[Subset], cached: Collection[str], progress: Progress, refused: Collection[str] = ()
 ) -> list[Finding]:
-    """The images that do not decode, in one finding. `cached` have latents on the disk; `refused` are left out."""
-    # a corrupt EXIF block, or more pixels than PIL likes, is none of our business
+    """Return the images that do not decode. `cached` images have latents on the disk; `refused` images are left out."""
+    # upstream also ignores corrupt EXIF data and PIL's warning about very large images
     warnings.filterwarnings("ignore", module=r"PIL\.")
     paths = [path for subset in subsets for path in (*subset.images, *subset.extra) if path not in refused]
     found = checking.broken(paths, decode, Remembered(job.cache, f"images {_judge()}"), "images", progress)
@@ -44,7 +44,7 @@ def findings(
 
 
 def _report(found: dict[str, str], cached: Collection[str]) -> Iterator[Finding]:
-    """One error for all; a warning for those that upstream need not open, since their latents are there."""
+    """Return one error for all; a warning for images with cached latents, which upstream need not open."""
     for severity, some in (
         ("error", [path for path in found if path not in cached]),
         ("warning", [path for path in found if path in cached and os.path.lexists(path)]),
@@ -65,21 +65,21 @@ def _judge() -> str:
 
 
 def decode(path: str) -> str | None:
-    """Why upstream could not load an image, or None: all of it is decoded, as `library.utils.load_image` does."""
+    """Return why upstream could not load an image, or None. Decodes all of it, as `library.utils.load_image` does."""
     from PIL import Image
 
     if os.path.exists(path) and not os.path.isfile(path):
         return "not a file"
     try:
         with Image.open(path, formats=formats.known()) as image:
-            # a JPEG's data is read to its end at any size; an eighth takes less time and memory
+            # at an eighth of the size a JPEG is still read to its end, with less time and memory
             image.draft("RGB", (1, 1))
             image.load()
             if image.mode not in _PLAIN:
                 image.convert("RGB")
     except Image.UnidentifiedImageError:
         return _kind(path)
-    except Exception as exc:  # noqa: BLE001 - each decoder has its own ways to fail
+    except Exception as exc:  # noqa: BLE001 - each decoder raises its own exceptions
         return str(getattr(exc, "strerror", None) or exc or type(exc).__name__)
     return None
 
@@ -96,14 +96,14 @@ def _kind(path: str) -> str:
 
 
 def _passed_over(subset: Subset, found: Collection[str]) -> Iterator[str]:
-    """Of the broken images those that upstream leaves out by their size, which is none when it cannot be read."""
+    """Return the broken images that upstream skips by their size; a size that cannot be read counts as none."""
     if subset.passed_over:
         broken = (path for path in subset.images if path in found and os.path.exists(path))
         yield from (path for path in broken if math.prod(size(path) or (0,)) <= subset.passed_over)
 
 
 def size(path: str) -> tuple[int, int] | None:
-    """Width and height, from the header alone; None when it cannot be read."""
+    """Return width and height from the header alone; None if they cannot be read."""
     if not os.path.isfile(path):
         return None
     from PIL import Image

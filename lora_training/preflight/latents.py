@@ -1,4 +1,4 @@
-"""Cached latents and text encoder outputs beside the images: those that do not open are set aside, and made again."""
+"""Check cached latents and text encoder outputs; broken files are renamed, so that upstream makes them again."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from lora_training.preflight.listing import Subset
 
 SUFFIX = ".broken"
-# upstream packs nothing, so what is packed may grow by this much, and what is small may be anything
+# upstream does not compress; limits against decompression bombs: bytes of a small file, growth of others
 _MOST, _GROWTH = 64 * 2**20, 4
 _SHOWN = 3
 _SIZE = re.compile(r"_\d+x\d+")
 
 
 def used(job: Job, subsets: Sequence[Subset]) -> tuple[dict[str, str], list[str]]:
-    """The cache files that upstream will read: latents with the image they are of, and text encoder outputs."""
+    """Return the cache files that upstream will read: latents with their images, and text encoder outputs."""
     latents: dict[str, str] = {}
     outputs: list[str] = []
     for subset in subsets:
         stems = {os.path.splitext(image)[0]: image for image in subset.images}
-        # a metadata file's images take what lies beside them, whether it was asked for or not
+        # upstream uses cached latents for images of a metadata file even without cache_latents_to_disk
         if job.on("cache_latents_to_disk") or subset.is_finetuning:
             latents |= _latents(job.script, stems)
         suffix = families.of(job.script).text_outputs
@@ -56,7 +56,7 @@ def _latents(script: str, stems: Mapping[str, str]) -> Iterator[tuple[str, str]]
 def set_aside(
     job: Job, latents: Mapping[str, str], outputs: Sequence[str], progress: Progress
 ) -> tuple[frozenset[str], list[Finding]]:
-    """Rename what does not open to NAME.broken, or only say so. The images that have good latents, and the findings."""
+    """Rename broken cache files to NAME.broken, or only report them; return images with good latents, and findings."""
     found: dict[str, str] = {}
     if latents or outputs:
         seen = Remembered(job.cache, "caches 2")
@@ -87,7 +87,7 @@ def _moved(found: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _move(path: str) -> str | None:
-    """Why it cannot be renamed, or None. That it is gone is right: another machine of the same run was first."""
+    """Rename a file; return why it cannot be renamed, or None. A missing file is fine: another machine renamed it."""
     try:
         os.replace(path, path + SUFFIX)
     except FileNotFoundError:
@@ -98,9 +98,9 @@ def _move(path: str) -> str | None:
 
 
 def damage(path: str) -> str | None:
-    """Why a cache file cannot be used, or None: every part is read, and so its checksum; latents must be finite.
+    """Return why a cache file cannot be used, or None. Reads every part, checks checksums, and requires finite latents.
 
-    Nothing is inflated before its sizes are known.
+    The sizes are checked before anything is decompressed.
     """
     import numpy as np
 
@@ -118,13 +118,13 @@ def damage(path: str) -> str | None:
                     return f"{name} holds values that are not finite"
     except OSError as exc:
         return exc.strerror or str(exc)
-    except Exception as exc:  # noqa: BLE001 - numpy, zipfile and zlib each have their own for a damaged file
+    except Exception as exc:  # noqa: BLE001 - numpy, zipfile and zlib raise different exceptions for a damaged file
         return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
     return None
 
 
 def _inflates(file: IO[bytes]) -> str | None:
-    """Why an archive of arrays must not be inflated, from its list of parts and their headers; None when it may be."""
+    """Return why an archive of arrays must not be decompressed, by its directory and array headers, or None."""
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
         if any(part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for part in parts):
@@ -141,7 +141,7 @@ def _inflates(file: IO[bytes]) -> str | None:
 
 
 def _held(data: IO[bytes]) -> int:
-    """The bytes of an array, by its header."""
+    """Return the size of an array in bytes, by its header."""
     import numpy as np
 
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -1,7 +1,7 @@
-"""Which images a training will read: the same ones, by the same rules, as upstream's datasets list.
+"""List the images that a training will read, by the same rules as upstream's datasets.
 
-Read in upstream's `library/{dataset,dreambooth_dataset,finetuning_dataset,controlnet_dataset,config_util}.py`.
-Names are strings here, as upstream has them, and there may be a hundred thousand of them.
+The rules are those of upstream's `library/{dataset,dreambooth_dataset,finetuning_dataset,controlnet_dataset,
+config_util}.py`. File names are strings, as in upstream; there may be a hundred thousand.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from lora_training.preflight.finding import Job
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# the plugins for which upstream lists more; PIL opens those once they are imported
+# plugins that add suffixes to upstream's list; PIL opens such files once the plugin is imported
 _PLUGINS = {"pillow_avif": ".avif", "jxlpy.JXLImagePlugin": ".jxl", "pillow_jxl": ".jxl"}
-_LONGEST = 2**20  # bytes of a dataset configuration, which upstream's reader takes its time over
+_LONGEST = 2**20  # bytes of a dataset configuration; upstream's TOML reader is slow
 _INFO_CACHE = "metadata_cache.json"
-# the dataset configuration has other names for two of the flags that it falls back to
+# options whose flag is a switch, and options whose flag has another name
 _SWITCHES = ("flip_aug", "cache_info", "alpha_mask", "enable_bucket", "bucket_no_upscale")
 _FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 
 
 class Unreadable(Exception):
-    """A file that lists images does not say which."""
+    """A file that should list images cannot be parsed."""
 
 
 @dataclass(frozen=True)
 class Subset:
-    """The images of one of upstream's subsets, in its order, and its options with everything they fall back to.
+    """The images of one of upstream's subsets, in its order, and its options with all fallbacks applied.
 
-    `extra` is images that belong to those, one of each, such as a ControlNet's; `is_finetuning` when a metadata file
-    lists the images, and cached latents are then as good as the image.
+    `extra` has images that belong to these one to one, such as a ControlNet's conditioning images. `is_finetuning`
+    means that a metadata file lists the images; cached latents can then replace them.
     """
 
     name: str
@@ -51,23 +51,23 @@ class Subset:
 
     @property
     def repeats(self) -> int:
-        """How many times an epoch sees each image."""
+        """The number of times that an epoch uses each image."""
         return int(self.options.get("num_repeats") or 1)
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Width and height of `resolution`, if it is given."""
+        """Width and height of `resolution`, if given."""
         return _pair(self.options.get("resolution"))
 
     @property
     def passed_over(self) -> int:
-        """The area up to which upstream leaves an image out."""
+        """The area up to which upstream skips an image."""
         width, height = _pair(self.options.get("skip_image_resolution")) or (0, 0)
         return width * height
 
 
 def subsets(job: Job) -> list[Subset]:
-    """Every subset that upstream would use, also those without images. Raises Unreadable."""
+    """Return every subset that upstream would use, including empty ones. Raises Unreadable."""
     try:
         return list(_subsets(job, _document(job)))
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
@@ -79,7 +79,7 @@ def _subsets(job: Job, document: Mapping[str, Any]) -> Iterator[Subset]:
         names = set()
         for table in dataset.get("subsets", []):
             subset = _subset(job, table, dataset, document.get("general", {}))
-            # upstream takes the first of those with the same name, and none that is repeated less than once
+            # upstream takes the first subset of each name, and skips subsets with fewer than one repeat
             if subset.name not in names and subset.options.get("num_repeats", 1) >= 1:
                 names.add(subset.name)
                 yield subset
@@ -99,7 +99,7 @@ def _document(job: Job) -> Mapping[str, Any]:
 
 
 def _read_config(path: str) -> Mapping[str, Any]:
-    """A dataset configuration of upstream's own, TOML or JSON."""
+    """Parse a dataset configuration in upstream's own format, TOML or JSON."""
     import toml
 
     try:
@@ -113,7 +113,7 @@ def _read_config(path: str) -> Mapping[str, Any]:
 
 
 def _numbered(job: Job, folder: str | None, *, is_reg: bool) -> Iterator[dict[str, Any]]:
-    """The folders in `folder` that are named <repeats>_<words>."""
+    """Yield a subset for each folder in `folder` that is named <repeats>_<words>."""
     if not folder or not os.path.isdir(_absolute(job, folder)):
         return
     for entry in sorted(os.scandir(_absolute(job, folder)), key=lambda entry: entry.name):
@@ -140,7 +140,7 @@ def _subset(job: Job, table: Mapping[str, Any], dataset: Mapping[str, Any], gene
 
 
 def _from_flags(job: Job) -> dict[str, Any]:
-    """The options that a dataset configuration leaves to flags, as far as they matter here."""
+    """Return the relevant options that a dataset configuration takes from flags."""
     found: dict[str, Any] = {key: True for key in _SWITCHES if job.on(key)}
     for key in ("batch_size", "num_repeats", "bucket_reso_steps"):
         number = job.number(_FLAG_NAMES.get(key, key))
@@ -163,7 +163,7 @@ def _absolute(job: Job, path: str) -> str:
 
 @cache
 def extensions() -> tuple[str, ...]:
-    """The endings that upstream looks for here, in lower and in upper case and in no mixture of them."""
+    """Return the suffixes that upstream looks for, in lower and upper case but not mixed."""
     more = {ending for plugin, ending in _PLUGINS.items() if _imports(plugin)}
     return tuple(case for ending in (*_EXTENSIONS, *sorted(more)) for case in (ending, ending.upper()))
 
@@ -171,13 +171,13 @@ def extensions() -> tuple[str, ...]:
 def _imports(plugin: str) -> bool:
     try:
         import_module(plugin)
-    except Exception:  # noqa: BLE001 - upstream goes on without it, whatever is wrong with it
+    except Exception:  # noqa: BLE001 - upstream ignores any failure to import it
         return False
     return True
 
 
 def names(folder: str) -> list[str]:
-    """What is in a folder; nothing where it cannot be listed."""
+    """Return the names in a folder; empty if it cannot be listed."""
     try:
         return sorted(os.listdir(folder))
     except OSError:
@@ -185,7 +185,7 @@ def names(folder: str) -> list[str]:
 
 
 def _folder(folder: str, *, cached: bool) -> list[str]:
-    """The images of a folder, not of those in it: as `glob` has it, hidden files are none."""
+    """Return the images directly in a folder; hidden files are skipped, as by `glob`."""
     if cached and os.path.isfile(os.path.join(folder, _INFO_CACHE)):
         return list(_json(os.path.join(folder, _INFO_CACHE)))
     endings = extensions()
@@ -203,7 +203,7 @@ def _json(path: str) -> dict[str, Any]:
 
 
 def _listed(path: str, folder: str | None) -> Iterator[str]:
-    """The images that a metadata file names: one that is not there is looked for with each ending."""
+    """Return the images that a metadata file names; for missing files, each known suffix is tried."""
     for key in _keys(path):
         if not os.path.isabs(key) and folder is None:
             raise Unreadable(f"{path} names {key}, for which `image_dir` is needed")

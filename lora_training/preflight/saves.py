@@ -1,4 +1,4 @@
-"""How many checkpoints and states a training leaves on the disk, from its flags."""
+"""Count the checkpoints and states that a training keeps on the disk, from its flags."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _DEFAULT_STEPS = 1600
 
 @dataclass(frozen=True)
 class Saves:
-    """The most that lie there at one time, the last ones included."""
+    """The greatest number of files that exist at one time, the final ones included."""
 
     loras: int
     states: int
 
 
 def count(job: Job, subsets: Sequence[Subset]) -> Saves:
-    """By steps and by epochs, less those that upstream removes again."""
+    """Count the saves by steps and by epochs, less those that upstream removes again."""
     epoch = _epoch(job, subsets)
     steps = int(job.number("max_train_steps") or _DEFAULT_STEPS)
     if job.number("max_train_epochs"):
@@ -39,7 +39,7 @@ def count(job: Job, subsets: Sequence[Subset]) -> Saves:
 
 
 def _epoch(job: Job, subsets: Sequence[Subset]) -> int:
-    """About how many steps an epoch has: batches are not filled across buckets."""
+    """Estimate the steps of an epoch: batches are not filled across buckets."""
     batches = sum(len(s.images) * s.repeats / int(s.options.get("batch_size") or 1) for s in subsets)
     return max(1, math.ceil(batches / (job.number("gradient_accumulation_steps") or 1)))
 
@@ -49,7 +49,7 @@ def _by_steps(job: Job, steps: int, *last: str) -> int:
     if every < 1:
         return 0
     kept = _first(job, *last)
-    # one more lies there while the oldest is not yet removed
+    # the oldest is removed only after the new one is saved
     return min(steps // every, kept // every + 2) if kept is not None else steps // every
 
 

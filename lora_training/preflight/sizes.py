@@ -1,4 +1,4 @@
-"""About how large what a training writes will be, in bytes. None where there is no telling."""
+"""Estimate the size in bytes of the files that a training writes; None where it is unknown."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from lora_training.preflight.listing import Subset
     from lora_training.preflight.tensors import Tensor
 
-_WHOLE, _HALF = 4, 2  # bytes a number
+_WHOLE, _HALF = 4, 2  # bytes per number
 _DEFAULT_DIM = 4
-# what a LoRA has no matrices for: embeddings, time steps, norms, the VAE
+# parts of a model that a LoRA does not adapt: embeddings, time steps, norms, the VAE
 _LEFT_OUT = re.compile(r"embed|emb_layers|time_|vector_in|guidance_in|first_stage_model|norm|lm_head")
 _TEXT = re.compile(r"cond_stage_model|conditioner|text_encoders?|text_model|encoder\.layers")
 _DIMS = re.compile(r"\w*(?:dims?|rank)=")
-# bytes a parameter that an optimizer keeps; AdamW's two moments for those not named
+# bytes of optimizer state per parameter; AdamW's two moments for optimizers not named here
 _OPTIMIZERS = {"8bit": 2, "prodigy": 16, "lion": 4, "sgd": 4, "adafactor": 1}
 _ADAM = 8
 _T5_WIDTH = 4096
 
 
 def lora(job: Job) -> int | None:
-    """A LoRA of the plain kind, by the shapes in the headers of the models that it is for."""
+    """Estimate a LoRA of the standard kind from the tensor shapes in the headers of its base models."""
     values = _values(job)
     return values * _bytes(job) if values else None
 
 
 def state(job: Job) -> int | None:
-    """A saved state: the network in full precision, and what the optimizer keeps of it."""
+    """Estimate a saved state: the network in full precision and the optimizer state."""
     values = _values(job)
     kind = (job.value("optimizer_type") or "AdamW").lower()
     kept = next((size for word, size in _OPTIMIZERS.items() if word in kind), _ADAM)
@@ -49,7 +49,7 @@ def _bytes(job: Job) -> int:
 
 
 def _values(job: Job) -> int | None:
-    """How many numbers the network has."""
+    """Return the number of the network's parameters."""
     settings = job.flags.get("network_args", ())
     plain = (job.value("network_module") or "").startswith("networks.lora")
     if not plain or job.on("dim_from_weights") or any(_DIMS.match(word) for word in settings):
@@ -60,7 +60,7 @@ def _values(job: Job) -> int | None:
 
 
 def _tensors(job: Job) -> Iterator[tuple[str, Tensor]]:
-    """The model's matrices that a LoRA is for. A file that does not open has been reported elsewhere."""
+    """Return the model's matrices that a LoRA adapts. Damaged files are reported elsewhere."""
     text = not job.on("network_train_unet_only")
     for path in _files(job):
         try:
@@ -83,7 +83,7 @@ def _files(job: Job) -> Iterator[Path]:
 
 
 def _sides(name: str, tensor: Tensor) -> int:
-    """Inputs and outputs of a matrix, or of a convolution of one pixel; none of anything else."""
+    """Return the inputs plus outputs of a matrix or a 1x1 convolution; 0 for other tensors."""
     shape = tensor.shape[:2] if tensor.shape[2:] in ((), (1, 1)) else ()
     if len(shape) != 2:  # noqa: PLR2004 - a matrix
         return 0
@@ -93,14 +93,14 @@ def _sides(name: str, tensor: Tensor) -> int:
 
 
 def latents(job: Job, subset: Subset) -> int:
-    """One image's cached latents."""
+    """Return the bytes of one image's cached latents."""
     pixels = math.prod(subset.size or (0,))
     each = families.of(job.script).latent_bytes * (2 if subset.options.get("flip_aug") else 1)
     return math.ceil(pixels * (each + (_WHOLE if subset.options.get("alpha_mask") else 0)))
 
 
 def outputs(job: Job) -> int:
-    """One image's cached text encoder outputs; nothing where it depends on the caption."""
+    """Return the bytes of one image's cached text encoder outputs; 0 if they depend on the caption."""
     family = families.of(job.script)
     if family.text_output_bytes:
         return family.text_output_bytes

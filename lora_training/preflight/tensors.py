@@ -1,6 +1,6 @@
-"""A safetensors file's header, and whether the file has all that it says.
+"""Read the header of a safetensors file and check that the file is complete.
 
-The format: eight bytes of length, little-endian, a JSON object of that many bytes, then the data it points into.
+The format: the header's length in eight bytes, little-endian; the header, a JSON object; then the tensors' data.
 https://github.com/huggingface/safetensors#format
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_LONGEST = 100_000_000  # the library refuses more
+_LONGEST = 100_000_000  # the limit of the safetensors library
 _PREFIX = 8
 _DIMENSIONS = 64  # torch's own limit
 _MOST = 1 << 63
@@ -27,19 +27,19 @@ _BITS |= {"F8_E5M2": 8, "F8_E4M3": 8, "I8": 8, "U8": 8, "BOOL": 8}
 
 
 class Damaged(Exception):
-    """The file does not open; the text says what it is instead or what is wrong with it."""
+    """The file cannot be loaded; the message says what is wrong with it, or what it is instead."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of a header."""
+    """A tensor's entry in the header."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def read(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a whole file, by name. Raises Damaged, and OSError when it cannot be read."""
+    """Return the tensors of a complete file, by name. Raises Damaged, and OSError if it cannot be read."""
     size = path.stat().st_size
     with open(path, "rb", opener=files.opener_of_any) as file:
         start = file.read(foreign.ENOUGH)
@@ -74,7 +74,7 @@ def _no_constant(name: str) -> None:
 
 
 def _tensors(header: dict[str, Any], data: int) -> dict[str, Tensor]:
-    """The tensors of a header whose data is `data` bytes, one after the other and nothing else."""
+    """Return the tensors of a header whose data must fill `data` bytes without gaps or overlaps."""
     try:
         found = {name: Tensor(str(raw["dtype"]), _counts(raw["shape"])) for name, raw in header.items()}
         spans = {name: _counts(raw["data_offsets"]) for name, raw in header.items()}
@@ -96,7 +96,7 @@ def _tensors(header: dict[str, Any], data: int) -> dict[str, Tensor]:
 
 
 def _counts(raw: Any) -> tuple[int, ...]:
-    """A shape, or where a tensor begins and ends. Raises ValueError for what is none."""
+    """Return a shape or a pair of offsets. Raises ValueError if `raw` is not a list of sizes."""
     if not isinstance(raw, list) or len(raw) > _DIMENSIONS:
         raise ValueError(raw)
     if not all(type(each) is int and 0 <= each < _MOST for each in raw):

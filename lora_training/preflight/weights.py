@@ -1,4 +1,4 @@
-"""Whether the files of weights that a training loads are what they should be, and whole."""
+"""Check that the weight files that a training loads are complete and of the right kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lora_training.preflight.finding import Job
 
 MODEL = "pretrained_model_name_or_path"
-# upstream's flags that are given weights: a file, a folder in diffusers' format, or a name on the hub
+# upstream's flags for weights: a file, a folder in diffusers' format, or a hub id
 KEYS = (
     *(MODEL, "vae", "clip_l", "clip_g", "t5xxl", "ae", "gemma2", "text_encoder", "byt5", "qwen3"),
     *("llm_adapter_path", "controlnet_model_name_or_path", "network_weights", "base_weights"),
@@ -31,7 +31,7 @@ _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "transformer")
 
 
 def findings(job: Job) -> list[Finding]:
-    """What is wrong with each of them. One that is not there at all is found when the configuration is checked."""
+    """Return the problems of all weight files. Missing files are reported by the check of the configuration."""
     found = []
     for key in KEYS:
         for value in job.flags.get(key, ()):
@@ -70,7 +70,7 @@ def _file(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file of weights, or None. Only its ends are read. Raises OSError."""
+    """Return what is wrong with a weight file, or None. Reads only its start and end. Raises OSError."""
     if path.suffix.lower() in _TENSORS:
         try:
             tensors.read(path)
@@ -88,7 +88,7 @@ def damage(path: Path) -> str | None:
 
 
 def _is_whole_zip(path: Path) -> bool:
-    """Whether a checkpoint's list of parts, which is at its end, is there. (`torch.save` writes zip files.)"""
+    """Whether a checkpoint's zip directory, at its end, is present. (`torch.save` writes zip files.)"""
     try:
         with zipfile.ZipFile(path):
             return True
@@ -97,7 +97,10 @@ def _is_whole_zip(path: Path) -> bool:
 
 
 def _links(job: Job, path: Path) -> Iterator[tuple[str, str | None]]:
-    """Upstream goes by the name of what a link points to: the hub's own cache has links to files without an ending."""
+    """Check that a link's target has the right suffix, since upstream goes by the target's name.
+
+    In the hub's own cache, links point to files without a suffix.
+    """
     follow = _FOLLOW.get(families.of(job.script).pickle_unless)
     if follow is None or not path.is_symlink():
         return
@@ -110,7 +113,7 @@ def _links(job: Job, path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _folder(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
-    """A folder in diffusers' format: its index, the folders of its parts, and the weights in them."""
+    """Check a folder in diffusers' format: its index, the folders of its parts, and their weights."""
     parts = [path]
     if key == MODEL and families.of(job.script).pipeline:
         index = path / "model_index.json"
@@ -133,7 +136,7 @@ def _folder(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _part(folder: Path, *, is_needed: bool) -> Iterator[tuple[str, str | None]]:
-    """One part's weights: safetensors if there are any, else pickles. Of several variants one that is whole will do."""
+    """Check one part's weights: safetensors if present, else pickles. Of several variants, one complete is enough."""
     there = sorted(folder.iterdir()) if folder.is_dir() else []
     weights = [p for p in there if p.suffix == ".safetensors"] or [p for p in there if p.suffix == ".bin"]
     if is_needed and not weights:

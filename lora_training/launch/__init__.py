@@ -1,1 +1,1 @@
-"""Pure: a configuration becomes the command, environment and folder of a child."""
+"""Build the command, environment and folder of a child process from a configuration. Pure functions."""

@@ -1,4 +1,4 @@
-"""What a training container is, as data. Pure: nothing is read, started or written here."""
+"""Describe a training container as data. Pure: reads, starts and writes nothing."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ if TYPE_CHECKING:
     from lora_training.launch.mounts import Mount
 
 IMAGE = "lora-training"
-# the image's own place for what the hub keeps, and another for its models where they are kept apart
+# folders in the image for the hub's files, and for its models where they are kept separately
 HUB_HOME = "/cache/huggingface"
 HUB_CACHE = "/cache/hub"
 RUN_LABEL = "lora.run"
-# More than a step and the state of a large model take. Who stops the container from outside waits for as long.
+# Enough for the longest step and for saving the state of a large model. Whoever stops the container should wait as
+# long.
 STOP_TIMEOUT_S = 300
-# Only a limit: the data loader's workers and NCCL take what they need, and Docker's own 64 MB is too little for them.
+# Only a limit: the data loader's workers and NCCL allocate as needed, and Docker's default of 64 MB is too small.
 SHM_BYTES = 8 * 2**30
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What matters of a container engine.
+    """The relevant properties of a container engine.
 
-    `rootless`: its root is the caller. `remapped`: it gives its users other ids. `selinux`: it confines by labels.
+    `rootless`: root in the container is the calling user. `remapped`: user ids are remapped. `selinux`: containers are
+    confined by SELinux labels.
     """
 
     program: str = "docker"
@@ -44,7 +46,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose files the outputs are to be."""
+    """The user that will own the outputs."""
 
     uid: int
     gid: int
@@ -53,7 +55,10 @@ class Caller:
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained, and in what. `output` is the LoRA; `sets` and `resume` are the options of `lora train`."""
+    """A training to run in a container.
+
+    `output` is the LoRA file; `sets` and `resume` are options of `lora train`.
+    """
 
     image: str
     config: Path
@@ -70,7 +75,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Container:
-    """A container to create. `gpus` is how to ask for all of them: the engine's own way, as CDI devices, or not."""
+    """A container to create. `gpus` is how to request all GPUs: by the engine's option, as CDI devices, or None."""
 
     image: str
     name: str
@@ -88,7 +93,7 @@ class Container:
     program: str = "docker"
 
     def shell(self) -> str:
-        """The same as one line for a POSIX shell. A secret is left to the environment that the line is run in."""
+        """Return the command as one POSIX shell line. Secrets are taken from the environment of that shell."""
         return shell.join([self.program, "run", *self._options(), self.image, *self.command])
 
     def _options(self) -> Iterator[str]:
@@ -108,9 +113,9 @@ class Container:
 
 
 def describe(order: Order, caller: Caller, engine: Engine) -> Container:
-    """The container that trains what `order` says, its files belonging to `caller`.
+    """Describe the container that runs `order`, with outputs owned by `caller`.
 
-    Raises ConfigError for a path that cannot be mounted where it is.
+    Raises ConfigError for a path that cannot be mounted at its own location.
     """
     described = Container(
         image=order.image,
@@ -119,12 +124,12 @@ def describe(order: Order, caller: Caller, engine: Engine) -> Container:
         mounts=merged(order.mounts),
         env=dict(sorted(order.env.items())),
         labels={RUN_LABEL: str(order.output.with_suffix(".run"))},
-        # without root, the engine's root is who called it, and any other user someone else
+        # in a rootless engine, root is the calling user, and any other user is a foreign one
         user="0:0" if engine.rootless else f"{caller.uid}:{caller.gid}",
         groups=() if engine.rootless else tuple(group for group in caller.groups if group != caller.gid),
         gpus=("cdi" if engine.program == "podman" else "engine") if order.gpus else None,
         tty=order.tty,
-        # several machines meet at a port of this one
+        # several machines connect to a port on this one
         network="host" if order.machines > 1 else None,
         userns="host" if engine.remapped and not engine.rootless else None,
         security=("label=disable",) if engine.selinux else (),
@@ -135,7 +140,7 @@ def describe(order: Order, caller: Caller, engine: Engine) -> Container:
 
 
 def _refuse_bytes(container: Container) -> None:
-    """The engine is spoken to in JSON, which has no bytes that are no text."""
+    """Refuse paths and arguments that are not UTF-8: the engine's API is JSON."""
     paths = [path for mount in container.mounts for path in (mount.source, mount.target)]
     for text in (*paths, *container.command):
         if text.encode(errors="replace").decode() != text:
@@ -143,7 +148,7 @@ def _refuse_bytes(container: Container) -> None:
 
 
 def _name(output: Path) -> str:
-    """The same for each container of a run, so that the engine refuses a second one at the same time."""
+    """Return a name that is the same for each container of a run, so that the engine refuses a second one at a time."""
     stem = re.sub(r"[^a-zA-Z0-9_.-]", "-", output.stem)
     return f"lora-{stem}-{hashlib.sha256(str(output).encode(errors='surrogateescape')).hexdigest()[:8]}"
 

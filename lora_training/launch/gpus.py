@@ -1,4 +1,4 @@
-"""Which GPUs there are, found without importing torch."""
+"""Count and describe the GPUs without importing torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def there(environ: Mapping[str, str], count: Callable[[], int]) -> int:
-    """How many GPUs a training may use; `count` gives the machine's own number, CUDA_VISIBLE_DEVICES takes from it.
+    """Return how many GPUs a training may use: `count()` of this machine, limited by CUDA_VISIBLE_DEVICES.
 
-    As torch has it, the list ends at its first entry that is no device. A training forced onto the CPU
-    (ACCELERATE_USE_CPU) has none.
+    As in torch, that list ends at its first invalid entry. A training forced onto the CPU (ACCELERATE_USE_CPU) has
+    none.
     """
     if environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}:
         return 0
@@ -31,9 +31,9 @@ def there(environ: Mapping[str, str], count: Callable[[], int]) -> int:
 
 
 def has_one(environ: Mapping[str, str]) -> bool:
-    """Whether a training here has a GPU to train on, of whatever make; so too where that cannot be found out.
+    """Whether there is a GPU of any make to train on; True also if that cannot be found out.
 
-    torch is asked only where no driver of NVIDIA's knows one: that takes seconds.
+    torch, which takes seconds to import, is asked only if the NVIDIA driver reports no GPU.
     """
     return there(environ, lambda: 1) > 0 and (installed() > 0 or _torch_finds_one())
 
@@ -49,7 +49,7 @@ def _torch_finds_one() -> bool:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as its driver describes it; `memory_mb` is all that it has, None where it shares the machine's."""
+    """A GPU as described by its driver. `memory_mb` is its total memory; None if it shares the machine's."""
 
     name: str
     memory_mb: int | None
@@ -57,13 +57,13 @@ class Gpu:
 
 
 def described() -> list[Gpu]:
-    """The NVIDIA GPUs that the driver knows; none without a driver, or with one that does not answer."""
+    """Return the NVIDIA GPUs that the driver reports; empty without a driver, or if it does not answer."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
     query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     try:
-        # a driver in trouble can take for ever, and a description is not worth the wait
+        # a faulty driver may hang, and a description is optional
         done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return []
@@ -72,7 +72,7 @@ def described() -> list[Gpu]:
 
 
 def installed() -> int:
-    """The number of NVIDIA GPUs that the driver knows."""
+    """Return the number of NVIDIA GPUs that the driver reports."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return 0

@@ -1,7 +1,7 @@
-"""What a container is shown of its host: pure, as all here.
+"""The host folders that a container mounts. Pure functions.
 
-A host's folders are mounted where they are on the host. So the configuration, the digests that say what made a run,
-its logs and its saved states name the same paths within and without, and a run may go on in a container or outside.
+Host folders are mounted at their own paths. So the configuration, a run's digests, its logs and its saved states name
+the same paths inside and outside, and a run can be resumed in a container or on the host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lora_training.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# What the image is made of. A mount there, or above, would put the host's files in its place.
+# Folders of the image. A mount on one of them, or above, would hide its files.
 _NEVER_WITHIN = tuple(map(PurePosixPath, ("/dev", "/proc", "/sys")))
 _SOFTWARE = ("/bin", "/etc", "/lib", "/lib32", "/lib64", "/opt/lora", "/opt/venv", "/sbin", "/usr")
 _IMAGES_OWN = (*_NEVER_WITHIN, *map(PurePosixPath, _SOFTWARE))
@@ -24,23 +24,23 @@ _IMAGES_OWN = (*_NEVER_WITHIN, *map(PurePosixPath, _SOFTWARE))
 
 @dataclass(frozen=True)
 class Mount:
-    """A file or folder of the host, `source` (without symbolic links), as the container sees it at `target`."""
+    """A file or folder of the host, `source` (without symbolic links), mounted at `target` in the container."""
 
     source: str
     target: str
     writable: bool = False
 
     def option(self) -> str:
-        """The value of `--mount`, which is read as a line of CSV."""
+        """Return the value of `--mount`, which is parsed as a line of CSV."""
         access = () if self.writable else ("readonly",)
         return ",".join(map(_csv, ("type=bind", f"source={self.source}", f"target={self.target}", *access)))
 
 
 def merged(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
-    """The mounts, outermost first, without those that a writable one shows already.
+    """Return the mounts, outermost first, without those already covered by a writable one.
 
-    Raises ConfigError for one that would hide the image's own files.
-    What lies within an output is not mounted on its own: upstream could neither replace nor delete it there.
+    Raises ConfigError for a mount that would hide files of the image. Paths inside an output folder are not mounted
+    separately, because upstream could neither replace nor delete a mount point.
     """
     by_target: dict[str, Mount] = {}
     for mount in mounts:
@@ -55,14 +55,14 @@ def merged(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
 
 
 def is_refused(target: str) -> bool:
-    """Whether a mount at `target` would hide what the image is made of."""
+    """Whether a mount at `target` would hide files of the image."""
     path = PurePosixPath(target)
     above = any(own.is_relative_to(path) for own in _IMAGES_OWN)
     return above or any(path.is_relative_to(own) for own in _NEVER_WITHIN)
 
 
 def _shows(outer: Mount, inner: Mount) -> bool:
-    """Whether `inner` is there at its target once `outer` is mounted."""
+    """Whether mounting `outer` also makes `inner` available at its target."""
     target, source = PurePosixPath(inner.target), PurePosixPath(inner.source)
     if not (target.is_relative_to(outer.target) and source.is_relative_to(outer.source)):
         return False

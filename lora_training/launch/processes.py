@@ -1,4 +1,4 @@
-"""How many processes train, and on which devices: `[launch]` against what the machine has."""
+"""Resolve `[launch]` to the number of processes and their devices on this machine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _PORT = 29500
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a training. `count` is over all machines; `cpu` is for a machine that has no GPU.
+    """The processes of a training. `count` is the total over all machines; `cpu` is set on a machine without a GPU.
 
-    `ip` and `port` are where the machines meet; `gpu_ids` None leaves the choice to the launcher.
+    `ip` and `port` are the rendezvous address of the machines; `gpu_ids` None leaves the choice to the launcher.
     """
 
     count: int = 1
@@ -36,9 +36,9 @@ class Processes:
 
 
 def resolve(wanted: Launch, gpus: Callable[[], int]) -> Processes:
-    """What `[launch]` comes to on a machine with `gpus()` GPUs; that is asked only where it matters.
+    """Resolve `[launch]` on a machine with `gpus()` GPUs; `gpus` is called only where it matters.
 
-    Raises ConfigError when more GPUs are asked for than there are, and for settings that exclude each other.
+    Raises ConfigError if more GPUs are requested than exist, and for settings that exclude each other.
     """
     machines = wanted.num_machines or 1
     if wanted.num_processes in (None, 1) and wanted.gpu_ids is None and machines == 1:

@@ -1,4 +1,4 @@
-"""What a training child is, as data. Pure: nothing is read, started or written here."""
+"""Describe a training process as data. Pure: reads, starts and writes nothing."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
     from lora_training.launch.processes import Processes
 
-# below what is no folder, so that nothing can be there; the name is what the log shows
+# /dev/null is not a folder, so no file can exist below it; the log shows this name
 NO_MODULES = "/dev/null/the-modules-of-a-model-are-not-run"
 _RUNTIME = "lora_training.runtime"
 
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """A child to start: its command, what it adds to our environment, and its folder.
+    """A child process to start: its command, the variables added to the environment, and its working folder.
 
-    `secrets` are added to the environment, too, and never shown.
+    `secrets` are added to the environment as well, and never printed.
     """
 
     argv: tuple[str, ...]
@@ -31,12 +31,12 @@ class LaunchSpec:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def shell(self) -> str:
-        """The same as one line that a POSIX shell takes. Secrets are left to the environment that it is run in."""
+        """Return the command as one POSIX shell line. Secrets are taken from the environment of that shell."""
         settings = [f"{name}={shell.quote(value)}" for name, value in sorted(self.env.items())]
         return f"cd {shell.quote(str(self.cwd))} && {' '.join([*settings, shell.join(self.argv)])}"
 
 
-def one_process(  # noqa: PLR0913 - each is a different thing, and all are named
+def one_process(  # noqa: PLR0913 - independent settings, all but three by keyword
     python: str,
     script: Path,
     flags: Sequence[str],
@@ -45,12 +45,12 @@ def one_process(  # noqa: PLR0913 - each is a different thing, and all are named
     mixed_precision: str,
     cpu_threads: int = 1,
 ) -> LaunchSpec:
-    """One training process, started by `python` itself with the variables that `accelerate launch` would set.
+    """Describe one training process, started by `python` with the variables that `accelerate launch` would set.
 
-    `accelerate launch` would import torch once more in a process of its own, which costs seconds at each start.
-    `flags` are upstream's; `runtime` says which runtime patches to install (`runtime.bootstrap.environment`).
-    `cpu_threads` is accelerate's `--num_cpu_threads_per_process` with accelerate's default: more threads than free
-    cores make small CPU operations many times slower, not faster.
+    `accelerate launch` would import torch in another process first, which takes seconds at each start. `flags` are
+    upstream's; `runtime` selects the runtime patches to install (`runtime.bootstrap.environment`). `cpu_threads` is
+    accelerate's `--num_cpu_threads_per_process` with accelerate's default: more threads than free cores make small CPU
+    operations many times slower.
     """
     env = _environment(runtime, mixed_precision, cpu_threads)
     return LaunchSpec((*proc.module(_RUNTIME, python), str(script), *flags), env, script.parent)
@@ -66,10 +66,10 @@ def several(  # noqa: PLR0913 - as above
     mixed_precision: str,
     cpu_threads: int = 1,
 ) -> LaunchSpec:
-    """Training processes as `processes` says; one on one machine is started as `one_process` has it.
+    """Describe the training processes of `processes`; a single one is started as by `one_process`.
 
-    Several are started by `accelerate launch`, each through our bootstrap, or by `runtime.ranks`, and then meet in a
-    file instead of at a port.
+    Several are started by `accelerate launch`, each through this project's bootstrap, or by `runtime.ranks`, which uses
+    a file store instead of a port.
     """
     one = one_process(python, script, flags, runtime=runtime, mixed_precision=mixed_precision, cpu_threads=cpu_threads)
     env = dict(one.env)
@@ -85,7 +85,7 @@ def several(  # noqa: PLR0913 - as above
     else:
         options = _accelerate(processes, mixed_precision, cpu_threads)
         launcher = proc.module("accelerate.commands.launch", python)
-        # its own `-m` would put the current folder on the import path
+        # `-m` of accelerate would put the current folder on the import path
         argv = (*launcher, *options, "--no_python", *proc.module(_RUNTIME, python), *command)
     return LaunchSpec(argv, env, one.cwd)
 
@@ -94,9 +94,9 @@ def _environment(runtime: Mapping[str, str], mixed_precision: str, cpu_threads: 
     return {
         "ACCELERATE_MIXED_PRECISION": mixed_precision,
         "OMP_NUM_THREADS": str(cpu_threads),
-        # upstream's log wraps at the terminal's width, in the middle of the names that matter
+        # upstream's log wraps at the terminal's width, which would cut file names
         "COLUMNS": "200",
-        # lines must reach the log when they are written
+        # write log lines immediately
         "PYTHONUNBUFFERED": "1",
         **loading(allow_pickle=False),
         **runtime,
@@ -104,10 +104,10 @@ def _environment(runtime: Mapping[str, str], mixed_precision: str, cpu_threads: 
 
 
 def loading(*, allow_pickle: bool) -> dict[str, str]:
-    """The variables that keep files of weights from running code in the training process.
+    """Return the variables that keep weight files from running code in the training process.
 
-    torch then reads a pickle's tensors and nothing else, whatever its caller asks for; a model's own modules, which
-    diffusers would copy into its cache and import from there, have no folder to be copied to.
+    torch then loads only the tensors of a pickle, whatever its caller requests. A model's own modules, which diffusers
+    would copy into its cache and import, have no folder to be copied to.
     """
     return {
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "0" if allow_pickle else "1",
@@ -117,7 +117,7 @@ def loading(*, allow_pickle: bool) -> dict[str, str]:
 
 
 def _accelerate(processes: Processes, mixed_precision: str, cpu_threads: int) -> list[str]:
-    """The options of `accelerate launch`: all that it would else ask its own configuration file for."""
+    """Return the options of `accelerate launch`, complete, so that its own configuration file is not used."""
     options = {
         "num_processes": processes.count,
         "num_machines": processes.machines,
@@ -131,5 +131,5 @@ def _accelerate(processes: Processes, mixed_precision: str, cpu_threads: int) ->
         "main_process_port": processes.port,
     }
     given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    # also on CPUs, where ACCELERATE_USE_CPU says so: its `--cpu` starts several processes by MPI only
+    # also on CPUs, selected by ACCELERATE_USE_CPU: `--cpu` starts several processes only through MPI
     return ["--multi_gpu", *given]

@@ -1,1 +1,1 @@
-"""Our own small stand-in for sd-scripts. `train_network.py` is run as a script, like upstream's of that name."""
+"""A small stand-in for sd-scripts, for tests and trials. `train_network.py` is run as a script, like upstream's."""

@@ -1,4 +1,4 @@
-"""Images and captions of upstream's `dataset_config`, in an order that depends on the seed and the epoch alone."""
+"""Images and captions of upstream's `dataset_config`, in an order set by the seed and the epoch alone."""
 
 import json
 from pathlib import Path
@@ -16,12 +16,12 @@ OPTIONS |= {"min_bucket_reso": 256, "max_bucket_reso": 1024, "resolution": [0, 0
 
 
 class Images:
-    """The images. An item is asked for as (index, seed of its caption's order) and is (pixels or latents, caption)."""
+    """The images. An item's key is (index, seed for shuffling the caption), the item (pixels or latents, caption)."""
 
     def __init__(self, config: Path, batch_size: int) -> None:
         self.samples: list[tuple[Path, dict[str, Any]]] = []
         self.latents: list[torch.Tensor] = []
-        self.groups: list[list[int]] = []  # of indices into samples, one group a dataset
+        self.groups: list[list[int]] = []  # indices into samples, one group per dataset
         defaults = OPTIONS | {"batch_size": batch_size, "image_dir": None}
         document = (json if config.suffix == ".json" else toml).loads(config.read_text(encoding="utf-8"))
         for dataset in document.get("datasets", []):
@@ -38,7 +38,7 @@ class Images:
             raise ValueError(f"No data found. There is no image in the folders of {config}")
 
     def batches(self, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
-        """The batches of an epoch in their order, as keys of items; each is of one dataset only."""
+        """Return the batches of an epoch in order, as keys of items; a batch has images of one dataset only."""
         rng, batches = np.random.default_rng([seed, epoch]), []
         for group in filter(None, self.groups):
             keys = [(index, int(rng.integers(2**63))) for index in rng.permutation(group).tolist()]
@@ -56,7 +56,10 @@ class Images:
         return self.latents[key[0]] if self.latents else self.pixels(path, options), ", ".join(tags)
 
     def pixels(self, path: Path, options: dict[str, Any]) -> torch.Tensor:
-        """The image at its dataset's resolution: (3, height, width), from -1 to 1. As upstream, only buckets resize."""
+        """Return an image at its dataset's resolution: (3, height, width), from -1 to 1.
+
+        As in upstream, images are resized only if buckets are enabled.
+        """
         w, h = options["resolution"]
         with Image.open(path) as image:
             if image.size != (w, h) and (not options["enable_bucket"] or image.width * h != image.height * w):

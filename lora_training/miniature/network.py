@@ -1,4 +1,4 @@
-"""LoRA beside the linear layers and 1x1 convolutions of a model, under the key names of kohya's `networks/lora.py`."""
+"""LoRA for the linear layers and 1x1 convolutions of a model, with the key names of kohya's `networks/lora.py`."""
 
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ TARGETS = {"lora_te": ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP"), "lora_u
 
 
 def attach(roots: dict[str, Any], dim: int, alpha: float) -> nn.ModuleDict:
-    """Add a LoRA of rank `dim` to each target layer of the models, given by prefix. `alpha` 0 means `dim`."""
+    """Add a LoRA of rank `dim` to each target layer of the models, given by prefix. An `alpha` of 0 means `dim`."""
     loras = nn.ModuleDict()
     for prefix, root in roots.items():
         for name, block in root.named_modules():
@@ -31,7 +31,10 @@ def _lora(layer: Any, dim: int, alpha: float) -> nn.Module:
 
 
 def groups(network: nn.Module, rate: float, network_args: list[str]) -> list[dict[str, Any]]:
-    """The optimizer's groups: the up matrices learn `loraplus_lr_ratio` times as fast. Raises ValueError."""
+    """Return the optimizer's parameter groups.
+
+    The up matrices have `loraplus_lr_ratio` times the learning rate. Raises ValueError for invalid arguments.
+    """
     options = dict(option.partition("=")[::2] for option in network_args)
     ratio = float(options.pop("loraplus_lr_ratio", 1))
     if options:

@@ -1,4 +1,4 @@
-"""The command line of the stand-in. The flags that it knows mean what they mean in sd-scripts v0.11.1."""
+"""The command line of the stand-in. Its flags mean the same as in sd-scripts v0.11.1."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ ANY = ("seed", "initial_step", "max_data_loader_n_workers")
 
 
 def setup_parser() -> argparse.ArgumentParser:
-    """The parser. Plain calls with literal arguments, since the configuration's schema is read from the source."""
+    """Return the parser of the flags that the stand-in supports."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--pretrained_model_name_or_path", type=str, default=None)
     parser.add_argument("--tokenizer_cache_dir", type=str, default=None)
@@ -56,7 +56,7 @@ def setup_parser() -> argparse.ArgumentParser:
 
 
 def refusals(args: argparse.Namespace) -> list[str]:
-    """Why these arguments cannot be obeyed."""
+    """Return the reasons why these arguments cannot be used."""
     given = vars(args)
     found = [f"the miniature needs --{name}" for name in REQUIRED if given[name] is None]
     found += [f"the miniature has no --{n} {given[n]}" for n in SUPPORTED if given[n] not in SUPPORTED[n]]
@@ -68,7 +68,7 @@ if __name__ == "__main__":
     arguments = setup_parser().parse_args()
     for reason in refusals(arguments):
         setup_parser().error(reason)
-    from lora_training.miniature.trainer import Trainer  # after the checks, for it imports torch
+    from lora_training.miniature.trainer import Trainer  # imports torch, so only after the checks
 
     try:
         Trainer(arguments).train()

@@ -1,4 +1,4 @@
-"""The training loop. Every random number comes from the seed or a saved state, so that resuming is exact."""
+"""The training loop. Every random number comes from the seed or a saved state, so that a resumed run is exact."""
 
 import json
 import sys
@@ -18,14 +18,14 @@ RECORDED = ("output_name", "learning_rate", "network_module", "network_dim", "ne
 
 
 class Trainer:
-    """One training of one LoRA, on the CPU. Raises OSError or ValueError for what is missing or wrong."""
+    """The training of one LoRA on the CPU. Raises OSError or ValueError for missing or invalid input."""
 
     def __init__(self, args: Any) -> None:
         self.args, self.step = args, 0
-        torch.set_num_threads(1)  # a model this small gains nothing by more, and they spin where others need the cores
+        torch.set_num_threads(1)  # more threads do not speed up so small a model, and take CPU time from others
         args.seed = torch.manual_seed(torch.seed() % 2**32 if args.seed is None else args.seed).initial_seed()
         self.images = dataset.Images(args.dataset_config, args.train_batch_size)
-        self.length = len(self.images.batches(args.seed, 0))  # an epoch's batches, as updates are its steps
+        self.length = len(self.images.batches(args.seed, 0))  # batches per epoch; `updates`: steps per epoch
         self.updates = -(-self.length // args.gradient_accumulation_steps)
         args.max_train_steps = (args.max_train_epochs or 0) * self.updates or args.max_train_steps
         self.epochs = -(-args.max_train_steps // self.updates)
@@ -43,15 +43,15 @@ class Trainer:
             self.images.latents = [self._encode(self.images.pixels(*sample)[None])[0] for sample in self.images.samples]
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.vae.encode(pixels).latent_dist.sample() * 0.18215  # SD1.x's scale, a constant upstream too
+        return self.vae.encode(pixels).latent_dist.sample() * 0.18215  # SD1.x's scaling factor, as in upstream
 
     def train(self) -> None:
-        """Train from the start or from the state to resume, saving on the way and at the end."""
+        """Train from the start or from the state to resume, saving in between and at the end."""
         args, (first, skip), losses = self.args, self._start(), {}
         print(f"running training / 学習開始\n  total optimization steps / 学習ステップ数: {args.max_train_steps}")
         plan = [batch for epoch in range(first, self.epochs) for batch in self.images.batches(args.seed, epoch)][skip:]
         workers = min(args.max_data_loader_n_workers, torch.multiprocessing.cpu_count())
-        # its own generator keeps the loader from drawing on the global one, which a state restores
+        # a generator of its own, so that the loader leaves the global one alone, which a state restores
         batches = iter(DataLoader(self.images, batch_sampler=plan, num_workers=workers, generator=torch.Generator()))
         bar = tqdm(range(args.max_train_steps - self.step), smoothing=0, desc="steps")
         for epoch in range(first, self.epochs):
@@ -104,7 +104,7 @@ class Trainer:
             (folder / "train_state.json").write_text(done)
 
     def _start(self) -> tuple[int, int]:
-        """Restore the state to resume; the epoch to begin with and how many of its batches to skip."""
+        """Restore the state to resume; return the epoch to begin with and the number of its batches to skip."""
         args, done = self.args, 0
         if args.resume:
             self.network.load_state_dict(load_file((folder := Path(args.resume)) / "model.safetensors"))

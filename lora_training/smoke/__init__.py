@@ -1,1 +1,1 @@
-"""What the smoke run trains on, made here from nothing that must be downloaded: model, tokenizer, images."""
+"""A model, tokenizer and images for the smoke run, generated without any download."""

@@ -1,4 +1,4 @@
-"""`python -m lora_training.smoke FOLDER`: make everything below FOLDER, in the training environment."""
+"""`python -m lora_training.smoke FOLDER`: write the smoke run's files to FOLDER, in the training environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A handful of images with captions: coloured shapes, drawn by formula."""
+"""A few generated images of coloured shapes, with captions."""
 
 from __future__ import annotations
 

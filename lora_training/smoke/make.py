@@ -1,4 +1,4 @@
-"""The whole bundle, in one step that happens or does not."""
+"""Write the model, tokenizer and images of the smoke run to one folder, atomically."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from lora_training.smoke import images, model, tokenizer
 
-# Upstream looks for the CLIP tokenizer under this name below `--tokenizer_cache_dir`.
+# Upstream looks for the CLIP tokenizer under this name in `--tokenizer_cache_dir`.
 TOKENIZER = Path("tokenizer") / "openai_clip-vit-large-patch14"
 
 
 def make(folder: Path) -> None:
-    """Write `folder/model` (diffusers' layout), `folder/tokenizer` and `folder/images`; the same each time.
+    """Write `folder/model` (diffusers' layout), `folder/tokenizer` and `folder/images`, the same each time.
 
-    The bundle is built aside and renamed, so a folder that exists is complete. An existing one is left alone.
+    They are written to a temporary folder, which is then renamed, so an existing folder is complete. It is not changed.
     """
     if folder.exists():
         return
@@ -35,6 +35,6 @@ def _claim(aside: Path, folder: Path) -> None:
     try:
         aside.rename(folder)
     except OSError:
-        # another process was first, with the same content
+        # another process was first and wrote the same content
         if not folder.exists():
             raise

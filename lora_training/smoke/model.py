@@ -1,4 +1,4 @@
-"""A tiny SD1.x model with random weights: every part of the real one, narrow."""
+"""A tiny SD1.x model with random weights: all parts of the real one, with fewer channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SEED = 20
 
 
 def write(folder: Path, *, tokenizer_folder: Path) -> None:
-    """Write the model as a folder that diffusers' StableDiffusionPipeline loads, weights in safetensors (float32)."""
+    """Write the model as a folder for diffusers' StableDiffusionPipeline, with float32 weights in safetensors."""
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from transformers import CLIPTokenizer
@@ -24,7 +24,7 @@ def write(folder: Path, *, tokenizer_folder: Path) -> None:
         vae=_vae(),
         text_encoder=_text_encoder(),
         tokenizer=CLIPTokenizer.from_pretrained(tokenizer_folder),
-        # SD1.x's own noise schedule
+        # SD1.x's noise schedule
         scheduler=DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,

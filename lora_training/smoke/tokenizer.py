@@ -1,7 +1,7 @@
-"""CLIP's real tokenizer, from the vocabulary that the package open_clip_torch carries.
+"""CLIP's real tokenizer, built from the vocabulary in the package open_clip_torch.
 
-The order of the 49,408 tokens is that of OpenAI's `simple_tokenizer.py`: 256 bytes, 256 bytes that end a word,
-48,894 merges, two marks.
+The order of the 49,408 tokens is that of OpenAI's `simple_tokenizer.py`: 256 bytes, 256 bytes that end a word, 48,894
+merges, and two special tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CONFIG = {
 
 
 def write(folder: Path) -> None:
-    """Write `vocab.json`, `merges.txt` and the settings that transformers' CLIPTokenizer reads."""
+    """Write `vocab.json`, `merges.txt` and the settings file for transformers' CLIPTokenizer."""
     merges = _merges()
     tokens = [*_alphabet(), *(symbol + "</w>" for symbol in _alphabet())]
     tokens += ["".join(merge.split()) for merge in merges]
@@ -43,12 +43,12 @@ def write(folder: Path) -> None:
 def _merges() -> list[str]:
     packed = resources.files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").split("\n")
-    # the first line is a heading, and the file goes on past what CLIP uses
+    # the first line is a header, and the file has more merges than CLIP uses
     return lines[1 : _SIZE - 512 - len(_MARKS) + 1]
 
 
 def _alphabet() -> list[str]:
-    """One printable character for each byte, in CLIP's order: printable Latin-1 first, then the others from U+0100."""
+    """Return a printable character for each byte, in CLIP's order: printable Latin-1 first, the others from U+0100."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = 256 - len(printable)
     return [chr(code) for code in printable] + [chr(256 + number) for number in range(others)]

@@ -1,1 +1,1 @@
-"""The child process of a run, and what its output is worth."""
+"""Runs the training process: attempts, logs, states, the record of a run, and the check of its result."""

@@ -1,4 +1,4 @@
-"""Putting what an earlier run left aside: `cats` becomes `cats.1`, LoRA, checkpoints, states and record."""
+"""Renaming the files of an earlier run, so that a new one can take its name: `cats` becomes `cats.1`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ _LOCK = "lock"
 
 
 def put(output: Path, folder: Path, *, keeps: Iterable[Path] = (), logs: Path | None = None) -> Path | None:
-    """Rename what belongs to the LoRA `output`, and its record in `folder`; the record's new folder, None for none.
+    """Rename the files of the LoRA `output` and its record in `folder`; return the record's new folder, None if none.
 
-    `logs` is the folder in upstream's `logging_dir` that is renamed as well, if the record names it.
-
-    `keeps` are the states that stay, for what goes on from one of them; one that a run was begun from, by name, stays
-    anyway. To be used inside `record.alone(folder)`,
-    which goes on holding the folder: what is in it moves, and it stays.
+    These are the LoRA, checkpoints, states and record. `logs` is the folder in upstream's `logging_dir` that is renamed
+    as well, if the record names it. `keeps` are the states to leave where they are, for a run that resumes from one of
+    them; a state that a run was started from by name always stays. Use it inside `record.alone(folder)`, which keeps
+    holding the folder: its contents move, the folder itself stays.
     """
     kept = {path.resolve() for path in keeps}
     moving = [path for path in _of(output) if path.resolve() not in kept and not manifest.is_kept(path)]
@@ -41,27 +40,27 @@ def put(output: Path, folder: Path, *, keeps: Iterable[Path] = (), logs: Path | 
 
 
 def has_record(folder: Path) -> bool:
-    """Whether some run has left its record in `folder`, one that can be read or not."""
+    """Return whether `folder` holds the record of a run, readable or not."""
     return any((folder / name).exists() for name in (record.RECORD, record.EVENTS))
 
 
 def put_lora(output: Path) -> Path:
-    """Rename the LoRA alone; its new place."""
+    """Rename the LoRA alone; return its new path."""
     return output.rename(output.with_name(f"{free(output)}{output.suffix}"))
 
 
 def refuse_links(output: Path) -> None:
-    """Raise ConfigError when a LoRA that the run may write over is a link: upstream would write through it."""
+    """Raise ConfigError when a LoRA that the run may overwrite is a link: upstream would write through it."""
     record.refuse_links([output, *checkpoints(output)])
 
 
 def checkpoints(output: Path) -> list[Path]:
-    """The LoRAs that were saved on the way to `output`."""
+    """The intermediate checkpoints of `output`."""
     return [path for path in _of(output) if path.suffix == output.suffix and path != output]
 
 
 def _of(output: Path) -> list[Path]:
-    """Upstream's names: NAME, NAME-000002, NAME-step00000010, and the same with -state; our averages with -ema."""
+    """The files under upstream's names: NAME, NAME-000002, NAME-step00000010, with -state too; averages with -ema."""
     kind = rf"(?:(?:-ema)?{re.escape(output.suffix)}|{states.KIND})"
     wanted = re.compile(re.escape(output.stem) + states.PLACE + kind)
     there = output.parent.iterdir() if output.parent.is_dir() else ()
@@ -69,7 +68,7 @@ def _of(output: Path) -> list[Path]:
 
 
 def free(output: Path) -> str:
-    """The name under which what `output` is the LoRA of would be put aside."""
+    """Return the first free name for the renamed files of `output`."""
     names = (f"{output.stem}.{number}" for number in itertools.count(1))
     taken = {path.name for path in output.parent.iterdir()}
     return next(name for name in names if not any(each.startswith((f"{name}.", f"{name}-")) for each in taken))
@@ -97,13 +96,13 @@ def _move_record(folder: Path, aside: Path, output: Path, logs: Path | None) -> 
 
 
 def _rename_in_events(events: Path, folder: Path, aside: Path) -> None:
-    """Have them name logs and samples where these are now."""
+    """Replace the old paths of logs and samples by the new ones."""
     with contextlib.suppress(OSError):
         before, after = (json.dumps(f"{path}/")[:-1] for path in (folder, aside))
         files.write(events, files.read(events).decode("utf-8", "surrogateescape").replace(before, after))
 
 
 def free_logs(place: Path, name: str) -> Path:
-    """A folder in `place` for the logs of the run `name` that no other run has: `name`, `name-2` and so on."""
+    """Return the first free folder in `place` for the logs of the run `name`: `name`, `name-2` and so on."""
     names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
     return next(place / each for each in names if not os.path.lexists(place / each))

@@ -1,4 +1,4 @@
-"""One child process: started in its own session, read line by line, ended with all that it started."""
+"""One child process: started in its own session, read line by line, killed with all its descendants."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from lora_training.supervise.loop import Event
 
 
-# How long the last lines of a child that has ended may take to arrive, in seconds.
+# How long to wait for the last lines of a child that has ended, in seconds.
 _DRAIN_S = 5.0
 
 
 class Child(Protocol):
-    """What the loop needs of a child; the tests have one that follows a script."""
+    """The interface of a child process for the loop; the tests use a scripted one."""
 
     def ask(self) -> None:
-        """Ask it to save its state and leave."""
+        """Ask it to save its state and exit."""
 
     def end(self) -> None:
-        """End it and everything that it started, at once."""
+        """Kill it and all processes that it started, at once."""
 
 
 class Process:
-    """A real child. What it writes, and its end, are put into `events`."""
+    """A real child process. Its output lines and its exit code are put into `events`."""
 
     def __init__(self, spec: LaunchSpec, events: SimpleQueue[Event]) -> None:
         self._popen = subprocess.Popen(
@@ -44,7 +44,7 @@ class Process:
             # as text, a lone carriage return ends a line too, so progress meters come through
             encoding="utf-8",
             errors="replace",
-            # a Ctrl-C on the terminal reaches us alone, and we decide what becomes of the child
+            # a Ctrl-C on the terminal then reaches only this process, which decides how to stop the child
             start_new_session=True,
         )
         self._events = events
@@ -53,14 +53,14 @@ class Process:
         _thread(self._wait)
 
     def ask(self) -> None:
-        """Send SIGTERM to the child alone: it answers by saving its state."""
+        """Send SIGTERM to the child alone, on which it saves its state."""
         if self._popen.poll() is None:
             self._popen.terminate()
 
     def end(self) -> None:
-        """Kill the whole session: data loaders' workers outlive a crashed parent."""
+        """Kill the whole session: the workers of data loaders outlive a crashed parent."""
         if self._is_over:
-            # the number may be another process's by now
+            # the process id may have been reused
             return
         try:
             os.killpg(self._popen.pid, signal.SIGKILL)
@@ -74,7 +74,7 @@ class Process:
                     self._events.put(line.rstrip("\n"))
 
     def _wait(self) -> None:
-        # the child's end counts, not the pipe's: a process that outlives it in another session holds the pipe open
+        # wait for the child, not for the pipe: a process in another session may hold the pipe open longer
         code = self._popen.wait()
         self.end()
         self._is_over = True

@@ -1,4 +1,4 @@
-"""What ended a training, in one sentence, with the way out, and whether starting again can help."""
+"""Classification of a failed training: the cause in one sentence, what to do, and whether a restart may help."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Death:
-    """A cause of death: its kind, a sentence, what to do about it, and whether a restart may mend it."""
+    """A cause of failure: its kind, a sentence, what to do about it, and whether a restart may help."""
 
     kind: str
     sentence: str
@@ -22,13 +22,13 @@ class Death:
 
     @property
     def exception(self) -> str | None:
-        """What to know the same exception by, without what differs each time; None for any other death."""
+        """The exception's text without numbers, to recognise a repetition; None for any other cause."""
         return _NUMBER.sub("#", self.sentence) if self.kind == "exception" else None
 
 
 @dataclass(frozen=True)
 class _Sign:
-    """What tells a cause: a pattern in the last lines, whose first group, if it has one, is named."""
+    """A pattern that identifies a cause in the last lines; its first group, if any, goes into the sentence."""
 
     kind: str
     pattern: re.Pattern[str]
@@ -37,14 +37,14 @@ class _Sign:
     restartable: bool = False
 
 
-# process ids, addresses, sizes
+# process ids, addresses and sizes differ from one failure to the next
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 _IMAGE = "an image cannot be read: {}"
 _MEND_IMAGE = "mend or remove the image, then run the same command again"
 _KILLED = "something killed the training, most likely the system when memory ran out"
 _MORE_MEMORY = "give it more memory or fewer data loader workers"
 
-# The first that fits is taken, so the more telling ones come first.
+# The first match counts, so the more specific ones come first.
 _SIGNS = (
     _Sign(
         "gpu-memory",
@@ -59,7 +59,7 @@ _SIGNS = (
         "make room, then run the same command again: it goes on from the last good state",
     ),
     _Sign(
-        # upstream's own word, which names the file where Pillow's does not
+        # upstream's message, which names the file where Pillow's does not
         "bad-image",
         re.compile(r"[Ee]rror loading file: (.+?\.(?:png|jpe?g|webp|bmp|avif|jxl))(?:\s|$)", re.IGNORECASE),
         _IMAGE,
@@ -108,13 +108,13 @@ _SIGNS = (
     ),
     _Sign(
         "not-finite",
-        # and not where the banner names the patch
+        # but not the banner, which names the patch as well
         re.compile(r"^error: nan-guard|a loss or a gradient that is not finite"),
         "the loss is not a number any more",
         "lower the learning rate; the log names the images",
     ),
     _Sign(
-        # torchrun's report on the first rank that died, whose own code is 1; and PyTorch's on a worker
+        # torchrun's report on the first rank that died, whose own exit code is 1; and PyTorch's on a worker
         "memory",
         re.compile(r"^\s*exitcode\s*: -9 |DataLoader worker .*killed by signal: Killed"),
         _KILLED,
@@ -130,7 +130,7 @@ _SIGNS = (
     ),
     _Sign(
         "exception",
-        # the launchers' own say no more than that a rank has died
+        # the launchers' own exceptions only say that a rank has died
         re.compile(
             r"^(?:\[rank\d+\]:\s*)?(?!\S+\.(?:ChildFailedError|CalledProcessError)\b)"
             r"((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Warning|Interrupt)(?:: .*)?)$"
@@ -143,7 +143,7 @@ _SIGNS = (
 
 
 def classify(ended: Ended) -> Death:
-    """What the exit code, the signal and the last lines say. A cause nobody foresaw is worth one more start."""
+    """Return the cause by the exit code, the signal and the last lines. An unknown cause may be restarted."""
     if ended.stalled:
         return Death(
             "stalled", "there was no progress within stall_timeout", "see the end of the log", restartable=True

@@ -1,4 +1,4 @@
-"""What files hold, as digests that are remembered for as long as a file is the same to the nanosecond."""
+"""Digests of files, cached for as long as a file's stat does not change."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from lora_training import files, remembered
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# In place of a digest where a file is not there or cannot be read.
+# In place of a digest where a file does not exist or cannot be read.
 UNREADABLE = "unreadable"
-# Of a larger file, such as a model, this many pieces of this size stand for the whole.
+# Of a larger file, such as a model, only this many samples of this size are hashed.
 LARGE = 64 * 2**20
 _PIECES = 64
 _PIECE = 2**18
 
 
 def of(paths: Iterable[Path], cache: Path | None) -> dict[str, str]:
-    """The digest of each file, by its path: `sha256:...`, or of a file above 64 MiB `pieces:...`.
+    """Return the digest of each file, by its path: `sha256:...`, or for a file above 64 MiB `pieces:...`.
 
-    `cache` is a folder to remember them in, None for none; one that cannot be written to is no error.
+    `cache` is the folder to cache them in, None for none. A cache that cannot be written is no error.
     """
     names = sorted({str(path) for path in paths})
     memory = remembered.Remembered(cache, "digests")
     new = memory.unknown(names)
-    # hashing and reading both let go of the interpreter
+    # hashing and reading both release the interpreter lock
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         read = dict(zip(new, pool.map(digest, map(Path, new)), strict=True))
     for name, found in read.items():
@@ -41,12 +41,12 @@ def of(paths: Iterable[Path], cache: Path | None) -> dict[str, str]:
 
 
 def together(digests: Mapping[str, str]) -> str:
-    """One digest of many, by their names."""
+    """Return one digest of several digests and their names."""
     return _sha256(json.dumps(dict(sorted(digests.items()))).encode())
 
 
 def digest(path: Path) -> str:
-    """The digest of one file, which is read."""
+    """Read one file and return its digest."""
     try:
         with open(path, "rb", opener=files.opener_of_any) as file:
             size = os.fstat(file.fileno()).st_size
@@ -62,7 +62,7 @@ def digest(path: Path) -> str:
 
 
 def whole(path: Path) -> str:
-    """The sha256 of a file of any size."""
+    """Return the sha256 of a file of any size."""
     return _sha256(path.read_bytes())
 
 

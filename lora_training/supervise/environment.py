@@ -1,4 +1,4 @@
-"""What a run was made in: Python, the packages, the machine. Nothing heavy is imported to find out."""
+"""The environment of a run: Python, the packages, the machine. Nothing heavy is imported to read it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import lora_training
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What is told of a difference that need not change the weights, by its name in the record.
+# Differences that are reported and need not change the weights, by their names in the record.
 _SOFT = ("python", "platform", "packages", "gpus", "driver", "code")
 _SHOWN = 5
 
 
 def read() -> dict[str, Any]:
-    """This Python, platform and every installed package's version; `code` is a digest of what is ours."""
+    """Return the versions of Python, platform and all packages; `code` is a digest of `lora_training/runtime`."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -30,24 +30,24 @@ def read() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """The version of each installed package, by its name in lower case with `-`, sorted."""
-    # by the names of their folders, as the packaging standard has them: to open each one's metadata takes a while
+    """Return the version of each installed package, by its name in lower case with `-`, sorted."""
+    # from the folders' names, which the packaging standard defines: opening each package's metadata is slow
     found: dict[str, str] = {}
     for folder in filter(None, sys.path):
         for info in Path(folder).glob("*.dist-info"):
             name, _, version = info.stem.rpartition("-")
-            # the first of a name is the one that Python imports
+            # if a name occurs twice, Python imports the first
             found.setdefault(normal(name), version)
     return dict(sorted(found.items()))
 
 
 def normal(name: str) -> str:
-    """A package's name as the package index compares it."""
+    """Return a package's name as the package index normalises it."""
     return name.lower().replace("_", "-").replace(".", "-")
 
 
 def _code() -> str:
-    """A digest of what runs inside the training process."""
+    """Return a digest of the code that runs inside the training process."""
     folder = Path(lora_training.__file__).parent / "runtime"
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -56,7 +56,7 @@ def _code() -> str:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each thing that is not what it was, and that need not make another LoRA."""
+    """Return a line for each difference that need not change the LoRA."""
     return [
         f"{_names(name)}: {_difference(then[name], now.get(name))}"
         for name in _SOFT

@@ -3,11 +3,11 @@
 | event | fields |
 | --- | --- |
 | attempt | `number` (from 1), `from_step`, `log`: a training process is started |
-| restart | `from_step`, `death` (its kind), `why`: the attempt died, and another one follows |
-| note | `text`: what was printed for whoever watches, in words |
-| closed | `state` (complete, failed or stopped), `why`: the run is over, or rests |
+| restart | `from_step`, `death` (its kind), `why`: the attempt failed, and another one follows |
+| note | `text`: a message that was printed to the terminal |
+| closed | `state` (complete, failed or stopped), `why`: the run is over, or stopped to be resumed |
 
-Each has `event` and `time` (Unix time in seconds) before them.
+Each line starts with `event` and `time` (Unix time in seconds).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 def append(path: Path, kind: str, **fields: Any) -> None:
-    """Write one event: as the training process does, in one write at the end of the file. A full disk is no error."""
+    """Append one event, in one write at the end of the file as the training process does. A full disk is no error."""
     line = json.dumps({"event": kind, "time": time.time(), **fields}, default=str).encode() + b"\n"
     with contextlib.suppress(OSError), open(path, "ab+", buffering=0, opener=files.opener) as file:
-        # the training process may have been killed in the middle of a line
+        # the training process may have been killed while it wrote a line
         if file.seek(0, os.SEEK_END) and not _ends_line(file):
             line = b"\n" + line
         file.write(line)

@@ -1,6 +1,6 @@
-"""The supervisor's one loop: what a child says, the clock and the wish to stop go in, how the attempt ended comes out.
+"""The supervisor's loop: it watches one child, the clock and requests to stop until the attempt has ended.
 
-Child, clock and queue are given, so that a test can write a history down and never waits.
+Child, clock and queue are parameters, so that a test can script them and never waits.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
     from lora_training.supervise.child import Child
 
-# A line that the child wrote, or the code that it ended with (negative: a signal).
+# A line that the child wrote, or its exit code (negative: a signal).
 Event = str | int
 
-# How often the loop looks at the clock and at what the child reports, in seconds.
+# How often the loop checks the clock and the child's events, in seconds.
 TICK = 0.2
 _TAIL = 100
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in seconds: for a child that was asked to stop, and for one that makes no progress."""
+    """Timeouts in seconds: for a child that was asked to stop, and for one that makes no progress."""
 
     grace: float = 60.0
     stall: float | None = None
@@ -34,7 +34,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Ended:
-    """How an attempt ended: its code (negative: a signal), its last lines, whether we ended it, and why."""
+    """How an attempt ended: exit code (negative: a signal), last lines, whether it stalled, and requests to stop."""
 
     code: int
     tail: tuple[str, ...] = ()
@@ -46,10 +46,10 @@ class Ended:
 class Attempt:
     """One attempt, watched to its end.
 
-    `clock` gives seconds that only grow. `wanted` says how many times a stop has been asked for: the first is passed
-    on to the child by `ask`, and it has `patience.grace` to save its state; the second ends it. `progress` is called
-    at every tick and says whether there was any since it was last asked; until there has been some, while models load
-    and latents are cached, a line counts as well. `on_line` gets what the child writes.
+    `clock` is monotonic, in seconds. `wanted` returns how many times a stop was requested: the first request is passed
+    on to the child by `ask`, and the child has `patience.grace` to save its state; the second kills it. `progress` is
+    called at every tick and returns whether there was any since the last call; before the first progress, while models
+    load and latents are cached, a line of output counts as well. `on_line` gets the child's output lines.
     """
 
     child: Child
@@ -63,7 +63,7 @@ class Attempt:
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
 
     def watch(self) -> Ended:
-        """Follow the child until it has ended, with all that it started."""
+        """Follow the child until it has ended, with all processes that it started."""
         try:
             return self._loop()
         finally:
@@ -93,7 +93,7 @@ class Attempt:
                 self.child.end()
 
     def _next(self) -> Event | None:
-        """The next thing to happen; None when a tick has passed without one. A line is noted at once."""
+        """Return the next event, or None after a tick without one. A line is recorded at once."""
         try:
             event = self.events.get(timeout=TICK)
         except queue.Empty:

@@ -1,4 +1,4 @@
-"""The folder of a run: what was started, how each attempt ended, what came of it. One process at a time."""
+"""The folder of a run: its record, logs and lock. One process at a time works in it."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _WHOLE: _Kinds = dict.fromkeys(("name", "config", "output", "command", "state"),
 _ATTEMPT: _Kinds = {"log": str, "from_step": int}
 _RESULT: _Kinds = {"steps": int}
 _START: _Kinds = {"path": str, "step": int, "sha256": str}
-# about the year 5000: what no calendar has is no time
+# latest timestamp accepted, about the year 5000: later ones have no calendar date
 _LATEST = 1e11
-# in bytes: `lora runs list` reads every record
+# in bytes; small, since `lora runs list` reads every record
 _LARGEST = 4 * 2**20
 
 
 @dataclass
 class Record:
-    """What `run.json` holds. Times are Unix times in seconds; `state` is running, complete, failed or stopped.
+    """The contents of `run.json`. Times are Unix times in seconds; `state` is running, complete, failed or stopped.
 
-    `attempts` are all there were, over every time that the run was gone on with. `start` is the state of another run
-    that this one began with, `rerun_of` the LoRA that it repeats, `tensorboard` the folder of its logs in upstream's
-    `logging_dir`. What is larger lies in files beside it.
+    `attempts` are those of all invocations, resumed ones included. `start` is the state of another run that this one
+    began with, `rerun_of` the LoRA that it repeats, `tensorboard` the folder of its logs in upstream's `logging_dir`.
+    Larger data is in files beside it.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Record:
     tensorboard: str | None = None
 
     def save(self, folder: Path) -> None:
-        """Write it, so that at every moment the file is whole."""
+        """Write the record atomically."""
         files.write(folder / RECORD, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read(folder: Path) -> Record | None:
-    """The record in `folder`; None when there is none that can be read. Attempts that make no sense are left out."""
+    """Return the record in `folder`, or None if it is missing or unreadable. Invalid attempts are left out."""
     known = {each.name for each in fields(Record)}
     try:
         found = json.loads(files.read(folder / RECORD, _LARGEST))
@@ -81,7 +81,7 @@ def read(folder: Path) -> Record | None:
 
 
 def _is_sound(run: Record) -> bool:
-    """Whether all is of the type that it is written with: the file may have been edited, or be another program's."""
+    """Return whether all values have the right types: the file may have been edited or be another program's."""
     return (
         _has(asdict(run), _WHOLE)
         and Path(run.output).name != ""
@@ -98,15 +98,15 @@ def _has(found: Any, wanted: _Kinds) -> bool:
 
 
 def _is_flat(found: Any, wanted: _Kinds) -> bool:
-    """Whether it has what is wanted, and no value that holds others: those may be nested to any depth."""
+    """Return whether `found` has the wanted keys and no nested values, which could have any depth."""
     return _has(found, wanted) and not any(isinstance(value, dict | list) for value in found.values())
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the run's folder.
+    """Hold the lock of the run's folder.
 
-    Raises LoraError when another process does, ConfigError when it cannot be written to or has links in it.
+    Raises LoraError when another process holds it, ConfigError when the folder is not writable or contains links.
     """
     with _lock_file(folder) as handle:
         if not locks.acquire(handle.fileno()):
@@ -123,7 +123,7 @@ def _lock_file(folder: Path) -> IO[str]:
     refuse_links([folder, folder / "lock"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # what is in it stays: whatever has that name may be no file of ours
+        # append, so that an unrelated file of that name is not emptied
         return open(folder / "lock", "a", opener=files.opener)
     except OSError as exc:
         if room.is_lacking(exc):
@@ -135,7 +135,7 @@ def _lock_file(folder: Path) -> IO[str]:
 
 
 def refuse_links(paths: Iterable[Path]) -> None:
-    """Raise ConfigError when one of `paths` is a symbolic link, or is there and neither a file nor a folder."""
+    """Raise ConfigError when one of `paths` is a symbolic link, or exists and is neither a file nor a folder."""
     for path in paths:
         if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
             what = "a symbolic link" if path.is_symlink() else "no regular file"
@@ -146,7 +146,7 @@ def refuse_links(paths: Iterable[Path]) -> None:
 
 
 def is_alive(folder: Path) -> bool:
-    """Whether some process holds the run's folder."""
+    """Return whether some process holds the lock of the run's folder."""
     try:
         with _glance(folder):
             return False
@@ -158,7 +158,7 @@ def is_alive(folder: Path) -> bool:
 
 @contextmanager
 def _glance(folder: Path) -> Iterator[None]:
-    """Hold the folder for a moment, changing nothing in it. Raises LoraError when another process does."""
+    """Hold the folder's lock for a moment, changing nothing in it. Raises LoraError when another process holds it."""
     with open(folder / "lock", opener=files.opener) as handle:
         if not locks.acquire(handle.fileno(), shared=True):
             raise LoraError("in use")

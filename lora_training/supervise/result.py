@@ -1,4 +1,4 @@
-"""Whether what a training left behind is a LoRA that holds up."""
+"""Checks that a training has written a valid LoRA."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-# The format's own limit for a header, in bytes.
+# The format's own maximum length of a header, in bytes.
 _LONGEST = 100_000_000
 
 
 @dataclass(frozen=True)
 class Result:
-    """A LoRA that opened and was looked through: where it is, its tensors' number, the steps it was trained."""
+    """A LoRA that passed the checks: its path, the number of its tensors, the steps it was trained."""
 
     path: Path
     tensors: int
@@ -28,7 +28,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells one writing of a file from another."""
+    """Tells one version of a file from another."""
 
     inode: int
     mtime_ns: int
@@ -36,7 +36,7 @@ class Fingerprint:
 
 
 def fingerprint(path: Path) -> Fingerprint | None:
-    """The file's, or None where there is none."""
+    """Return the file's fingerprint, or None if it does not exist."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -45,10 +45,10 @@ def fingerprint(path: Path) -> Fingerprint | None:
 
 
 def check(path: Path, *, before: Fingerprint | None, told: tuple[int, int] | None = None) -> Result:
-    """Open the LoRA at `path`: written since `before`, readable, not empty, finite, not all zero, trained to the end.
+    """Check the LoRA at `path`: written since `before`, readable, not empty, finite, not all zero, trained to the end.
 
     `told` is the steps done and planned as the training reported them, for a LoRA that was saved without metadata.
-    Raises TrainingError saying which of these does not hold.
+    Raises TrainingError that says which check failed.
     """
     if fingerprint(path) in (None, before):
         raise TrainingError(
@@ -77,12 +77,12 @@ def _open(path: Path) -> tuple[dict[str, str], list[tuple[str, dict[str, Any]]]]
 
 
 def tensors_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Name, `dtype`, `shape` and `data` of each tensor of a safetensors file. Raises TrainingError."""
+    """Return name, `dtype`, `shape` and `data` of each tensor of a safetensors file. Raises TrainingError."""
     return _open(path)[1]
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, of which only the header is read; none when there are none to be read."""
+    """Return the metadata of a safetensors file, from its header alone; empty if they cannot be read."""
     try:
         with open(path, "rb", opener=files.opener_of_any) as file:
             # the format: eight bytes of length, little-endian, then a JSON object
@@ -100,9 +100,9 @@ def check_finite(path: Path) -> None:
 
 
 def complete(path: Path, made_by: Mapping[str, str], steps: int | None = None) -> Result | None:
-    """The LoRA at `path` if it is the sound and finished work of just what `made_by` says; else None.
+    """Return the LoRA at `path` if it is valid, complete and made by exactly `made_by`; else None.
 
-    Its metadata say what made it; or somebody knows it, and the number of its `steps`.
+    `made_by` is compared with its metadata; with `steps`, the caller knows its origin and the number of its steps.
     """
     if steps is None and not is_made_by(path, made_by):
         return None
@@ -113,7 +113,7 @@ def complete(path: Path, made_by: Mapping[str, str], steps: int | None = None) -
 
 
 def is_made_by(path: Path, made_by: Mapping[str, str]) -> bool:
-    """Whether that is what the metadata of the LoRA at `path` say."""
+    """Return whether the metadata of the LoRA at `path` contain exactly `made_by`."""
     metadata = metadata_of(path)
     return all(metadata.get(f"lora_{name}") == value for name, value in made_by.items())
 
@@ -126,7 +126,7 @@ def _check_values(path: Path, tensors: list[tuple[str, dict[str, Any]]]) -> None
     for name, tensor in tensors:
         held = values(tensor["dtype"], tensor["data"])
         moved = moved or (name.endswith(("lora_up.weight", "lora_B.weight")) and bool(held.any()))
-    # the up matrices start at zero, so a LoRA whose every one still is does nothing at all
+    # the up matrices start at zero, so a LoRA in which all of them are zero has no effect
     if not moved and any(name.endswith(("lora_up.weight", "lora_B.weight")) for name, _ in tensors):
         raise TrainingError(f"{path} changes nothing: every up matrix is zero")
 
@@ -138,7 +138,7 @@ def _require_finite(path: Path, tensors: list[tuple[str, dict[str, Any]]]) -> No
 
 
 def values(dtype: str, data: bytes) -> Any:
-    """A tensor's numbers as a flat numpy array, from its safetensors type and its bytes."""
+    """Return a tensor's numbers as a flat numpy array, from its safetensors type and its bytes."""
     import numpy as np
 
     if dtype == "BF16":
@@ -155,7 +155,7 @@ def _finite(values: Any) -> bool:
 
 
 def _check_steps(path: Path, metadata: dict[str, str], told: tuple[int, int] | None) -> int:
-    """The steps that the metadata says, or else the training, which must be those that were planned."""
+    """Return the steps done, by the metadata or else by the training. Raises TrainingError unless all were done."""
     try:
         done, planned = int(metadata["ss_steps"]), int(metadata["ss_max_train_steps"])
     except (KeyError, ValueError) as exc:

@@ -1,4 +1,4 @@
-"""A disk without room, told as what it is wherever a run meets it."""
+"""A full disk, reported in the same way wherever a run meets it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 @contextmanager
 def needed() -> Iterator[None]:
-    """Within the block, a write that fails for want of room raises TrainingError."""
+    """Within the block, a write that fails because the disk is full raises TrainingError."""
     try:
         yield
     except OSError as exc:
@@ -30,5 +30,5 @@ def needed() -> Iterator[None]:
 
 
 def is_lacking(exc: OSError) -> bool:
-    """Whether it was room that an operation failed for."""
+    """Return whether an operation failed because the disk or a quota is full."""
     return exc.errno in _FULL

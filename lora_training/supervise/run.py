@@ -1,4 +1,4 @@
-"""One training from start to a verified LoRA, over as many attempts as it takes and can help."""
+"""One training from its start to a verified LoRA, with restarts where they may help."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     from lora_training.supervise.states import State
 
 _BACKOFF_S = 2.0
-# lines of the log that an error shows
+# lines of the log that an error message shows
 _LAST_LINES = 5
 _SUPERVISOR = "LORA_SUPERVISOR"
 
 
 class Watcher(Protocol):
-    """Who is told of a run: the terminal."""
+    """The receiver of a run's output and events: the terminal."""
 
     def line(self, text: str) -> None:
         """A line that the child wrote."""
 
     def event(self, event: dict[str, Any]) -> None:
-        """An object of `events.jsonl`, or `attempt`: a child is about to start, from step `from_step`."""
+        """An object of `events.jsonl`; an `attempt` means that a child is about to start, from step `from_step`."""
 
     def note(self, text: str) -> None:
-        """Something that the supervisor has to say."""
+        """A message of the supervisor."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to run and how long to keep at it. `made_by`: digests, by name, of what makes this run what it is.
+    """What to run, and how often to restart it. `made_by`: digests, by name, of the inputs that identify this run.
 
-    `sees_stop_file`: once it trains, the child saves its state and leaves when there is a file `record.STOP`.
+    `sees_stop_file`: once it trains, the child saves its state and exits when the file `record.STOP` exists.
     """
 
     spec: LaunchSpec
@@ -60,18 +60,18 @@ class Order:
     retries: int = 3
     patience: Patience = field(default_factory=Patience)
     sees_stop_file: bool = True
-    # what the record has to begin with: fields of `record.Record`
+    # initial fields of the `record.Record`
     began: Mapping[str, Any] = field(default_factory=dict)
 
     def attempt(self, state: State | None) -> LaunchSpec:
-        """The child to start, from the beginning or from a state."""
+        """Return the command of the child to start, from the beginning or from a state."""
         argv = (*self.spec.argv, *states.flags(state))
         return replace(self.spec, argv=argv, env={**self.spec.env, _SUPERVISOR: str(os.getpid())})
 
 
 @dataclass
 class Run:
-    """A run in progress. To be used inside `record.alone(order.folder)`."""
+    """A run in progress. Use it inside `record.alone(order.folder)`."""
 
     order: Order
     watcher: Watcher
@@ -84,9 +84,9 @@ class Run:
     _reported: tuple[int, int] | None = None
 
     def go(self, state: State | None) -> Result:
-        """Train, from `state` if there is one, until there is a LoRA that holds up.
+        """Train, from `state` if there is one, until there is a valid LoRA.
 
-        Raises TrainingError when that cannot be, in one sentence, and Interrupted when asked to stop.
+        Raises TrainingError with the cause in one sentence, and Interrupted when asked to stop.
         """
         # until the record is closed: a terminal that closes sends SIGHUP more than once
         with signals.counted() as asked:
@@ -122,7 +122,7 @@ class Run:
         return found
 
     def _lost(self, exc: OSError) -> Exception:
-        """What to raise when the run's own folder fails us: it was moved, or its disk is full."""
+        """Return the error to raise when the run's own folder cannot be written: it was moved, or its disk is full."""
         with contextlib.suppress(OSError):
             self._close("failed", str(exc))
         if room.is_lacking(exc):
@@ -141,12 +141,12 @@ class Run:
                 raise self._interrupted(asked)
             death = deaths.classify(ended)
             newest = states.newest(self.order.output, self._pass_over, self.order.made_by) or state
-            # only a newer state is progress: a run that dies at the same place each time is given up
+            # only a newer state is progress: a run that fails at the same place each time is given up
             failures = 0 if _step(newest) > _step(state) else failures + 1
             before, died = died, self._died(death)
             if failures and died and died == before:
                 raise self._gave_up(ended, death, again=f", twice at the same step ({died[1]})")
-            # what never trained is wrong in itself, most likely; what has trained once can do so again
+            # a failure before any training is most likely permanent; after some training it may be temporary
             if not (death.restartable and self._has_trained) or failures > self.order.retries:
                 raise self._gave_up(ended, death)
             state = newest
@@ -189,7 +189,7 @@ class Run:
         return ended
 
     def _new_log(self) -> Path:
-        """A name that no earlier attempt has, those of earlier runs of the same command included."""
+        """Return a path that no earlier attempt has used, in earlier runs of the same command either."""
         names = (self.order.folder / f"attempt-{number}.log" for number in itertools.count(1))
         return next(path for path in names if not os.path.lexists(path))
 
@@ -219,13 +219,13 @@ class Run:
         return max(asked.count, int((self.order.folder / record.STOP).exists()))
 
     def _ask(self, started: child.Child) -> None:
-        """Ask for the state to be saved: every rank looks for the file, and no launcher between us ends it early."""
+        """Ask the child to save its state: by the stop file, which every rank checks and no launcher cuts short."""
         try:
             if self._began and self.order.sees_stop_file:
                 files.touch(self.order.folder / record.STOP)
                 return
         except OSError:
-            # on a full disk, say
+            # on a full disk, for example
             self._note("the stop file cannot be written, so the training gets a signal")
         started.ask()
 
@@ -242,7 +242,7 @@ class Run:
         return Interrupted(f"{where}; the same command goes on", signum=asked.signum)
 
     def _died(self, death: Death) -> tuple[str, int] | None:
-        """What a death by an exception must repeat, for another start to be in vain: it, and the step it came after."""
+        """Return the exception and its step, to end the run when another start repeats both; None for other causes."""
         step = self._reported[0] if self._began and self._reported else 0
         return (death.exception, step) if death.exception else None
 
@@ -259,12 +259,12 @@ class Run:
         self._event("closed", state=state, why=why)
 
     def _note(self, text: str) -> None:
-        """Say something, and keep it where nobody may be reading."""
+        """Print a message and append it to the run's events."""
         journal.append(self._events_path, "note", text=text)
         self.watcher.note(text)
 
     def _event(self, kind: str, **fields: Any) -> None:
-        """Something of our own: for the file of events, and for who watches."""
+        """Append an event of the supervisor to the file of events, and pass it to the watcher."""
         journal.append(self._events_path, kind, **fields)
         self.watcher.event({"event": kind, **fields})
 

@@ -1,4 +1,4 @@
-"""Where the runs of a checkout are: one small file each, which points to the run's folder."""
+"""The index of a checkout's runs: one small file each, which contains the path of the run's folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add(workspace: Workspace, folder: Path) -> None:
-    """Remember the run in `folder`. Where our state cannot be written, as in a read-only container, it is not."""
+    """Add the run in `folder` to the index. Nothing is done where the index is not writable, as in a container."""
     shelf = workspace.runs
     try:
         shelf.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ def add(workspace: Workspace, folder: Path) -> None:
 
 
 def runs(workspace: Workspace) -> list[tuple[Path, Record]]:
-    """The runs whose folders are still there, newest first."""
+    """Return the runs whose folders still exist, newest first."""
     shelf = workspace.runs
     pointers = sorted(shelf.iterdir()) if shelf.is_dir() else []
     folders = [folder for pointer in pointers if (folder := _folder(pointer))]
@@ -34,7 +34,7 @@ def runs(workspace: Workspace) -> list[tuple[Path, Record]]:
 
 
 def _folder(pointer: Path) -> Path | None:
-    """Where it points to; None for what is no pointer of ours, such as a folder."""
+    """Return the folder that an index file names; None for anything that is not a file, such as a folder."""
     try:
         return Path(pointer.read_text(encoding="utf-8", errors="replace").rstrip("\n"))
     except OSError:

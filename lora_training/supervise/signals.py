@@ -1,4 +1,4 @@
-"""SIGHUP, SIGINT and SIGTERM as a number to look at, instead of an exception at any line."""
+"""Counting of SIGHUP, SIGINT and SIGTERM, instead of an exception at any line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Asked:
-    """How many times a signal has asked us to stop, and which one came first."""
+    """How many times a signal has requested a stop, and which one came first."""
 
     count: int = 0
     signum: int = signal.SIGTERM
@@ -22,10 +22,10 @@ class Asked:
 
 @contextmanager
 def counted() -> Iterator[Asked]:
-    """Within the block, SIGHUP, SIGINT and SIGTERM are counted; afterwards they do what they did before.
+    """Count SIGHUP, SIGINT and SIGTERM within the block; restore their handlers afterwards.
 
-    A terminal that closes sends SIGHUP more than once, and a system that shuts down sends it beside SIGTERM. So all
-    of them count as one request, and only SIGINT and SIGTERM can ask again. A SIGHUP that is ignored, as under nohup,
+    A terminal that closes sends SIGHUP more than once, and a system that shuts down sends it beside SIGTERM. So all of
+    them count as one request, and only SIGINT and SIGTERM can request again. A SIGHUP that is ignored, as under nohup,
     stays ignored.
     """
     asked = Asked()

@@ -1,4 +1,4 @@
-"""Which saved state of a run can be trusted, newest first."""
+"""The valid saved states of a run, newest first."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-# Upstream's names are NAME-step00000010-state, NAME-000002-state and NAME-state; of a second one beside a kept state
-# NAME-state.2, and while one is written or replaced they have our endings.
+# Upstream's names are NAME-step00000010-state, NAME-000002-state and NAME-state. A second one beside a kept state is
+# NAME-state.2; one that is being written or replaced ends in .partial or .old.
 PLACE = r"(?:-step\d{8,}|-\d{6,})?"
 KIND = r"-state(?:\.\d+)?(?:\.partial|\.old)?"
 
 
 @dataclass(frozen=True)
 class State:
-    """A saved state that is whole: its folder, the optimizer steps done, digests of what made it by name."""
+    """A complete saved state: its folder, the optimizer steps done, digests of its inputs by name."""
 
     path: Path
     step: int
     made_by: Mapping[str, str]
 
     def differences(self, made_by: Mapping[str, str]) -> tuple[str, ...]:
-        """The names of what differs between what made this state and `made_by`."""
+        """Return the names of the digests that differ between this state and `made_by`."""
         names = sorted({*self.made_by, *made_by})
         return tuple(name for name in names if self.made_by.get(name) != made_by.get(name))
 
 
 def _quietly(_path: Path, _why: str) -> None:
-    """Nobody wants to know what is passed over."""
+    """Ignore states that are passed over."""
 
 
 def newest(
@@ -45,10 +45,10 @@ def newest(
     passed_over: Callable[[Path, str], None] = _quietly,
     made_by: Mapping[str, str] | None = None,
 ) -> State | None:
-    """The state with the most steps among those of the run that writes the LoRA `output`; None when there is none.
+    """Return the newest state of the run that writes the LoRA `output`, by steps; None when there is none.
 
-    One that was never finished, is damaged, holds values that are not finite or, with `made_by`, was made by
-    something else, is passed over, and reported.
+    A state that is incomplete, damaged, holds values that are not finite or does not match `made_by`, if given, is
+    passed over and reported.
     """
     return next(good(output, passed_over, made_by), None)
 
@@ -58,7 +58,7 @@ def good(
     passed_over: Callable[[Path, str], None] = _quietly,
     made_by: Mapping[str, str] | None = None,
 ) -> Iterator[State]:
-    """As `newest`, and those with fewer steps after it."""
+    """Yield the states that `newest` chooses from, by steps in descending order."""
     found = [(folder, manifest.read(folder)) for folder in _folders(output)]
     for folder, described in found:
         if described is None and not folder.name.endswith((".partial", ".old")):
@@ -77,35 +77,35 @@ def good(
 
 
 def is_strangers(folder: Path, around: Path) -> bool:
-    """Whether the state in `folder` belongs to neither this user, root, nor the owner of the folder `around`.
+    """Return whether the state in `folder` belongs to neither this user, root, nor the owner of the folder `around`.
 
-    The last can change all that is in it anyway; on a network drive, it is who this user is there.
+    The owner of `around` can change everything in it anyway; on a network drive, this user's files may have that owner.
     """
     return folder.stat().st_uid not in (os.geteuid(), 0, around.stat().st_uid)
 
 
 def is_anothers(folder: Path, made_by: Mapping[str, str]) -> bool:
-    """Whether the state in `folder` says that something else than `made_by` made it."""
+    """Return whether the state in `folder` has a manifest that differs from `made_by`."""
     described = manifest.read(folder)
     return described is not None and dict(described.made_by) != dict(made_by)
 
 
 def by_maker(output: Path, made_by: Mapping[str, str]) -> tuple[list[Path], list[Path]]:
-    """The finished states under the name of `output`: those that `made_by` made, and those of others."""
+    """Return the complete states under the name of `output`: those that match `made_by`, and the others."""
     finished = [folder for folder in _folders(output) if manifest.read(folder)]
     others = [folder for folder in finished if is_anothers(folder, made_by)]
     return [folder for folder in finished if folder not in others], others
 
 
 def flags(state: State | None) -> tuple[str, ...]:
-    """Upstream's flags to go on from a state, or none to begin."""
+    """Return upstream's flags to resume from a state; none for a run from the beginning."""
     return ("--resume", str(state.path), "--skip_until_initial_step") if state else ()
 
 
 def clear_passing(output: Path, *, before: int | None = None) -> None:
-    """Remove the states that were saved only for the run to go on from, of all steps or of those below `before`.
+    """Remove the temporary states, which only a resume needs: of all steps or of those below `before`.
 
-    One that some run was begun from, by name, stays.
+    A state that some run was started from, by name, stays.
     """
     for folder in _folders(output):
         described = manifest.read(folder)
@@ -115,12 +115,12 @@ def clear_passing(output: Path, *, before: int | None = None) -> None:
 
 
 def kept(output: Path) -> list[Path]:
-    """The states under the name of `output` that some run was begun from."""
+    """The states under the name of `output` that some run was started from."""
     return [folder for folder in _folders(output) if manifest.is_kept(folder)]
 
 
 def at(folder: Path) -> State:
-    """The state in `folder`. Raises ConfigError when there is none, and TrainingError when it is damaged."""
+    """Return the state in `folder`. Raises ConfigError when there is none, and TrainingError when it is damaged."""
     described = manifest.read(folder)
     if described is None:
         what = "is not a complete saved state" if os.path.lexists(folder) else "does not exist"

@@ -1,4 +1,4 @@
-"""What the training process reports: the lines of `events.jsonl` that are new since the last look."""
+"""A reader of the training's events: the lines of `events.jsonl` that are new since the last look."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Tail:
-    """Reads a growing file of JSON lines from where it ends now, and hands each new object to `on_event`."""
+    """Reads a growing file of JSON lines from its current end on, and passes each new object to `on_event`."""
 
     def __init__(self, path: Path, on_event: Callable[[dict[str, Any]], None]) -> None:
         files.touch(path)
@@ -24,7 +24,7 @@ class Tail:
         self._on_event = on_event
 
     def look(self) -> bool:
-        """Take what is new; whether there was anything."""
+        """Read the new lines; return whether there were any."""
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
         for line in lines:
             try:
@@ -35,5 +35,5 @@ class Tail:
         return bool(lines)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()

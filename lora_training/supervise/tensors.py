@@ -1,4 +1,4 @@
-"""The tensors of a LoRA as digests. Its file differs each time, for its metadata hold the time of the training."""
+"""Digests of a LoRA's tensors. The file itself differs each time, since its metadata hold the time of the training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE = "tensors.json"
 
 
 def read(path: Path) -> dict[str, str]:
-    """The sha256 of each tensor of a safetensors file, with its type and shape, by name. Raises TrainingError."""
+    """Return the sha256 of each tensor of a safetensors file, with type and shape, by name. Raises TrainingError."""
     return {name: _digest(tensor) for name, tensor in sorted(result.tensors_of(path))}
 
 
@@ -27,14 +27,14 @@ def _digest(tensor: Mapping[str, Any]) -> str:
 
 
 def record(path: Path, folder: Path) -> dict[str, str]:
-    """What a run's result keeps of its LoRA; the digest of each tensor goes into a file of `folder`."""
+    """Return the digests of a LoRA for the run's result; write the digest of each tensor to a file in `folder`."""
     found = read(path)
     files.write(folder / FILE, json.dumps(found, indent=1) + "\n")
     return {"sha256": digests.whole(path), "tensors_sha256": digests.together(found)}
 
 
 def recorded(folder: Path) -> dict[str, str] | None:
-    """What `record` wrote there."""
+    """Return the digests that `record` wrote to `folder`, or None if they cannot be read."""
     try:
         found = json.loads(files.read(folder / FILE))
         return {str(name): str(digest) for name, digest in found.items()}
@@ -43,7 +43,7 @@ def recorded(folder: Path) -> dict[str, str] | None:
 
 
 def farthest(one: Path, other: Path) -> float:
-    """The largest difference of two numbers at the same place of tensors of the same name and shape."""
+    """Return the largest difference between two numbers in tensors of the same name and shape."""
     import numpy as np
 
     values = dict(result.tensors_of(one))

@@ -1,4 +1,4 @@
-"""`python -m lora_training` and the console script `lora`."""
+"""The entry point of `python -m lora_training` and of the console script `lora`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def main() -> int:
     """Run the command line and return its exit code."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            # started with it closed
+            # the process was started with this stream closed
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - pathlib would cost more than the rest
     code = run(sys.argv[1:])
     let_go()

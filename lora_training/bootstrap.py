@@ -1,7 +1,7 @@
-"""From a fresh clone to a working environment. Runs on any Python >= 3.10 with nothing installed: stdlib only.
+"""Set-up of a fresh clone: the environment and the upstreams. Needs only Python >= 3.10 and its standard library.
 
-`python -m lora_training.bootstrap [train|dev]`, which is what `make` calls. It is a command line of its own, before
-there is a `lora`; each step is skipped when it is done already and can be interrupted and run again.
+`python -m lora_training.bootstrap [train|dev]`, called by `make`, is a command line of its own, since `lora` is not
+installed yet. Each step is skipped when it is already done, and can be interrupted and run again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# The environment for training is the user's, so what our own tests need stays out of it: `lora runs rerun` compares
-# packages. Both have the same versions, and uv links their files, so the second costs seconds and little room.
+# The packages for our own tests stay out of the user's environment, since `lora runs rerun` compares packages. Both
+# environments have the same versions, and uv links their files, so the second one takes seconds and little space.
 _FOLDERS = {"train": ".venv", "dev": ".venv-dev"}
 _NEEDS = (3, 10)
 _UPSTREAM_MISSING = 4
-# For how long a git host that was out of reach is not asked again by every `make`, in seconds.
+# For how many seconds `make` does not try an unreachable git host again.
 _PAUSE_S = 600.0
 _PACKAGES = (
     *("accelerate", "bitsandbytes", "click", "diffusers", "git", "numpy"),
@@ -34,11 +34,11 @@ _PACKAGES = (
 
 
 class SetupError(Exception):
-    """Set-up cannot go on; the message is for the user."""
+    """Set-up cannot continue; the message is for the user."""
 
 
 class Setup:
-    """One checkout and what its environment is made of."""
+    """One checkout and its environment."""
 
     def __init__(self, root: Path, level: str) -> None:
         self.root = root
@@ -48,7 +48,7 @@ class Setup:
         self.level = level
 
     def run(self) -> None:
-        """Do what is left to do."""
+        """Run the steps that are not done yet."""
         try:
             self.state.mkdir(exist_ok=True)
         except OSError as exc:
@@ -62,7 +62,7 @@ class Setup:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        """`make train` and `make test` at once: the second waits."""
+        """Wait for another set-up of this checkout, such as `make test` beside `make train`."""
         import fcntl
 
         with (self.state / "setup.lock").open("w") as handle:
@@ -74,14 +74,14 @@ class Setup:
             yield
 
     def _packages(self) -> bool:
-        """Make the environment hold exactly the pinned packages; whether there was anything to do."""
+        """Install exactly the pinned packages; return whether anything had to be done."""
         done, wanted = self._done(), self._wanted(self.level)
-        # when there was one environment, it may have had the tools in it
+        # there used to be one environment, which may contain the development packages
         if done in (wanted, self._wanted("dev")) and self._works():
             return False
         uv = self._uv()
         if not done or done.get("python") != wanted["python"] or not self._works():
-            # without a stamp an earlier set-up was cut short, perhaps in the middle of a package
+            # without a stamp, an earlier set-up was interrupted, perhaps while it installed a package
             say(f"making {self.venv.name} with Python {wanted['python']}")
             self._call([uv, "venv", "--quiet", "--clear", "--no-python-downloads", "-p", sys.executable, self.venv])
         self.stamp.unlink(missing_ok=True)
@@ -93,18 +93,18 @@ class Setup:
         return True
 
     def _trees(self) -> None:
-        """Bring the pinned trees, as far as they can be reached, and patch them."""
+        """Fetch the pinned trees, as far as they can be reached, and patch them."""
         self._lora("upstream", "sync", "transformers")
         has_upstream = self._sd_scripts()
-        # asking first, since a training that runs holds the trees, and nobody is in its way who only looks
+        # check first: a running training holds the lock that `apply` needs, but not against readers
         if self._lora("patch", "verify", allowed=(0, 1)) != 0:
-            # a tree that is not here cannot be patched, and must not keep the other from it
+            # a missing tree cannot be patched, and must not keep the other from being patched
             self._lora("patch", "apply", *([] if has_upstream else ["transformers"]))
 
     def _sd_scripts(self) -> bool:
-        """Bring sd-scripts; whether it is here. One that was out of reach is not asked for again for a while."""
+        """Fetch sd-scripts; return whether it exists. After a failure, no new attempt is made for a while."""
         failed = self.state / "sd-scripts-unreachable"
-        # less than nothing when the clock has been set back
+        # negative when the clock has been set back
         if failed.exists() and 0 <= time.time() - failed.stat().st_mtime < _PAUSE_S and not self._has_sd_scripts():
             say("sd-scripts was out of reach a moment ago; `lora upstream sync` tries again at once")
             return False
@@ -120,7 +120,7 @@ class Setup:
         return (self.root / "third_party" / "sd-scripts" / "train_network.py").exists()
 
     def _transformers(self, *, fresh: bool) -> None:
-        """Install transformers from the patched tree: in place, so that what is verified is what runs."""
+        """Install transformers in place from the patched tree, so that the verified code is the code that runs."""
         installed = list(self.venv.glob("lib/python*/site-packages/__editable__.transformers-*.pth"))
         if fresh or not installed:
             self._install_tree(self._uv(), self.root / "third_party" / "transformers")
@@ -130,7 +130,7 @@ class Setup:
         self._call([uv, "pip", "install", *flags, "-p", self._python, "-e", tree])
 
     def _uv(self) -> Path:
-        """The pinned uv, in a folder of its own, from the package index through pip."""
+        """Return the pinned uv, installed with pip into its own folder."""
         folder = self.state / "uv"
         pinned = self.root / "requirements" / "uv.txt"
         uv = folder / "bin" / "uv"
@@ -156,7 +156,7 @@ class Setup:
         if _succeeds([sys.executable, "-m", "venv", folder]):
             self._call([folder / "bin" / "python", "-m", "pip", *flags])
         elif _succeeds([sys.executable, "-m", "pip", "--version"]):
-            # Debian's python3 has no ensurepip, unless python3-venv is there
+            # Debian's python3 has no ensurepip without the package python3-venv
             shutil.rmtree(folder, ignore_errors=True)
             self._call([sys.executable, "-m", "pip", *flags, "--target", str(folder)])
         else:
@@ -173,11 +173,11 @@ class Setup:
             done = {str(key): str(value) for key, value in json.loads(self.stamp.read_text(encoding="utf-8")).items()}
         except (FileNotFoundError, ValueError, AttributeError):
             return {}
-        # console scripts name their folder, so an environment that was moved is no good
+        # console scripts contain their folder's path, so an environment that was moved does not work
         return done if done.get("root") == str(self.root) else {}
 
     def _works(self) -> bool:
-        """Whether everything large or early is there; a folder that somebody emptied is no package."""
+        """Return whether the main packages can be found; an empty folder does not count as a package."""
         missing = f"[name for name in {_PACKAGES} if importlib.util.find_spec(name) is None]"
         code = f"import importlib.util, sys; sys.exit(bool({missing}))"
         return (self.venv / "bin" / "lora").exists() and _succeeds([self._python, "-c", code])
@@ -187,7 +187,7 @@ class Setup:
         return self.venv / "bin" / "python"
 
     def _lora(self, *args: str, allowed: Sequence[int] = (0,)) -> int:
-        """Run a command of ours on this very checkout, whatever LORA_HOME says."""
+        """Run `lora` on this checkout, whatever LORA_HOME is set to."""
         return self._call([self._python, "-m", "lora_training", *args], allowed=allowed, quiet=True)
 
     def _call(self, argv: Sequence[str | Path], *, allowed: Sequence[int] = (0,), quiet: bool = False) -> int:
@@ -200,10 +200,10 @@ class Setup:
 
 
 def _environment() -> dict[str, str]:
-    # what a shell sets for other programs of Python's must not decide what is installed
+    # variables that a shell sets for other Python programs must not change the installation
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     if "PIP_INDEX_URL" in env:
-        # who points pip at a mirror means uv as well
+        # a mirror that is set for pip is meant for uv as well
         env.setdefault("UV_DEFAULT_INDEX", env["PIP_INDEX_URL"])
     if not sys.stderr.isatty():
         env["UV_NO_PROGRESS"] = "1"
@@ -219,12 +219,12 @@ def _succeeds(argv: Sequence[str | Path]) -> bool:
 
 
 def say(text: str) -> None:
-    """One line of what goes on."""
+    """Print one line of progress."""
     sys.stderr.write(f"setup: {text}\n")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Set the checkout up, for `train` or for `dev`; the exit code."""
+    """Set up the checkout, for `train` or for `dev`; return the exit code."""
     if sys.version_info < _NEEDS:
         found = ".".join(map(str, sys.version_info[:2]))
         say(f"error: this is Python {found}, and 3.10 or newer is needed\nhint: make PYTHON=/path/to/python3 ...")

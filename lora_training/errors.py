@@ -1,12 +1,12 @@
-"""The one family of errors. `cli` catches it in one place and turns it into two lines and an exit code."""
+"""The base class of all expected errors. `cli` turns them into two lines and an exit code, in one place."""
 
 from __future__ import annotations
 
 
 class LoraError(Exception):
-    """Something the user must know about: what went wrong and, when we know it, what to do.
+    """An error to report to the user: its cause and, where there is one, a hint at what to do.
 
-    Every other exception that reaches `cli` is a bug of ours.
+    Every other exception that reaches `cli` is a bug in this program.
     """
 
     exit_code = 1
@@ -18,7 +18,7 @@ class LoraError(Exception):
 
 
 class CheckFailed(LoraError):
-    """A check (`verify`, `config check`, `docs --check`) answers no."""
+    """A check (`verify`, `config check`, `docs --check`) failed."""
 
     exit_code = 1
 
@@ -36,25 +36,25 @@ class UpstreamError(LoraError):
 
 
 class EngineError(LoraError):
-    """What should train is not to be had in a container: no engine, no such image, no GPU for it."""
+    """Training in a container is impossible: no engine, no such image, or no GPU for it."""
 
     exit_code = 4
 
 
 class PatchError(LoraError):
-    """A patch was refused: conflict, drift, unsafe path, malformed."""
+    """A patch was refused: conflict, drift, unsafe path or malformed."""
 
     exit_code = 5
 
 
 class TrainingError(LoraError):
-    """Training failed, or its output does not hold up."""
+    """Training failed, or its output is not valid."""
 
     exit_code = 6
 
 
 class Interrupted(LoraError):
-    """A signal ended the command. The exit code is the shell's: 128 plus the signal's number."""
+    """A signal ended the command. The exit code is 128 plus the signal's number, as in a shell."""
 
     def __init__(self, message: str, *, signum: int, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

@@ -1,7 +1,7 @@
-"""What is particular to each of upstream's training scripts, in one record each.
+"""The properties of each of upstream's training scripts, in one record each.
 
-Each entry was read in upstream's source at the pin. A new script of upstream's needs a record here and nothing else;
-one without a record is checked by its flags alone.
+Each entry was read in upstream's source at the pin. A new upstream script needs a record here and nothing else; a
+script without a record is checked by its flags alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FP8 = ("fp8_base", "fp8_base_unet")
 
 @dataclass(frozen=True)
 class Inert:
-    """Why a flag that a script accepts has no effect there. `neutral` is a value that asks for no effect."""
+    """Why a flag that a script accepts has no effect there. `neutral`: a value that has no effect in any script."""
 
     reason: str
     neutral: float | None = None
@@ -28,10 +28,10 @@ class Inert:
 class Family:
     """What one training script loads, caches and ignores.
 
-    `checkpoints`: the kinds of base model that it trains, of those that can be told apart by their tensors.
-    `pipeline`: their class in diffusers' `model_index.json`. `needs`: the flags of files that its loader cannot do
-    without. `pickle_unless`: it takes a base model for a pickle unless its name ends in `.safetensors`, after all
-    symbolic links are followed, or one.
+    `checkpoints`: the kinds of base model that it trains, as far as their tensors identify them. `pipeline`: their
+    class in diffusers' `model_index.json`. `needs`: the flags of files without which its loader fails. `pickle_unless`:
+    it loads a base model as a pickle unless its name ends in `.safetensors`, after all symbolic links are followed, or
+    one.
     """
 
     script: str
@@ -40,8 +40,8 @@ class Family:
     needs: tuple[str, ...] = ()
     pickle_unless: Literal["resolved", "linked"] | None = None
 
-    # Cache files: how their names end, and their size: latents in bytes a pixel of the image, four a number, and text
-    # encoder outputs in bytes, or in tokens of T5's width where their number can be set.
+    # Cache files: the ends of their names, and their sizes: latents in bytes per pixel of the image, with four bytes
+    # per number; text encoder outputs in bytes, or in tokens of T5's width where their number can be set.
     latents: str | None = None
     reads_latents_without_size: bool = False
     latent_bytes: float = 1.0
@@ -50,7 +50,7 @@ class Family:
     t5_tokens: int = 0
 
     # How its trainer checks cached text encoder outputs: whether it refuses to train the text encoder as well, whether
-    # it refuses captions that change, and whether it can drop captions that are cached.
+    # it refuses captions that change, and whether it can drop cached captions.
     refuses_text_encoder: bool = False
     refuses_changing_captions: bool = True
     drops_cached_captions: bool = False
@@ -58,7 +58,7 @@ class Family:
     # Rectified flow: no noise schedule, so no signal-to-noise ratio and no v-prediction.
     is_flow: bool = False
     swaps_blocks: bool = False
-    # Flags that it does not support, with what to use instead, and whether it turns them off before checking them.
+    # Flags that it does not support, with the replacement, and whether it turns them off before it checks them.
     unsupported: Mapping[str, str | None] = field(default_factory=dict)
     turns_fp8_off: bool = False
     inert: Mapping[str, Inert] = field(default_factory=dict)
@@ -172,11 +172,11 @@ _BY_SCRIPT = {family.script: family for family in FAMILIES}
 
 
 def of(script: str) -> Family:
-    """The record of a script, with or without `.py`; one that knows nothing where there is none."""
+    """Return the record of a script, with or without `.py`; an empty record if there is none."""
     script = script.removesuffix(".py")
     return _BY_SCRIPT.get(script, Family(script))
 
 
 def is_known(script: str) -> bool:
-    """Whether there is a record of a script."""
+    """Return whether there is a record of a script."""
     return script in _BY_SCRIPT

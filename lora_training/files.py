@@ -1,4 +1,4 @@
-"""Opening files in a folder that others may have filled: regular files alone, and none through a symbolic link."""
+"""Safe file access in folders that others may write to: only regular files, and no symbolic links."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# Of a larger file that is read as one, the reader is refused: a small archive may hold a file of any size.
+# Larger files are refused by readers of whole files: a small archive may contain a file of any size.
 LIMIT = 64 * 2**20
-# A list of a million images with their captions.
+# Enough for a list of a million images with their captions.
 LISTING = 2**30
 
 
 def opener(path: str, flags: int) -> int:
     """Open a file for `open(..., opener=opener)`. Raises OSError for a link and for anything but a regular file."""
     try:
-        # without O_NONBLOCK, a pipe would have us wait for its other end
+        # without O_NONBLOCK, opening a pipe would wait for its other end
         handle = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as exc:
         if exc.errno == errno.ELOOP:
@@ -34,17 +34,17 @@ def opener(path: str, flags: int) -> int:
 
 
 def opener_of_any(path: str, flags: int) -> int:
-    """Open a file that a person named: as `opener`, but links are followed."""
+    """Open a file that the user named: as `opener`, but links are followed."""
     return opener(os.path.realpath(path), flags)
 
 
 def read(path: Path, most: int = LIMIT) -> bytes:
-    """Return what a file holds. Raises OSError also for one of more than `most` bytes."""
+    """Return a file's content. Raises OSError also for one of more than `most` bytes."""
     return _read(path, most, opener)
 
 
 def read_any(path: Path | str, most: int = LIMIT) -> bytes:
-    """Return what a file holds that a person named: as `read`, but links are followed."""
+    """Return the content of a file that the user named: as `read`, but links are followed."""
     return _read(path, most, opener_of_any)
 
 
@@ -57,7 +57,7 @@ def _read(path: Path | str, most: int, opened: Callable[[str, int], int]) -> byt
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file, so that at every moment it is whole; whatever had its name is replaced and not written to."""
+    """Write a file atomically. An existing file or link of that name is replaced, not written to."""
     # two processes may write the same cache at once
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)
@@ -72,6 +72,6 @@ def write(path: Path, text: str) -> None:
 
 
 def touch(path: Path) -> None:
-    """Make an empty file, unless there is one."""
+    """Create an empty file if it does not exist."""
     with open(path, "ab", opener=opener):
         return

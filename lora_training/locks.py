@@ -1,4 +1,4 @@
-"""Locks by `flock`, which end with their process: on an open file, or on a folder, which needs no lock file."""
+"""Locks by `flock`, which are released when their process ends: on an open file, or on a folder without a lock file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 WAIT_S = 10.0
-# A wait that is longer than this is announced.
+# A wait that is longer than this is reported.
 SAY_AFTER_S = 1.0
 _POLL_S = 0.02
 _LOCK_LINE = re.compile(r"^\d+: FLOCK +\S+ +(?:READ|WRITE) +(\d+) [0-9a-f]+:[0-9a-f]+:(\d+) ")
@@ -41,7 +41,7 @@ def acquire(fd: int, *, shared: bool = False, wait: bool = False) -> bool:
 
 @contextmanager
 def exclusive(folder: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
-    """Hold `folder` alone. Raises PatchError, with the names of the holders, when it is not free after `wait_s`."""
+    """Hold `folder` exclusively. Raises PatchError, with its holders, when it is not free after `wait_s` seconds."""
     with _held(folder, wait_s, shared=False):
         yield
 
@@ -79,7 +79,7 @@ def _wait(fd: int, folder: Path, wait_s: float, *, shared: bool) -> None:
 
 
 def _holders(fd: int) -> str:
-    """The processes that hold the lock, for a message."""
+    """Describe the processes that hold the lock, for a message."""
     return "; ".join(_command_line(pid) for pid in _pids(os.fstat(fd).st_ino)) or "another process"
 
 

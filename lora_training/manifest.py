@@ -1,6 +1,6 @@
-"""What a folder of saved state says about itself: written last, so that a state without it was never finished.
+"""The manifest of a saved state. It is written last, so a state without one is incomplete.
 
-Shared by the training process, which writes it, and the supervisor, which trusts a state only after reading it.
+Shared by the training process, which writes it, and the supervisor, which reads it before it trusts a state.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "lora-state.json"
-# The losses so far. Only what is shown depends on it, so it may come after the manifest.
+# The losses so far. Only the displayed average depends on them, so they may be written after the manifest.
 LOSSES = "lora-losses.json"
-# In a state that was saved only because the run was to stop.
+# Marks a state that was saved only because the run was stopped.
 _PASSING = "lora-passing"
 _UNLISTED = frozenset({NAME, LOSSES, _PASSING})
-# Beside a state that a run was begun from: it holds the sha256 of that very state's manifest.
+# Beside a state that a run was started from: a file with the sha256 of that state's manifest.
 _KEPT = ".kept"
 _CHUNK = 1 << 20
 _LARGEST = 1 << 20
@@ -36,9 +36,9 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Manifest:
-    """A state's step, what made it (`made_by`: digests by name), and the sha256 of each of its files by path.
+    """A state's step, the digests of its inputs by name (`made_by`), and the sha256 of each of its files by path.
 
-    The digests lie beside the files: they show damage, and not who made the state.
+    The digests are in the same folder as the files: they show damage, but not who made the state.
     """
 
     step: int
@@ -47,7 +47,7 @@ class Manifest:
 
 
 def write(folder: Path, *, step: int, made_by: Mapping[str, str]) -> None:
-    """Describe `folder` as it is now, and have all of it on the disk before the description is."""
+    """Write the manifest of `folder`, after all its files have been flushed to the disk."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     for path in found.values():
         _to_disk(path)
@@ -56,7 +56,7 @@ def write(folder: Path, *, step: int, made_by: Mapping[str, str]) -> None:
 
 
 def read(folder: Path) -> Manifest | None:
-    """The folder's manifest; None when there is none or it makes no sense."""
+    """Return the folder's manifest; None when it is missing or invalid."""
     try:
         found = json.loads(files.read(folder / NAME, _LARGEST))
     except (OSError, ValueError, RecursionError):
@@ -65,7 +65,7 @@ def read(folder: Path) -> Manifest | None:
 
 
 def _is_sound(found: Any) -> bool:
-    """Whether all is of the type that it is written with, and the files are regular names below the folder."""
+    """Return whether all values have the right types, and all names are plain paths below the folder."""
     if not isinstance(found, dict):
         return False
     step, made_by, listed = (found.get(name) for name in ("step", "made_by", "files"))
@@ -86,28 +86,28 @@ def _is_plain(name: str) -> bool:
 
 
 def mark_passing(folder: Path) -> None:
-    """Say of a state that it is for going on from only, and may go when the run has got further."""
+    """Mark a state as temporary: it is only for resuming, and is removed when the run has got further."""
     files.touch(folder / _PASSING)
 
 
 def is_passing(folder: Path) -> bool:
-    """Whether the state in `folder` is marked so."""
+    """Return whether the state in `folder` is marked as temporary."""
     return (folder / _PASSING).exists()
 
 
 def keep(folder: Path) -> None:
-    """Have nothing of ours remove, rename or replace the state in `folder` any more: a run begins from it."""
+    """Protect the state in `folder`, which a run was started from: `lora` will not remove, rename or replace it."""
     try:
         for path in {folder, folder.resolve()}:
             _write_text(_kept_mark(path), digest(folder / NAME) + "\n")
     except OSError as exc:
-        # where we cannot write, we cannot remove either
+        # without write access, nothing can be removed either
         if exc.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether a run was begun from the very state that is in `folder`."""
+    """Return whether a run was started from exactly this state in `folder`."""
     try:
         return files.read(_kept_mark(folder)).decode("ascii").strip() == digest(folder / NAME)
     except (OSError, ValueError):
@@ -115,23 +115,23 @@ def is_kept(folder: Path) -> bool:
 
 
 def place(folder: Path) -> Path:
-    """Where to save a state that is to be called `folder`: `folder.2` and so on where a state is kept."""
+    """Return the folder for a new state `folder`: `folder.2` and so on where a protected state has the name."""
     names = (folder if number == 1 else folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
     return next(path for path in names if not any(map(is_kept, (path, partial(path), replaced(path)))))
 
 
 def partial(folder: Path) -> Path:
-    """Where a state lies while it is being written."""
+    """Return the folder of a state while it is being written."""
     return folder.with_name(f"{folder.name}.partial")
 
 
 def replaced(folder: Path) -> Path:
-    """Where a state lies while another one takes its place."""
+    """Return the folder of the old state while a new one replaces it."""
     return folder.with_name(f"{folder.name}.old")
 
 
 def damage(folder: Path, manifest: Manifest) -> str | None:
-    """The first file that is not what the manifest says or not in it, or None when all are as they should be."""
+    """Return a message for the first file that does not match the manifest, or None when all match."""
     try:
         for name, is_regular in _contents(folder):
             if not is_regular:
@@ -151,7 +151,7 @@ def damage(folder: Path, manifest: Manifest) -> str | None:
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, bool]]:
-    """The name of all that is in `folder` and below, folders apart, and whether it is a regular file."""
+    """Yield the path of each file in `folder` and below, and whether it is a regular file."""
     folders = [""]
     while folders:
         prefix = folders.pop()
@@ -164,7 +164,7 @@ def _contents(folder: Path) -> Iterator[tuple[str, bool]]:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
+    """Return the sha256 of a file, in hexadecimal."""
     found = hashlib.sha256()
     with open(path, "rb", opener=files.opener) as file:
         while chunk := file.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""The right name for a wrong one."""
+"""Suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-_LONGEST = 100  # characters of a name; the search takes the square of it
+_LONGEST = 100  # characters of a name; the search takes quadratic time
 
 
 def name(wrong: str, known: Iterable[str]) -> str | None:
-    """The known name nearest to `wrong`, or None when none is near."""
+    """Return the known name most similar to `wrong`, or None when none is similar."""
     if len(wrong) > _LONGEST:
         return None
     options = {_folded(option): option for option in known}
@@ -22,7 +22,7 @@ def name(wrong: str, known: Iterable[str]) -> str | None:
 
 
 def hint(wrong: str, known: Iterable[str]) -> str | None:
-    """`did you mean ...?`, or None when no name is near."""
+    """Return `did you mean ...?`, or None when no name is similar."""
     near = name(wrong, known)
     return f"did you mean `{near}`?" if near else None
 

@@ -1,6 +1,6 @@
-"""Text for people's terminals: what would move the cursor, reorder a line or hide in it is shown as an escape.
+"""Escaping for terminals: characters that control the terminal, reorder a line or are invisible become escapes.
 
-Names, keys, metadata and logs come from files of others, and a terminal obeys what is printed on it.
+Names, keys, metadata and logs come from files of others, and a terminal obeys control characters.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ _HIDDEN = re.compile(
     "\U000e0000-\U000e0fff]"
 )
 _SHORT = {"\n": "\\n", "\r": "\\r"}
-# A byte that is no UTF-8, as Python holds it in a name.
+# A byte that is not UTF-8, as Python stores it in a name.
 _BYTES = range(0xDC80, 0xDD00)
 
 
 def is_plain(text: str) -> bool:
-    """Whether nothing in a text is hidden, or does something to a terminal."""
+    """Return whether a text contains none of these characters."""
     return not _HIDDEN.search(text)
 
 
 def line(text: str) -> str:
-    """A text on one line. Tabs stay as they are."""
+    """Return a text as one line. Tabs stay as they are."""
     return _HIDDEN.sub(_escape, text)
 
 
 def lines(text: str) -> str:
-    """A text whose ends of lines are meant."""
+    """Return a text of several lines, with its line breaks kept."""
     return "\n".join(map(line, text.split("\n")))
 
 
@@ -44,14 +44,15 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def as_json(document: Any) -> str:
-    """A JSON document, readable but for what is escaped."""
-    # outside of strings, JSON has none of these but the ends of its lines, and inside of them those are escaped
+    """Return a JSON document, with all but the escaped characters readable."""
+    # outside of strings, JSON has none of these characters except line breaks, and inside of them line breaks are
+    # escaped
     text = json.dumps(document, indent=2, ensure_ascii=False)
     return _HIDDEN.sub(lambda match: match[0] if match[0] == "\n" else json.dumps(match[0])[1:-1], text)
 
 
 def as_toml(text: str) -> str:
-    """The same inside of a basic string of TOML, which has no form for surrogates."""
+    """Escape a text for a basic string of TOML, which has no escapes for surrogates."""
     return _HIDDEN.sub(_toml_escape, text)
 
 

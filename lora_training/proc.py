@@ -1,4 +1,4 @@
-"""The one door to short child processes. Training, which lives for hours, goes through `supervise`."""
+"""Runs short child processes. A training, which lasts for hours, is run by `supervise`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TAIL_LINES = 12
 
 @dataclass(frozen=True)
 class Completed:
-    """A finished child: what was run, how it ended and what it said (both streams as text)."""
+    """A finished child process: its command, exit code and output (both streams as text)."""
 
     argv: tuple[str, ...]
     returncode: int
@@ -29,7 +29,7 @@ class Completed:
 
 
 class ProcError(LoraError):
-    """A child ended with a code nobody allowed, or could not be started. Carries all it said."""
+    """A child process ended with an unexpected code or could not be started. Carries its output."""
 
     def __init__(self, completed: Completed) -> None:
         self.completed = completed
@@ -40,7 +40,7 @@ class ProcError(LoraError):
 
 
 def module(name: str, python: str = sys.executable) -> tuple[str, ...]:
-    """The command that runs a Python module as `python -m` does, but imports nothing from the current folder."""
+    """Return the command that runs a Python module as `python -m` does, but imports nothing from the current folder."""
     if sys.version_info >= (3, 11):
         return (python, "-P", "-m", name)
     start = f"import sys; del sys.path[0]; import runpy; runpy.run_module({name!r}, None, '__main__', True)"
@@ -56,14 +56,14 @@ def run(  # noqa: PLR0913 - subprocess.run's own
     allowed: Sequence[int] = (0,),
     timeout_s: float | None = None,
 ) -> Completed:
-    """Run `argv` in `cwd` to its end and return what it said.
+    """Run `argv` in `cwd` to its end and return its output.
 
     Raises ProcError when the code is not in `allowed`, the program does not exist (code 127), or it has not ended
     within `timeout_s` and was killed (code 124).
     """
     data = stdin.encode() if isinstance(stdin, str) else stdin
     try:
-        # no input is an empty input: a child must never wait for our terminal
+        # without input, an empty one: a child must never wait for the terminal
         done = subprocess.run(
             list(argv), cwd=cwd, env=env, capture_output=True, check=False, input=data or b"", timeout=timeout_s
         )

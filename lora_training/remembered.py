@@ -1,7 +1,7 @@
-"""What was found out about a file holds for as long as the file is the same: the second start is instant.
+"""A cache of check results and digests by file, valid while the file's stat is unchanged.
 
-A small JSON file for each folder. A file is the same while its size, inode and times are, to the nanosecond.
-Shared by the checks before a start, which remember what is good, and the record, which remembers digests.
+One small JSON file per folder. A file counts as unchanged while its size, inode and times are the same, to the
+nanosecond. Used by the checks before a start for files without problems, and by the record for digests.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-_EVERY = 5.0  # seconds of work that a kill may cost
-# Some file systems count in 2 seconds.
+_EVERY = 5.0  # seconds of work that are lost at most when the process is killed
+# Some file systems store times in steps of 2 seconds.
 SETTLED_NS = 2_000_000_000
-_CTIME = 2  # its place in a signature
+_CTIME = 2  # its index in a signature
 
 
 _Known = dict[str, tuple[list[int], str]]
 
 
 class Remembered:
-    """What `judge`, a check and what its verdict rests on, has found out about files: that they are good, or a word.
+    """The cached results of `judge`, the name of a check and of what it depends on: that a file is good, or a text.
 
-    Where `folder` is None or cannot be written to, nothing is remembered.
+    Nothing is cached where `folder` is None or is not writable.
     """
 
     def __init__(self, folder: Path | None, judge: str) -> None:
@@ -42,7 +42,7 @@ class Remembered:
         self._saved = time.monotonic()
 
     def unknown(self, paths: Iterable[str]) -> dict[str, list[int]]:
-        """Those of `paths` that are still to be checked, with what to give `add` for them afterwards."""
+        """Return the `paths` without a valid entry, each with its signature for `add`."""
         found = {}
         for path in paths:
             folder, name = os.path.split(path)
@@ -54,12 +54,12 @@ class Remembered:
         return found
 
     def word(self, path: str) -> str:
-        """What is remembered of a file that is not among the `unknown`."""
+        """Return the cached text of a file that is not among the `unknown`."""
         folder, name = os.path.split(path)
         return self._known[folder][name][1]
 
     def add(self, path: str, signature: list[int], word: str = "") -> None:
-        """Remember a file as good, and a word of it, as it was when `unknown` looked at it."""
+        """Cache a file as good, with a text, under the signature that `unknown` returned for it."""
         folder, name = os.path.split(path)
         self._known[folder][name] = (signature, word)
         self._changed.add(folder)
@@ -67,7 +67,7 @@ class Remembered:
             self.save()
 
     def save(self) -> None:
-        """Write down what is new. A cache that cannot be written is done without."""
+        """Write new entries to the disk. Errors are ignored: the cache is optional."""
         for folder in self._changed:
             with contextlib.suppress(OSError):
                 self._store(folder)
@@ -84,7 +84,7 @@ class Remembered:
             known = json.loads(path.read_bytes()) if path else {}
             return {name: (list(signature), str(word)) for name, (signature, word) in known.items()}
         except (OSError, ValueError, TypeError, AttributeError):
-            # one that is damaged is as good as none
+            # a damaged cache file counts as empty
             return {}
 
     def _store(self, folder: str) -> None:
@@ -96,12 +96,12 @@ class Remembered:
 
 
 def is_settled(signature: list[int]) -> bool:
-    """Whether a file had been left alone for a while. One changed just now can be changed again, its times the same."""
+    """Return whether a file's last change is old enough: a later change would show in its times."""
     return bool(signature) and signature[_CTIME] < time.time_ns() - SETTLED_NS
 
 
 def _signature(path: str) -> list[int]:
-    """What changes when the file does; empty for one that is not there."""
+    """Return the stat values that change with the file; empty if it does not exist."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Words for a shell, each on one line whatever is in it."""
+"""Quoting for a shell: every word stays on one line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _BACKSLASHED = {"\\": "\\\\", "'": "\\'"}
 
 
 def quote(word: str) -> str:
-    """A word as a shell takes it; with `$'...'` where it has control characters, which a terminal must not get."""
+    """Quote a word for a shell; with `$'...'` if it has control characters, which a terminal must not receive."""
     if printable.is_plain(word):
         return shlex.quote(word)
     return f"$'{''.join(map(_escape, word))}'"
 
 
 def join(words: Iterable[str]) -> str:
-    """A command as one line."""
+    """Return a command as one line."""
     return " ".join(map(quote, words))
 
 

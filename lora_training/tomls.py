@@ -1,4 +1,4 @@
-"""Reading TOML: Python 3.11's `tomllib`, or its backport."""
+"""TOML parser: Python 3.11's `tomllib`, or its backport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runtime patches that are taken out of a checkout: a file of names, a line each, beside the patches."""
+"""The list of runtime patches that are disabled in a checkout: one name per line, in a file beside the patches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEAD = "# Runtime patches that this checkout does without; `lora upstream bump`
 
 
 def read(patches: Path) -> tuple[str, ...]:
-    """The names in a checkout's folder of patches; none where there is no such file."""
+    """Return the names in the folder `patches` of a checkout; none if the file does not exist."""
     try:
         lines = (patches / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -22,5 +22,5 @@ def read(patches: Path) -> tuple[str, ...]:
 
 
 def render(names: Iterable[str]) -> bytes:
-    """The whole file."""
+    """Return the content of the file."""
     return (_HEAD + "".join(f"{name}\n" for name in sorted(set(names)))).encode()

@@ -1,4 +1,4 @@
-"""A container engine, by the Docker SDK: Docker's own, or Podman, whose socket speaks the same.
+"""Containers through the Docker SDK: Docker itself, or Podman, whose socket has the same interface.
 
-The SDK is imported when an engine is wanted, and nowhere else: it takes a tenth of a second.
+The SDK is imported only where an engine is used, since the import takes a tenth of a second.
 """

@@ -1,4 +1,4 @@
-"""The way to a container engine, and what kind of engine it is."""
+"""The connection to a container engine, and its kind."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from lora_training.launch.container import Engine
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# The SDK's own minute is for the first answer. To start or remove a container takes a busy engine longer.
+# The SDK's own timeout, a minute, applies to the first answer. A busy engine needs longer to start or remove one.
 _PATIENCE_S = 600
 _DEFAULT = "/var/run/docker.sock"
-# Podman hands devices on through this interface since then; before, it lets them out without a word
+# the first Podman whose Docker interface accepts device requests; earlier ones ignore them silently
 _PODMAN_WITH_GPUS = (5, 4)
 
 
 @dataclass(frozen=True)
 class Connection:
-    """An engine that answers. `api` is the SDK's `APIClient`; `gives_gpus` is whether it can be asked for GPUs."""
+    """An engine that answers. `api` is the SDK's `APIClient`; `gives_gpus` is whether it supports requests for GPUs."""
 
     api: Any
     address: str
@@ -36,10 +36,10 @@ class Connection:
 
 @contextmanager
 def connected(environ: Mapping[str, str]) -> Iterator[Connection]:
-    """An engine, for as long as the block takes.
+    """Yield a connection to an engine; close it after the block.
 
-    It is the one of DOCKER_HOST, CONTAINER_HOST (Podman's variable) or Docker's current context, else the first that
-    has a socket: Docker's, its rootless one, Podman's. Raises EngineError when none answers.
+    The engine is that of DOCKER_HOST, CONTAINER_HOST (Podman's variable) or Docker's current context, else the first
+    that has a socket: Docker's, its rootless one, Podman's. Raises EngineError when none answers.
     """
     host = _host(environ)
     address = host or environ.get("DOCKER_HOST") or f"unix://{_DEFAULT}"
@@ -54,7 +54,7 @@ def connected(environ: Mapping[str, str]) -> Iterator[Connection]:
 
 
 def _host(environ: Mapping[str, str]) -> str | None:
-    """The address to use where the SDK's own choice would be another; None where it is the SDK's."""
+    """Return the address to use in place of the SDK's own choice; None to leave the choice to the SDK."""
     if environ.get("DOCKER_HOST"):
         return None
     if environ.get("CONTAINER_HOST"):
@@ -67,7 +67,7 @@ def _host(environ: Mapping[str, str]) -> str | None:
 
 
 def _context() -> str:
-    """The address of the Docker command's current context."""
+    """Return the address of the Docker command's current context."""
     from docker.context import ContextAPI
     from docker.errors import DockerException
 

@@ -1,4 +1,4 @@
-"""One container from its creation to its removal: its output as it comes, signals passed on, how it ended."""
+"""Running one container from its creation to its removal: output, signals and exit code are passed on."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from lora_training.supervise.signals import Asked
 
 _GLANCE_S = 0.1
-# the first asks for the state to be saved, the second for an end at once; the third is for who does not listen
+# the first signal saves the state, the second ends the training; from the third on, the container is killed
 _PATIENCE = 2
 
 
 @dataclass(frozen=True)
 class Screen:
-    """Where the output goes: `write(chunk, is_error)`. `size` is the terminal's columns and lines, if there is one."""
+    """The receiver of the output: `write(chunk, is_error)`. `size` returns the terminal's columns and lines, if any."""
 
     write: Callable[[bytes, bool], None]
     size: Callable[[], tuple[int, int]] | None = None
@@ -35,7 +35,7 @@ class Screen:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a container ended. `error` is the engine's own word, if it had one."""
+    """How a container ended. `error` is the engine's own message, if there is one."""
 
     code: int
     out_of_memory: bool = False
@@ -43,7 +43,7 @@ class Ended:
 
 
 def run(engine: Connection, container: Container, screen: Screen, asked: Asked) -> Ended:
-    """Run a container to its end and remove it, whatever happens. `asked` counts the signals to pass on.
+    """Run a container to its end and always remove it. `asked` counts the signals to pass on.
 
     Raises EngineError when the engine refuses, LoraError when the run has a container already.
     """
@@ -74,14 +74,14 @@ def _create(engine: Connection, container: Container) -> str:
     try:
         return str(engine.api.create_container(**given)["Id"])
     except APIError as exc:
-        # 409 is what Docker says to it; older Podmans say 500
+        # Docker answers with code 409, older Podmans with 500
         if "already in use" not in refusals.sentence(exc) or not _is_over(engine, container):
             raise
     return str(engine.api.create_container(**given)["Id"])
 
 
 def _is_over(engine: Connection, container: Container) -> bool:
-    """Remove what a `lora` that was killed has left of the same run. Raises LoraError when it still trains."""
+    """Remove the same run's container if a killed `lora` left it. Raises LoraError when it still runs."""
     found = engine.api.inspect_container(container.name)
     run, program = (found["Config"].get("Labels") or {}).get(RUN_LABEL), engine.kind.program
     if run != container.labels[RUN_LABEL]:
@@ -97,7 +97,7 @@ def _is_over(engine: Connection, container: Container) -> bool:
 
 
 def arguments(api: Any, container: Container) -> dict[str, Any]:
-    """What `APIClient.create_container` takes."""
+    """Return the arguments for `APIClient.create_container`."""
     from docker.types import Mount
 
     host = api.create_host_config(
@@ -123,7 +123,7 @@ def arguments(api: Any, container: Container) -> dict[str, Any]:
 
 
 def _gpus(container: Container) -> list[Any]:
-    """All of them: `gpu_ids` and CUDA_VISIBLE_DEVICES then mean within what they mean without."""
+    """Request all GPUs, so that `gpu_ids` and CUDA_VISIBLE_DEVICES mean the same inside and outside."""
     from docker.types import DeviceRequest
 
     if container.gpus == "cdi":
@@ -132,7 +132,7 @@ def _gpus(container: Container) -> list[Any]:
 
 
 class _Watch:
-    """A container at work."""
+    """A running container."""
 
     def __init__(self, api: Any, name: str, screen: Screen, asked: Asked) -> None:
         self._api, self._name, self._screen, self._asked = api, name, screen, asked
@@ -142,18 +142,18 @@ class _Watch:
     def to_its_end(self, stream: Any) -> Ended:
         for chunk, is_error in self._chunks(stream):
             self._screen.write(chunk, is_error)
-        # the log may end first: then the engine has gone, or is about to notice
+        # the output may end first, when the engine is gone or has not noticed the end yet
         while (state := self._api.inspect_container(self._name)["State"]).get("Running"):
             self._look()
             threading.Event().wait(_GLANCE_S)
         return Ended(state["ExitCode"], bool(state.get("OOMKilled")), state.get("Error") or "")
 
     def _chunks(self, stream: Any) -> Iterator[tuple[bytes, bool]]:
-        """The output, read in a thread of its own: a signal must be passed on while there is none."""
+        """Yield the output, read in its own thread, so that signals are passed on while there is no output."""
         chunks: queue.SimpleQueue[tuple[bytes, bool] | None] = queue.SimpleQueue()
 
         def read() -> None:
-            # an engine that goes away is noticed where it is asked for the container's state
+            # a lost connection to the engine is noticed when the container's state is requested
             with suppress(OSError, ValueError):
                 for out, err in stream:
                     chunks.put((err, True) if err else (out or b"", False))
@@ -181,7 +181,7 @@ class _Watch:
             self._tell(self._api.kill, signal=signal.SIGKILL.name if harsh else signal.Signals(self._asked.signum).name)
 
     def _tell(self, order: Callable[..., Any], **how: Any) -> None:
-        """Have the engine do something to the container, which may have ended by now."""
+        """Send a command for the container to the engine; the container may have ended by now."""
         from docker.errors import APIError
 
         with suppress(APIError):

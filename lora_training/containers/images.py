@@ -1,4 +1,4 @@
-"""The image that is to train: is it there, and is it what this checkout would make."""
+"""The labels of the image for a training, compared with this checkout."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from lora_training.containers.connection import Connection
 
-# what the Dockerfile writes on it
+# the labels that the Dockerfile sets
 REVISION = "org.opencontainers.image.revision"
 PATCHES = "lora.patches.sha256"
 PIN = "lora.pin."
 
 
 def labels(engine: Connection, name: str) -> dict[str, str]:
-    """The labels of an image that the engine has. It is never pulled: whoever wants gigabytes asks for them.
+    """Return the labels of a local image. It is never pulled, since images are gigabytes large.
 
     Raises EngineError when the engine has no such image.
     """
@@ -38,7 +38,7 @@ def labels(engine: Connection, name: str) -> dict[str, str]:
 
 
 def differences(labelled: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[str, ...]:
-    """What an image says otherwise than this checkout does, each as a few words. Its silence is no difference."""
+    """Return the labels whose values differ from this checkout's, each as a few words. Missing labels do not count."""
     return tuple(
         f"{_noun(key)} {_short(labelled[key])}, not {_short(value)}"
         for key, value in wanted.items()
@@ -47,7 +47,7 @@ def differences(labelled: Mapping[str, str], wanted: Mapping[str, str]) -> tuple
 
 
 def unsaid(labelled: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[str, ...]:
-    """What an image does not say of itself: it was built without `make docker-build`, or is something else."""
+    """Return the missing labels: the image was built without `make docker-build`, or is another program's."""
     return tuple(_noun(key) for key in wanted if not labelled.get(key))
 
 

@@ -1,4 +1,4 @@
-"""What an engine refuses, in one sentence, with what to do about it."""
+"""Errors of a container engine, as one sentence with a hint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CDI_HINT = (
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Whatever the SDK raises in the block comes out as an EngineError."""
+    """Turn every error of the SDK in the block into an EngineError."""
     import requests
     from docker.errors import DockerException
 
@@ -57,7 +57,7 @@ def _error(exc: BaseException) -> EngineError:
 
 
 def sentence(exc: BaseException) -> str:
-    """What the engine itself said, or else what the way to it did, on one line."""
+    """Return the engine's own message, or else that of the connection error, on one line."""
     said = getattr(exc, "explanation", None) or _deepest(exc)
     text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
     with suppress(ValueError, TypeError, KeyError):
@@ -66,7 +66,7 @@ def sentence(exc: BaseException) -> str:
 
 
 def os_error(exc: BaseException) -> int | None:
-    """The number of the system's error below an exception of the SDK."""
+    """Return the errno of the system error that caused an exception of the SDK."""
     return next((found.errno for found in _chain(exc) if isinstance(found, OSError) and found.errno), None)
 
 
@@ -75,7 +75,7 @@ def _deepest(exc: BaseException) -> str:
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:
-    """The exception and all below it: the SDK and its libraries keep them in arguments as well."""
+    """Yield the exception and all its causes: the SDK and its libraries keep some in arguments."""
     seen: set[int] = set()
     found: list[BaseException | None] = [exc]
     while found:

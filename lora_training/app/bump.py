@@ -17,7 +17,7 @@ from lora_training import repositories, without
 from lora_training.app import runtime_targets
 from lora_training.app.targets import target, targets
 from lora_training.errors import LoraError, PatchError
-from lora_training.patching import moving, site, switch
+from lora_training.patching import rebase_series, transaction
 from lora_training.upstream import bump as bumping
 from lora_training.upstream import pins
 from lora_training.workspace import Workspace
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from lora_training.app.plan import Plan
     from lora_training.app.watcher import Watcher
     from lora_training.config.schema import Flag
-    from lora_training.patching.moving import Rehearsed
-    from lora_training.patching.switch import Note
+    from lora_training.patching.rebase_series import Note, Rehearsed
     from lora_training.upstream.bump import Rehearsal
     from lora_training.workspace import Upstream
 
@@ -58,13 +57,13 @@ def bump(
     """
     upstream, wanted = here.upstream(name), target(here, name)
     with bumping.scratch(here, upstream, ref) as there:
-        rehearsed = moving.rehearse(here, wanted, there.tree, there.paths)
+        rehearsed = rebase_series.rehearse(here, wanted, there.tree, there.paths)
         unfit = runtime_targets.unfit(here, name, _patched(there, rehearsed))
         report = _document(name, wanted.pin, there, rehearsed, _flag_changes(here, upstream, there.tree))
         report["runtime"] = [row.as_dict() for row in unfit]
         report["without"] = runtime_targets.taken_out(unfit, without_patches)
         if accepting:
-            moving.check(rehearsed)
+            rebase_series.check(rehearsed)
             runtime_targets.check_fit(unfit, report["without"])
             report["dropped"] = _accept(here, Move(upstream, there, rehearsed, report["without"]), accepting)
             report["back"] = _way_back(here, upstream, wanted.pin)
@@ -75,8 +74,8 @@ def bump(
 def _patched(there: Rehearsal, rehearsed: Rehearsed) -> list[Path]:
     """Return the folders that make up the patched new tree: the files that our patches change, and the rest."""
     folder = there.root / "patched"
-    for carried in rehearsed.carried:
-        for path, node in carried.after.items():
+    for patch in rehearsed.rebased:
+        for path, node in patch.after.items():
             if node is not None and not node.is_folder:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_bytes(node.data)
@@ -88,7 +87,7 @@ def _document(
 ) -> dict[str, Any]:
     patches = [
         {"name": patch.name, "needed": patch.is_needed, "hunks": [asdict(hunk) for hunk in patch.hunks]}
-        for patch in rehearsed.carried
+        for patch in rehearsed.rebased
     ]
     return {"upstream": name, "from": pin, "to": there.commit, "patches": patches, "flags": flags}
 
@@ -137,23 +136,23 @@ def _accept(here: Workspace, move: Move, watcher: Watcher) -> list[str]:
     """
     upstream, there = move.upstream, move.there
     _check_committed(here, upstream)
-    with site.alone(site.of_workspace(here)):
+    with transaction.exclusive(transaction.root_of(here)):
         # found out before the training, and once more after it
-        switch.check_unedited(here, target(here, upstream.name))
+        rebase_series.check_unedited(here, target(here, upstream.name))
     checkout = _lay_out(here, upstream, there)
     dropped = _write(checkout, upstream.name, move.rehearsed, move.taken_out)
     _train_smoke(here, checkout, move, watcher)
     paths = (*_in_tree(here, upstream, bumping.files(upstream.path)), *_in_tree(here, upstream, there.paths))
-    ours = [path for root in (here, checkout) for path in switch.paths_of(root, target(root, upstream.name))]
-    planned = partial(switch.plan, here.root, checkout.root, [*paths, *ours])
+    ours = [path for root in (here, checkout) for path in rebase_series.paths_of(root, target(root, upstream.name))]
+    planned = partial(rebase_series.plan, here.root, checkout.root, [*paths, *ours])
     to = (there.commit, bumping.index_of(there.tree))
-    switch.make(here, target(here, upstream.name), to, planned, partial(_settle, here))
+    rebase_series.make(here, target(here, upstream.name), to, planned, partial(_settle, here))
     return dropped
 
 
 def recover(here: Workspace) -> str | None:
     """Finish or undo an interrupted move; return what was done."""
-    return switch.recover(here, partial(_settle, here))
+    return rebase_series.recover(here, partial(_settle, here))
 
 
 def _way_back(here: Workspace, upstream: Upstream, before: str) -> list[str]:
@@ -169,7 +168,7 @@ def _way_back(here: Workspace, upstream: Upstream, before: str) -> list[str]:
 
 
 def _settle(here: Workspace, note: Note) -> None:
-    index = here.state / "patching" / switch.INDEX
+    index = here.state / "patching" / rebase_series.INDEX
     bumping.settle(here, here.upstream(note.upstream), note.commit, index, *_OURS)
 
 
@@ -212,12 +211,13 @@ def _lay_out(here: Workspace, upstream: Upstream, there: Rehearsal) -> Workspace
 
 def _write(checkout: Workspace, name: str, rehearsed: Rehearsed, taken_out: Collection[str]) -> list[str]:
     """Write the series, the lock and PATCHES.md for the new commit, and apply the series; the patches dropped."""
-    from lora_training.patching import docs, engine, fs, lockfile, relock
+    from lora_training.patching import docs, engine, lockfile, relock
     from lora_training.patching.removal import version_of
+    from lora_training.patching.transaction import fs
 
     moved = target(checkout, name)
     version = version_of(name, lambda _, path: (moved.root / path).read_text(encoding="utf-8"))
-    dropped = moving.write(moved, rehearsed, f"{name} {version or moved.pin}")
+    dropped = rebase_series.write(moved, rehearsed, f"{name} {version or moved.pin}")
     others = {key: stack for key, stack in lockfile.read(checkout.patches).items() if key != name}
     fs.replace_file(checkout.patches / lockfile.LOCK, lockfile.render(others).encode())
     if taken_out:
@@ -241,7 +241,7 @@ def _train_smoke(here: Workspace, checkout: Workspace, move: Move, watcher: Watc
     watcher.say("training the smoke configuration at the new commit")
     off = tuple(f"runtime.{name}=false" for name in sorted(move.taken_out))
     try:
-        with site.shared_lock(checkout):
+        with transaction.shared_lock(checkout):
             plan = plans.make(checkout, file, off, write=True, environ={})
             train.run(checkout, _with_package(plan, checkout.upstream(move.upstream.name)), "never", watcher)
     except LoraError as exc:

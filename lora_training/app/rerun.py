@@ -72,11 +72,11 @@ def rerun(
     made the run is not what is here now.
     """
     from lora_training.app import train
-    from lora_training.patching import site
+    from lora_training.patching import transaction
 
     run = original.run
     _require_sense(original)
-    with site.shared_lock(here):
+    with transaction.shared_lock(here):
         plan = _plan(here, original, output)
         train.make_assets(here, plan, watcher)
         now = recording.surroundings(here, plan)

@@ -11,7 +11,7 @@ from lora_training.app import recording, resuming, start_checks
 from lora_training.config import dataset_text, exchanged
 from lora_training.config.checks import machine
 from lora_training.errors import LoraError
-from lora_training.patching import site
+from lora_training.patching import transaction
 from lora_training.runtime.patches import graceful_stop
 from lora_training.supervise import aside, record, room, shelf, states
 from lora_training.supervise.loop import Patience
@@ -38,7 +38,7 @@ class Request:
 def train(here: Workspace, request: Request, watcher: Watcher) -> tuple[Plan, Result]:
     """Train a configuration to its end, or find that it is complete."""
     # no patch command may change the trees: each attempt imports upstream anew, and upstream imports late
-    with site.shared_lock(here):
+    with transaction.shared_lock(here):
         plan = plans.make(here, request.file, request.sets, write=True)
         resume = resuming.meant(plan, request.resume or plan.config.run.resume, watcher)
         return plan, run(here, plan, resume, watcher)
@@ -49,7 +49,7 @@ def rehearse(here: Workspace, request: Request, watcher: Watcher) -> str:
 
     Writes nothing.
     """
-    with site.shared_lock(here):
+    with transaction.shared_lock(here):
         plan = plans.make(here, request.file, request.sets, write=False)
         resume = resuming.meant(plan, request.resume or plan.config.run.resume, watcher)
         _warn_of_left_out(plan, watcher)

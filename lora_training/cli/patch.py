@@ -170,7 +170,7 @@ def _report_ad_hoc(tree: Path, done: str, result: AdHocResult, *, as_json: bool)
 def status(*, as_json: bool) -> None:
     """Show the commit of each tree, how many patches are applied, and edited files."""
     from lora_training.app.targets import targets
-    from lora_training.patching.status import read
+    from lora_training.patching.verify import status as read
 
     here = workspace.find()
     rows = read(here, targets(here))

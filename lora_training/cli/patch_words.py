@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lora_training.patching.engine import Result, TreeResult
-    from lora_training.patching.plan import Moved
+    from lora_training.patching.planning import Moved
     from lora_training.patching.transaction import Recovered
     from lora_training.patching.verify import Verified
 

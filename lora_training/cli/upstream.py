@@ -10,11 +10,11 @@ from lora_training import workspace
 from lora_training.cli.bump import bump
 from lora_training.cli.groups import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
-from lora_training.patching import edits
+from lora_training.patching.tree_state import edits_line
 from lora_training.upstream import status as upstream_status
 
 if TYPE_CHECKING:
-    from lora_training.patching.status import Row as PatchRow
+    from lora_training.patching.verify import Status as PatchRow
     from lora_training.workspace import Workspace
 
 
@@ -67,7 +67,7 @@ def _patched(here: Workspace) -> dict[str, PatchRow]:
     """How each tree stands to our patches."""
     from lora_training.app.targets import targets
     from lora_training.errors import PatchError
-    from lora_training.patching.status import read
+    from lora_training.patching.verify import status as read
 
     try:
         return {row.name: row for row in read(here, targets(here))}
@@ -97,6 +97,6 @@ def _row(read: upstream_status.Status, patched: PatchRow | None) -> dict[str, An
 def _line(row: dict[str, Any]) -> str:
     if row["state"] == "missing":
         return f"{row['name']}: missing (pin {row['pin'][:12]}); `lora upstream sync` brings it"
-    told = edits.told(row["edited"], row["cure"])
+    told = edits_line(row["edited"], row["cure"])
     place = "at its pin" if row["at_pin"] else f"NOT at its pin {row['pin'][:12]}"
     return f"{row['name']}: {row['commit'][:12]}, {place}, {row['state']}, from {row['source']}{told}"

@@ -1,1 +1,1 @@
-"""Patches: parse, plan (pure, in memory), journal, write."""
+"""Patch source trees: read diffs, plan in memory, write in one transaction."""

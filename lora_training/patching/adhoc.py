@@ -1,4 +1,4 @@
-"""Patches on any folder, with no lock and no series: all of them or none, remembered in the folder's `.lora-patch`."""
+"""Patch any folder, without a lock or a series; the folder's `.lora-patch` records the applied patches."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
-from lora_training.patching import folders, fs, links, names, plan, site, stack, transaction, tree
-from lora_training.patching.edit import Edit
-from lora_training.patching.model import ABSENT, REGULAR, Node, sha256, state_of
+from lora_training.patching import names, planning, transaction
+from lora_training.patching.diff import parse
+from lora_training.patching.model import ABSENT, REGULAR, Image, Node, folders_of, sha256, state_of
 from lora_training.patching.names import STATE_FOLDER, shown
-from lora_training.patching.parse import parse
-from lora_training.patching.stack import LockedPatch, Stack
+from lora_training.patching.planning import stack
+from lora_training.patching.planning.stack import LockedPatch, Stack
+from lora_training.patching.transaction import Root, Write, fs, tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,19 +31,19 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class AdHocResult:
-    """What a command did to a folder: the patches that went in or out, the files written, hunks found elsewhere."""
+    """The patches that were applied or reverted, the files written, and the hunks found at another line."""
 
     changed: bool
     patches: tuple[str, ...]
     files: tuple[str, ...] = ()
-    moved: tuple[plan.Moved, ...] = ()
+    moved: tuple[planning.Moved, ...] = ()
     recovered: Recovered | None = None
 
 
 def apply(root: Path, files: Sequence[Path], strip: int | None) -> AdHocResult:
-    """Apply patch files in order: all, or none and the folder stays as it is. Those that are in already are left alone.
+    """Apply patch files in order: all, or none if one fails. Patches that are applied already are skipped.
 
-    Raises PatchError when one is refused, or when files that earlier patches left here have changed since.
+    Raises PatchError when a patch does not fit, or when a patched file was changed since.
     """
     wanted = _load(files)
     with _session(root) as recovered:
@@ -56,16 +57,16 @@ def apply(root: Path, files: Sequence[Path], strip: int | None) -> AdHocResult:
         after = _Applied(root, record, image)
         for name, data in new:
             after.add(name, data, strip)
-        edits = after.edits()
-        transaction.run(root, root / STATE_FOLDER, "apply", edits)
+        writes = after.writes()
+        transaction.run(Root(root, root / STATE_FOLDER), "apply", writes)
         patches = tuple(name for name, _ in new)
-        return AdHocResult(True, patches, _files(edits), tuple(after.moved), recovered)
+        return AdHocResult(True, patches, _files(writes), tuple(after.moved), recovered)
 
 
 def revert(root: Path, files: Sequence[Path]) -> AdHocResult:
-    """Take patches back out: every file byte for byte as it was before them.
+    """Revert patches: restore every file byte for byte.
 
-    Raises PatchError when others went in after them, or when files have changed since.
+    Raises PatchError when other patches were applied later, or when a patched file was changed since.
     """
     wanted = _load(files)
     with _session(root) as recovered:
@@ -76,15 +77,15 @@ def revert(root: Path, files: Sequence[Path]) -> AdHocResult:
         step = record.last - len(there)
         _check_on_top(record, step, there)
         _check_no_drift(record, tree.snapshot(root, record.paths))
-        edits = _revert_edits(root, record, step)
-        transaction.run(root, root / STATE_FOLDER, "revert", edits, _folders_before(record, step))
-        return AdHocResult(True, tuple(name for name, _ in there), _files(edits), (), recovered)
+        writes = _revert_writes(root, record, step)
+        transaction.run(Root(root, root / STATE_FOLDER), "revert", writes, _folders_before(record, step))
+        return AdHocResult(True, tuple(name for name, _ in there), _files(writes), (), recovered)
 
 
 def verify(root: Path, files: Sequence[Path]) -> tuple[list[str], Recovered | None]:
-    """What keeps these patches from being in, wholly and unchanged; nothing when they are.
+    """Return the reasons why these patches do not count as applied; none when they are applied and unchanged.
 
-    Only what was applied by us counts: that a patch would go out backwards does not prove that it is in.
+    Only the record counts: that a patch can be reversed does not prove that it was applied.
     """
     wanted = _load(files)
     with _session(root, alone=False) as recovered:
@@ -99,7 +100,7 @@ def verify(root: Path, files: Sequence[Path]) -> tuple[list[str], Recovered | No
 
 
 def recover(root: Path) -> Recovered | None:
-    """Only bring an interrupted command on the folder to its end."""
+    """Complete an interrupted command on the folder, and do nothing else."""
     with _session(root) as recovered:
         return recovered
 
@@ -111,15 +112,15 @@ def _session(root: Path, *, alone: bool = True) -> Iterator[Recovered | None]:
     state = root / STATE_FOLDER
     if os.path.lexists(state) and (state.is_symlink() or not state.is_dir()):
         raise PatchError(f"{state} is in the way and not ours", hint="move it away")
-    here = site.Site(root, state, lock_on=root)
-    with (site.alone if alone else site.together)(here) as recovered:
+    here = Root(root, state)
+    with (transaction.exclusive if alone else transaction.shared)(here) as recovered:
         if not alone:
             yield recovered
             return
         try:
             yield recovered
         finally:
-            # goes only when there is nothing in it any more
+            # removed only when it is empty
             fs.remove_folder(state)
 
 
@@ -138,35 +139,35 @@ def _read(file: Path) -> bytes:
 
 
 def _original(step: int, path: str) -> str:
-    """Where a file waits as it was before patch number `step`, from 1."""
+    """The name of the backup of a file from before patch number `step`, from 1."""
     return f"{_ORIGINALS}/{step}/{path}"
 
 
 def _originals(record: Stack, above: int) -> list[tuple[int, str]]:
-    """Which files wait as they were before a patch later than step `above`, in order."""
+    """The backups from before the patches later than step `above`, in order."""
     numbered = enumerate(record.patches[above:], above + 1)
     return [(n, path) for n, p in numbered for path in p.files if record.state(path, n - 1) != ABSENT]
 
 
 class _Applied:
-    """Patches going in, one after the other, in memory."""
+    """Applies patches in memory, one after the other."""
 
-    def __init__(self, root: Path, record: Stack, image: plan.Image) -> None:
+    def __init__(self, root: Path, record: Stack, image: Image) -> None:
         self.root = root
         self.record = record
-        self.disk: plan.Image = dict(image)
-        self.image: plan.Image = dict(image)
+        self.disk: Image = dict(image)
+        self.image: Image = dict(image)
         self.locked = list(record.patches)
-        self.originals: list[Edit] = []
-        self.moved: list[plan.Moved] = []
+        self.originals: list[Write] = []
+        self.moved: list[planning.Moved] = []
 
     def add(self, name: str, data: bytes, strip: int | None) -> None:
         patch = parse(name, data, strip=strip, exists=self.exists)
         self.see(patch.paths)
-        outcome = plan.apply(patch, self.image)
+        outcome = planning.apply(patch, self.image)
         self.moved += outcome.moved
         states = {path: state_of(node) for path, node in outcome.written.items()}
-        self.locked.append(LockedPatch(name, patch.sha256, states, folders.before(self.disk, outcome.written)))
+        self.locked.append(LockedPatch(name, patch.sha256, states, stack.folders_before(self.disk, outcome.written)))
         self.keep(states)
         self.image = outcome.image
 
@@ -175,7 +176,7 @@ class _Applied:
             before = self.image[path]
             if before is not None and not before.is_folder:
                 same_as = path if before is self.disk[path] else None
-                self.originals.append(Edit(_original(len(self.locked), path), None, before, same_as=same_as))
+                self.originals.append(Write(_original(len(self.locked), path), None, before, same_as=same_as))
 
     def see(self, paths: Sequence[str]) -> None:
         seen = tree.snapshot(self.root, [path for path in paths if path not in self.disk])
@@ -190,15 +191,15 @@ class _Applied:
         node = self.image[path]
         return node is not None and not node.is_folder
 
-    def edits(self) -> list[Edit]:
+    def writes(self) -> list[Write]:
         written = sorted({path for patch in self.locked for path in patch.files})
-        links.check(written, self.image, self.root)
+        names.check_links(written, self.image, self.root)
         pristine = {path: self.record.pristine.get(path) or state_of(self.disk[path]) for path in written}
-        edits = [Edit(path, self.disk[path], self.image[path]) for path in written]
-        return [*edits, *self.originals, *_record_edits(self.root, Stack("", pristine, tuple(self.locked)))]
+        writes = [Write(path, self.disk[path], self.image[path]) for path in written]
+        return [*writes, *self.originals, *_record_writes(self.root, Stack("", pristine, tuple(self.locked)))]
 
 
-def _check_no_drift(record: Stack, image: plan.Image) -> None:
+def _check_no_drift(record: Stack, image: Image) -> None:
     for path in record.paths:
         found = state_of(image[path])
         if found != record.state(path, record.last):
@@ -216,22 +217,22 @@ def _check_on_top(record: Stack, step: int, there: Sequence[tuple[str, bytes]]) 
         raise PatchError(f"{', '.join(above)} went in later", hint="name those too, or revert them first")
 
 
-def _revert_edits(root: Path, record: Stack, step: int) -> list[Edit]:
+def _revert_writes(root: Path, record: Stack, step: int) -> list[Write]:
     originals = _originals(record, step)
     touched = sorted({path for patch in record.patches[step:] for path in patch.files})
     image = tree.snapshot(root, [*touched, *(_original(*item) for item in originals)])
     # a file that several patches changed comes back as it was before the first of them
     first = {path: _original(number, path) for number, path in reversed(originals)}
-    edits = [_restored(record, step, path, first, image) for path in touched]
-    edits += [Edit(_original(*item), image[_original(*item)], None) for item in originals]
+    writes = [_restored(record, step, path, first, image) for path in touched]
+    writes += [Write(_original(*item), image[_original(*item)], None) for item in originals]
     kept = {path for patch in record.patches[:step] for path in patch.files}
     left = Stack("", {path: record.pristine[path] for path in record.paths if path in kept}, record.patches[:step])
-    return [*edits, *_record_edits(root, left)]
+    return [*writes, *_record_writes(root, left)]
 
 
-def _folders_before(record: Stack, step: int) -> folders.Folders | None:
-    """The folders as they were at `step`, and none of ours for originals; None when an older lora applied a patch."""
-    found: folders.Folders = dict.fromkeys(plan.folders_of(_original(*item) for item in _originals(record, step)))
+def _folders_before(record: Stack, step: int) -> stack.Folders | None:
+    """The folders as they were at `step`, without those for backups; None when an older lora applied a patch."""
+    found: stack.Folders = dict.fromkeys(folders_of(_original(*item) for item in _originals(record, step)))
     for patch in reversed(record.patches[step:]):
         if patch.folders is None:
             return None
@@ -239,20 +240,20 @@ def _folders_before(record: Stack, step: int) -> folders.Folders | None:
     return found | {STATE_FOLDER: None}
 
 
-def _restored(record: Stack, step: int, path: str, originals: Mapping[str, str], image: plan.Image) -> Edit:
+def _restored(record: Stack, step: int, path: str, originals: Mapping[str, str], image: Image) -> Write:
     wanted = record.state(path, step)
     if wanted == ABSENT:
-        return Edit(path, image[path], None)
+        return Write(path, image[path], None)
     original = originals[path]
     if state_of(image[original]) != wanted:
         raise PatchError(f"{shown(original)}, the original of {shown(path)}, is gone or was changed")
-    return Edit(path, image[path], image[original], same_as=original)
+    return Write(path, image[path], image[original], same_as=original)
 
 
-def _record_edits(root: Path, record: Stack) -> list[Edit]:
+def _record_writes(root: Path, record: Stack) -> list[Write]:
     content = Node(REGULAR, _render(record)) if record.patches else None
     ignore = Node(REGULAR, b"*\n") if record.patches else None
-    return [Edit(_RECORD, tree.read(root, _RECORD), content), Edit(_IGNORE, tree.read(root, _IGNORE), ignore)]
+    return [Write(_RECORD, tree.read(root, _RECORD), content), Write(_IGNORE, tree.read(root, _IGNORE), ignore)]
 
 
 def _render(record: Stack) -> bytes:
@@ -266,7 +267,7 @@ def _rendered(patch: LockedPatch) -> dict[str, object]:
 
 
 def _read_patch(content: Any) -> LockedPatch:
-    known = folders.read(content["folders"]) if "folders" in content else None
+    known = stack.check_folders(content["folders"]) if "folders" in content else None
     return LockedPatch(content["name"], content["sha256"], content["files"], known)
 
 
@@ -284,5 +285,5 @@ def _read_record(root: Path) -> Stack:
         ) from exc
 
 
-def _files(edits: Sequence[Edit]) -> tuple[str, ...]:
-    return tuple(edit.path for edit in edits if not edit.path.startswith(STATE_FOLDER + "/"))
+def _files(writes: Sequence[Write]) -> tuple[str, ...]:
+    return tuple(write.path for write in writes if not write.path.startswith(STATE_FOLDER + "/"))

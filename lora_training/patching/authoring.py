@@ -1,6 +1,6 @@
-"""`lora patch new` and `refresh`: patches made of the edits in an upstream's tree.
+"""`lora patch new`, `refresh` and `revert --keep-edits`: make patches from the local edits in an upstream's tree.
 
-They go by the patch files as they are, locked or not: this is where patches are made.
+`new` and `refresh` read the patch files as they are, whether locked or not.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching import differ, fs, header, lockfile, plan, relock, series, site, tree
-from lora_training.patching.model import Patch, sha256, state_of
+from lora_training.patching import lockfile, planning, relock, scratch_git, series, transaction, tree_state
+from lora_training.patching.diff import parse
+from lora_training.patching.model import ABSENT, Image, Patch, sha256, state_of
 from lora_training.patching.names import shown
-from lora_training.patching.parse import parse
-from lora_training.patching.standing import COPY
+from lora_training.patching.transaction import fs, tree
+from lora_training.patching.tree_state import COPY, TreeState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class Edited:
     """A target whose tree was edited.
 
-    `changed` are the files that differ from the commit, as git or a manifest says, and those that the user names.
+    `changed` are the files that differ from the commit, according to git or a manifest, and files named by the user.
     """
 
     target: Target
@@ -46,7 +47,7 @@ class Written:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A patch file on the way: its header may have gaps, and its diff may be missing."""
+    """A patch file in progress: its header may be incomplete, and its diff missing."""
 
     name: str
     fields: dict[str, str]
@@ -55,12 +56,12 @@ class _Draft:
 
 @dataclass(frozen=True)
 class _Work:
-    """The pristine files, the files as the series leaves them, and the files as they are."""
+    """The patch files, and the files as they are without patches, with all patches, and now."""
 
     drafts: tuple[_Draft, ...]
-    base: plan.Image
-    full: plan.Image
-    now: plan.Image
+    base: Image
+    full: Image
+    now: Image
 
     @property
     def edited(self) -> list[str]:
@@ -68,34 +69,34 @@ class _Work:
 
 
 def new(workspace: Workspace, edited: Edited, title: str) -> Written:
-    """Add a patch at the end of a series, made of the edits in the tree, or an empty one when there are none.
+    """Add a patch to the end of a series: the edits in the tree, or an empty patch without edits.
 
     The header is a template; until it is filled in, `lora patch lock` refuses the patch.
-    Raises PatchError unless all patches of the series are in.
+    Raises PatchError unless all patches of the series are applied.
     """
     target = edited.target
-    with site.alone(site.of_workspace(workspace)):
+    with transaction.exclusive(transaction.root_of(workspace)):
         work = _work(workspace, edited)
         path = target.patches / f"{len(work.drafts) + 1:04d}-{_slug(title)}.patch"
         if path.exists():
             raise PatchError(f"{path} is there already", hint="choose another title")
-        fields = header.template(
+        fields = series.header_template(
             description=title, upstream_version=f"{target.name} {target.pin}", last_update=_today()
         )
         files = work.edited
         path.parent.mkdir(parents=True, exist_ok=True)
-        fs.replace_file(path, header.render(fields) + _diff(work.full, work.now, files))
+        fs.replace_file(path, series.render_header(fields) + _diff(work.full, work.now, files))
         fs.replace_file(target.patches / series.SERIES, _appended(target.patches / series.SERIES, path.name))
     return Written(path, tuple(files))
 
 
 def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Written:
-    """Take the edits in the tree into a patch, the last one unless `name` says another.
+    """Add the edits in the tree to the patch `name`, by default the last one.
 
-    Raises PatchError when a later patch touches the same files, and when there is nothing to take in.
+    Raises PatchError when a later patch touches the same files, and when there are no edits.
     """
     target = edited.target
-    with site.alone(site.of_workspace(workspace)):
+    with transaction.exclusive(transaction.root_of(workspace)):
         work = _work(workspace, edited)
         at = _position(target, work.drafts, name)
         draft, files = work.drafts[at], work.edited
@@ -106,7 +107,7 @@ def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Wr
         below = _applied(work.drafts[:at], work.base)
         path = target.patches / draft.name
         fields = {**draft.fields, "Last-Update": _today()}
-        fs.replace_file(path, header.render(fields) + _diff(below, work.now, paths))
+        fs.replace_file(path, series.render_header(fields) + _diff(below, work.now, paths))
     return Written(path, tuple(files))
 
 
@@ -126,14 +127,14 @@ def _work(workspace: Workspace, edited: Edited) -> _Work:
 
 def _draft(name: str, data: bytes) -> _Draft:
     head, end, body = data.partition(b"\n---\n")
-    fields = header.parse(name, head + end)
+    fields = series.parse_header(name, head + end)
     patch = parse(name, data) if body.strip() else Patch(name, sha256(data), head + end, ())
     return _Draft(name, fields, patch)
 
 
-def _applied(drafts: Iterable[_Draft], image: plan.Image) -> plan.Image:
+def _applied(drafts: Iterable[_Draft], image: Image) -> Image:
     for draft in drafts:
-        image = plan.apply(draft.patch, image).image
+        image = planning.apply(draft.patch, image).image
     return image
 
 
@@ -164,8 +165,8 @@ def _check_last_word(name: str, later: Sequence[_Draft], paths: Sequence[str]) -
             )
 
 
-def _diff(before: plan.Image, after: plan.Image, paths: Sequence[str]) -> bytes:
-    return differ.diff({path: before.get(path) for path in paths}, {path: after[path] for path in paths})
+def _diff(before: Image, after: Image, paths: Sequence[str]) -> bytes:
+    return scratch_git.diff({path: before.get(path) for path in paths}, {path: after[path] for path in paths})
 
 
 def _slug(title: str) -> str:
@@ -183,3 +184,46 @@ def _appended(path: Path, name: str) -> bytes:
 
 def _today() -> str:
     return dt.datetime.now(tz=dt.timezone.utc).date().isoformat()
+
+
+def save_edits(found: Sequence[TreeState], edited: Sequence[Sequence[str]], file: Path) -> None:
+    """Write the edits in each tree as a patch: those of one tree to `file`, of several to `STEM-UPSTREAM.SUFFIX` each.
+
+    Raises PatchError when such a file is there already, and for edits that no patch can hold; nothing is written then.
+    """
+    trees = [(item, paths) for item, paths in zip(found, edited, strict=True) if paths]
+    patches = {}
+    for item, paths in trees:
+        path = file if len(trees) == 1 else file.with_name(f"{file.stem}-{item.target.name}{file.suffix}")
+        if path.exists():
+            raise PatchError(f"{path} is there already", hint="name another file for the edits")
+        patches[path] = _edits_patch(item, paths)
+    for path, data in patches.items():
+        fs.replace_file(path, data)
+
+
+def _edits_patch(item: TreeState, edited: Sequence[str]) -> bytes:
+    """Diff the edited files of a tree against the patched files, or the pristine ones where no patch was applied."""
+    outside = tree_state.outside_series(item, edited)
+    base = relock.pristine(item.target, item.stack, [*item.stack.paths, *outside])
+    now = {**item.image, **tree.snapshot(item.target.root, outside)}
+    _check_files(item, {path: now[path] for path in edited})
+    patched = [path for path in edited if path not in outside and _was_patched(item, path)]
+    final = tree_state.patched(item, base)[0] if patched else base
+    before: Image = {path: (final if path in patched else base).get(path) for path in edited}
+    return scratch_git.diff(before, {path: now[path] for path in before})
+
+
+def _check_files(item: TreeState, now: Image) -> None:
+    """Raise PatchError for a folder, which git reports as changed only where it contains another repository."""
+    folders = [path for path, node in now.items() if path.endswith("/") or (node and node.is_folder)]
+    if folders:
+        raise PatchError(
+            f"{item.target.name}: {shown(folders[0])} is a folder, which no patch can hold",
+            hint="nothing was written; move it away and run this again",
+        )
+
+
+def _was_patched(item: TreeState, path: str) -> bool:
+    """Whether a pristine copy shows that the file was patched; a file that a patch creates has none."""
+    return item.image.get(path + COPY) is not None or item.stack.state(path, 0) == ABSENT

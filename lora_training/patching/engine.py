@@ -1,55 +1,46 @@
-"""Apply and revert over all upstreams: look up, plan in memory, write in one transaction."""
+"""Apply and revert the patches of all upstreams: look up, plan in memory, write in one transaction."""
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lora_training.errors import PatchError
-from lora_training.patching import (
-    edits,
-    exclude,
-    folders,
-    lockfile,
-    plan,
-    series,
-    site,
-    stack,
-    standing,
-    transaction,
-    tree,
-)
-from lora_training.patching.edit import Edit
-from lora_training.patching.model import Node, state_of
-from lora_training.patching.stack import PRISTINE
-from lora_training.patching.standing import COPY, Standing
+from lora_training.patching import lockfile, series, transaction, tree_state
+from lora_training.patching.model import REGULAR, Node, folders_of, state_of
+from lora_training.patching.planning import Moved, stack
+from lora_training.patching.planning.stack import PRISTINE, Folders
+from lora_training.patching.transaction import Recovered, Root, Write, fs, tree
+from lora_training.patching.tree_state import COPY, TreeState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from lora_training.patching.series import Target
-    from lora_training.patching.transaction import Recovered
     from lora_training.workspace import Workspace
 
 Done = Literal["applied", "reverted", "unchanged"]
 
+FOLDERS = "folders.json"
+_EXCLUDED = "# pristine copies, kept by `lora patch`\n*.orig\n"
+
 
 @dataclass(frozen=True)
 class TreeResult:
-    """What a command did to one tree: the patches that are in now, the files written, the hunks found elsewhere."""
+    """The result for one tree: the patches that are applied now, the files written, the hunks found elsewhere."""
 
     name: str
     done: Done
     patches: tuple[str, ...]
     files: tuple[str, ...] = ()
-    moved: tuple[plan.Moved, ...] = ()
+    moved: tuple[Moved, ...] = ()
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command did, and the interrupted one that it brought to its end first."""
+    """The result of a command, and the interrupted command that it completed first."""
 
     trees: tuple[TreeResult, ...]
     recovered: Recovered | None = None
@@ -57,166 +48,185 @@ class Result:
 
 @dataclass(frozen=True)
 class _Plan:
+    """The writes for one tree, with names relative to it."""
+
+    state: TreeState
     result: TreeResult
-    edits: tuple[Edit, ...]
+    writes: tuple[Write, ...]
 
 
 def apply(workspace: Workspace, targets: Sequence[Target]) -> Result:
-    """Bring every tree to the last step of its series, or change nothing at all.
+    """Apply every patch, or none if one fails.
 
     Raises UpstreamError for a tree that is not at its pin, PatchError for drift, an edited patch or a foreign `.orig`.
     """
-    here = site.of_workspace(workspace)
-    with site.alone(here) as recovered:
+    root = transaction.root_of(workspace)
+    with transaction.exclusive(root) as recovered:
         for target in targets:
             series.check_at_pin(target)
-        found = _stand_all(workspace, targets)
-        for item in found:
-            standing.check_no_drift(item)
-        plans = [_plan_apply(item) for item in found]
-        for target, planned in zip(targets, plans, strict=True):
-            if planned.edits:
-                exclude.copies(target.root)
-        known = _remembered(folders.recall(here), found, plans)
-        transaction.run(here.root, here.state, "apply", [*_whole(here, targets, plans), folders.remember(here, known)])
-    return Result(tuple(planned.result for planned in plans), recovered)
+        states = _read_all(workspace, targets)
+        for state in states:
+            tree_state.check_no_drift(state)
+        plans = [_plan_apply(state) for state in states]
+        for plan in plans:
+            if plan.writes:
+                _exclude_copies(plan.state.target.root)
+        known = _read_folders(root)
+        for plan in plans:
+            name = plan.state.target.name
+            if (before := _folders_before(plan, known.get(name))) is not None:
+                known[name] = before
+        transaction.run(root, "apply", [*_all_writes(root, plans), _write_folders(root, known)])
+    return Result(tuple(plan.result for plan in plans), recovered)
 
 
 def revert(workspace: Workspace, targets: Sequence[Target], keep_edits: Path | None = None) -> Result:
-    """Bring every tree back to pristine, byte for byte, or change nothing at all.
+    """Restore every file that patches touch, byte for byte, or change nothing if one cannot be restored.
 
-    Raises PatchError for edits, unless `keep_edits` names a file: they are written there first, as a patch.
+    Raises PatchError for local edits, unless `keep_edits` names a file: they are written there first, as a patch.
     """
-    here = site.of_workspace(workspace)
-    with site.alone(here) as recovered:
-        found = _stand_all(workspace, targets)
-        edited = [edits.find(item) for item in found]
+    root = transaction.root_of(workspace)
+    with transaction.exclusive(root) as recovered:
+        states = _read_all(workspace, targets)
+        edited = [tree_state.local_edits(state) for state in states]
         if keep_edits is None:
-            _refuse(found, edited)
+            for state, paths in zip(states, edited, strict=True):
+                tree_state.check_no_drift(state)
+                tree_state.refuse_edits(state, paths)
         elif any(edited):
-            from lora_training.patching import keeping
+            from lora_training.patching import authoring
 
-            keeping.save(found, edited, keep_edits)
-        plans = [_plan_revert(item, paths) for item, paths in zip(found, edited, strict=True)]
-        known = folders.recall(here)
-        wanted = _wanted(here, known, found, plans)
-        whole = [*_whole(here, targets, plans), folders.remember(here, known)]
-        transaction.run(here.root, here.state, "revert", whole, wanted)
-    return Result(tuple(planned.result for planned in plans), recovered)
+            authoring.save_edits(states, edited, keep_edits)
+        plans = [_plan_revert(state, paths) for state, paths in zip(states, edited, strict=True)]
+        known = _read_folders(root)
+        folders: Folders = {}
+        for plan in plans:
+            folders |= _folders_after_revert(root, plan, known)
+        transaction.run(root, "revert", [*_all_writes(root, plans), _write_folders(root, known)], folders)
+    return Result(tuple(plan.result for plan in plans), recovered)
 
 
 def recover(workspace: Workspace) -> Recovered | None:
-    """Only bring an interrupted command to its end."""
-    with site.alone(site.of_workspace(workspace)) as recovered:
+    """Complete an interrupted command, and do nothing else."""
+    with transaction.exclusive(transaction.root_of(workspace)) as recovered:
         return recovered
 
 
-def _stand_all(workspace: Workspace, targets: Sequence[Target]) -> list[Standing]:
+def _read_all(workspace: Workspace, targets: Sequence[Target]) -> list[TreeState]:
     stacks = lockfile.read(workspace.patches)
-    return [standing.stand(target, standing.locked(target, stacks)) for target in targets]
+    return [tree_state.read(target, tree_state.locked(target, stacks)) for target in targets]
 
 
-def _refuse(found: Sequence[Standing], edited: Sequence[Sequence[str]]) -> None:
-    for item, paths in zip(found, edited, strict=True):
-        standing.check_no_drift(item)
-        edits.refuse(item, paths)
+def _plan_apply(state: TreeState) -> _Plan:
+    name, patches = state.target.name, tuple(patch.name for patch in state.stack.patches)
+    if state.position.common == state.stack.last and tree_state.has_copies(state):
+        tree_state.read_locked(state.target, state.stack)
+        return _Plan(state, TreeResult(name, "unchanged", patches), ())
+    stack.check_copies_have_room(state.stack)
+    base = tree_state.pristine(state)
+    image, moved = tree_state.patched(state, base)
+    writes = [Write(path, state.image[path], image.get(path)) for path in state.stack.paths]
+    writes += [write for path in state.stack.paths if (write := _write_copy(state, path, base.get(path)))]
+    files = _changed(writes)
+    return _Plan(
+        state, TreeResult(name, "applied" if files else "unchanged", patches, files, tuple(moved)), tuple(writes)
+    )
 
 
-def _remembered(
-    known: Mapping[str, folders.Folders], found: Sequence[Standing], plans: Sequence[_Plan]
-) -> dict[str, folders.Folders]:
-    """`known`, and the folders that an apply makes or empties; what is known of a partly patched tree came first."""
-    after = dict(known)
-    for item, planned in zip(found, plans, strict=True):
-        name = item.target.name
-        here = folders.before(item.image, {edit.path: edit.after for edit in planned.edits if _is_change(edit)})
-        if planned.result.files and all(PRISTINE in steps for steps in item.position.steps.values()):
-            after[name] = here
-        elif name in known:
-            after[name] = here | known[name]
-    return after
-
-
-def _wanted(
-    here: site.Site, known: dict[str, folders.Folders], found: Sequence[Standing], plans: Sequence[_Plan]
-) -> folders.Folders:
-    """The folders that a revert makes, or takes away if it leaves them empty. Those of its trees go from `known`."""
-    wanted: folders.Folders = {}
-    for item, planned in zip(found, plans, strict=True):
-        removed = [edit.path for edit in planned.edits if edit.before and not edit.after]
-        there = known.pop(item.target.name, None) if planned.result.files else {}
-        prefix = os.path.relpath(item.target.root, here.root)
-        wanted |= {f"{prefix}/{path}": bits for path, bits in _or_emptied(there, removed).items()}
-    return wanted
-
-
-def _or_emptied(there: folders.Folders | None, removed: Sequence[str]) -> folders.Folders:
-    return dict.fromkeys(plan.folders_of(removed)) if there is None else there
-
-
-def _whole(here: site.Site, targets: Sequence[Target], plans: Sequence[_Plan]) -> list[Edit]:
-    """The edits of all trees, from the site's root."""
-    prefixes = [os.path.relpath(target.root, here.root) for target in targets]
-    return [_below(prefix, edit) for prefix, planned in zip(prefixes, plans, strict=True) for edit in planned.edits]
-
-
-def _below(prefix: str, edit: Edit) -> Edit:
-    same_as = None if edit.same_as is None else f"{prefix}/{edit.same_as}"
-    return replace(edit, path=f"{prefix}/{edit.path}", same_as=same_as)
-
-
-def _plan_apply(item: Standing) -> _Plan:
-    names = tuple(patch.name for patch in item.stack.patches)
-    if item.position.common == item.stack.last and _has_copies(item):
-        problems = standing.lock_problems(item.target, item.stack, series.read_bytes(item.target.patches))
-        if problems:
-            raise PatchError("; ".join(problems), hint="look at the change, then run `lora patch lock`")
-        return _Plan(TreeResult(item.target.name, "unchanged", names), ())
-    stack.check_copies_have_room(item.stack)
-    base = standing.pristine(item)
-    image, moved = standing.final(item, base)
-    found = [Edit(path, item.image[path], image.get(path)) for path in item.stack.paths]
-    found += [edit for path in item.stack.paths if (edit := _copy_edit(item, path, base.get(path)))]
-    files = _files(found)
-    done: Done = "applied" if files else "unchanged"
-    return _Plan(TreeResult(item.target.name, done, names, files, tuple(moved)), tuple(found))
-
-
-def _has_copies(item: Standing) -> bool:
-    kept = [path for path in item.stack.paths if stack.is_kept(item.stack, path)]
-    return all(standing.copy_of(item, path) is not None for path in kept)
-
-
-def _copy_edit(item: Standing, path: str, base: Node | None) -> Edit | None:
-    if not stack.is_kept(item.stack, path) or standing.copy_of(item, path) is not None:
+def _write_copy(state: TreeState, path: str, base: Node | None) -> Write | None:
+    if not stack.is_kept(state.stack, path) or tree_state.copy_of(state, path) is not None:
         return None
-    # the pristine file itself becomes the copy, times and all, unless it is gone already
-    itself = path if state_of(item.image[path]) == item.stack.state(path, PRISTINE) else None
-    return Edit(path + COPY, None, base, same_as=itself)
+    # the pristine file itself becomes the copy, with its times, unless it is gone already
+    itself = path if state_of(state.image[path]) == state.stack.state(path, PRISTINE) else None
+    return Write(path + COPY, None, base, same_as=itself)
 
 
-def _plan_revert(item: Standing, edited: Sequence[str]) -> _Plan:
-    outside = edits.outside(item, edited)
+def _plan_revert(state: TreeState, edited: Sequence[str]) -> _Plan:
+    outside = tree_state.outside_series(state, edited)
     if edited:
         from lora_training.patching import relock
 
-        base = relock.pristine(item.target, item.stack, [*item.stack.paths, *outside])
+        base = relock.pristine(state.target, state.stack, [*state.stack.paths, *outside])
     else:
-        base = standing.pristine(item)
-    now = tree.snapshot(item.target.root, outside)
-    found = [Edit(path, now[path], base.get(path)) for path in outside]
-    for path in item.stack.paths:
-        copy = standing.copy_of(item, path)
-        found.append(Edit(path, item.image[path], base.get(path), same_as=path + COPY if copy else None))
+        base = tree_state.pristine(state)
+    now = tree.snapshot(state.target.root, outside)
+    writes = [Write(path, now[path], base.get(path)) for path in outside]
+    for path in state.stack.paths:
+        copy = tree_state.copy_of(state, path)
+        writes.append(Write(path, state.image[path], base.get(path), same_as=path + COPY if copy else None))
         if copy is not None:
-            found.append(Edit(path + COPY, copy, None))
-    files = _files(found)
-    return _Plan(TreeResult(item.target.name, "reverted" if files else "unchanged", (), files), tuple(found))
+            writes.append(Write(path + COPY, copy, None))
+    files = _changed(writes)
+    return _Plan(state, TreeResult(state.target.name, "reverted" if files else "unchanged", (), files), tuple(writes))
 
 
-def _files(edits: Sequence[Edit]) -> tuple[str, ...]:
-    return tuple(edit.path for edit in edits if _is_change(edit))
+def _changed(writes: Sequence[Write]) -> tuple[str, ...]:
+    return tuple(write.path for write in writes if write.is_change)
 
 
-def _is_change(edit: Edit) -> bool:
-    return state_of(edit.before) != state_of(edit.after)
+def _all_writes(root: Root, plans: Sequence[_Plan]) -> list[Write]:
+    """The writes of all trees, with names relative to the transaction root."""
+    writes = []
+    for plan in plans:
+        prefix = os.path.relpath(plan.state.target.root, root.path)
+        for write in plan.writes:
+            same_as = None if write.same_as is None else f"{prefix}/{write.same_as}"
+            writes.append(replace(write, path=f"{prefix}/{write.path}", same_as=same_as))
+    return writes
+
+
+def _folders_before(plan: _Plan, known: Folders | None) -> Folders | None:
+    """The folders that an apply makes or empties, as they were before the first patch; None leaves the record as is."""
+    written = {write.path: write.after for write in plan.writes if write.is_change}
+    before = stack.folders_before(plan.state.image, written)
+    if written and all(PRISTINE in steps for steps in plan.state.position.steps.values()):
+        return before
+    # of a tree with some patches applied, the earlier record counts
+    return None if known is None else before | known
+
+
+def _folders_after_revert(root: Root, plan: _Plan, known: dict[str, Folders]) -> Folders:
+    """The folders that a revert makes, or removes if they are empty. Takes the tree's record out of `known`."""
+    removed = [write.path for write in plan.writes if write.before and not write.after]
+    before = known.pop(plan.state.target.name, None) if plan.result.files else {}
+    if before is None:
+        before = dict.fromkeys(folders_of(removed))
+    prefix = os.path.relpath(plan.state.target.root, root.path)
+    return {f"{prefix}/{path}": bits for path, bits in before.items()}
+
+
+def _read_folders(root: Root) -> dict[str, Folders]:
+    """The recorded folders of each upstream as they were before its patches; none when the record cannot be read."""
+    node = tree.read(root.path, _folders_file(root))
+    try:
+        content = json.loads(node.data) if node is not None else {}
+        return {str(name): stack.check_folders(known) for name, known in content.items()}
+    except (AttributeError, RecursionError, ValueError):
+        # users may delete the state folder: a revert then removes the folders that it empties
+        return {}
+
+
+def _write_folders(root: Root, known: Mapping[str, Folders]) -> Write:
+    after = Node(REGULAR, json.dumps(known, indent=1).encode()) if known else None
+    return Write(_folders_file(root), tree.read(root.path, _folders_file(root)), after)
+
+
+def _folders_file(root: Root) -> str:
+    return os.path.relpath(root.state / FOLDERS, root.path)
+
+
+def _exclude_copies(root: Path) -> None:
+    """Have git ignore `*.orig` in a tree, by its private exclude file; does nothing where there is no git."""
+    if not (root / ".git").exists():
+        return
+    from lora_training import repositories
+
+    # a worktree shares the file with its repository
+    with repositories.opened(root) as repo:
+        path = Path(repo.common_dir) / "info" / "exclude"
+    there = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+    if "*.orig" in there.splitlines():
+        return
+    fs.make_folder(str(path.parent))
+    gap = "" if there.endswith("\n") or not there else "\n"
+    fs.replace_file(path, f"{there}{gap}{_EXCLUDED}".encode("utf-8", "surrogateescape"))

@@ -1,4 +1,4 @@
-"""`patches/patches.lock`: generated, checked in, and what every command trusts."""
+"""Read and write `patches/patches.lock`: the state of every patched file at every step of its series."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
 from lora_training.patching.names import raw, text
-from lora_training.patching.stack import LockedPatch, Stack, check, touched
+from lora_training.patching.planning.stack import LockedPatch, Stack, check, touched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +25,9 @@ _TABLE = re.compile(r'(\[\[?)upstreams\."([^"\\]*)"\.?([a-z.]*)\]\]?')
 
 
 def digest(patches: Path) -> str:
-    """The sha256 of what the patches do: each upstream's commit, and each changed file as the last patch leaves it.
+    """A sha256 of the patches' effect: each upstream's commit, and the last state of each changed file.
 
-    Their words and their number count for nothing. Raises PatchError as `read`.
+    It does not depend on headers, or on how the changes are split into patches. Raises PatchError as `read`.
     """
     import hashlib
     import json
@@ -40,7 +40,7 @@ def digest(patches: Path) -> str:
 
 
 def read(patches: Path) -> dict[str, Stack]:
-    """The locked series of each upstream; none when there is no lock. Raises PatchError when it cannot be read."""
+    """Read the locked series of each upstream; none without a lock file. Raises PatchError when it is damaged."""
     path = patches / LOCK
     try:
         written = path.read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def _toml(text_: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=2)
 def _read_own(written: str) -> dict[str, Stack] | None:
-    """The content of a lock that stands exactly as `render` writes it, and fast; None for any other."""
+    """Read a lock file that is exactly as `render` writes it, faster than a TOML parser does; None for any other."""
     tables: dict[str, dict[str, Any]] = {}
     rows: dict[str, str] = {}
     for line in written[len(_HEAD) :].split("\n"):
@@ -86,7 +86,7 @@ def _read_own(written: str) -> dict[str, Stack] | None:
         stacks = {name: check(_own_stack(table)) for name, table in tables.items()}
     except (KeyError, ValueError):
         return None
-    # what reads back as the same bytes was understood
+    # understood completely if it renders to the same text
     return stacks if render(stacks) == written else None
 
 
@@ -105,7 +105,7 @@ def _files(table: Mapping[str, str]) -> dict[str, str]:
 
 
 def render(stacks: Mapping[str, Stack]) -> str:
-    """The whole file, the same for the same content."""
+    """The text of the lock file."""
     return _HEAD + "".join(_table(name, stacks[name]) for name in sorted(stacks))
 
 
@@ -134,7 +134,7 @@ def _quoted(value: str) -> str:
 
 
 def _encoded(path: str) -> str:
-    """A name as text that TOML can hold: bytes that are no UTF-8 as `%XX`."""
+    """A name as text for TOML: bytes that are not UTF-8 as `%XX`."""
     if path.isprintable() and "%" not in path:
         return path
     return "".join(chr(b) if 32 <= b < 127 and b != 37 else f"%{b:02X}" for b in raw(path))  # noqa: PLR2004 - printable ASCII but `%`

@@ -1,4 +1,4 @@
-"""What a patch and a file are, in memory. No I/O here."""
+"""Patches and files in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import hashlib
 import stat
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 REGULAR = 0o100644
 EXECUTABLE = 0o100755
@@ -20,10 +23,10 @@ Action = Literal["modify", "create", "delete", "rename", "copy"]
 
 
 class Hunk(NamedTuple):
-    """One place in a file: `old` is taken out and `new` put in, both with their context and line ends.
+    """One hunk of a file: `old` is replaced with `new`, both with their context lines and line ends.
 
-    `old_start` is the line number that the patch states, from 1; `leading` and `trailing` count context lines.
-    `line` is the hunk header's line number in the patch file.
+    `old_start` and `new_start` are line numbers in the hunk's header, from 1; `leading` and `trailing` count context
+    lines. `line` is the header's line number in the patch file.
     """
 
     line: int
@@ -35,7 +38,7 @@ class Hunk(NamedTuple):
     trailing: int
 
     def reversed(self) -> Hunk:
-        """The hunk that takes `new` back to `old`."""
+        """The hunk that replaces `new` with `old`."""
         return self._replace(old_start=self.new_start, new_start=self.old_start, old=self.new, new=self.old)
 
 
@@ -49,10 +52,10 @@ class Binary:
 
 @dataclass(frozen=True)
 class Change:
-    """What one section of a patch does to one file. Names are relative to the tree, with `/`, checked and stripped.
+    """The change of one file in a patch. Names are relative to the tree, with `/`, checked and stripped.
 
     Modes are git's, None where the patch does not say. `old_id` and `new_id` are git's blob ids from an `index` line,
-    possibly abbreviated. `exact_delete` means that the patch removes the file and not only its content.
+    possibly abbreviated. `line` is the line number of its section in the patch file.
     """
 
     action: Action
@@ -69,7 +72,7 @@ class Change:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The names that this change reads or writes."""
+        """The names of the files that this change reads or writes."""
         return (self.old,) if self.old == self.new else (self.old, self.new)
 
 
@@ -84,16 +87,15 @@ class Patch:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every name that the patch reads or writes, once, in order."""
+        """The names of all files that the patch reads or writes, each once, in order."""
         return tuple(dict.fromkeys(path for change in self.changes for path in change.paths))
 
 
 @dataclass(frozen=True)
 class Node:
-    """A file as it is or shall be: git's mode and the content (a symbolic link's is its target).
+    """A file, symbolic link or folder: git's mode and the content; of a link its target, of a folder its `children`.
 
-    `permissions` and `stamp` are known only of files that were read from a disk; they take no part in comparisons.
-    A folder is a Node too, with the names in it as `children`.
+    `permissions` and `stamp` are known only of files that were read from the disk; comparisons ignore them.
     """
 
     mode: int
@@ -104,7 +106,7 @@ class Node:
 
     @property
     def is_folder(self) -> bool:
-        """Whether this is a folder, which no patch can name."""
+        """Whether this is a folder."""
         return self.mode == FOLDER
 
     @property
@@ -114,15 +116,35 @@ class Node:
 
     @cached_property
     def state(self) -> str:
-        """How the lock names the state."""
+        """The file's state as the lock has it."""
         return ABSENT if self.is_folder else f"{self.mode:06o} {sha256(self.data)}"
 
 
+# The part of a tree that patches touch: every name they use and every folder above one. Missing and None: no file.
+Image = dict[str, "Node | None"]
+
+
 def state_of(node: Node | None) -> str:
-    """How the lock names a file's state: `absent`, or git's mode and the content's sha256."""
+    """The state of a file as the lock has it: `absent`, or git's mode and the content's sha256."""
     return ABSENT if node is None else node.state
 
 
 def sha256(data: bytes) -> str:
     """The hexadecimal sha256 of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+def parents(path: str) -> list[str]:
+    """The folders above a name, outermost first."""
+    return [path[:i] for i, character in enumerate(path) if character == "/"]
+
+
+def folders_of(paths: Iterable[str]) -> set[str]:
+    """Every folder above one of `paths`."""
+    found: set[str] = set()
+    for path in paths:
+        parent = path.rpartition("/")[0]
+        while parent and parent not in found:
+            found.add(parent)
+            parent = parent.rpartition("/")[0]
+    return found

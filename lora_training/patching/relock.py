@@ -1,4 +1,4 @@
-"""`lora patch lock`: work every series out again on pristine files, and say what that changes in the lock."""
+"""`lora patch lock`: compute the states of every series from pristine files again, and write them to the lock."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching import fs, links, lockfile, plan, removal, series, site, stack, standing, tree
-from lora_training.patching.model import ABSENT, Node, state_of
+from lora_training.patching import lockfile, names, removal, series, transaction, tree_state
+from lora_training.patching.model import ABSENT, Image, Node, state_of
 from lora_training.patching.names import shown
-from lora_training.patching.stack import PRISTINE, Stack
+from lora_training.patching.planning import Moved, stack
+from lora_training.patching.planning.stack import PRISTINE, Stack
+from lora_training.patching.transaction import fs, tree
+from lora_training.patching.tree_state import COPY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,23 +25,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Locked:
-    """What locking changed, a line each, and the hunks that were not found where their patches say."""
+    """The changes of the lock, one line each, and the hunks that were found at another line than they state."""
 
     changes: tuple[str, ...]
-    moved: tuple[plan.Moved, ...]
+    moved: tuple[Moved, ...]
     recovered: Recovered | None = None
 
 
 def lock(workspace: Workspace, targets: Sequence[Target]) -> Locked:
     """Write `patches.lock` from the patch files and the pristine trees.
 
-    Raises PatchError for a patch that is malformed, incomplete or does not fit, and while a tree has a patch in that
-    was edited since: it must be reverted first, or nothing could recognise its files any more.
+    Raises PatchError for a patch that is malformed, incomplete or does not fit, and while a patch is applied that was
+    edited since: the new lock would not know the tree's files, so it must be reverted first.
     """
-    with site.alone(site.of_workspace(workspace)) as recovered:
+    with transaction.exclusive(transaction.root_of(workspace)) as recovered:
         old = lockfile.read(workspace.patches)
         new: dict[str, Stack] = {}
-        moved: list[plan.Moved] = []
+        moved: list[Moved] = []
         for target in targets:
             if series.names(target.patches):
                 new[target.name], found = work_out(target, old.get(target.name))
@@ -51,8 +54,8 @@ def lock(workspace: Workspace, targets: Sequence[Target]) -> Locked:
     return Locked(changes, tuple(moved), recovered)
 
 
-def work_out(target: Target, old: Stack | None) -> tuple[Stack, list[plan.Moved]]:
-    """The stack of a target's series as its files are now."""
+def work_out(target: Target, old: Stack | None) -> tuple[Stack, list[Moved]]:
+    """Compute the states of a target's series from its patch files."""
     series.check_at_pin(target)
     items = series.read(target.patches)
     for item in items:
@@ -60,18 +63,18 @@ def work_out(target: Target, old: Stack | None) -> tuple[Stack, list[plan.Moved]
     patches = [item.patch for item in items]
     paths = [path for patch in patches for path in patch.paths]
     stack_, image, moved = stack.build(target.pin, patches, pristine(target, old, paths))
-    links.check(stack_.paths, image, target.root)
+    names.check_links(stack_.paths, image, target.root)
     return stack_, moved
 
 
-def pristine(target: Target, old: Stack | None, paths: Iterable[str]) -> plan.Image:
-    """Files as they are at the pin: from git where the tree has it, else proven by the old lock or a manifest.
+def pristine(target: Target, old: Stack | None, paths: Iterable[str]) -> Image:
+    """Return files as they are at the pin: from git, or proven by the old lock or a manifest.
 
-    Raises PatchError for a file that is not pristine and has no pristine copy beside it. Of a folder that is neither
-    a repository nor came with a manifest, files that were never locked are taken as they are.
+    Raises PatchError for a file that is not pristine and has no pristine copy beside it. In a folder that is no
+    repository and has no manifest, files that are not in the lock count as pristine.
     """
     wanted = list(dict.fromkeys(paths))
-    copies = [path + standing.COPY for path in wanted]
+    copies = [path + COPY for path in wanted]
     image = tree.snapshot(target.root, [*wanted, *copies])
     has_git = (target.root / ".git").exists()
     known = old.pristine if old is not None and old.commit == target.pin else {}
@@ -100,23 +103,23 @@ def _at_commit(root: Path, commit: str, path: str, now: Node | None) -> Node | N
 
 
 def _proven(target: Target, path: str, image: Mapping[str, Node | None], wanted: str) -> Node | None:
-    """The file or its copy, whichever has the wanted state, or the wanted sha256 alone."""
-    for node in (image[path], image[path + standing.COPY], None):
+    """Return the file or its copy, whichever has the wanted state or sha256."""
+    for node in (image[path], image[path + COPY], None):
         state = state_of(node)
         if wanted in {state, state.rpartition(" ")[2]}:
             return node
     raise PatchError(
         f"{target.name}: {shown(path)} was edited, and its pristine content is not at hand",
-        hint=f"put the pristine file at {shown(path + standing.COPY)}, or bring a pristine tree:\n"
+        hint=f"put the pristine file at {shown(path + COPY)}, or bring a pristine tree:\n"
         f"`lora upstream sync {target.name} --discard-edits`, then `lora patch apply`",
     )
 
 
 def _check_recognised(target: Target, old: Stack | None, new: Stack | None) -> None:
-    """A tree that has patches in must be where the new lock knows it, or it would count as drifted from now on."""
+    """Check that the new lock knows the files of a patched tree, which would otherwise count as drifted."""
     if old is None or not old.patches or not target.root.is_dir():
         return
-    now = standing.stand(target, old)
+    now = tree_state.read(target, old)
     patched = [path for path, steps in now.position.steps.items() if steps and PRISTINE not in steps]
     for path in patched:
         state = state_of(now.image[path])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError, UpstreamError
-from lora_training.patching import header
-from lora_training.patching.parse import parse
+from lora_training.patching.diff import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -16,14 +16,28 @@ if TYPE_CHECKING:
     from lora_training.patching.model import Patch
 
 SERIES = "series"
+REQUIRED = (
+    "Description",
+    "Author",
+    "Origin",
+    "Bug",
+    "Forwarded",
+    "Last-Update",
+    "Upstream-Version",
+    "Reason",
+    "Verification",
+    "Removal-Condition",
+)
+SEPARATOR = "---"
+_FIELD = re.compile(r"([A-Z][A-Za-z-]*): ?(.*)")
 
 
 @dataclass(frozen=True)
 class Target:
-    """An upstream as patching sees it: its tree, its patches, the commit it is at (None: unknown) and its pin.
+    """An upstream: its tree, the folder of its patches, the commit it is at (None: unknown) and its pin.
 
-    `manifest` gives the sha256 of every pristine file of a tree that is no repository; None where git knows them.
-    `changed` gives the files that differ from the commit, those that are new included.
+    `manifest` returns the sha256 of every pristine file of a tree that is no repository; None for a repository.
+    `changed` returns the files that differ from the commit, new files included.
     """
 
     name: str
@@ -37,7 +51,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Headed:
-    """A patch file's header alone."""
+    """The header of a patch file."""
 
     name: str
     fields: dict[str, str]
@@ -58,7 +72,7 @@ class SeriesPatch:
 
 
 def is_there(target: Target) -> bool:
-    """Whether there is anything in the tree: git leaves an empty folder for each submodule."""
+    """Whether the tree has files: git leaves an empty folder for each submodule."""
     return target.root.is_dir() and any(target.root.iterdir())
 
 
@@ -72,7 +86,7 @@ def check_at_pin(target: Target) -> None:
 
 
 def names(folder: Path) -> tuple[str, ...]:
-    """The patch files that a series lists, in order; none when there is no series. Raises PatchError for a bad line."""
+    """The names of the patch files in a series, in order. Raises PatchError for a malformed line."""
     path = folder / SERIES
     found = []
     for number, line in enumerate(_lines(path), 1):
@@ -100,7 +114,7 @@ def _name(where: str, words: list[str]) -> str:
 
 
 def read_bytes(folder: Path) -> dict[str, bytes]:
-    """Every patch file of a series, by name, in order. Raises PatchError when one is missing."""
+    """Read every patch file of a series, in order. Raises PatchError when one is missing."""
     return {name: _read_one(folder, name) for name in names(folder)}
 
 
@@ -112,25 +126,83 @@ def _read_one(folder: Path, name: str) -> bytes:
 
 
 def headers(folder: Path) -> tuple[Headed, ...]:
-    """The header of every patch of a series, checked; the diffs are not read."""
+    """Read and check the header of every patch of a series, without the diffs."""
     return tuple(_headed(name, data) for name, data in read_bytes(folder).items())
 
 
 def _headed(name: str, data: bytes) -> Headed:
     head, end, _ = data.partition(b"\n---\n")
-    fields = header.parse(name, head + end)
-    header.check(name, fields)
+    fields = parse_header(name, head + end)
+    check_header(name, fields)
     return Headed(name, fields)
 
 
 def read(folder: Path) -> tuple[SeriesPatch, ...]:
-    """Every patch of a series, parsed, its header checked. Raises PatchError for the first that is not in order."""
+    """Read every patch of a series. Raises PatchError for the first with a malformed diff or incomplete header."""
     return tuple(parse_one(name, data) for name, data in read_bytes(folder).items())
 
 
 def parse_one(name: str, data: bytes) -> SeriesPatch:
-    """One patch file of a series. Raises PatchError when it is malformed or its header is not complete."""
+    """Read one patch of a series. Raises PatchError when its diff is malformed or its header incomplete."""
     patch = parse(name, data)
-    fields = header.parse(name, patch.preamble)
-    header.check(name, fields)
+    fields = parse_header(name, patch.preamble)
+    check_header(name, fields)
     return SeriesPatch(patch, fields, data)
+
+
+def parse_header(name: str, preamble: bytes) -> dict[str, str]:
+    """Read the fields of a patch's header in DEP-3's form; continuation lines begin with a space, ` .` is an empty one.
+
+    Raises PatchError for other text, for a field given twice, and for a header without the `---` line.
+    """
+    try:
+        lines = preamble.decode("utf-8").splitlines()
+    except UnicodeDecodeError as exc:
+        raise PatchError(f"{name}: the header is not UTF-8") from exc
+    if SEPARATOR not in lines:
+        raise PatchError(f"{name}: the header does not end with a line `{SEPARATOR}`", hint=_header_hint())
+    fields: dict[str, list[str]] = {}
+    last = ""
+    for number, line in enumerate(lines[: lines.index(SEPARATOR)], 1):
+        last = _parse_line(fields, last, line, f"{name}, line {number}")
+    return {field: "\n".join(found).lstrip("\n") for field, found in fields.items()}
+
+
+def _parse_line(fields: dict[str, list[str]], last: str, line: str, where: str) -> str:
+    if line.startswith(" ") and last:
+        fields[last].append("" if line == " ." else line[1:])
+        return last
+    match = _FIELD.fullmatch(line)
+    if not match:
+        raise PatchError(f"{where}: neither a field nor its continuation: {line[:60]!r}", hint=_header_hint())
+    if match[1] in fields:
+        raise PatchError(f"{where}: the field {match[1]} is there twice")
+    fields[match[1]] = [match[2]]
+    return match[1]
+
+
+def check_header(name: str, fields: dict[str, str]) -> None:
+    """Raise PatchError unless every required field is filled in."""
+    missing = [field for field in REQUIRED if not fields.get(field, "").strip() or "TODO" in fields[field]]
+    if missing:
+        raise PatchError(f"{name}: the header lacks {', '.join(missing)}", hint=_header_hint())
+
+
+def render_header(fields: dict[str, str]) -> bytes:
+    """The text of a header, with its `---` line."""
+    lines = [f"{key}: {_folded(value)}".rstrip() for key, value in fields.items()]
+    return "\n".join([*lines, SEPARATOR, ""]).encode()
+
+
+def _folded(value: str) -> str:
+    first, *rest = value.split("\n")
+    return "\n".join([first, *(f" {line}" if line else " ." for line in rest)])
+
+
+def header_template(**known: str) -> dict[str, str]:
+    """A header with every required field, `TODO` where the value is not known."""
+    return {field: known.get(field.replace("-", "_").lower(), "TODO") for field in REQUIRED}
+
+
+def _header_hint() -> str:
+    return f"a header has the fields {', '.join(REQUIRED)}, then a line `{SEPARATOR}`"

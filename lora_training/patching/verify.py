@@ -1,17 +1,18 @@
-"""`lora patch verify`: everything that could be wrong, each with the command that mends it."""
+"""`lora patch verify` and `status`: compare the trees, the lock and PATCHES.md with the patches."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import LoraError, PatchError
-from lora_training.patching import docs, edits, lockfile, removal, series, site, stack, standing
+from lora_training.patching import docs, lockfile, removal, series, transaction, tree_state
 from lora_training.patching.model import state_of
 from lora_training.patching.names import shown
-from lora_training.patching.stack import PRISTINE, Stack
-from lora_training.patching.standing import COPY, Standing
+from lora_training.patching.planning import stack
+from lora_training.patching.planning.stack import PRISTINE, Stack
+from lora_training.patching.tree_state import COPY, TreeState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it should be, and what to do about it. `upstream` is empty when it is about none."""
+    """A problem and the command that fixes it; `upstream` is empty for one that concerns no single upstream."""
 
     upstream: str
     what: str
@@ -31,7 +32,7 @@ class Problem:
 
 
 def lines(problems: Iterable[Problem]) -> list[str]:
-    """Problems for people: a line each, and below those that have it in common what to do."""
+    """Problems as text: one line each, with a shared fix below those that it applies to."""
     found = []
     for mend, those in itertools.groupby(problems, lambda problem: problem.mend):
         found += [f"{problem.upstream}: {problem.what}".removeprefix(": ") for problem in those]
@@ -41,7 +42,7 @@ def lines(problems: Iterable[Problem]) -> list[str]:
 
 @dataclass(frozen=True)
 class Verified:
-    """The answer is yes when there are no problems. `steps`: the step that each tree is at, None for none."""
+    """The problems that were found, and the step of the series that each tree is at, None for none."""
 
     problems: tuple[Problem, ...]
     steps: Mapping[str, int | None]
@@ -49,17 +50,17 @@ class Verified:
 
 
 def verify(workspace: Workspace, targets: Sequence[Target]) -> Verified:
-    """Check every upstream, and what is written about our patches. What is wrong is reported and not raised."""
+    """Check every upstream, the removal conditions and PATCHES.md. Problems are returned, not raised."""
     found = trees(workspace, targets)
-    # a probe reads pristine files, which only a tree without a problem is sure to have
+    # removal conditions read pristine files, which only a tree without problems is sure to have
     removable = () if found.problems else tuple(_removal_problems(targets))
     about = (*removable, *_document_problems(workspace, targets))
     return replace(found, problems=(*found.problems, *about))
 
 
 def trees(workspace: Workspace, targets: Sequence[Target]) -> Verified:
-    """Check what a training rests on: pins, files, the lock. What is wrong is reported and not raised."""
-    with site.together(site.of_workspace(workspace)) as recovered:
+    """Check what a training needs: pins, files, the lock. Problems are returned, not raised."""
+    with transaction.shared(transaction.root_of(workspace)) as recovered:
         problems: list[Problem] = []
         steps: dict[str, int | None] = {}
         try:
@@ -75,47 +76,47 @@ def _target_problems(target: Target, stacks: Mapping[str, Stack], steps: dict[st
     steps[target.name] = None
     try:
         series.check_at_pin(target)
-        stack_ = standing.locked(target, stacks)
+        stack_ = tree_state.locked(target, stacks)
         contents = series.read_bytes(target.patches)
-        item = standing.stand(target, stack_)
-        edited = edits.find(item)
+        state = tree_state.read(target, stack_)
+        edited = tree_state.local_edits(state)
     except LoraError as exc:
         return [_as_problem(target.name, exc)]
-    steps[target.name] = item.position.common
-    lock = standing.lock_problems(target, stack_, contents)
+    steps[target.name] = state.position.common
+    lock = tree_state.lock_problems(target, stack_, contents)
     found = [Problem(target.name, what.removeprefix(f"{target.name}: "), "lora patch lock") for what in lock]
-    return [*found, *_tree_problems(item, edited)]
+    return [*found, *_tree_problems(state, edited)]
 
 
-def _tree_problems(item: Standing, edited: Sequence[str]) -> Iterator[Problem]:
-    mend = edits.cure(item, edited) if edited else ""
-    for path, steps in item.position.steps.items():
-        yield from _file_problems(item, path, steps, mend)
-        if stack.is_kept(item.stack, path):
-            yield from _copy_problems(item, path, steps)
-    others = edits.outside(item, edited)
+def _tree_problems(state: TreeState, edited: Sequence[str]) -> Iterator[Problem]:
+    mend = tree_state.edits_hint(state, edited) if edited else ""
+    for path, steps in state.position.steps.items():
+        yield from _file_problems(state, path, steps, mend)
+        if stack.is_kept(state.stack, path):
+            yield from _copy_problems(state, path, steps)
+    others = tree_state.outside_series(state, edited)
     if others:
-        yield Problem(item.target.name, edits.sentence(others), mend)
+        yield Problem(state.target.name, tree_state.edits_sentence(others), mend)
 
 
-def _file_problems(item: Standing, path: str, steps: frozenset[int], mend: str) -> Iterator[Problem]:
-    name = item.target.name
+def _file_problems(state: TreeState, path: str, steps: frozenset[int], mend: str) -> Iterator[Problem]:
+    name = state.target.name
     if not steps:
-        found, wanted = state_of(item.image[path]), item.stack.state(path, item.stack.last)
+        found, wanted = state_of(state.image[path]), state.stack.state(path, state.stack.last)
         yield Problem(name, f"{shown(path)} has drifted: it is {found}, expected {wanted}", mend)
-    elif item.stack.last not in steps:
-        at = "pristine" if PRISTINE in steps else f"at step {max(steps)} of {item.stack.last}"
+    elif state.stack.last not in steps:
+        at = "pristine" if PRISTINE in steps else f"at step {max(steps)} of {state.stack.last}"
         yield Problem(name, f"{shown(path)} is {at}", "lora patch apply")
 
 
-def _copy_problems(item: Standing, path: str, steps: frozenset[int]) -> Iterator[Problem]:
-    copy = item.image.get(path + COPY)
+def _copy_problems(state: TreeState, path: str, steps: frozenset[int]) -> Iterator[Problem]:
+    copy = state.image.get(path + COPY)
     if copy is None:
         if steps - {PRISTINE}:
-            yield Problem(item.target.name, f"{shown(path + COPY)}, the pristine copy, is missing", "lora patch apply")
-    elif state_of(copy) != item.stack.state(path, PRISTINE):
+            yield Problem(state.target.name, f"{shown(path + COPY)}, the pristine copy, is missing", "lora patch apply")
+    elif state_of(copy) != state.stack.state(path, PRISTINE):
         yield Problem(
-            item.target.name,
+            state.target.name,
             f"{shown(path + COPY)} is not the pristine file",
             f"move {shown(path + COPY)} away, then lora patch apply",
         )
@@ -146,3 +147,57 @@ def _document_problems(workspace: Workspace, targets: Sequence[Target]) -> Itera
 
 def _as_problem(name: str, exc: LoraError) -> Problem:
     return Problem(name, exc.message, exc.hint or "")
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of one upstream: `step` of `last` patches are applied (None: its files are at different steps).
+
+    `drifted` files are at no step, `patched` files at a step after the pristine one. `edited` are all files with local
+    edits; `cure` lists the commands that deal with them.
+    """
+
+    name: str
+    commit: str | None
+    pin: str
+    step: int | None
+    last: int
+    drifted: tuple[str, ...]
+    patched: tuple[str, ...] = ()
+    problem: str | None = None
+    edited: tuple[str, ...] = ()
+    cure: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields for JSON."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """One line of text."""
+        if self.problem:
+            return f"{self.name}: {self.problem}"
+        at = "at its pin" if self.commit == self.pin else f"NOT at its pin {self.pin[:12]}"
+        step = "files at different steps" if self.step is None else f"{self.step} of {self.last} patches in"
+        edits = tree_state.edits_line(self.edited, self.cure)
+        return f"{self.name}: {(self.commit or 'unknown')[:12]}, {at}, {step}{edits}"
+
+
+def status(workspace: Workspace, targets: Sequence[Target]) -> list[Status]:
+    """Return the state of every upstream. Raises PatchError when the lock cannot be read."""
+    with transaction.shared(transaction.root_of(workspace)):
+        stacks = lockfile.read(workspace.patches)
+        return [_status(target, stacks) for target in targets]
+
+
+def _status(target: Target, stacks: dict[str, Stack]) -> Status:
+    try:
+        stack_ = tree_state.locked(target, stacks)
+        state = tree_state.read(target, stack_)
+    except PatchError as exc:
+        return Status(target.name, target.commit, target.pin, None, 0, (), problem=exc.message)
+    position = state.position
+    patched = tuple(path for path, steps in position.steps.items() if steps and PRISTINE not in steps)
+    edited = tree_state.local_edits(state)
+    cure = tree_state.edits_hint(state, edited) if edited else None
+    at = (target.commit, target.pin, position.common, stack_.last)
+    return Status(target.name, *at, position.drifted, patched, edited=edited, cure=cure)

@@ -1,4 +1,4 @@
-"""Edits that no patch of ours makes: every command knows of them, and all name the same way out."""
+"""Local edits that no patch contains: every command reports them, and all give the same hint."""
 
 from __future__ import annotations
 

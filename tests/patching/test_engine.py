@@ -10,8 +10,9 @@ import pytest
 
 from lora_training import locks
 from lora_training.errors import PatchError, UpstreamError
-from lora_training.patching import docs, engine, lockfile, stack, verify
-from lora_training.patching.site import of_workspace, shared_lock
+from lora_training.patching import docs, engine, lockfile, verify
+from lora_training.patching.planning import stack
+from lora_training.patching.transaction import root_of, shared_lock
 from tests.helpers import git
 from tests.patching.conftest import LINES, Checkout
 from tests.patching.kill import survives
@@ -274,9 +275,9 @@ def test_killed_anywhere_all_trees_are_at_one_step_after_the_next_command(checko
 
 
 def test_a_command_says_who_holds_the_lock(checkout: Checkout) -> None:
-    here = of_workspace(checkout.here)
+    here = root_of(checkout.here)
     with shared_lock(checkout.here):
-        lock = locks.exclusive(here.lock_on, wait_s=0)
+        lock = locks.exclusive(here.path, wait_s=0)
         with pytest.raises(PatchError, match=f"in use by process {os.getpid()}"):
             lock.__enter__()
 
@@ -285,7 +286,7 @@ def test_a_command_that_waits_says_once_for_whom(checkout: Checkout, monkeypatch
     said: list[str] = []
     monkeypatch.setattr(locks, "_listeners", [said.append])
     monkeypatch.setattr(locks, "SAY_AFTER_S", 0)
-    lock = locks.exclusive(of_workspace(checkout.here).lock_on, wait_s=0.1)
+    lock = locks.exclusive(root_of(checkout.here).path, wait_s=0.1)
     with shared_lock(checkout.here), pytest.raises(PatchError):
         lock.__enter__()
     [line] = said

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.patching import engine, journal, site
+from lora_training.patching import engine, transaction
 from lora_training.workspace import Workspace
 from tests.helpers import ROOT, git, repository, write
 from tests.patching.conftest import HEADER, Tree, tree_of
@@ -114,7 +114,7 @@ def _outcome(fresh: Path, home: Path, verb: str, call: str, number: int) -> Tree
     _lora(home, verb, under=["strace", "-o", os.devnull, "-e", f"trace={call}", "-e", inject], code=-signal.SIGKILL)
     here = Workspace(home)
     engine.recover(here)
-    assert journal.pending(site.of_workspace(here).state) is None
+    assert transaction.journal.pending(transaction.root_of(here).state) is None
     return _tree(home)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lora_training.errors import LoraError
-from lora_training.patching import adhoc, docs, engine, relock, series, status, verify
+from lora_training.patching import adhoc, docs, engine, relock, series, verify
 from tests.patching.conftest import Checkout, tree_of
 
 FILES = ["patches.lock", "alpha/series", "alpha/0001-first.patch", "beta/0001-third.patch"]
@@ -20,7 +20,7 @@ COMMANDS = [
     lambda c: engine.apply(c.here, c.targets),
     lambda c: engine.revert(c.here, c.targets),
     lambda c: verify.verify(c.here, c.targets),
-    lambda c: status.read(c.here, c.targets),
+    lambda c: verify.status(c.here, c.targets),
     lambda c: relock.lock(c.here, c.targets),
     lambda c: docs.render(c.here, c.targets),
     lambda c: [series.read(target.patches) for target in c.targets],

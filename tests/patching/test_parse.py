@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lora_training.errors import PatchError
-from lora_training.patching import plan
+from lora_training.patching import planning
+from lora_training.patching.diff import parse
 from lora_training.patching.model import Node
-from lora_training.patching.parse import parse
 from tests.helpers import git
 from tests.patching.conftest import diff_bytes
 
@@ -143,7 +143,7 @@ def _file(text: str) -> dict[str, Node | None]:
 
 
 def _apply(text: str, hunk: str) -> tuple[str, list[int]]:
-    outcome = plan.apply(parse("p", f"--- a/f\n+++ b/f\n{hunk}".encode()), _file(text))
+    outcome = planning.apply(parse("p", f"--- a/f\n+++ b/f\n{hunk}".encode()), _file(text))
     node = outcome.image["f"]
     return node.data.decode() if node else "", [moved.offset for moved in outcome.moved]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_training.errors import PatchError
-from lora_training.patching import probes, removal
+from lora_training.patching import removal
 from lora_training.patching.series import Target
 from tests.helpers import commit, git, repository
 
@@ -16,7 +16,7 @@ def _target(root: Path, name: str = "sd-scripts") -> Target:
     return Target(name, root, root, None, "0" * 40)
 
 
-@pytest.mark.parametrize("name", sorted(probes.PROBES))
+@pytest.mark.parametrize("name", sorted(removal.PROBES))
 def test_a_probe_reads_only_the_files_that_it_says_it_reads(name: str) -> None:
     asked = []
 
@@ -24,9 +24,9 @@ def test_a_probe_reads_only_the_files_that_it_says_it_reads(name: str) -> None:
         asked.append((upstream, path))
         return ""
 
-    probes.PROBES[name](read)
+    removal.PROBES[name](read)
     assert asked
-    assert all(path in probes.reads(upstream) for upstream, path in asked)
+    assert all(path in removal.reads(upstream) for upstream, path in asked)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_blip_is_mended_by_either_side() -> None:
     cases = [(blip, "class PreTrainedModel: ...\n", False), (blip, both, True), ("import os\n", "", True)]
     for med, utils, met in cases:
         files = {"finetune/blip/med.py": med, "src/transformers/modeling_utils.py": utils}
-        assert probes.blip_imports_resolve(lambda _, path, files=files: files[path]) is met
+        assert removal.blip_imports_resolve(lambda _, path, files=files: files[path]) is met
 
 
 def test_a_condition_that_no_machine_can_check_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Two states of some files to a plain git diff, made by git itself in a scratch repository."""
+"""Diff and merge files with git, in a scratch folder."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 from gitdb import IStream
 
-from lora_training import repositories
+from lora_training import proc, repositories
 from lora_training.patching.names import raw
 
 if TYPE_CHECKING:
-    from lora_training.patching.model import Node
-    from lora_training.patching.plan import Image
+    from lora_training.patching.model import Image, Node
     from lora_training.repositories import Repo
 
-# Whatever the user's own git is set to, the same files give the same diff.
+# The diff must not depend on the user's own settings.
 _SETTINGS = {
     "core.autocrlf": "false",
     "core.safecrlf": "false",
@@ -31,8 +30,10 @@ _SETTINGS = {
     "diff.algorithm": "myers",
     "diff.context": "3",
 }
-# No renames: quilt and older patches take a deletion and a creation, and say what they do.
+# Without renames, which quilt and older versions of patch do not support.
 _DIFF = ("--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames")
+# `git merge-file` exits with the number of conflicts, at most 127; higher codes are errors.
+_CONFLICTS = 127
 
 
 def diff(before: Image, after: Image) -> bytes:
@@ -45,7 +46,7 @@ def diff(before: Image, after: Image) -> bytes:
 
 
 def _tree(repo: Repo, image: Image) -> str:
-    """Store exactly these files; the id of their tree."""
+    """Put exactly these files into the index; return the id of its tree."""
     repo.git.read_tree("--empty")
     with tempfile.TemporaryFile() as rows:
         rows.writelines(_row(repo, path, node) for path, node in image.items() if node and not node.is_folder)
@@ -57,3 +58,21 @@ def _tree(repo: Repo, image: Image) -> str:
 def _row(repo: Repo, path: str, node: Node) -> bytes:
     blob = repo.odb.store(IStream("blob", len(node.data), BytesIO(node.data))).hexsha.decode()
     return raw(f"{node.mode:06o} {blob}\t{path}\0")
+
+
+def merge(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
+    """Merge three versions of a file; None when they conflict, or when one of them is binary."""
+    if any(b"\0" in side for side in (ours, base, theirs)):
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name, data in (("ours", ours), ("base", base), ("theirs", theirs)):
+            (folder / name).write_bytes(data)
+        try:
+            with repositories.commands(folder) as git:
+                merged: bytes = git.merge_file("-p", "-q", "ours", "base", "theirs", **repositories.RAW)
+        except proc.ProcError as exc:
+            if exc.completed.returncode > _CONFLICTS:
+                raise
+            return None
+    return merged

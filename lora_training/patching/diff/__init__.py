@@ -1,4 +1,4 @@
-"""The hunks of one file, read by unidiff from the lines that the guard gave them."""
+"""Read a patch file into a `Patch`: the guard splits its lines into files and hunks, and unidiff reads the hunks."""
 
 from __future__ import annotations
 
@@ -6,17 +6,55 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching.model import Hunk
+from lora_training.patching import names
+from lora_training.patching.diff import guard
+from lora_training.patching.diff.git import GitReader
+from lora_training.patching.diff.unified import PlainReader
+from lora_training.patching.model import Change, Hunk, Patch, sha256
 
 if TYPE_CHECKING:
-    from unidiff.patch import Hunk as UnidiffHunk
+    from collections.abc import Callable
 
-    from lora_training.patching.scan import RawHunk
+    from unidiff.patch import Hunk as UnidiffHunk
 
 _NO_NEWLINE = "\\ No newline at end of file\n"
 
 
-def read_hunks(name: str, raw_hunks: list[RawHunk]) -> tuple[Hunk, ...]:
+def parse(
+    name: str,
+    data: bytes,
+    *,
+    strip: int | None = 1,
+    exists: Callable[[str], bool] | None = None,
+) -> Patch:
+    """Read a patch file; `name` is its name in messages.
+
+    `strip` is the number of leading folders to remove from names; None means 1 in git's diffs and, in others, the only
+    number for which the file exists in the tree, according to `exists` (by default, none does).
+    Raises PatchError for every line that is not understood, and for names that could leave the tree.
+    """
+    preamble, sections = guard.scan(name, data)
+    if not sections:
+        raise PatchError(f"{name} holds no diff", hint="a patch must be a `git diff` or a unified diff")
+    there = exists or (lambda _: False)
+    changes = tuple(_read_section(name, section, strip, there) for section in sections)
+    return Patch(name, sha256(data), preamble, changes)
+
+
+def _read_section(name: str, section: guard.Section, strip: int | None, exists: Callable[[str], bool]) -> Change:
+    hunks = _hunks(name, section.hunks)
+    if section.git:
+        change = GitReader(name, section, 1 if strip is None else strip).change(hunks)
+    else:
+        change = PlainReader(name, section, strip, exists).change(hunks)
+    for path in change.paths:
+        names.check(path, f"{name}, line {section.line}")
+    if not (hunks or change.forward or change.action != "modify" or change.new_mode):
+        raise PatchError(f"{name}, line {section.line}: a section that changes nothing")
+    return change
+
+
+def _hunks(name: str, raw_hunks: list[guard.RawHunk]) -> tuple[Hunk, ...]:
     """Return the hunks of one file.
 
     Raises PatchError for a hunk that unidiff does not read whole, that changes nothing, or is out of order.
@@ -29,8 +67,8 @@ def read_hunks(name: str, raw_hunks: list[RawHunk]) -> tuple[Hunk, ...]:
     return tuple(hunks)
 
 
-def _read(name: str, raw_hunks: list[RawHunk]) -> list[UnidiffHunk]:
-    """Let unidiff read the hunks; latin-1 keeps every byte. It drops some lines silently, so all are counted again."""
+def _read(name: str, raw_hunks: list[guard.RawHunk]) -> list[UnidiffHunk]:
+    """Let unidiff read the hunks, and compare all lines, since it drops some silently; latin-1 keeps every byte."""
     from unidiff.errors import UnidiffParseError
     from unidiff.patch import PatchSet
 
@@ -52,7 +90,7 @@ def _for_unidiff(line: bytes) -> str:
     return _NO_NEWLINE if line.startswith(b"\\") else line.decode("latin-1")
 
 
-def _hunk(name: str, raw: RawHunk, read: UnidiffHunk) -> Hunk:
+def _hunk(name: str, raw: guard.RawHunk, read: UnidiffHunk) -> Hunk:
     kinds: list[str] = []
     values: list[bytes] = []
     for line in read:

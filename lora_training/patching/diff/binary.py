@@ -1,4 +1,4 @@
-"""git binary patches: base85 lines, zlib, literals and deltas."""
+"""Read and apply git binary patches: base85 lines, zlib, literals and deltas."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 
 from lora_training.patching.model import Binary
 
-# A patch states its own sizes; this bounds what a hostile one can make us hold.
+# The largest size that a patch may state, so that a hostile one cannot fill the memory.
 _LARGEST = 1 << 30
 _HEADER = re.compile(rb"(literal|delta) (\d+)\n")
 _COPY_ALL = 0x10000
 
 
 def decode(header: bytes, lines: list[bytes]) -> Binary:
-    """One direction of a binary patch, inflated. Raises ValueError, saying what is damaged."""
+    """Decode one direction of a binary patch. Raises ValueError when it is damaged."""
     match = _HEADER.fullmatch(header)
     if not match or int(match[2]) > _LARGEST:
         raise ValueError("a binary patch with a senseless size")
@@ -48,7 +48,7 @@ def _inflate(packed: bytes, size: int) -> bytes:
 
 
 def apply(binary: Binary, old: bytes) -> bytes:
-    """The new content. Raises ValueError when a delta does not fit `old`."""
+    """Return the new content. Raises ValueError when a delta does not fit `old`."""
     return binary.payload if binary.method == "literal" else _delta(binary.payload, old)
 
 

@@ -1,4 +1,4 @@
-"""Patches on files in memory: bytes in, bytes out. Nothing here reads or writes a disk."""
+"""Apply patches to files in memory. Nothing here reads or writes the disk."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching import binary, links, place
-from lora_training.patching.model import REGULAR, Action, Change, Node, Patch
+from lora_training.patching import names
+from lora_training.patching.diff import binary
+from lora_training.patching.model import REGULAR, Action, Change, Image, Node, Patch, folders_of, parents
 from lora_training.patching.names import shown
+from lora_training.patching.planning import place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_training.patching.model import Binary
 
-# A tree as far as patches touch it: every name they use and every folder above one. Missing and None mean no file.
-Image = dict[str, "Node | None"]
 
 _UNTOUCHED = "nothing was written"
 _KIND = 0o170000
@@ -25,7 +25,7 @@ _SHA1 = 40
 
 @dataclass(frozen=True)
 class Moved:
-    """A hunk that went in `offset` lines from where its patch says."""
+    """A hunk that was applied `offset` lines from the line that it states."""
 
     patch: str
     path: str
@@ -35,7 +35,7 @@ class Moved:
 
 @dataclass
 class Outcome:
-    """A tree after a patch: `image` whole, `written` what the patch changed, `moved` the hunks found elsewhere."""
+    """A tree after a patch: the whole `image`, the `written` files, and the `moved` hunks."""
 
     image: Image
     written: Image = field(default_factory=dict)
@@ -43,14 +43,14 @@ class Outcome:
 
 
 def apply(patch: Patch, image: Mapping[str, Node | None]) -> Outcome:
-    """The tree after `patch`. Raises PatchError for the first change that does not fit exactly."""
+    """Apply `patch` to a tree. Raises PatchError for the first change that does not fit exactly."""
     return _Run(patch, patch.changes, image).run()
 
 
 def unapply(patch: Patch, image: Mapping[str, Node | None]) -> Outcome:
-    """The tree before `patch`, worked out backwards. Raises PatchError where that is not possible.
+    """Reverse `patch` on a tree. Raises PatchError where that is not possible.
 
-    The result is a guess until its states are compared with those that are known.
+    The caller compares the result with the states in the lock: a patch can fit backwards by accident.
     """
     copies: Image = {change.new: None for change in patch.changes if change.action == "copy"}
     changes = [reverse(change) for change in reversed(patch.changes) if change.action != "copy"]
@@ -59,7 +59,7 @@ def unapply(patch: Patch, image: Mapping[str, Node | None]) -> Outcome:
 
 
 def reverse(change: Change) -> Change:
-    """The change that undoes this one; no copy has any."""
+    """The change that undoes this one, which must not be a copy."""
     actions: dict[Action, Action] = {"create": "delete", "delete": "create"}
     mode_back = change.old_mode if change.new_mode or change.action == "delete" else None
     return replace(
@@ -78,7 +78,7 @@ def reverse(change: Change) -> Change:
 
 
 class _Run:
-    """One patch on its way. `before` is the tree before it; `removed` and `made` what its changes did so far."""
+    """Applies one patch. `before` is the tree before it; `removed` and `made` are its changes so far."""
 
     def __init__(self, patch: Patch, changes: Sequence[Change], before: Mapping[str, Node | None]) -> None:
         self.patch, self.changes, self.before = patch, changes, before
@@ -93,7 +93,7 @@ class _Run:
             for path in change.paths:
                 self.check_folders(change, path, self.before)
             self.step(change)
-        # what goes makes room first, so that two files can swap their names in one patch
+        # removals come first, so that two files can swap their names in one patch
         written = self.removed | self.made
         image = dict(self.before) | written
         self.occupied = folders_of(path for path, node in image.items() if node)
@@ -116,7 +116,7 @@ class _Run:
         self.made[change.new] = Node(mode, data, None if old is None else old.permissions)
 
     def source(self, change: Change) -> Node:
-        """The file that the change reads: for a plain modification, as an earlier change of this patch left it."""
+        """The file that the change reads; a modification sees the earlier changes of the same patch."""
         path = change.old
         again = change.action in {"modify", "delete"} and (path in self.made or path in self.removed)
         node = self.made.get(path) if again else self.before.get(path)
@@ -164,8 +164,6 @@ class _Run:
         self.removed[change.old] = None
         self.made.pop(change.old, None)
 
-    # what is in the way
-
     def check_free(self, change: Change) -> None:
         there = None if change.new in self.leaving else self.before.get(change.new)
         there = self.made.get(change.new) or there
@@ -179,7 +177,7 @@ class _Run:
                 raise self.refuse(change, f"{shown(path)} would go through the symbolic link {shown(parent)}")
 
     def check_room(self, change: Change, image: Image) -> None:
-        """A file needs folders above it, real ones, and no folder in its place but one that the patch empties."""
+        """Raise PatchError for a new file below a file, or in the place of a folder that is not emptied."""
         path = change.new
         self.check_folders(change, path, image)
         for parent in parents(path):
@@ -192,7 +190,7 @@ class _Run:
         if folder is not None and folder.is_folder and not _is_emptied(path, folder, image):
             raise self.refuse(change, f"{shown(path)} is a folder with files in it")
         node = image[path]
-        what = links.problem(path, node) if node is not None and node.is_link else None
+        what = names.link_problem(path, node) if node is not None and node.is_link else None
         if what:
             raise self.refuse(change, f"the symbolic link {shown(path)} {what}")
 
@@ -209,19 +207,3 @@ def _is_emptied(path: str, folder: Node, image: Image) -> bool:
         if node is not None and not (node.is_folder and _is_emptied(name, node, image)):
             return False
     return True
-
-
-def parents(path: str) -> list[str]:
-    """The folders above a name, outermost first."""
-    return [path[:i] for i, character in enumerate(path) if character == "/"]
-
-
-def folders_of(paths: Iterable[str]) -> set[str]:
-    """Every folder above one of `paths`."""
-    found: set[str] = set()
-    for path in paths:
-        parent = path.rpartition("/")[0]
-        while parent and parent not in found:
-            found.add(parent)
-            parent = parent.rpartition("/")[0]
-    return found

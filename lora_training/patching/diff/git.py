@@ -1,4 +1,4 @@
-"""Sections that begin with `diff --git`."""
+"""Read sections that begin with `diff --git`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from lora_training.patching import binary, names
+from lora_training.patching import names
+from lora_training.patching.diff import binary
+from lora_training.patching.diff.unified import Reader
 from lora_training.patching.model import MODES, Action, Binary, Change, Hunk
-from lora_training.patching.reader import Reader
 
 if TYPE_CHECKING:
-    from lora_training.patching.scan import Section
+    from lora_training.patching.diff.guard import Section
 
 _INDEX = re.compile(rb"([0-9a-f]+)\.\.([0-9a-f]+)(?: (\d+))?")
 _PERCENT = re.compile(rb"\d{1,3}%")
@@ -38,7 +39,7 @@ _BOTH_WAYS = 2
 
 
 class GitReader(Reader):
-    """Reads one git section. `levels` is how many folders `a/...` loses; the extended headers lose one fewer."""
+    """Reads one git section, removing `levels` folders from `a/...` and one fewer from the extended headers' names."""
 
     def __init__(self, name: str, section: Section, levels: int) -> None:
         super().__init__(name, section)
@@ -46,7 +47,7 @@ class GitReader(Reader):
         self.meta = self._meta()
 
     def change(self, hunks: tuple[Hunk, ...]) -> Change:
-        """The Change that the section describes."""
+        """Read the section."""
         action = self._action()
         old, new = self._moved(action) if action in {"rename", "copy"} else (self._same_name(),) * 2
         self._check_agreement(action, (old, new))
@@ -93,7 +94,7 @@ class GitReader(Reader):
         return stripped
 
     def _same_name(self) -> str:
-        """The one file that the section is about: where both halves of `a/NAME b/NAME` agree, else `---` and `+++`."""
+        """The name of the changed file: from `a/NAME b/NAME` where both are the same, else from `---` and `+++`."""
         left, right = self._halves()
         found = {left} if left and left == right else {name for name in self._headers() if name}
         if len(found) != 1:
@@ -126,7 +127,7 @@ class GitReader(Reader):
         return [None if name == names.DEV_NULL else self._stripped(name) for name in said]
 
     def _check_agreement(self, action: Action, pair: tuple[str, str]) -> None:
-        """`---` and `+++` must say what the lines above them say."""
+        """Raise PatchError unless `---` and `+++` agree with the lines above them."""
         if self.section.old is None:
             return
         headers = self._headers()
@@ -175,14 +176,14 @@ class GitReader(Reader):
 
 
 def _middle(line: bytes, levels: int) -> int:
-    """Where to cut a line into two names, which may hold spaces: one place leaves the same length on each side."""
+    """The place to split a line into two names, which may contain spaces: both sides have the same length there."""
     start = _strip(line, 0, levels)
     places = range(start, len(line))
     return start + bisect_left(places, len(line) + start, key=lambda cut: cut + _strip(line, cut + 1, levels))
 
 
 def _strip(line: bytes, at: int, levels: int) -> int:
-    """Where the name that begins at `at` begins once stripped; past the end of the line when it has too few folders."""
+    """The start of the name at `at` after stripping; past the end of the line when it has too few folders."""
     for _ in range(levels):
         at = line.find(b"/", at) + 1
         if not at:

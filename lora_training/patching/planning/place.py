@@ -1,4 +1,4 @@
-"""Where a hunk goes: at its line, or at the only other place that its exact context allows."""
+"""Find the place of a hunk: at its line, or at the only other place where all its lines are found."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Placed(NamedTuple):
-    """A hunk that was found `offset` lines from where it says."""
+    """A hunk that was found `offset` lines from the line that it states."""
 
     hunk: Hunk
     offset: int
 
 
 class NoPlace(Exception):
-    """A hunk cannot go in. `reason` continues a sentence that begins with the hunk."""
+    """A hunk does not fit. `reason` is the rest of a sentence about the hunk."""
 
     def __init__(self, hunk: Hunk, reason: str) -> None:
         super().__init__(reason)
@@ -30,7 +30,7 @@ class NoPlace(Exception):
 
 
 def apply(data: bytes, hunks: Sequence[Hunk]) -> tuple[bytes, list[Placed]]:
-    """`data` with every hunk put in, and where each was found. Raises NoPlace for the first that has no clear place."""
+    """Apply hunks to `data`; return the place of each, too. Raises NoPlace for the first that has no unique place."""
     done: list[bytes] = []
     placed: list[Placed] = []
     file = _File(data)
@@ -49,7 +49,7 @@ def apply(data: bytes, hunks: Sequence[Hunk]) -> tuple[bytes, list[Placed]]:
 
 
 def occurrences(data: bytes, block: bytes) -> list[tuple[int, int]]:
-    """Every place, as byte and line from 0, where the whole lines of `block` stand."""
+    """Every place, as byte and line from 0, where the lines of `block` are found."""
     if not block or block not in data:
         return []
     file = _File(data)
@@ -57,7 +57,7 @@ def occurrences(data: bytes, block: bytes) -> list[tuple[int, int]]:
 
 
 class _File:
-    """A file's lines, and for hunks that are not where they say, the places of each: to search is linear all in all."""
+    """A file's lines, with an index for hunks that are not at their line, so that searching for many stays fast."""
 
     def __init__(self, data: bytes) -> None:
         self.lines = _lines(data)
@@ -65,18 +65,18 @@ class _File:
 
     @cached_property
     def numbers(self) -> dict[bytes, list[int]]:
-        """Where each line stands, from 0."""
+        """The numbers of the lines with each content, from 0."""
         found: dict[bytes, list[int]] = {}
         for number, line in enumerate(self.lines):
             found.setdefault(line, []).append(number)
         return found
 
     def has(self, block: list[bytes], number: int) -> bool:
-        """Whether the lines of `block` stand at a line."""
+        """Whether the lines of `block` begin at a line."""
         return self.lines[number : number + len(block)] == block
 
     def places(self, block: list[bytes], line: int) -> Iterator[int]:
-        """Every place at or after `line` where the lines of `block` stand."""
+        """Every line at or after `line` where the lines of `block` begin."""
         at, numbers = min(((i, self.numbers.get(row, [])) for i, row in enumerate(block)), key=lambda row: len(row[1]))
         for number in numbers[bisect_left(numbers, line + at) :]:
             if self.has(block, number - at):
@@ -89,7 +89,7 @@ def _lines(data: bytes) -> list[bytes]:
 
 
 def _stated(hunk: Hunk) -> int:
-    """The line that the hunk names, from 0. A hunk that takes nothing out names the line before it."""
+    """The line that the hunk states, from 0. A hunk that removes nothing states the line before it."""
     return hunk.old_start if not hunk.old else max(hunk.old_start - 1, 0)
 
 
@@ -112,13 +112,13 @@ def _find(file: _File, hunk: Hunk, line: int, shift: int) -> int:
 
 
 def _may_be(file: _File, hunk: Hunk, block: list[bytes], number: int) -> bool:
-    """Like git: what began the file, or ended it, must do so still, or its place is not shown by its context."""
+    """Whether a hunk at the start or end of the old file is there in this file too, as git demands."""
     begins = hunk.old_start > 1 or number == 0
     return begins and (hunk.trailing > 0 or number + len(block) == len(file.lines))
 
 
 def _check_ends(parts: list[bytes], hunks: Sequence[Hunk]) -> None:
-    """A line without an end may only be the file's last. The odd parts are the hunks' new lines."""
+    """Raise NoPlace for a line without an end that is not the last. The odd `parts` are the hunks' new lines."""
     for i, hunk in enumerate(hunks):
         new = parts[2 * i + 1]
         if new and not new.endswith(b"\n") and any(parts[2 * i + 2 :]):

@@ -1,4 +1,4 @@
-"""Reading a tree: files as Nodes, never through a symbolic link, never a device."""
+"""Read the files of a tree, never through a symbolic link and never a device."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import stat
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching.model import EXECUTABLE, FOLDER, LINK, REGULAR, Node
+from lora_training.patching.model import EXECUTABLE, FOLDER, LINK, REGULAR, Image, Node, parents
 from lora_training.patching.names import raw, shown
-from lora_training.patching.plan import Image, parents
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
 
-# Should a pipe take a file's place after lstat, we do not wait for its writer.
+# O_NONBLOCK: if a pipe replaces the file after lstat, opening it does not wait for a writer.
 _READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _PART = 1 << 16
 
 
 def snapshot(root: Path, paths: Iterable[str]) -> Image:
-    """What is at each of `paths` below `root` and at every folder above one. Raises PatchError for devices.
+    """Read each of `paths` below `root`, and every folder above one. Raises PatchError for devices.
 
-    A name below a symbolic link, or below a file, is not there: the planner sees the link and refuses.
+    A name below a symbolic link or a file counts as missing; the planner sees the link and refuses the patch.
     """
     image: Image = {}
     for path in paths:
@@ -46,7 +45,7 @@ def _folders_are_real(root: Path, path: str, image: Image) -> bool:
 
 
 def _read_children(root: Path, path: str, image: Image) -> None:
-    """A folder where a patch wants a file: what is in it decides, so look at all of it."""
+    """Read all files in a folder: a patch may replace the folder only if it removes them."""
     node = image[path]
     for child in node.children if node is not None and node.is_folder else ():
         name = f"{path}/{child}"
@@ -56,7 +55,7 @@ def _read_children(root: Path, path: str, image: Image) -> None:
 
 
 def read(root: Path, path: str) -> Node | None:
-    """The file, link or folder at `path`, itself and not what it points to; None when there is none."""
+    """Read the file, link or folder at `path`, without following a link; None when there is none."""
     full = os.path.join(root, path)
     try:
         status = os.lstat(full)
@@ -91,5 +90,5 @@ def _content(full: str, size: int) -> bytes:
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
-    """What changes when someone else writes the file: which file it is, its size and its time."""
+    """Values that change when another process writes the file: its inode, size and time."""
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,7 +1,7 @@
-"""Carry a series over to another version of its upstream: hunk by hunk, in memory, with a word on each.
+"""Rebase a series onto another version of its upstream, hunk by hunk, in memory.
 
-Nothing is guessed: a hunk goes in where its exact lines are, where git merges it without a conflict, or, when its file
-has gone or lost them, where its exact lines are in one other file only; what that leaves is a conflict.
+A hunk is applied where its exact lines are found, where git merges it without a conflict, or, if its file does not have
+them any more, in the only other file that has them. Every other hunk is a conflict.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lora_training.errors import PatchError
-from lora_training.patching import merging, place, plan
-from lora_training.patching.model import Node, state_of
+from lora_training.patching import planning, scratch_git
+from lora_training.patching.model import Image, Node, state_of
+from lora_training.patching.planning import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 
 Fate = Literal["clean", "moved", "merged", "already upstream", "elsewhere", "conflict"]
 
-# A hunk that is looked for in other files must say enough to be recognised: this many lines with something on them.
+# A hunk is searched for in other files only if it has at least this many lines that are not blank.
 _ENOUGH = 3
 
 
 @dataclass(frozen=True)
 class HunkReport:
-    """What became of one hunk (or of a change without hunks, `line` then being the section's).
+    """The result for one hunk, or for a change without hunks, `line` then being the section's.
 
-    `path` is where the patch has it, `place` where it went: a file, and with `offset` lines between the two.
+    `path` is the file in the patch; `place` is the file that it was applied to, `offset` lines away.
     """
 
     patch: str
@@ -41,12 +42,12 @@ class HunkReport:
 
 
 @dataclass(frozen=True)
-class Carried:
-    """One patch, carried: the files before and after it in the new version. The same both times: it is not needed."""
+class Rebased:
+    """A rebased patch: the files before and after it in the new version. If they are equal, it is not needed."""
 
     name: str
-    before: plan.Image
-    after: plan.Image
+    before: Image
+    after: Image
     hunks: tuple[HunkReport, ...]
 
     @property
@@ -56,15 +57,15 @@ class Carried:
 
 
 class NewTree:
-    """The files of the new version, as the series has changed them so far. `paths` are all that there are."""
+    """The files of the new version, with the changes of the series so far. `paths` are the names of all files."""
 
     def __init__(self, paths: Iterable[str], read: Callable[[str], Node | None]) -> None:
         self.paths = tuple(paths)
         self._read = read
-        self._known: plan.Image = {}
+        self._known: Image = {}
 
     def get(self, path: str) -> Node | None:
-        """A file, as it is now."""
+        """Return a file."""
         if path not in self._known:
             self._known[path] = self._read(path)
         return self._known[path]
@@ -74,7 +75,7 @@ class NewTree:
         self._known[path] = node
 
     def holding(self, block: bytes, like: str) -> list[_Place]:
-        """Where these whole lines are, in files whose names end as that of `like` does, each place."""
+        """Every place of these lines in other files with the same suffix as `like`."""
         suffix = like[like.rfind(".") :] if "." in like else ""
         found = []
         for path in self.paths:
@@ -92,7 +93,7 @@ class _Place(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What becomes of a hunk: `node` is what `path` shall be, None to leave it."""
+    """The result for a hunk: `node` is the new content of `path`, None to leave it as it is."""
 
     fate: Fate
     path: str
@@ -101,32 +102,32 @@ class _Found(NamedTuple):
     note: str = ""
 
 
-def carry(patches: Sequence[Patch], old: plan.Image, new: NewTree) -> list[Carried]:
-    """Every patch of a series, in order. `old` holds the pristine files that it was made for."""
-    carried = []
+def rebase(patches: Sequence[Patch], old: Image, new: NewTree) -> list[Rebased]:
+    """Rebase the patches of a series in order. `old` has the pristine files of the old version."""
+    rebased = []
     for patch in patches:
-        after = plan.apply(patch, old).image
-        carried.append(_Carrier(patch, old, after, new).run())
+        after = planning.apply(patch, old).image
+        rebased.append(_Rebase(patch, old, after, new).run())
         old = after
-    return carried
+    return rebased
 
 
-class _Carrier:
-    """One patch on its way. `old` and `old_after` are the files around it in the version that it was made for."""
+class _Rebase:
+    """Rebases one patch. `old` and `old_after` are the files before and after it in the old version."""
 
-    def __init__(self, patch: Patch, old: plan.Image, old_after: plan.Image, new: NewTree) -> None:
+    def __init__(self, patch: Patch, old: Image, old_after: Image, new: NewTree) -> None:
         self.patch, self.old, self.old_after, self.new = patch, old, old_after, new
-        self.before: plan.Image = {}
+        self.before: Image = {}
         self.reports: list[HunkReport] = []
 
-    def run(self) -> Carried:
+    def run(self) -> Rebased:
         for change in self.patch.changes:
             if change.action == "modify" and change.hunks:
                 self.in_hunks(change)
             else:
                 self.as_a_whole(change)
         after = {path: self.new.get(path) for path in self.before}
-        return Carried(self.patch.name, self.before, after, tuple(self.reports))
+        return Rebased(self.patch.name, self.before, after, tuple(self.reports))
 
     def write(self, path: str, node: Node | None) -> None:
         self.before.setdefault(path, self.new.get(path))
@@ -137,14 +138,14 @@ class _Carrier:
         self.reports.append(report)
 
     def as_a_whole(self, change: Change) -> None:
-        """A change that is not one of a file's lines: it goes in as it is, or not."""
-        now: plan.Image = {path: self.new.get(path) for path in change.paths}
+        """Rebase a change that has no hunks or is more than a modification: it applies as it is, or conflicts."""
+        now: Image = {path: self.new.get(path) for path in change.paths}
         found = _Found("clean", change.new)
         if all(state_of(now[path]) == state_of(self.old_after.get(path)) for path in change.paths):
             found = _Found("already upstream", change.new)
         else:
             try:
-                written = plan.apply(replace(self.patch, changes=(change,)), now).written
+                written = planning.apply(replace(self.patch, changes=(change,)), now).written
             except PatchError as exc:
                 written, found = {}, _Found("conflict", change.old, note=exc.message)
             for path, node in written.items():
@@ -173,7 +174,7 @@ class _Carrier:
         if base is None:  # pragma: no cover - the patch went into the old version
             return None
         original = next(h for h in change.hunks if h.line == hunk.line)
-        data = merging.merge(now.data, base.data, place.apply(base.data, [original])[0])
+        data = scratch_git.merge(now.data, base.data, place.apply(base.data, [original])[0])
         if data is None:
             return None
         if data == now.data:
@@ -181,7 +182,7 @@ class _Carrier:
         return _Found("merged", change.old, replace(now, data=data))
 
     def elsewhere(self, change: Change, hunk: Hunk) -> _Found:
-        """The hunk's exact lines, in the one other file that has them; or where most of them are, as an offer."""
+        """Apply the hunk to the only other file with its exact lines; else report a conflict, with a likely place."""
         if _weight(hunk.old) >= _ENOUGH:
             places = self.new.holding(hunk.old, change.old)
             if len(places) == 1:
@@ -226,11 +227,11 @@ def _put(there: _Place, hunk: Hunk) -> _Found:
 
 
 def _weight(block: bytes) -> int:
-    """How many lines have something on them."""
+    """The number of lines that are not blank."""
     return sum(bool(line.strip()) for line in block.split(b"\n"))
 
 
 def _core(hunk: Hunk) -> bytes:
-    """What the hunk takes out, with one line of context on each side."""
+    """The lines that the hunk removes, with one line of context on each side."""
     lines = hunk.old.splitlines(keepends=True)
     return b"".join(lines[max(hunk.leading - 1, 0) : len(lines) - max(hunk.trailing - 1, 0)])

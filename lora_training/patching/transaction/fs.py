@@ -1,4 +1,4 @@
-"""The few writes that a transaction is made of. All go through `os`, one system call each where that is possible."""
+"""The writes of a transaction, all through `os`, one system call each where that is possible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-# A disk takes many fsyncs at once in little more time than one; so it is with giving space free.
+# A disk does many fsyncs at once in little more time than one; deleting files is similar.
 _AT_ONCE = 16
 _WORTH_THREADS = 32
 _OPEN_AT_ONCE = 128
@@ -25,19 +25,19 @@ _T = TypeVar("_T")
 
 
 def write_new(path: str, node: Node) -> None:
-    """Make a file that is not there yet, with its permissions, and have it on the disk before returning."""
+    """Create a file with its permissions and sync it to the disk. Raises FileExistsError if it exists."""
     with batch() as files:
         files.write(path, node)
 
 
 class Batch:
-    """New files that are open: written one after the other, and brought to the disk together."""
+    """New files that are written one after the other and synced to the disk together."""
 
     def __init__(self) -> None:
         self.open: list[int] = []
 
     def write(self, path: str, node: Node) -> None:
-        """Make a file that is not there yet, with its permissions."""
+        """Create a file with its permissions. Raises FileExistsError if it exists."""
         if node.is_link:
             os.symlink(node.data, os.fsencode(path))
             return
@@ -50,20 +50,20 @@ class Batch:
         os.fchmod(fd, permissions(node))
 
     def sync(self) -> None:
-        """Have the open files on the disk."""
+        """Sync the open files to the disk."""
         for_each(self.open, os.fsync)
 
     def close(self) -> None:
-        """Close them, whether on the disk or not."""
+        """Close the open files, whether synced or not."""
         while self.open:
             os.close(self.open.pop())
 
 
 @contextlib.contextmanager
 def batch() -> Iterator[Batch]:
-    """New files that are on the disk once the `with` block has ended without an error, and not before.
+    """Yield a Batch whose files are synced to the disk when the `with` block ends without an error.
 
-    Links are not: they get there with their folder, by `sync_folder`.
+    Symbolic links are synced with their folder, by `sync_folder`.
     """
     files = Batch()
     try:
@@ -74,34 +74,34 @@ def batch() -> Iterator[Batch]:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write every byte: a nearly full disk may take only some at first."""
+    """Write every byte: on a nearly full disk, one call may write only some."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
 def permissions(node: Node) -> int:
-    """The permission bits for a node: those it was read with, its execute bits following git's mode."""
+    """The permission bits for a node: those it was read with, with execute bits according to git's mode."""
     executable = bool(node.mode & 0o100)
     if node.permissions is None:
         return (0o777 if executable else 0o666) & ~umask()
     if executable == bool(node.permissions & 0o100):
         return node.permissions
-    # who may read may execute, as in git
+    # users who may read may execute, as in git
     return node.permissions | (node.permissions & 0o444) >> 2 if executable else node.permissions & ~0o111
 
 
 def umask() -> int:
-    """This process's umask, which can only be read by setting it."""
+    """The umask of this process, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def for_each(items: Sequence[_T], act: Callable[[_T], object]) -> None:
-    """Do `act` to every item, many at once when there are many. Raises the first error when all have come to an end.
+    """Call `act` for every item, in threads when there are many. Raises the first error once all have ended.
 
-    For calls that wait for the disk: one that does more in Python than that is slower this way.
+    For calls that wait for the disk; one that works in Python is slower this way.
     """
     if len(items) < _WORTH_THREADS:
         for item in items:
@@ -127,12 +127,12 @@ def _share(items: Iterable[_T], act: Callable[[_T], object], errors: list[BaseEx
 
 
 def same_again(source: str, target: str) -> None:
-    """Give an existing file or link a second name. Raises OSError where the file system has no hard links."""
+    """Hard-link a file or symbolic link. Raises OSError where the file system has no hard links."""
     os.link(source, target, follow_symlinks=False)
 
 
 def is_folder(path: str) -> bool:
-    """Whether a real folder is there, and not a link to one."""
+    """Whether `path` is a folder, and not a link to one."""
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
@@ -140,7 +140,7 @@ def is_folder(path: str) -> bool:
 
 
 def is_file(path: str) -> bool:
-    """Whether something is there that is no folder: a file, or a link to anything."""
+    """Whether `path` is a file or a symbolic link."""
     try:
         return not stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
@@ -148,43 +148,43 @@ def is_file(path: str) -> bool:
 
 
 def make_folder(path: str) -> None:
-    """Make a folder unless something is there."""
+    """Make a folder unless the name is taken."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(path)
 
 
 def set_mode(path: str, mode: int) -> None:
-    """Give a folder these permission bits unless it has them, and may be another user's."""
+    """Set the permission bits of a folder, unless it has them: it may belong to another user."""
     if stat.S_IMODE(os.lstat(path).st_mode) != mode:
         os.chmod(path, mode)
 
 
 def move(source: str, target: str) -> None:
-    """Put `source` in the place of `target`, if `source` is there."""
+    """Rename `source` to `target`, if `source` exists."""
     try:
         os.rename(source, target)
     except FileNotFoundError:
         if os.path.lexists(source):
             raise
     else:
-        # two names of one file: rename leaves both and reports success
+        # rename does nothing when both are names of one file
         remove(source)
 
 
 def remove(path: str | Path) -> None:
-    """Take a name away if it is there."""
+    """Remove a file if it exists."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(path)
 
 
 def remove_folder(path: str | Path) -> None:
-    """Take a folder away if it is there and empty."""
+    """Remove a folder if it exists and is empty."""
     with contextlib.suppress(OSError):
         os.rmdir(path)
 
 
 def sync_folder(path: str | Path) -> None:
-    """Have a folder's names on the disk."""
+    """Sync the names in a folder to the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
     try:
         os.fsync(fd)
@@ -193,9 +193,9 @@ def sync_folder(path: str | Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` in the place of the file `path` in one step, with a new file's permissions.
+    """Write `data` to the file `path` atomically, with a new file's permissions.
 
-    Raises PatchError when that cannot be done; the old file is then still there.
+    Raises PatchError when that fails; the old file is then unchanged.
     """
     temporary = os.fspath(path.with_name(f".{path.name}.{os.getpid()}.tmp"))
     remove(temporary)

@@ -1,7 +1,6 @@
-"""The guard: every line of a patch file gets a place, or the patch is refused.
+"""Split a patch file into a preamble, sections (one a file) and hunks, and refuse it if a line belongs to none.
 
-unidiff reads hunks well but drops what it does not understand without a word. So the lines are dealt out here first,
-into a preamble and one section a file, and nothing may be left over.
+unidiff reads hunks well but silently drops lines that it does not understand, so every line is accounted for here.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _META = (
     b"dissimilarity index ",
     b"index ",
 )
-# Where a diff begins that is not a git one: lines that people's tools put before `---`.
+# Lines that other tools than git put before `---`.
 _LEADING = (b"Index: ", b"====", b"diff -")
-# Seen outside a diff, these are a damaged or foreign one; taken as text, it would be lost in silence.
+# Outside a diff, these lines show a damaged diff or another format, which must not be skipped as text.
 _DAMAGED = (
     b"@@",
     b"--- ",
@@ -44,7 +43,7 @@ _DAMAGED = (
 )
 _PAYLOAD = re.compile(rb"[A-Za-z][0-9A-Za-z!#$%&()*+\-;<=>?@^_`{|}~]+\n?")
 _MARKER = b"\\ "
-# What lines of a hunk begin with; an empty line is one of context whose space was lost.
+# The first characters of a hunk's lines; an empty line is a context line whose space was lost.
 _IN_OLD, _IN_NEW = frozenset({b" ", b"\n", b"-"}), frozenset({b" ", b"\n", b"+"})
 _IN_HUNK = _IN_OLD | _IN_NEW
 
@@ -115,7 +114,7 @@ class _Scanner:
         return self.peek().startswith(b"--- ") and self.peek(1).startswith(b"+++ ")
 
     def text(self) -> None:
-        """Words before a diff: our header, a mail, or a mail's signature after one."""
+        """Text before a diff: a header, a mail, or a mail's signature after one."""
         while self.at < len(self.lines) and not self.begins_diff():
             if self.peek().startswith(_DAMAGED):
                 raise self.refuse(f"{_shown(self.peek())} outside any diff", _hint(self.peek()))
@@ -175,7 +174,7 @@ class _Scanner:
         return hunk
 
     def check_hunk_line(self, hunk: RawHunk, line: bytes, left: int) -> None:
-        """Refuse a line that looked odd, unless it is a no-newline marker in its place."""
+        """Raise PatchError for an unexpected line, unless it is a no-newline marker after another line."""
         if not line:
             raise self.refuse("the patch ends inside a hunk", "it was cut off; get it again")
         if line.startswith(b"\\"):
@@ -206,7 +205,7 @@ class _Scanner:
 
 
 def scan(name: str, data: bytes) -> tuple[bytes, list[Section]]:
-    """Deal out the lines of a patch file. Raises PatchError, with the line number, for one that has no place."""
+    """Split a patch file into its preamble and sections. Raises PatchError for the first line that belongs to none."""
     scanner = _Scanner(name, data)
     scanner.run()
     return b"".join(scanner.preamble), scanner.sections

@@ -1,14 +1,14 @@
-"""A series with the state of every file at every step: what is looked up instead of guessed."""
+"""A series with the state of every file at every step, so that a tree's step can be looked up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import PatchError
-from lora_training.patching import names, plan
-from lora_training.patching.model import ABSENT, Node, Patch, state_of
+from lora_training.patching import names, planning
+from lora_training.patching.model import ABSENT, Image, Node, Patch, folders_of, parents, state_of
 from lora_training.patching.names import shown
 
 if TYPE_CHECKING:
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 PRISTINE = 0
 
+# The permission bits of each folder, None for a missing one.
+Folders = dict[str, "int | None"]
+
 
 @dataclass(frozen=True)
 class LockedPatch:
-    """A patch as it was locked: its sha256, and the state of each file it touches once it is in.
+    """A patch in the lock: its sha256, and the state of each file it touches once it is applied.
 
-    `folders` is known of patches on any folder only: the permission bits that each one had before, None for none.
+    `folders` are recorded for patches on any folder only: the permission bits of each before, None for a missing one.
     """
 
     name: str
@@ -66,7 +69,7 @@ class Stack:
 
 
 def check(stack: Stack) -> Stack:
-    """`stack` as it was read from a file that anybody may have written. Raises ValueError when it makes no sense."""
+    """Return `stack`, which was read from a file. Raises ValueError when it is not valid."""
     tables = [stack.pristine, *(locked.files for locked in stack.patches)]
     words = [stack.commit, *(word for locked in stack.patches for word in (locked.name, locked.sha256))]
     if not all(isinstance(table, dict) for table in tables):
@@ -82,7 +85,7 @@ def check(stack: Stack) -> Stack:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a tree stands: each file's steps, the step that all files share if there is one, and those that drifted."""
+    """The steps of a series at which each file of a tree is, the drifted files, and the common step if there is one."""
 
     steps: Mapping[str, frozenset[int]]
     drifted: tuple[str, ...]
@@ -90,7 +93,7 @@ class Position:
 
 
 def locate(stack: Stack, states: Mapping[str, str]) -> Position:
-    """Look up where a tree stands, from the states of its files. The latest step wins where several fit."""
+    """Look up the steps of a tree's files from their states. The common step is the latest that fits all files."""
     steps = {path: stack.steps_of(path, states[path]) for path in stack.paths}
     drifted = tuple(path for path, found in steps.items() if not found)
     shared = frozenset(range(stack.last + 1)).intersection(*steps.values()) if steps else frozenset({stack.last})
@@ -99,13 +102,13 @@ def locate(stack: Stack, states: Mapping[str, str]) -> Position:
 
 def build(
     commit: str, patches: Sequence[Patch], pristine: Mapping[str, Node | None]
-) -> tuple[Stack, plan.Image, list[plan.Moved]]:
-    """Work a series out on pristine files: the stack to lock, the tree after the last patch, hunks found elsewhere."""
-    image: plan.Image = dict(pristine)
+) -> tuple[Stack, Image, list[planning.Moved]]:
+    """Apply a series to pristine files; return the stack to lock, the patched tree, and the hunks found elsewhere."""
+    image: Image = dict(pristine)
     locked = []
     moved = []
     for patch in patches:
-        outcome = plan.apply(patch, image)
+        outcome = planning.apply(patch, image)
         image = outcome.image
         moved += outcome.moved
         files = {path: state_of(node) for path, node in outcome.written.items()}
@@ -124,9 +127,9 @@ def _check_copies_kept_apart(paths: Sequence[str]) -> None:
 
 
 def check_copies_have_room(stack: Stack) -> None:
-    """Raise PatchError when a file ends up where there was a folder, and pristine copies would be kept in that."""
+    """Raise PatchError when a file replaces a folder in which a pristine copy would have to be kept."""
     for path in stack.paths:
-        taken = [p for p in plan.parents(path) if p in stack.pristine and stack.state(p, stack.last) != ABSENT]
+        taken = [p for p in parents(path) if p in stack.pristine and stack.state(p, stack.last) != ABSENT]
         if taken and is_kept(stack, path):
             raise PatchError(
                 f"the patches turn the folder {shown(taken[0])} into a file, "
@@ -136,7 +139,7 @@ def check_copies_have_room(stack: Stack) -> None:
 
 
 def touched(stack: Stack) -> tuple[str, ...]:
-    """The files whose last state is another than their pristine one."""
+    """The files that the series changes."""
     return tuple(path for path in stack.paths if stack.state(path, stack.last) != stack.state(path, PRISTINE))
 
 
@@ -144,3 +147,28 @@ def is_kept(stack: Stack, path: str) -> bool:
     """Whether an applied tree has a pristine copy of this file beside it."""
     pristine = stack.state(path, PRISTINE)
     return pristine != ABSENT and stack.state(path, stack.last) != pristine
+
+
+def folders_before(disk: Mapping[str, Node | None], written: Mapping[str, Node | None]) -> Folders:
+    """The folders of `disk` that are made or removed when `written` is written, with their permission bits."""
+    needed = folders_of(path for path, node in written.items() if node)
+    left = folders_of(path for path, node in written.items() if not node) - needed
+    found: Folders = {path: None for path in needed if (bits := _bits(disk, path)) is None}
+    found |= {path: bits for path in left if (bits := _bits(disk, path)) is not None}
+    replaced = tuple(f"{path}/" for path, node in written.items() if node and _bits(disk, path) is not None)
+    inside = (path for path in disk if f"{path}/".startswith(replaced))
+    return found | {path: bits for path in inside if (bits := _bits(disk, path)) is not None}
+
+
+def _bits(disk: Mapping[str, Node | None], path: str) -> int | None:
+    node = disk.get(path)
+    return node.permissions if node is not None and node.is_folder else None
+
+
+def check_folders(content: Any) -> Folders:
+    """Return folders that were read from JSON. Raises ValueError for any other value."""
+    if not isinstance(content, dict) or any(names.problem(path) for path in content):
+        raise ValueError("folders that no patch may make")
+    if not all(bits is None or (type(bits) is int and 0 <= bits <= 0o7777) for bits in content.values()):  # noqa: PLR2004
+        raise ValueError("permissions that no folder may have")
+    return content

@@ -1,0 +1,176 @@
+"""Move an upstream to another commit: rebase its series in memory, write it, and switch the checkout.
+
+Git's index is changed after the transaction. A note tells the next command, if this one is killed, that the index is
+still to be changed, and one file of the transaction tells whether the transaction was completed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from lora_training.errors import PatchError
+from lora_training.patching import lockfile, relock, scratch_git, series, transaction, tree_state
+from lora_training.patching.model import state_of
+from lora_training.patching.planning import rebase
+from lora_training.patching.planning.rebase import NewTree, Rebased
+from lora_training.patching.transaction import Write, fs, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from lora_training.patching.series import SeriesPatch, Target
+    from lora_training.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """A rebased series: the old patches and the result for each."""
+
+    items: tuple[SeriesPatch, ...]
+    rebased: tuple[Rebased, ...]
+
+    @property
+    def conflicts(self) -> tuple[rebase.HunkReport, ...]:
+        """The hunks that do not fit."""
+        return tuple(hunk for patch in self.rebased for hunk in patch.hunks if hunk.fate == "conflict")
+
+
+def rehearse(workspace: Workspace, target: Target, new: Path, paths: Sequence[str]) -> Rehearsed:
+    """Rebase the series of `target`, which is at its pin, onto the files `paths` of the tree `new`.
+
+    Writes nothing. Raises PatchError when the series does not fit the tree that it is for.
+    """
+    series.check_at_pin(target)
+    items = series.read(target.patches)
+    touched = list(dict.fromkeys(path for item in items for path in item.patch.paths))
+    old = relock.pristine(target, lockfile.read(workspace.patches).get(target.name), touched)
+    rebased = rebase.rebase([item.patch for item in items], old, NewTree(paths, lambda path: tree.read(new, path)))
+    return Rehearsed(items, tuple(rebased))
+
+
+def write(target: Target, rehearsed: Rehearsed, version: str) -> tuple[str, ...]:
+    """Write the rebased series; return the names of the patches that are no longer needed, which are deleted.
+
+    Raises PatchError when there are conflicts; nothing is written then.
+    """
+    check(rehearsed)
+    pairs = list(zip(rehearsed.items, rehearsed.rebased, strict=True))
+    for item, rebased in pairs:
+        if rebased.is_needed:
+            fs.replace_file(target.patches / item.name, _rendered(item, rebased, version))
+    dropped = tuple(item.name for item, rebased in pairs if not rebased.is_needed)
+    if dropped:
+        listed = [name for name in series.names(target.patches) if name not in dropped]
+        fs.replace_file(target.patches / series.SERIES, "".join(f"{name}\n" for name in listed).encode())
+        for name in dropped:
+            fs.remove(target.patches / name)
+    return dropped
+
+
+def check(rehearsed: Rehearsed) -> None:
+    """Raise PatchError when a hunk does not fit."""
+    if rehearsed.conflicts:
+        first = rehearsed.conflicts[0]
+        raise PatchError(
+            f"hunks without a place there: {len(rehearsed.conflicts)}; "
+            f"the first is {first.patch}, line {first.line}: {first.note}",
+            hint="nothing was changed; rewrite those patches for the new version, or take them out of the series",
+        )
+
+
+def _rendered(item: SeriesPatch, rebased: Rebased, version: str) -> bytes:
+    today = dt.datetime.now(tz=dt.timezone.utc).date().isoformat()
+    fields = {**item.fields, "Last-Update": today, "Upstream-Version": version}
+    return series.render_header(fields) + scratch_git.diff(rebased.before, rebased.after)
+
+
+_DOCUMENT = "PATCHES.md"
+INDEX = "bump.index"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A started switch to `commit`, whose transaction is complete once the file `path` has `state`."""
+
+    upstream: str
+    commit: str
+    path: str
+    state: str
+
+
+def paths_of(workspace: Workspace, target: Target) -> list[str]:
+    """The files that patches touch in a target, their copies, and all files of `patches/`, relative to the checkout."""
+    stack_ = tree_state.locked(target, lockfile.read(workspace.patches))
+    prefix = target.root.relative_to(workspace.root).as_posix()
+    touched = [f"{prefix}/{path}{suffix}" for path in stack_.paths for suffix in ("", tree_state.COPY)]
+    ours = (path.relative_to(workspace.root).as_posix() for path in workspace.patches.rglob("*") if not path.is_dir())
+    return [*touched, *sorted(ours), _DOCUMENT]
+
+
+def plan(here: Path, there: Path, paths: Sequence[str]) -> list[Write]:
+    """The writes that make those files in `here` the same as in `there`."""
+    paths = list(dict.fromkeys(paths))
+    before, after = tree.snapshot(here, paths), tree.snapshot(there, paths)
+    wanted = {path: None if node is None or node.is_folder else node for path, node in after.items()}
+    writes = [Write(path, before[path], wanted[path]) for path in paths]
+    return [write for write in writes if state_of(write.before) != state_of(after[write.path])]
+
+
+def make(
+    workspace: Workspace,
+    target: Target,
+    to: tuple[str, Path],
+    planned: Callable[[], list[Write]],
+    settle: Callable[[Note], None],
+) -> None:
+    """Make the `planned` writes in one transaction, then call `settle`; `to` is the new commit and git's index for it.
+
+    Raises PatchError when the tree has local edits, UpstreamError when it is not at its pin; nothing is changed then.
+    """
+    here = transaction.root_of(workspace)
+    with transaction.exclusive(here):
+        check_unedited(workspace, target)
+        moves = planned()
+        note = Note(target.name, to[0], *_decisive(here.path, moves))
+        here.state.mkdir(parents=True, exist_ok=True)
+        fs.replace_file(here.state / INDEX, to[1].read_bytes())
+        fs.replace_file(workspace.begun_bump, json.dumps(asdict(note)).encode())
+        transaction.run(here, "bump", moves)
+        settle(note)
+        fs.remove(workspace.begun_bump)
+
+
+def _decisive(root: Path, moves: Sequence[Write]) -> tuple[str, str]:
+    """A file of the transaction, and its state once that is complete."""
+    if moves:
+        return moves[0].path, state_of(moves[0].after)
+    return _DOCUMENT, state_of(tree.read(root, _DOCUMENT))
+
+
+def check_unedited(workspace: Workspace, target: Target) -> None:
+    """Raise PatchError when the tree of a target has local edits, UpstreamError when it is not at its pin."""
+    series.check_at_pin(target)
+    item = tree_state.read(target, tree_state.locked(target, lockfile.read(workspace.patches)))
+    tree_state.refuse_edits(item, tree_state.local_edits(item))
+
+
+def recover(workspace: Workspace, settle: Callable[[Note], None]) -> str | None:
+    """Complete an interrupted switch: return "finished" or "undone", or None when there was none."""
+    here = transaction.root_of(workspace)
+    with transaction.exclusive(here):
+        try:
+            note = Note(**json.loads((workspace.begun_bump).read_bytes()))
+        except FileNotFoundError:
+            # another process has completed it meanwhile
+            return None
+        except (ValueError, TypeError) as exc:
+            raise PatchError(f"cannot read {workspace.begun_bump}: {exc}", hint="was it edited? take it away") from exc
+        is_complete = state_of(tree.snapshot(here.path, [note.path])[note.path]) == note.state
+        if is_complete:
+            settle(note)
+        fs.remove(workspace.begun_bump)
+    return "finished" if is_complete else "undone"

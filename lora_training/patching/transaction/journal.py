@@ -1,0 +1,227 @@
+"""The journal of a transaction: which name each file has at which time, and how far the transaction got.
+
+The phase is part of the journal's file name, so that the next phase is one rename and needs no disk space:
+`staging` - the tree is untouched, new content lies beside it; to be undone.
+`ready`   - everything needed is on the disk; to be finished.
+`undo`    - finishing failed; to be undone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from lora_training.errors import PatchError
+from lora_training.patching.model import ABSENT, REGULAR, Node, folders_of, parents, state_of
+from lora_training.patching.names import raw, shown
+from lora_training.patching.transaction import fs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lora_training.patching.transaction import Write
+
+Phase = Literal["staging", "ready", "undo"]
+PHASES: tuple[Phase, ...] = ("staging", "ready", "undo")
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a transaction: its state before and after, and the names of its new and old version meanwhile.
+
+    All names are relative to the transaction's root, and empty where there is none. `moved_from` is another entry's
+    path whose file is renamed to this one; that entry has no file waiting.
+    """
+
+    path: str
+    before: str
+    after: str
+    new: str
+    old: str
+    moved_from: str
+
+    @property
+    def is_creation(self) -> bool:
+        """Whether the file did not exist before."""
+        return self.before == ABSENT
+
+    @property
+    def is_removal(self) -> bool:
+        """Whether the file does not exist afterwards."""
+        return self.after == ABSENT
+
+    @property
+    def waiting(self) -> list[str]:
+        """The names of the files that wait beside the tree."""
+        return [name for name in (self.new, self.old) if name]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The changes of one transaction. `made` and `dropped` are the folders that are made and removed with its files.
+
+    `modes` are the permission bits of the folders that are made, or made again by an undo.
+    """
+
+    command: str
+    entries: tuple[Entry, ...]
+    made: tuple[str, ...]
+    dropped: tuple[str, ...]
+    modes: Mapping[str, int] = field(default_factory=dict)
+
+
+def plan(root: Path, command: str, writes: Sequence[Write], folders: Mapping[str, int | None] | None = None) -> Journal:
+    """Plan where new and old content waits, and which folders are made and removed; `folders` as in `run`."""
+    token = os.urandom(4).hex()
+    made, dropped = _folders(root, writes, folders)
+    waiting = [f"{folder}.lora-{token}-{number}" for number, folder in enumerate(_beside(root, writes, dropped))]
+    removed = {write.path for write in writes if write.after is None}
+    moved = {write.same_as for write in writes if write.same_as in removed}
+    # a file that is linked to a new name needs no other second name
+    kept = {write.same_as: n for n, write in enumerate(writes) if write.before is None and write.same_as not in moved}
+    entries = []
+    for number, write in enumerate(writes):
+        moved_from = write.same_as or "" if write.same_as in moved else ""
+        new = f"{waiting[number]}.new" if write.after and not moved_from else ""
+        has_old = write.before and not write.before.is_folder and write.path not in moved
+        keeper = kept.get(write.path)
+        old = (f"{waiting[number]}.old" if keeper is None else f"{waiting[keeper]}.new") if has_old else ""
+        entries.append(Entry(write.path, state_of(write.before), state_of(write.after), new, old, moved_from))
+    wanted = {folder: bits for folder in made if (bits := (folders or {}).get(folder)) is not None}
+    return Journal(command, tuple(entries), made, dropped, wanted | _modes(root, dropped))
+
+
+def _beside(root: Path, writes: Sequence[Write], dropped: Sequence[str]) -> list[str]:
+    """The nearest folder above each file that exists and stays, with a slash: that we can write there shows early."""
+    known: dict[str, bool] = dict.fromkeys(dropped, False)
+
+    def is_there(folder: str) -> bool:
+        if folder not in known:
+            known[folder] = fs.is_folder(f"{root}/{folder}")
+        return known[folder]
+
+    found = (next((p for p in reversed(parents(write.path)) if is_there(p)), "") for write in writes)
+    return [folder and f"{folder}/" for folder in found]
+
+
+def _folders(
+    root: Path, writes: Sequence[Write], folders: Mapping[str, int | None] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The folders to make, outermost first, and those to remove if they are empty by then, innermost first."""
+    needed = folders_of(write.path for write in writes if write.after)
+    if folders is None:
+        left = folders_of(write.path for write in writes if write.before and not write.after) - needed
+    else:
+        left = {folder for folder, bits in folders.items() if bits is None} - needed
+        needed |= {folder for folder, bits in folders.items() if bits is not None}
+    prefix = len(f"{root}/")
+    for write in writes:
+        if write.before and write.before.is_folder:
+            left |= {path[prefix:] for path, _, _ in os.walk(f"{root}/{write.path}")}
+    made = sorted(folder for folder in needed if not fs.is_folder(f"{root}/{folder}"))
+    return tuple(made), tuple(sorted(left, reverse=True))
+
+
+def _modes(root: Path, folders: Sequence[str]) -> dict[str, int]:
+    """The permission bits of the folders that exist."""
+    there = [folder for folder in folders if fs.is_folder(f"{root}/{folder}")]
+    return {folder: stat.S_IMODE(os.lstat(f"{root}/{folder}").st_mode) for folder in there}
+
+
+def check_inside(root: Path, journal: Journal) -> None:
+    """Raise PatchError unless every name is below the root, and not through a symbolic link.
+
+    A link that the transaction itself replaces with a folder may be above a file's name; the commit checks again.
+    """
+    replaced = {entry.path for entry in journal.entries} & {*journal.made, *journal.dropped}
+    waiting = {name for entry in journal.entries for name in entry.waiting}
+    names = {name for entry in journal.entries for name in (entry.path, entry.moved_from) if name}
+    names |= {*waiting, *journal.made, *journal.dropped}
+    for name in names:
+        if not name or name.startswith("/") or "/../" in f"/{name}/" or "\0" in name:
+            raise PatchError(f"{shown(name)} is outside {root}", hint="nothing was written")
+    for link in [folder for folder in folders_of(names) if os.path.islink(f"{root}/{folder}")]:
+        through = [name for name in (waiting if link in replaced else names) if name.startswith(f"{link}/")]
+        if through:
+            raise PatchError(f"{shown(through[0])} would go through a symbolic link", hint="nothing was written")
+
+
+def path_of(state: Path, phase: Phase) -> Path:
+    """The path of the journal in a phase."""
+    return state / f"journal.{phase}"
+
+
+def pending(state: Path) -> Phase | None:
+    """The phase of an unfinished transaction, None if there is none."""
+    return next((phase for phase in PHASES if path_of(state, phase).exists()), None)
+
+
+def write(state: Path, journal: Journal) -> None:
+    """Write the journal of a transaction that starts staging, and sync it to the disk."""
+    content = {**vars(journal), "entries": [vars(entry) for entry in journal.entries]}
+    data = json.dumps({"format": _FORMAT, **content}).encode()
+    draft = os.fspath(state / "journal.draft")
+    _make_folder(state)
+    fs.remove(draft)
+    try:
+        fs.write_new(draft, Node(REGULAR, data))
+        os.rename(draft, path_of(state, "staging"))
+    except OSError:
+        fs.remove(draft)
+        raise
+    fs.sync_folder(state)
+
+
+def _make_folder(state: Path) -> None:
+    made = [folder for folder in (state, *state.parents) if not folder.exists()]
+    state.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        fs.sync_folder(folder.parent)
+
+
+def advance(state: Path, old: Phase, new: Phase) -> None:
+    """Rename the journal to its next phase, and sync that to the disk."""
+    os.rename(path_of(state, old), path_of(state, new))
+    fs.sync_folder(state)
+
+
+def close(state: Path, phase: Phase) -> None:
+    """Remove the journal at the end of a transaction."""
+    fs.remove(path_of(state, phase))
+    fs.sync_folder(state)
+
+
+def read(state: Path, phase: Phase) -> Journal:
+    """Read the journal in a phase. Raises PatchError when another version wrote it, or it was edited."""
+    path = path_of(state, phase)
+    try:
+        content = json.loads(path.read_bytes())
+        if content.pop("format") != _FORMAT:
+            raise ValueError("another format")  # noqa: TRY301 - one message for every fault
+        entries = tuple(Entry(**entry) for entry in content["entries"])
+        made, dropped = tuple(content["made"]), tuple(content["dropped"])
+        # older versions wrote no modes
+        modes = {str(name): _mode(mode) for name, mode in content.get("modes", {}).items()}
+        _check(content["command"], *made, *dropped, *(value for entry in entries for value in vars(entry).values()))
+        return Journal(content["command"], entries, made, dropped, modes)
+    except (AttributeError, RecursionError, ValueError, KeyError, TypeError) as exc:
+        hint = "was it written by another version of lora? let that one run `lora patch recover`"
+        raise PatchError(f"cannot read {path}: {exc}", hint=hint) from exc
+
+
+def _check(*values: object) -> None:
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError("something else in the place of a name")
+    for value in values:
+        raw(str(value))
+
+
+def _mode(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError("something else in the place of permissions")
+    return value & 0o7777

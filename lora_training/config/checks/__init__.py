@@ -1,4 +1,4 @@
-"""The check before anything starts: every problem of a configuration at once, each with its place."""
+"""Check a configuration before anything starts, and report all problems at once, each with its position."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ _MOST = 100
 
 @dataclass(frozen=True)
 class Machine:
-    """What a check needs to know of the place that trains; None for what is not known, which is then not checked.
+    """Properties of the machine that will train. None means unknown, and the checks that need it are skipped.
 
-    `runtime` is the names of the runtime patches there are; `installed` says whether a package is there; `settings`
-    says what is wrong with the settings in `[runtime]`, by patch; `files` looks into the files of a configuration;
-    `has_gpu` says whether there is one to train on. `trains`: this very machine is about to.
+    `runtime` has the names of the available runtime patches; `installed` tells whether a package is installed;
+    `settings` returns the problems with the settings in `[runtime]`, by patch; `files` checks the files of a
+    configuration; `has_gpu` tells whether there is a GPU to train on. `trains` is set if the training is about to start
+    on this machine.
     """
 
     runtime: Collection[str] | None = None
@@ -66,7 +67,7 @@ def check(
     schema: Schema,
     machine: Machine = Machine(),
 ) -> tuple[Problem, ...]:
-    """Every problem of `config`, errors and warnings, in the order of the file."""
+    """Return all errors and warnings about `config`, in the order of the file."""
     view = View(config, schema, _refused(config, schema))
     found = [*_first(config, config.problems), *_first(config, flags.problems(config, schema)), *flags.required(view)]
     found += [
@@ -90,7 +91,7 @@ def check(
 
 
 def _first(config: Config, problems: Iterable[Problem]) -> Iterator[Problem]:
-    """A hundred of `problems`: each may be a search for the nearest name, and who has more mends those first."""
+    """Yield at most a hundred problems of one kind, since each may search for the nearest name, which is slow."""
     left = iter(problems)
     yield from islice(left, _MOST)
     if next(left, None) is not None:
@@ -98,7 +99,7 @@ def _first(config: Config, problems: Iterable[Problem]) -> Iterator[Problem]:
 
 
 def _is_of_data(problem: Problem) -> bool:
-    """Whether an error leaves it unclear which images are meant."""
+    """Whether an error is about the data, so that the images to check are not known."""
     place = (problem.key or "").partition(".")[0]
     return problem.severity == "error" and place in ("datasets", "general", *inputs.DATA)
 
@@ -111,9 +112,9 @@ def file(
     environ: Mapping[str, str] | None = None,
     machine: Machine = Machine(),
 ) -> tuple[Problem, ...]:
-    """Every problem of a file, also one that is no TOML document or names no script of upstream's.
+    """Check a file, also one that is not valid TOML or names an unknown script.
 
-    `read` gives the schema of a script; it raises ConfigError when there is no such script.
+    `read` returns the schema of a script; it raises ConfigError if there is no such script.
     """
     try:
         config = load(path, sets=sets, environ=environ)
@@ -131,14 +132,14 @@ def file(
 
 
 def installed_here() -> Callable[[str], bool] | None:
-    """Whether this very environment has a package; None when it is not one that trains, having no torch."""
+    """Return a test for packages installed in this environment; None if it lacks torch, so that it cannot train."""
     if find_spec("torch") is None:
         return None
     return lambda package: find_spec(package) is not None
 
 
 def require(config: Config, problems: Collection[Problem]) -> None:
-    """Raise ConfigError when any of `problems` is an error: the first one, with the others in the hint."""
+    """Raise ConfigError if any of `problems` is an error, with the first one as message and the others in the hint."""
     errors = [problem for problem in problems if problem.severity == "error"]
     if not errors:
         return
@@ -156,7 +157,7 @@ def require(config: Config, problems: Collection[Problem]) -> None:
 
 
 def _refused(config: Config, schema: Schema) -> frozenset[str]:
-    """The keys whose values no other rule should look at."""
+    """Return the keys with invalid values, which the other rules skip."""
     return frozenset(
         key
         for key, entry in config.entries.items()

@@ -1,4 +1,4 @@
-"""Resolutions, buckets and what else upstream asserts of each dataset."""
+"""Check resolutions, buckets, and other conditions that upstream asserts for each dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUMBERS = re.compile(r"\d{1,9}(?:,\d{1,9})*")
 
 
 def problems(view: View) -> Iterator[Problem]:
-    """Datasets that upstream refuses once everything has loaded."""
+    """Yield the datasets that upstream would refuse, which it does only after loading everything."""
     for number, dataset in enumerate(view.config.datasets):
         yield from _dataset(view, dataset, ("datasets", number))
     for subset in view.subsets:
@@ -54,7 +54,7 @@ def _place(view: View, dataset: dict[str, Any], path: KeyPath, key: str = "resol
 
 
 def resolution(value: Any) -> tuple[int, int] | None:
-    """Width and height from a number, a pair, or upstream's `"width,height"`; None when it is none of these."""
+    """Return width and height from a number, a pair, or upstream's `"width,height"`; None for anything else."""
     if isinstance(value, str):
         parts: list[Any] = list(map(int, value.split(","))) if _NUMBERS.fullmatch(value) else []
     else:
@@ -77,7 +77,7 @@ def _buckets(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int
         return
     if view.inherited("bucket_no_upscale", dataset) is True:
         yield from _inert(view, dataset, path, size)
-    # upstream first makes both ends multiples of the step, outwards
+    # upstream first widens both limits to multiples of the step
     least, most = least - least % steps, most + -most % steps
     for key, holds, limit in (
         ("min_bucket_reso", min(size) >= least, least),
@@ -91,7 +91,7 @@ def _buckets(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int
 
 
 def _inert(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int, int]) -> Iterator[Problem]:
-    """Limits of buckets whose sizes come from the images alone. Upstream only holds the resolution against them."""
+    """Warn about bucket limits without effect: upstream compares only the resolution with them, not the images."""
     for key, is_needed in (("min_bucket_reso", min(size).__lt__), ("max_bucket_reso", max(size).__gt__)):
         flag = view.schema.keys.get(key)
         place = _place(view, dataset, path, key)

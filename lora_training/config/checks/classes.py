@@ -1,4 +1,4 @@
-"""Classes that upstream imports by the name that a flag gives."""
+"""Check the class names that flags give to upstream, which imports the classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lora_training.config.model import Problem
 
 
-def problems(  # noqa: PLR0913 - a class is looked for in all of these
+def problems(  # noqa: PLR0913 - all of these decide whether a class exists
     view: View,
     key: str,
     name: str,
@@ -24,12 +24,15 @@ def problems(  # noqa: PLR0913 - a class is looked for in all of these
     *,
     own: Collection[str] = (),
 ) -> Iterator[Problem]:
-    """What is wrong with `package.module.Class`, or a class of `home`. `own` are upstream's names beside them."""
-    # written in full, or by its name alone: upstream takes it from `home` either way
+    """Yield the problems with a class, `package.module.Class` or a class of the module `home`.
+
+    `own` has the names that upstream accepts besides classes.
+    """
+    # upstream imports from `home` whether the name is given in full or not
     bare = name.removeprefix(f"{home}.")
     module, _, last = bare.rpartition(".")
     if module and not last[:1].isupper():
-        # upstream calls whatever has the name: torch.save, given a file, writes over it
+        # upstream calls any object of that name; torch.save, for example, would overwrite a file
         yield view.problem(f"`{key}`: `{name}` is no class", key, hint="a class's name begins with a capital")
     elif module:
         there = installed is None or not installed(name.partition(".")[0])  # a missing package has been reported

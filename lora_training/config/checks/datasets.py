@@ -1,4 +1,4 @@
-"""`[[datasets]]` and `[general]` against upstream's own schema of them."""
+"""Check `[[datasets]]` and `[general]` against upstream's own schema."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _TYPES: dict[str, type | tuple[type, ...]] = {"bool": bool, "int": int, "float":
 
 
 def problems(view: View) -> Iterator[Problem]:
-    """Everything in the dataset tables that upstream's schema refuses, and datasets that have nothing in them."""
+    """Yield the problems that upstream's schema would report in the dataset tables, and datasets without content."""
     yield from tables(view)
     yield from _presence(view)
 
 
 def tables(view: View) -> Iterator[Problem]:
-    """What upstream's schema refuses in `[general]` and `[[datasets]]`; also a dataset without subsets."""
+    """Yield the problems that upstream's schema would report in `[general]` and `[[datasets]]`, and missing subsets."""
     config, schema = view.config, view.schema
     yield from _table(config, schema, dict(config.general), schema.datasets.general, ("general",))
     for number, dataset in enumerate(config.datasets):
@@ -69,7 +69,7 @@ def _dataset(config: Config, schema: Schema, dataset: dict[str, Any], path: KeyP
 
 
 def _style(schema: DatasetSchema, subsets: list[Any]) -> Style:
-    """The style of which every subset has the key, as upstream chooses; by default that of image folders."""
+    """Return the style whose key all subsets have, as upstream chooses it; by default that of image folders."""
     tables = [table for table in subsets if isinstance(table, dict)]
     for name, key in STYLE_KEYS.items():
         if tables and all(key in table for table in tables):
@@ -100,7 +100,7 @@ def _table(config: Config, schema: Schema, table: dict[str, Any], known: Table, 
 
 
 def fits(shape: Shape, value: Any) -> bool:
-    """Whether upstream's schema takes the value; but a switch is no number."""
+    """Whether upstream's schema accepts the value; a boolean does not count as a number."""
     if isinstance(value, list):
         pairs = zip(value, shape.sequence, strict=False)
         return bool(value) and len(value) == len(shape.sequence) and all(_is(name, item) for item, name in pairs)
@@ -116,7 +116,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _hint(schema: Schema, key: str, known: Table) -> str | None:
-    """The nearest key here; or the other table that has this one."""
+    """Return the nearest key of this table, or the name of another table that has the key."""
     near = nearest.hint(key, [*known.keys, *(["subsets"] if known.keys.keys() >= {"batch_size"} else [])])
     elsewhere = schema.datasets.styles["dreambooth"]
     if key in elsewhere.subset.keys:

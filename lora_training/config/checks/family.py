@@ -1,4 +1,4 @@
-"""Options that every script accepts and a model family does not use, or cannot."""
+"""Check for options that every script accepts but that a model family ignores or does not support."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def problems(view: View) -> Iterator[Problem]:
-    """Options that do nothing here, or raise."""
+    """Yield the options that have no effect with this script, or make it fail."""
     yield from _inert(view)
     yield from _huber(view)
     yield from _models(view)

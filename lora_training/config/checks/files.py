@@ -1,4 +1,4 @@
-"""Files and folders that the configuration names: are they there, and is there anything in them."""
+"""Check that the files and folders of a configuration exist and are not empty."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"})
 _CAPTIONS = (".txt", ".caption", ".cap")
 _SHOWN = 3
-_LONGEST = 2**20  # bytes of a caption
-# what a flag's name says that it is given; a folder or a file where it says nothing
+_LONGEST = 2**20  # bytes of a caption file
+# suffixes of flags that take folders, and of those that take files; other flags take either
 _FOLDERS, _FILES = ("_dir",), ("_json", "_prompts", "_config", "_file")
 
 
 def problems(view: View) -> Iterator[Problem]:
-    """Everything that is named and not there, empty, without captions, or a pipe or device, which may never end."""
+    """Yield paths that are missing, empty, without captions, or a pipe or device, which may never end."""
     for flag in view.schema.flags:
         if view.given(flag.dest) and paths.is_path(flag) and not paths.is_written(flag):
             values = view.value(flag.dest)
@@ -41,7 +41,7 @@ def problems(view: View) -> Iterator[Problem]:
 
 
 def _state(view: View) -> Iterator[Problem]:
-    """`[run] resume`, where it names a folder."""
+    """Check `[run] resume` if it names a folder."""
     named = view.config.run.resume
     if named not in ("auto", "never"):
         yield from _missing(view, named, ("run", "resume"), "`[run] resume`")
@@ -51,7 +51,7 @@ def _flag(view: View, key: str, value: Any) -> Iterator[Problem]:
     if not isinstance(value, str) or not value:
         return
     if value.startswith("data:"):
-        return  # metadata_thumbnail takes an address of this form
+        return  # metadata_thumbnail accepts a data URL
     if not exchanged.is_hub_id(key, value, view.config):
         yield from _missing(view, value, view.path(key), f"`{key}`")
 
@@ -70,7 +70,7 @@ def _missing(view: View, value: str, place: KeyPath, name: str) -> Iterator[Prob
 
 
 def _kind(path: Path, key: str) -> str | None:
-    """Why what is there cannot be what `key` asks for, or None."""
+    """Return why an existing path is of the wrong kind for `key`, or None."""
     if path.is_dir():
         return "a folder, not a file" if key.endswith(_FILES) else None
     if not path.is_file():
@@ -86,13 +86,13 @@ def _resolved(view: View, value: str) -> Path | None:
 
 
 def is_made(view: View, path: Path) -> bool:
-    """Whether `lora` makes the file itself before it starts: the smoke run's model and images."""
+    """Whether `lora` creates the file itself before the start, as it does the smoke run's model and images."""
     cache = view.config.variables.get(CACHE_VARIABLE)
     return bool(view.config.run.assets == "smoke" and cache and path.is_relative_to(Path(cache, "smoke")))
 
 
 def _near(path: Path) -> str | None:
-    """The deepest folder on the way that is there."""
+    """Return a hint that names the deepest existing folder of a missing path."""
     there = next((parent for parent in path.parents if paths.exists(parent)), None)
     return f"{there} exists, {path.relative_to(there).parts[0]} in it does not" if there else None
 
@@ -116,7 +116,7 @@ def _subset(view: View, subset: Subset) -> Iterator[Problem]:
 
 @dataclass(frozen=True)
 class _Listing:
-    """A folder's files: images by stem, and every file name."""
+    """The files of a folder: the images, sorted, and all file names."""
 
     images: tuple[str, ...]
     names: frozenset[str]
@@ -189,7 +189,7 @@ def _caption(view: View, path: Path, place: KeyPath) -> Iterator[Problem]:
 
 
 def _data_dir(view: View) -> Iterator[Problem]:
-    """`train_data_dir` holds folders whose names begin with a number of repeats: `10_cats`."""
+    """Check that `train_data_dir` has folders whose names begin with a number of repeats, such as `10_cats`."""
     folder = _resolved(view, str(view.value("train_data_dir")))
     if folder is None or not paths.exists(folder):
         return

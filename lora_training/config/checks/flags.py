@@ -1,4 +1,4 @@
-"""Each flag by itself: is it known, and is its value one that upstream's parser takes."""
+"""Check each flag on its own: whether upstream knows it and accepts its value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def problems(config: Config, schema: Schema) -> Iterator[Problem]:
-    """Every flag that upstream does not know or whose value it would not take."""
+    """Yield the flags that upstream does not know or whose values it would refuse."""
     first: dict[str, str] = {}
     for key, entry in config.entries.items():
         found = encoded(config, schema, entry)
@@ -31,7 +31,7 @@ def problems(config: Config, schema: Schema) -> Iterator[Problem]:
 
 
 def required(view: View) -> Iterator[Problem]:
-    """Flags that upstream's parser, or the first lines of its training, cannot do without."""
+    """Yield missing flags that upstream's parser requires, or that every training needs."""
     for flag in view.schema.flags:
         if flag.required and not view.given(flag.dest):
             yield view.config.problem(f"`{flag.dest}` is missing: upstream requires it", ())
@@ -49,7 +49,7 @@ _NEEDED = {
 
 
 def runtime(config: Config, known: Collection[str]) -> Iterator[Problem]:
-    """Runtime patches that there are none of."""
+    """Yield unknown names of runtime patches."""
     for name in config.runtime:
         if name not in known:
             hint = nearest.hint(name, known) or f"there are: {', '.join(sorted(known)) or 'none'}"
@@ -57,7 +57,7 @@ def runtime(config: Config, known: Collection[str]) -> Iterator[Problem]:
 
 
 def settings(config: Config, wrong: Mapping[str, Iterable[Any]]) -> Iterator[Problem]:
-    """Settings of runtime patches that do not fit: by patch, each with `key` (or None), `message` and `hint`."""
+    """Yield invalid settings of runtime patches: `wrong` by patch, each with `key` (or None), `message` and `hint`."""
     for name, found in wrong.items():
         for each in found:
             path = ("runtime", name, each.key) if each.key else ("runtime", name)

@@ -1,4 +1,4 @@
-"""What a machine without a GPU cannot train: each was tried at the pin, on a CPU."""
+"""Check for options that cannot train without a GPU; each was tried on a CPU at the pinned version."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from lora_training.config.checks.view import View
     from lora_training.config.model import Problem, Severity
 
-# FLUX's deprecated `split_mode` stands for 18 blocks where `blocks_to_swap` is not given
+# `split_mode`, which FLUX deprecates, swaps 18 blocks if `blocks_to_swap` is not given
 _SWAPS = ("blocks_to_swap", "split_mode")
-# Their VAE is diffusers', which asks for CUDA where xformers is on. Their U-Net norms groups, which no CPU does with
-# weights of eight bits. The other families have neither, and FLUX trains with fp8_base on a CPU.
+# Their VAE is from diffusers, which requires CUDA with xformers. Their U-Nets use group norm, which has no CPU kernel
+# for 8-bit weights. Neither holds for the other families; FLUX trains with fp8_base on a CPU.
 _UNETS = ("train_network", "sdxl_train_network")
 
 
 def problems(view: View, has_gpu: Callable[[], bool], *, trains: bool) -> Iterator[Problem]:
-    """What the machine cannot do. An error only where it is about to train: a check may run on another machine."""
+    """Yield what this machine cannot do, as errors only if it is about to train: a check may run on another machine."""
     severity: Severity = "error" if trains else "warning"
     for key, words, hint in _needs(view):
         if not has_gpu():
@@ -29,19 +29,19 @@ def problems(view: View, has_gpu: Callable[[], bool], *, trains: bool) -> Iterat
 
 
 def left_out(view: View, has_gpu: Callable[[], bool]) -> tuple[str, ...]:
-    """The flags that a training on this machine is not given."""
+    """Return the flags that are not passed on when training on this machine."""
     asked = tuple(key for key in _SWAPS if view.given(key) and view.on(key))
     return () if not asked or has_gpu() else asked
 
 
 def sentence(key: str) -> str:
-    """Why a flag is left out."""
+    """Return a sentence that says why a flag is left out."""
     why = "upstream's block swap would write over the model's weights"
     return f"`{key}` is left out, since this machine has no GPU: on a CPU, {why}"
 
 
 def _needs(view: View) -> Iterator[tuple[str, str, str]]:
-    """The key of each option that ends a training on a CPU, the option in words, and what to do without it."""
+    """Yield options that fail on a CPU: the key, the option in words, and a hint."""
     if view.value("mixed_precision") == "fp16":
         yield "mixed_precision", 'mixed_precision = "fp16"', 'on a CPU, mixed_precision = "no" or "bf16" trains'
     if view.schema.script not in _UNETS:

@@ -1,4 +1,4 @@
-"""The name of what is trained, which names files and folders and stands in commands."""
+"""Check `output_name`, which is used in file names, folder names and commands."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from lora_training.config.checks.view import View
     from lora_training.config.model import Problem
 
-# file systems take 255 bytes, of which upstream and we need some for what follows the name
+# file systems allow 255 bytes; suffixes are appended to the name
 _LONGEST = 200
 
 
 def problems(view: View) -> Iterator[Problem]:
-    """An `output_name` that is no file's name, or one that a command would take for something else."""
+    """Report an `output_name` that is not a valid file name, or that a command would parse as an option."""
     name = view.value("output_name")
     wrong = reason(name) if view.given("output_name") and isinstance(name, str) else None
     if wrong:
@@ -24,7 +24,7 @@ def problems(view: View) -> Iterator[Problem]:
 
 
 def reason(name: str) -> str | None:
-    """Why a run cannot have that name."""
+    """Return why a run cannot have this name, or None."""
     if not name or "/" in name:
         return "it is the name of a file, without a folder"
     if name.startswith("-"):
@@ -35,10 +35,10 @@ def reason(name: str) -> str | None:
 
 
 def shown(name: str) -> str:
-    """The name as a message says it."""
+    """Return the name for use in a message, shortened if it is long."""
     return repr(name) if len(name) <= _LONGEST else f"{name[:20]!r}... ({_bytes(name)} bytes)"
 
 
 def _bytes(name: str) -> int:
-    # a name from the command line may hold bytes that are no text
+    # a name from the command line may have bytes that are not valid UTF-8
     return len(name.encode("utf-8", "surrogatepass"))

@@ -1,4 +1,4 @@
-"""The network module and the arguments that only it reads."""
+"""Check the network module and its own arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def problems(view: View) -> Iterator[Problem]:
-    """A module that upstream does not have or that is another family's, and arguments that it does not read."""
+    """Report an unknown module, one of another model family, and arguments that the module does not read."""
     module, tree = view.value("network_module"), view.schema.tree
     if not isinstance(module, str) or not module.startswith("networks.") or tree is None:
         return

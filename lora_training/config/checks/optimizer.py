@@ -1,4 +1,4 @@
-"""Packages that options need, and the optimizer's settings."""
+"""Check the packages that options need, and the optimizer's settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lora_training.config.checks.view import View
     from lora_training.config.model import Problem
 
-# what upstream's own names import
+# packages that upstream's built-in optimizers import
 _PACKAGES = {
     "bitsandbytes": (
         *("AdamW8bit", "SGDNesterov8bit", "Lion8bit", "PagedAdamW8bit", "PagedLion8bit", "PagedAdamW"),
@@ -29,11 +29,11 @@ _PACKAGES = {
 }
 _NAMES = {name.lower(): (name, package) for package, names in _PACKAGES.items() for name in names}
 _ADAPTIVE = ("dadapt", "prodigy")
-_LOW = 0.1  # from here down upstream itself warns
+_LOW = 0.1  # upstream warns about learning rates up to this one
 
 
 def problems(view: View, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
-    """`installed` says whether the environment that trains has a package; None when that is not known."""
+    """Yield problems with the optimizer. `installed` tells whether a package is installed; None if that is unknown."""
     yield from _options(view, installed)
     name = view.value("optimizer_type")
     if view.on("use_8bit_adam"):
@@ -49,7 +49,7 @@ def problems(view: View, installed: Callable[[str], bool] | None) -> Iterator[Pr
 
 
 def _options(view: View, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
-    """Other options that import a package of their own."""
+    """Check other options that import a package."""
     needs = {
         "log_with": "wandb" if view.value("log_with") in ("wandb", "all") else None,
         "xformers": "xformers" if view.on("xformers") else None,
@@ -92,7 +92,7 @@ def _rates(view: View, name: str) -> Iterator[Problem]:
 
 
 def _one_rate(view: View, name: str) -> Iterator[Problem]:
-    """LoRA+ gives the up matrices another rate, at which these packages' optimizers raise in their first step."""
+    """Report LoRA+ with optimizers that require one learning rate: it sets another rate for the up matrices."""
     if _NAMES.get(name.lower(), ("", ""))[1] not in ("prodigyopt", "dadaptation"):
         return
     for place, key, value in view.pairs("network_args"):

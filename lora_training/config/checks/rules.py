@@ -1,4 +1,4 @@
-"""Options against each other: what upstream's own checks refuse, after minutes of loading or never."""
+"""Check options against each other, for what upstream refuses only after minutes of loading, or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ATTENTION = ("xformers", "sdpa", "mem_eff_attn")
 
 
 def problems(view: View) -> Iterator[Problem]:
-    """Every combination that upstream would refuse or that cannot be meant."""
+    """Yield the combinations that upstream would refuse, or that are certainly mistakes."""
     for rule in (_ranges, _steps, _workers, _needs, _excludes, _precision, _logging, _text_encoder, _lonely):
         yield from rule(view)
 
@@ -145,7 +145,7 @@ def _text_encoder(view: View) -> Iterator[Problem]:
             if value is True or (as_number(value) or 0) > 0:
                 message = f"`{option}` cannot be used while `{key}` is on"
                 hint = "captions that change cannot be cached: turn one of them off"
-                # a trainer that does not check trains on the first caption of each image
+                # other trainers silently train on the first caption of each image
                 severity: Any = "error" if family.refuses_changing_captions else "warning"
                 place = view.where_subset(subset, option)
                 yield view.config.problem(message, place, hint=hint, severity=severity)
@@ -157,7 +157,7 @@ def _uncacheable(family: families.Family) -> tuple[str, ...]:
 
 
 def _lonely(view: View) -> Iterator[Problem]:
-    """Switches whose use hangs on another option's value."""
+    """Check switches that work only with certain values of other options."""
     if view.on("fused_backward_pass") and str(view.value("optimizer_type")).lower() != "adafactor":
         yield view.problem('`fused_backward_pass` works only with optimizer_type = "Adafactor"', "fused_backward_pass")
     elif view.on("fused_backward_pass") and (view.number("gradient_accumulation_steps") or 1) > 1:

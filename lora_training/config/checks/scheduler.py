@@ -1,4 +1,4 @@
-"""The learning rate's scheduler: does upstream have it, and does it get what it needs."""
+"""Check the learning rate scheduler: whether upstream has it, and whether its required options are set."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from lora_training.config.checks.view import View
     from lora_training.config.model import Problem
 
-# upstream knows the names, and gives the functions behind them arguments that they do not take
+# upstream accepts these names, but calls the functions with arguments that they do not have
 BROKEN = frozenset({"reduce_lr_on_plateau", "cosine_warmup_with_min_lr"})
 NEEDED = {"cosine_with_min_lr": "lr_scheduler_min_lr_ratio", "piecewise_constant": "lr_scheduler_args"}
 
 
 def problems(view: View, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
-    """`installed` is None where the packages of the environment that trains are not known."""
+    """Yield problems with the scheduler. `installed` is None if the training environment is unknown."""
     name, own = view.value("lr_scheduler"), view.value("lr_scheduler_type")
     if _is_replaced(view) or not isinstance(name, str):
         return
@@ -35,7 +35,7 @@ def problems(view: View, installed: Callable[[str], bool] | None) -> Iterator[Pr
 
 
 def _is_replaced(view: View) -> bool:
-    """Whether upstream takes the scheduler that comes with the optimizer."""
+    """Whether upstream uses the optimizer's own scheduler instead."""
     optimizer = str(view.value("optimizer_type")).lower()
     relative = {str(value) for _, name, value in view.pairs("optimizer_args") if name == "relative_step"} != {"False"}
     return optimizer.endswith("schedulefree") or (optimizer == "adafactor" and relative)

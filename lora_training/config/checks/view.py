@@ -1,4 +1,4 @@
-"""What upstream will see: each option's value after defaults, and each subset's after its fallbacks."""
+"""The values that upstream will use: of each option after defaults, of each subset option after fallbacks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from lora_training.config.positions import Path as KeyPath
     from lora_training.config.schema import Schema
 
-# the dataset configuration has other names for two of the flags that it falls back to
+# dataset options whose fallback is a flag of another name
 _FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 
 
 @dataclass(frozen=True)
 class Subset:
-    """A subset of a dataset with its place in the document: `("datasets", 0, "subsets", 1)`."""
+    """A subset of a dataset with its path in the document: `("datasets", 0, "subsets", 1)`."""
 
     table: dict[str, Any]
     dataset: dict[str, Any]
@@ -29,24 +29,24 @@ class Subset:
 
     @property
     def style(self) -> str:
-        """`controlnet`, `finetuning` or `dreambooth`, by the keys that it has, as upstream tells them apart."""
+        """Return `controlnet`, `finetuning` or `dreambooth`, by the keys of the subset, as upstream does."""
         return next((style for style, key in STYLE_KEYS.items() if key in self.table), "dreambooth")
 
 
 @dataclass(frozen=True)
 class View:
-    """A configuration against a schema. Values of the wrong type are seen as not given."""
+    """A configuration together with its schema. Values of the wrong type count as not given."""
 
     config: Config
     schema: Schema
     refused: frozenset[str] = frozenset()
 
     def given(self, key: str) -> bool:
-        """Whether the configuration sets a flag of that key, to a value that the flag takes."""
+        """Whether the configuration sets the flag to a valid value."""
         return key in self.config.entries and key not in self.refused
 
     def value(self, key: str) -> Any:
-        """What upstream will have for a flag: the configuration's value, else the default; None without the flag."""
+        """Return a flag's value: the configuration's, else upstream's default; None if there is no such flag."""
         flag = self.schema.keys.get(key)
         if self.given(key):
             entry = self.config.entries[key]
@@ -54,15 +54,15 @@ class View:
         return flag.default if flag else None
 
     def number(self, key: str) -> float | None:
-        """A flag's value when it is a number."""
+        """Return a flag's value if it is a number, else None."""
         return as_number(self.value(key))
 
     def on(self, key: str) -> bool:
-        """Whether a switch is on, or a value neither zero, empty nor absent."""
+        """Whether a flag's value is true: not zero, empty or None."""
         return bool(self.value(key))
 
     def pairs(self, key: str) -> Iterator[tuple[str | int, str, Any]]:
-        """A flag's key=value words, or the table of them: the place of each below the flag, its name, its value."""
+        """Yield a flag's key=value arguments, from a list or a table: the path below the flag, the name, the value."""
         given = self.value(key)
         if isinstance(given, dict):
             yield from ((name, name, item) for name, item in given.items())
@@ -71,17 +71,17 @@ class View:
             yield from ((number, name, item) for number, (name, equals, item) in words if equals)
 
     def path(self, key: str) -> KeyPath:
-        """Where the configuration sets a flag; the top of the document when it does not."""
+        """Return the path at which the configuration sets a flag; the empty path if it does not."""
         entry = self.config.entries.get(key)
         return entry.path if entry else ()
 
     def problem(self, message: str, key: str, *, hint: str | None = None, severity: Severity = "error") -> Problem:
-        """A problem at the place of a flag."""
+        """Return a problem at the position of a flag."""
         return self.config.problem(message, self.path(key), hint=hint, severity=severity)
 
     @cached_property
     def subsets(self) -> tuple[Subset, ...]:
-        """Every subset of every dataset."""
+        """Return every subset of every dataset."""
         return tuple(self._subsets())
 
     def _subsets(self) -> Iterator[Subset]:
@@ -92,23 +92,23 @@ class View:
                     yield Subset(table, dataset, ("datasets", number, "subsets", inner))
 
     def inherited(self, key: str, *tables: dict[str, Any]) -> Any:
-        """A dataset option: the first of `tables`, `[general]` and the flag of that name that has it."""
+        """Return a dataset option from the first of `tables`, `[general]` and the flag of that name that sets it."""
         for table in (*tables, dict(self.config.general)):
             if table.get(key) is not None:
                 return table[key]
         return self.value(_FLAG_NAMES.get(key, key))
 
     def of_subset(self, subset: Subset, key: str) -> Any:
-        """What upstream will have for an option of a subset."""
+        """Return the value that upstream will use for an option of a subset."""
         return self.inherited(key, subset.table, subset.dataset)
 
     def of_subset_text(self, subset: Subset, key: str) -> str:
-        """The same when it is a text, else an empty one."""
+        """Return a subset's option if it is a string, else an empty string."""
         value = self.of_subset(subset, key)
         return value if isinstance(value, str) else ""
 
     def where_subset(self, subset: Subset, key: str) -> KeyPath:
-        """Where an option of a subset is set; the subset itself when it is a default."""
+        """Return the path at which an option of a subset is set; the subset's own path if it is a default."""
         if key in subset.table:
             return (*subset.path, key)
         if key in subset.dataset:
@@ -119,5 +119,5 @@ class View:
 
 
 def as_number(value: Any) -> float | None:
-    """`value` when it is a number, and no switch."""
+    """Return `value` if it is a number and not a boolean, else None."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""Files that a configuration has upstream write over."""
+"""Check for existing files that upstream would overwrite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOG, _FOLDERS = "console_log_file", ("output_dir", "logging_dir")
 
 
 def problems(view: View) -> Iterator[Problem]:
-    """A log that would replace a file: upstream empties what `console_log_file` names, whatever it is."""
+    """Report a `console_log_file` that would replace a file: upstream truncates it, whatever it is."""
     path = _resolved(view, _LOG)
     if not path or not os.path.lexists(path) or _is_earlier_log(view, path):
         return
@@ -27,7 +27,7 @@ def problems(view: View) -> Iterator[Problem]:
 
 
 def _is_earlier_log(view: View, path: str) -> bool:
-    """Whether a file is a log by its name, in a folder of the run's, without a link on the way there."""
+    """Whether a path is an existing log file in one of the run's folders, after resolving symbolic links."""
     real = Path(os.path.realpath(path))
     folders = [os.path.realpath(folder) for key in _FOLDERS if (folder := _resolved(view, key))]
     return real.suffix == ".log" and real.is_file() and any(real.is_relative_to(folder) for folder in folders)

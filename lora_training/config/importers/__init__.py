@@ -1,4 +1,4 @@
-"""Configurations of other trainers, taken over with a report of every key."""
+"""Import configurations of other trainers, with a report on every key."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _KINDS: dict[str, Any] = {
 
 
 def convert(source: Source, schema: Callable[[str], Schema], *, script: str | None = None) -> Imported:
-    """The configuration that a source amounts to, for `script` or the script that the source names.
+    """Convert a source to a configuration for `script`, or for the script that the source names.
 
-    `schema` gives the schema of a script. Where neither says which script, the likeliest is taken, and the report says
-    so. Raises ConfigError when the source cannot be read as what it seems to be.
+    `schema` returns the schema of a script. If neither names a script, the most likely one is used, and the report says
+    so. Raises ConfigError if the source cannot be parsed.
     """
     if source.kind == "command":
         found = command.training(source.content)
@@ -48,14 +48,14 @@ def convert(source: Source, schema: Callable[[str], Schema], *, script: str | No
 
 
 def _datasets(draft: Draft, source: Source) -> None:
-    """Take the content of a `dataset_config` file that can be read into the configuration itself."""
+    """Move the content of a readable `dataset_config` file into the configuration itself."""
     named = draft.values.get("dataset_config")
     if named is None or draft.datasets:
         return
     try:
         data = document.read(Path(paths.absolute(str(named), source.folder.absolute(), os.environ))).data
     except (paths.UnknownVariable, document.Unreadable):
-        return  # the flag stays, and the check says what is wrong with it
+        return  # keep the flag; the check reports what is wrong with the file
     datasets = data.get("datasets")
     if isinstance(datasets, list):
         draft.datasets = [item for item in datasets if isinstance(item, dict)]

@@ -1,4 +1,4 @@
-"""A command line: `accelerate launch ... sdxl_train_network.py --flag value ...`, on one line or many."""
+"""Import a command line such as `accelerate launch ... sdxl_train_network.py --flag value ...`, on one or more lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ASSIGNED = re.compile(
     r"^[ \t]*(?:export[ \t]+|set[ \t]+|\$)?(?P<name>[A-Za-z_]\w*)[ \t]*=(?P<value>[^\n]*)$", re.MULTILINE
 )
 _VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|\S*")
-# the pieces of a word, as shlex has them; where a backslash is an escape, and where it is a character
+# the parts of a word, as in shlex; with the backslash as an escape, and with the backslash as a plain character
 _PIECE = re.compile(
     r"""(?P<blank>[ \t\r\n]+)|(?P<plain>[^ \t\r\n'"\\]+)|'(?P<single>[^']*)'"""
     r"""|"(?P<double>(?:[^"\\]|\\.)*)"|\\(?P<escaped>.)""",
@@ -49,10 +49,10 @@ _ALIASES = {"n": "num_processes", "m": "module", "q": "quiet"}
 
 
 def split(text: str) -> list[str]:
-    """The words of a command line. Raises ConfigError when its quotes do not match.
+    """Split a command line into words. Raises ConfigError if its quotes do not match.
 
-    Variables that the text itself sets (`NAME=value`, `$name = "value"`, `set NAME=value`) are filled in. Where there
-    are Windows paths, a backslash is a character like any other.
+    Variables that the text itself sets (`NAME=value`, `$name = "value"`, `set NAME=value`) are substituted. If the text
+    has Windows paths, a backslash is a plain character.
     """
     text = _filled("\n".join(map(_uncommented, text.split("\n"))))
     is_windows = _WINDOWS.search(text) is not None
@@ -60,7 +60,7 @@ def split(text: str) -> list[str]:
 
 
 def _uncommented(line: str) -> str:
-    """A line without its comment, which has no quote in it."""
+    """Remove a line's comment; a `#` before the last quote of the line does not start one."""
     if _COMMENT.match(line):
         return ""
     found = _BEHIND.search(line, max(line.rfind("'"), line.rfind('"')) + 1)
@@ -68,7 +68,7 @@ def _uncommented(line: str) -> str:
 
 
 def _words(text: str, piece: re.Pattern[str]) -> Iterator[str]:
-    """Each word, as shlex splits them, which takes the square of a long word's length."""
+    """Yield the words as shlex would split them, but in linear time: shlex is quadratic in the length of a word."""
     word: list[str] = []
     at = 0
     while at < len(text):
@@ -88,13 +88,13 @@ def _words(text: str, piece: re.Pattern[str]) -> Iterator[str]:
 
 
 def _unescaped(found: re.Match[str]) -> str:
-    """A piece of a word; between double quotes a backslash is an escape before a quote and before another one."""
+    """Remove the escapes from a part of a word; in double quotes, a backslash escapes only a quote or a backslash."""
     text = found[str(found.lastgroup)]
     return re.sub(r'\\(["\\])', r"\1", text) if found.lastgroup == "double" else text
 
 
 def _filled(text: str) -> str:
-    """The text with what it sets itself filled in. Raises ConfigError where that makes it too long."""
+    """Substitute the variables that the text itself sets. Raises ConfigError if the result would be too long."""
     given = {found["name"]: found["value"].strip() for found in _ASSIGNED.finditer(text)}
     values = {name: value.strip("'\"") for name, value in given.items() if _VALUE.fullmatch(value)}
     used = [values.get(_name(found), found[0]) for found in _USED.finditer(text)]
@@ -108,9 +108,9 @@ def _name(found: re.Match[str]) -> str:
 
 
 def training(text: str) -> tuple[str, list[str], list[str]]:
-    """The script, the launcher's words and the script's words of the one training command in `text`.
+    """Return the script, the launcher's arguments and the script's arguments of the only training command in `text`.
 
-    Raises ConfigError when there is none.
+    Raises ConfigError if there is none.
     """
     words = split(text)
     at = next((i for i, word in enumerate(words) if _is_script(word)), None)
@@ -134,7 +134,7 @@ def _is_script(word: str) -> bool:
 
 
 def convert(content: tuple[str, list[str], list[str]], draft: Draft) -> None:
-    """Put a training command into `draft`."""
+    """Import a training command into `draft`."""
     _, launcher, words = content
     _launcher(launcher, draft)
     flags(words, draft)
@@ -157,7 +157,7 @@ def _launcher(words: Sequence[str], draft: Draft) -> None:
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each option of a list of words with the words that follow it."""
+    """Yield each option with the arguments that follow it."""
     name: str | None = None
     values: list[str] = []
     for word in words:
@@ -173,7 +173,7 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def flags(words: Sequence[str], draft: Draft, prefix: str = "") -> None:
-    """Put the script's own words into `draft`, as upstream's parser reads them: the last of a flag counts."""
+    """Import the script's arguments into `draft` as upstream's parser would: the last of repeated flags counts."""
     for name, values in _options(words):
         flag = _named(draft, name)
         key = f"{prefix}--{name}"
@@ -186,7 +186,7 @@ def flags(words: Sequence[str], draft: Draft, prefix: str = "") -> None:
 
 
 def _named(draft: Draft, name: str) -> Flag | None:
-    """The flag that argparse would take: of that very name, else the only one that begins so."""
+    """Return the flag that argparse would choose: an exact match, else the only flag with this prefix."""
     exact = draft.schema.flag(name)
     if exact and f"--{name}" in exact.options:
         return exact

@@ -1,4 +1,4 @@
-"""A configuration in the making: values taken over from another trainer's file, and what became of each of its keys."""
+"""Build a configuration from another trainer's file, and record the outcome of each key."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Outcome = Literal["mapped", "renamed", "defaulted", "lost"]
 _SEARCHES = 100
 _SHOWN = 1000
 _DIGITS = 10
-_LONGEST = 1000  # characters of a value that is read as Python would
+_LONGEST = 1000  # characters of a value that is parsed as a Python literal
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "")
-# headings of the file that is written, by how a flag's name begins; the first that fits
+# headings of the written file by prefixes of flag names; the first match is used
 _HEADINGS = (
     ("network", ("network_", "dim_from", "base_weights", "scale_weight")),
     (
@@ -47,7 +47,7 @@ _MODEL = ("pretrained_model", "vae", "v2", "v_param", "clip_", "t5xxl", "ae", "g
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one key: taken as it is, taken under another name, left to the default, or lost."""
+    """The outcome of one key: mapped to the same name, renamed, left to the default, or lost."""
 
     key: str
     outcome: Outcome
@@ -56,7 +56,7 @@ class Row:
 
 
 class _AnyVariable(dict[str, str]):
-    """An environment in which every variable is set: what `${NAME}` stands for is asked when the file is used."""
+    """An environment in which every variable is set, since `${NAME}` is only resolved when the file is used."""
 
     def __contains__(self, _name: object) -> bool:
         return True
@@ -66,12 +66,12 @@ class _AnyVariable(dict[str, str]):
 
 
 class NotTaken(ValueError):
-    """A value that the flag cannot take."""
+    """The flag does not accept the value."""
 
 
 @dataclass
 class Draft:
-    """Collects values and rows. `kind` names the format that is read."""
+    """Collects values and the report's rows. `kind` names the source format."""
 
     kind: str
     schema: Schema
@@ -81,16 +81,16 @@ class Draft:
     general: dict[str, Any] = field(default_factory=dict)
     launch: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-    unknown: int = 0  # keys that were searched for
+    unknown: int = 0  # keys that a nearest name was searched for
 
     def nearest(self, key: str) -> str:
-        """What else may have been meant by a key, in words; no more than a hundred times, since a search takes long."""
+        """Return a hint with the nearest flag, for the first hundred unknown keys only, since the search is slow."""
         self.unknown += 1
         near = nearest.name(key, self.schema.keys) if self.unknown <= _SEARCHES else None
         return f"; the nearest is `{near}`" if near else ""
 
     def flag(self, key: str, value: Any, *, to: str | None = None, note: str | None = None) -> bool:
-        """Take the value of `key` for the flag `to` (by default the one of that name); whether it could be taken."""
+        """Set the flag `to` (by default the one named `key`); return whether the value was accepted."""
         flag = self.schema.flag(to or key)
         if flag is None:
             self.lost(key, f"{self.schema.script} has no flag `{to or key}`{self.nearest(to or key)}")
@@ -114,20 +114,20 @@ class Draft:
         return True
 
     def took(self, key: str, to: str, note: str | None = None) -> None:
-        """Say that a key was carried over."""
+        """Report that a key was imported."""
         same = to in (key, key.removeprefix("ss_"))
         self.rows.append(Row(key, "mapped" if same else "renamed", None if same else to, note))
 
     def defaulted(self, key: str, note: str) -> None:
-        """Say that a key says nothing that upstream's default does not."""
+        """Report that a key has the same meaning as upstream's default."""
         self.rows.append(Row(key, "defaulted", None, note))
 
     def lost(self, key: str, note: str) -> None:
-        """Say that a key could not be carried over, and why."""
+        """Report that a key could not be imported, and why."""
         self.rows.append(Row(key, "lost", None, note))
 
     def network(self, key: str, value: Any, *, to: str | None = None) -> None:
-        """Take a value for the network's own key=value arguments."""
+        """Add a key=value argument of the network module."""
         parts = value if isinstance(value, list) else [value]
         if not all(isinstance(part, str | bool | int | float) for part in parts):
             self.lost(key, f"{value!r} cannot be written as key=value")
@@ -136,7 +136,7 @@ class Draft:
         self.took(key, f"network_args.{to or key}")
 
     def words(self, key: str, items: Iterable[str], *, to: str | None = None) -> None:
-        """Take `name=value` words for a flag of that kind, as a table where they have the form."""
+        """Set a flag from `name=value` arguments, as a table if all have that form."""
         words = [word for word in items if word]
         if not words:
             self.defaulted(key, "empty")
@@ -149,7 +149,7 @@ class Draft:
         self.flag(key, [*before, *words] if isinstance(before, list) else words, to=to)
 
     def done(self) -> Imported:
-        """The finished configuration."""
+        """Return the finished configuration."""
         if self.network_args:
             self.values["network_args"] = {**_pairs(self.values.get("network_args")), **self.network_args}
         return Imported(self.kind, self.schema, self.values, self.datasets, self.general, self.launch, tuple(self.rows))
@@ -163,7 +163,7 @@ def _pairs(words: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Imported:
-    """A configuration made from another trainer's file, and the report of it."""
+    """A configuration imported from another trainer's file, and the report on it."""
 
     kind: str
     schema: Schema
@@ -174,16 +174,16 @@ class Imported:
     rows: tuple[Row, ...]
 
     def count(self, outcome: Outcome) -> int:
-        """How many keys had that outcome."""
+        """Return the number of keys with this outcome."""
         return sum(row.outcome == outcome for row in self.rows)
 
     def summary(self) -> str:
-        """The counts, in words."""
+        """Return the counts in words."""
         kinds: tuple[Outcome, ...] = ("mapped", "renamed", "defaulted", "lost")
         return f"{len(self.rows)} keys: " + ", ".join(f"{self.count(kind)} {kind}" for kind in kinds)
 
     def data(self) -> dict[str, Any]:
-        """The configuration as a document."""
+        """Return the configuration as a document."""
         data: dict[str, Any] = {"script": self.schema.script}
         for dest in (flag.dest for flag in self.schema.flags if flag.dest in self.values):
             data.setdefault(_heading(dest), {})[dest] = _without_none(self.values[dest])
@@ -196,7 +196,7 @@ class Imported:
         return data
 
     def toml(self) -> str:
-        """The configuration as a file, with what was lost on top."""
+        """Return the configuration as TOML, with the lost keys as comments at the top."""
         head = [f"Made by `lora config import` from {self.kind}."]
         lost = [f"  {row.key}: {row.note}" for row in self.rows if row.outcome == "lost"]
         head += ["Could not be carried over:", *lost[:_SHOWN]] if lost else []
@@ -204,13 +204,13 @@ class Imported:
         return tomlout.comment(head) + "\n" + tomlout.document(self.data())
 
     def as_json(self) -> dict[str, Any]:
-        """Configuration and report for a program."""
+        """Return the configuration and the report as JSON values."""
         rows = [{"key": r.key, "outcome": r.outcome, "to": r.to, "note": r.note} for r in self.rows]
         return {"kind": self.kind, "script": self.schema.script, "config": self.data(), "report": rows}
 
 
 def _without_none(data: Any) -> Any:
-    """The same without what JSON has and TOML has not."""
+    """Remove JSON's null values, which TOML lacks."""
     if isinstance(data, dict):
         return {key: _without_none(value) for key, value in data.items() if value is not None}
     return [_without_none(item) for item in data if item is not None] if isinstance(data, list) else data
@@ -223,7 +223,7 @@ def _heading(dest: str) -> str:
 
 
 def typed(flag: Flag, value: Any) -> Any:
-    """`value` as the flag's own type, where that loses nothing; None for one that is not set. Raises NotTaken."""
+    """Convert `value` to the flag's type, if nothing is lost by it; None for an unset value. Raises NotTaken."""
     if value is None or value in ("", "None"):
         return None
     if flag.is_switch:
@@ -274,13 +274,13 @@ def _number(flag: Flag, value: Any) -> float:
 
 
 def plain_word(text: str) -> Any:
-    """A word as the number that it spells, when nothing is lost by it; else the word."""
+    """Return the number that a word spells, if the conversion is exact; else the word."""
     value = literal(text)
     return value if isinstance(value, int | float) and str(value) == text else text
 
 
 def literal(text: str) -> Any:
-    """What Python would read in a text; the text itself where that is nothing, or it is longer than any setting."""
+    """Parse a text as a Python literal; return the text itself if it is not one, or is too long."""
     if len(text) > _LONGEST:
         return text
     try:
@@ -290,12 +290,12 @@ def literal(text: str) -> Any:
 
 
 def whole(text: str) -> int | None:
-    """A number of a few decimal digits; None for any other text."""
+    """Return the number in a short text of decimal digits; None for any other text."""
     return int(text) if len(text) < _DIGITS and text.isdecimal() else None
 
 
 def from_json(text: str) -> Any:
-    """Parse JSON that a file carries inside; None when it is not, or holds what no configuration does."""
+    """Parse a JSON text; None if it is invalid or has values that no valid configuration has."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A TOML file for upstream's `--config_file`: sd-scripts' own, or lora-scripts', which adds some keys."""
+"""Import a TOML file for upstream's `--config_file`: of sd-scripts, or of lora-scripts, which adds some keys."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RENAMED |= {"optimizer_args_custom": "optimizer_args", "prompt_file": "sample_p
 _ITS_OWN = ("name", "version", "author", "description", "enable_preview", "enable_base_weight", "enable_block_weights")
 _MARKS = {"gemma2": "lumina_train_network", "clip_g": "sd3_train_network", "qwen3": "anima_train_network"}
 _MARKS |= {"byt5": "hunyuan_image_train_network", "guidance_scale": "flux_train_network"}
-# settings of lora-scripts' forms that it turns into arguments of the network or the optimizer
+# form settings of lora-scripts that become arguments of the network or the optimizer
 _NETWORK = {
     "lycoris_algo": "algo",
     "lokr_factor": "factor",
@@ -42,20 +42,20 @@ _OFF_AT_ZERO = ("save_n_epoch_ratio", "noise_offset", "min_snr_gamma", "scale_we
 
 
 def script(content: dict[str, Any]) -> str | None:
-    """The script that the file is for, where it says so."""
+    """Return the script that the file names, or that its keys imply; None if unknown."""
     found = dict(_flat(content))
     named = next((_TYPES[found[key]] for key in _TYPE_KEYS if str(found.get(key)) in _TYPES), None)
     return named or next((name for key, name in _MARKS.items() if found.get(key)), None)
 
 
 def guess(content: dict[str, Any]) -> str:
-    """The script that it is most likely for: SDXL when the base model's name says so."""
+    """Return the most likely script: SDXL if the base model's name contains `xl`."""
     model = str(dict(_flat(content)).get("pretrained_model_name_or_path", ""))
     return "sdxl_train_network" if "xl" in model.lower() else "train_network"
 
 
 def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key and value; as in upstream, a table's name has no meaning. Datasets stay whole."""
+    """Yield every key and value; as in upstream, table names are ignored. Dataset tables are not flattened."""
     for key, value in content.items():
         if isinstance(value, dict) and key not in ("general", "network_args", "optimizer_args"):
             yield from _flat(value)
@@ -64,7 +64,7 @@ def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def convert(content: dict[str, Any], draft: Draft) -> None:
-    """Put the file's settings into `draft`."""
+    """Import the file's settings into `draft`."""
     for key, value in _flat(content):
         _take(key, value, draft)
 
@@ -104,7 +104,7 @@ def _take_datasets(key: str, value: Any, draft: Draft) -> None:
 
 
 def _take_form(key: str, value: Any, draft: Draft) -> None:
-    """A setting of lora-scripts' forms, which upstream itself does not have."""
+    """Import a form setting of lora-scripts that upstream itself does not have."""
     if value in ("", 0, False, []):
         draft.defaulted(key, "off")
     elif key in _NETWORK:

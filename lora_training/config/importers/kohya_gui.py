@@ -1,6 +1,6 @@
-"""kohya_ss: a preset or saved configuration of its LoRA tab.
+"""Import a preset or saved configuration of kohya_ss's LoRA tab.
 
-The GUI writes a setting of 0 as no setting at all, also where 0 is meant; here such a 0 stays.
+The GUI does not pass on a setting of 0, even where 0 is meant; this importer keeps it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _LAUNCH = ("num_processes", "num_machines", "main_process_port", "num_cpu_thread
 
 
 def script(content: dict[str, Any]) -> str:
-    """The script that the GUI would start."""
+    """Return the script that the GUI would start."""
     return next((name for box, (name, _) in _FAMILIES.items() if content.get(box) is True), "train_network")
 
 
 def convert(content: dict[str, Any], draft: Draft) -> None:
-    """Put the GUI's settings into `draft`."""
+    """Import the GUI's settings into `draft`."""
     gui = _Gui(content, draft)
     for key, value in content.items():
         gui.take(key, value)
@@ -115,7 +115,7 @@ class _Gui:
         self.draft.launch[key] = number
         self.draft.took(key, f"launch.{key}")
 
-    # -- settings with a meaning of their own; each method is named after its key
+    # -- settings that need their own conversion; each method is named after its key
 
     def _LoRA_type(self, key: str, value: Any) -> None:  # noqa: N802 - the GUI's spelling
         known = NETWORKS.get(str(value))
@@ -261,7 +261,7 @@ class _Gui:
             self.draft.defaulted(key, "off")
 
 
-# keys that have a method of their own
+# keys that have a method
 _MEANINGS = frozenset(
     (
         *("LoRA_type", "epoch", "lr_warmup", "lr_warmup_steps", "xformers", "max_token_length", "text_encoder_lr"),
@@ -273,7 +273,7 @@ _MEANINGS = frozenset(
     )
 )
 
-# settings that the GUI keeps for every family and passes on for one
+# settings that the GUI saves for every family but passes on for one only
 _OF_FAMILIES = frozenset(
     (
         *("guidance_scale", "t5xxl_max_token_length", "discrete_flow_shift", "model_prediction_type", "clip_g"),

@@ -1,4 +1,4 @@
-"""kohya_ss's kinds of networks: the module of each, and which of the GUI's settings become its arguments."""
+"""kohya_ss's network types: the module of each, and the GUI settings that become its arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LYCORIS = ("LyCORIS_preset", *CONV, "rank_dropout", "module_dropout", "rank_dro
 _LOKR = ("use_tucker", "use_cp", "use_scalar", "bypass_mode", "dora_wd", "factor", "decompose_both")
 _LOHA = ("use_tucker", "use_scalar", "bypass_mode", "dora_wd")
 _PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
-# type -> module, fixed arguments, and the settings that become arguments
+# type -> module, fixed arguments, GUI settings that become arguments
 NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "Standard": ("networks.lora", {}, (*_KOHYA_ARGS, *_PLUS)),
     "Kohya LoCon": ("networks.lora", {}, (*CONV, *_KOHYA_ARGS, *_PLUS)),

@@ -1,4 +1,4 @@
-"""The `ss_*` metadata of a trained LoRA: a configuration that would train it again, as far as it says."""
+"""Import the `ss_*` metadata of a trained LoRA: a configuration to train it again, as far as it is recorded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NOT_OF_SUBSETS = ("img_count",)
 
 
 def script(content: dict[str, Any]) -> str | None:
-    """The script for the base model that the metadata names."""
+    """Return the script for the recorded base model; None if it is not recorded."""
     version = content.get("ss_base_model_version", "").lower()
     for mark, name in _VERSIONS:
         if mark in version:
@@ -37,7 +37,7 @@ def script(content: dict[str, Any]) -> str | None:
 
 
 def guess(_content: dict[str, Any]) -> str:
-    """The oldest records name no version of the base model; they are of SD 1.x and 2.x."""
+    """Return the script for SD 1.x and 2.x: the oldest files have no version of the base model."""
     return "train_network"
 
 
@@ -54,7 +54,7 @@ _VERSIONS = (
 
 
 def convert(content: dict[str, Any], draft: Draft) -> None:
-    """Put the metadata into `draft`."""
+    """Import the metadata into `draft`."""
     for key, text in content.items():
         _take(key, text, content, draft)
     if not draft.datasets:
@@ -82,7 +82,7 @@ def _take(key: str, text: str, content: dict[str, Any], draft: Draft) -> None:
     elif key == "ss_resolution":
         draft.flag(key, _pair(text), to="resolution")
     else:
-        # what `str()` was given: None, a switch, a number, a list; else the text
+        # written with `str()`: None, a boolean, a number or a list; other values are text
         draft.flag(key, literal(text), to=_RENAMED.get(key, key.removeprefix("ss_")))
 
 
@@ -101,7 +101,7 @@ def _network_args(key: str, text: str, draft: Draft) -> None:
 
 
 def _optimizer(key: str, text: str, draft: Draft) -> None:
-    """`torch.optim.adamw.AdamW(weight_decay=0.1,betas=(0.9, 0.99))`."""
+    """Import an optimizer such as `torch.optim.adamw.AdamW(weight_decay=0.1,betas=(0.9, 0.99))`."""
     name, _, arguments = text.partition("(")
     module, _, cls = name.rpartition(".")
     known = module.startswith(("torch.optim", "bitsandbytes", "prodigyopt", "lion_pytorch", "dadaptation"))
@@ -148,7 +148,7 @@ def _subset(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folders(content: dict[str, Any], draft: Draft) -> None:
-    """Without a record of datasets there is one of the folders of `train_data_dir` and their repeats."""
+    """Import the folders of `train_data_dir` and their repeats, for metadata without datasets."""
     subsets = []
     for key, reg in (("ss_dataset_dirs", False), ("ss_reg_dataset_dirs", True)):
         found = from_json(content.get(key, "{}"))

@@ -1,4 +1,4 @@
-"""Reading a file of another trainer, and telling whose it is."""
+"""Read a file of another trainer and detect its format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _COMMAND = re.compile(r"accelerate\s+launch|train_network\.py")
 _SCRIPTS = (".sh", ".bash", ".bat", ".cmd", ".ps1", ".txt", "")
 
-# keys that only one trainer's files have at their top
+# trainers that cannot be imported, with top-level keys that only their files have
 _FOREIGN: dict[str, tuple[set[str], ...]] = {
     "OneTrainer": ({"training_method", "concept_file_name"}, {"__version", "optimizer", "concepts"}),
     "SimpleTuner": (
@@ -38,7 +38,7 @@ _FOREIGN: dict[str, tuple[set[str], ...]] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A file that was read: its format and content.
+    """A parsed file with its format.
 
     `kind` is `kohya_ss`, `toml`, `command`, `metadata` or `train_LoRA_tool`; paths are relative to `folder`.
     """
@@ -49,10 +49,10 @@ class Source:
 
 
 def read(path: Path, stdin: BinaryIO | None = None) -> Source:
-    """Read a file; `stdin`, when given, has a command line to read instead.
+    """Read a file, or, if `stdin` is given, a command line from it.
 
-    Raises ConfigError for a file that cannot be read, is of no known kind, or is of a trainer that we cannot carry
-    over, which is named.
+    Raises ConfigError for a file that cannot be read, or whose format is unknown or not supported; the message names
+    the trainer of an unsupported one.
     """
     suffix = path.suffix.lower()
     try:
@@ -126,7 +126,7 @@ def _toml(text: str) -> Any:
 
 
 def _yaml(text: str) -> Any:
-    """What a YAML document holds, as JSON would have it. Raises ValueError."""
+    """Parse a YAML document into JSON values. Raises ValueError."""
     import yaml
 
     from lora_training.config.importers.yaml_loader import Loader
@@ -139,9 +139,9 @@ def _yaml(text: str) -> Any:
 
 
 def _refuse_growth(events: Iterable[Any]) -> None:
-    """Raise ValueError for what takes far longer than its length, before the document is built.
+    """Raise ValueError for YAML that takes far longer to build than its length suggests.
 
-    A part that is named and used again can be used in parts that are used again. Depth takes libyaml its square.
+    An alias can repeat a part that has aliases itself. libyaml takes quadratic time for nesting depth.
     """
     from yaml import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
@@ -149,7 +149,7 @@ def _refuse_growth(events: Iterable[Any]) -> None:
     for event in events:
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if isinstance(event, AliasEvent):
-            raise ValueError("a part that is used again (`*name`) is not taken over")  # noqa: TRY004 - it is no type
+            raise ValueError("a part that is used again (`*name`) is not taken over")  # noqa: TRY004 - not about a type
         if depth > nesting.LIMIT:
             raise ValueError(f"it is nested more than {nesting.LIMIT} deep")
 
@@ -170,7 +170,7 @@ def _unknown(path: Path) -> ConfigError:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """The metadata in a safetensors file's header; the tensors are not read. Raises ConfigError."""
+    """Return the metadata in a safetensors file's header, without reading the tensors. Raises ConfigError."""
     try:
         with open(path, "rb", opener=opener_of_any) as file:
             (length,) = struct.unpack("<Q", file.read(8))

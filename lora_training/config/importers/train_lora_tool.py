@@ -1,4 +1,4 @@
-"""train_LoRA_tool's YAML, versions 1.0 to 2.3: diffusers' names, in the tables model, lora, dataset, training, ..."""
+"""Import the YAML of train_LoRA_tool 1.0 to 2.3: diffusers' names, in the tables model, lora, dataset, training, ..."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ _LOST = {
     "revision": "upstream loads the default revision of a model",
     "class_data_dir": "give regularization images as a subset with is_reg = true",
 }
-# keys that have a method of their own
+# keys that have a method
 _MEANINGS = frozenset(
     (
         *("use_loraplus", "optimizer", "train_text_encoder", "use_pyramid_noise", "pyramid_noise", "use_wandb"),
@@ -132,11 +132,11 @@ _MEANINGS = frozenset(
     )
 )
 _DEEPEST = 2
-_PYRAMID_ITERATIONS = 6  # what upstream's documentation recommends where only "on" is said
+_PYRAMID_ITERATIONS = 6  # the value that upstream's documentation recommends, used if the file only says "on"
 
 
 def script(content: dict[str, Any]) -> str:
-    """SDXL when the file says so; else SD 1.x and 2.x."""
+    """Return the script for SDXL if the model's name or type says so, else for SD 1.x and 2.x."""
     flat = dict(_flat(content))
     names = " ".join(
         str(flat.get(f"model.{key}", "")) for key in ("pretrained_model_name_or_path", "type", "model_type")
@@ -147,7 +147,7 @@ def script(content: dict[str, Any]) -> str:
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
         name = f"{prefix}{key}"
-        # no setting of its lies deeper, and the names of what does would grow with every level
+        # the tool's settings are not nested deeper, and dotted names would grow with each level
         if isinstance(value, dict) and value and prefix.count(".") < _DEEPEST:
             yield from _flat(value, f"{name}.")
         else:
@@ -155,7 +155,7 @@ def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def convert(content: dict[str, Any], draft: Draft) -> None:
-    """Put the file's settings into `draft`."""
+    """Import the file's settings into `draft`."""
     _Tool(dict(_flat(content)), draft).run()
 
 
@@ -172,14 +172,14 @@ class _Tool:
             self._take(name, value)
         self._optimizer_args()
         if "log_with" in self.draft.values:
-            # where the tool itself puts its logs
+            # the folder where the tool itself puts its logs
             self.draft.values.setdefault("logging_dir", f"{self.draft.values.get('output_dir', 'output')}/logs")
         if self.subset:
             self.draft.datasets.append({**self.dataset, "subsets": [self.subset]})
 
     def _take(self, name: str, value: Any) -> None:
         leaf = name.rpartition(".")[2]
-        # the oldest files keep in `advanced` what later ones have in `training`
+        # the oldest files have these settings in `advanced`, later ones in `training`
         place = name.replace("advanced.", "training.", 1)
         if value is None:
             self.draft.defaulted(name, "not set")
@@ -247,7 +247,7 @@ class _Tool:
         if words:
             self.draft.values["optimizer_args"] = words
 
-    # -- keys with a meaning of their own; each method is named after its key
+    # -- keys that need their own conversion; each method is named after its key
 
     def _use_loraplus(self, name: str, value: Any) -> None:
         if value is not True:

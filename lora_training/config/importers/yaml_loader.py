@@ -1,4 +1,4 @@
-"""PyYAML's safe loader, with a limit for numbers. Importing it imports PyYAML."""
+"""PyYAML's safe loader with a limit on the length of numbers. Importing this module imports PyYAML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _bounded(construct: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """The constructor of a number, for no more than a hundred characters: one of base sixty takes their square."""
+    """Limit a number's constructor to a hundred characters: base-60 numbers take quadratic time."""
 
     def constructor(loader: Any, node: Any) -> Any:
         if len(node.value) > _DIGITS:

@@ -1,4 +1,4 @@
-"""What the pinned script accepts, as its own parser says: its flags, and its dataset configuration."""
+"""The schema of an upstream script, from its own parser: its flags and its dataset configuration."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _SCRIPT = re.compile(r"(?:[a-z0-9_]+_)?train_network")
 
 @dataclass(frozen=True)
 class Schema:
-    """Everything that one script of one tree accepts.
+    """The flags and dataset tables that one script accepts.
 
-    `bucket_steps` is what `bucket_reso_steps` must be divisible by; `tree` is where it was read, if it is still there.
+    `bucket_reso_steps` must be divisible by `bucket_steps`; `tree` is the folder that was read, if it still exists.
     """
 
     script: str
@@ -41,7 +41,7 @@ class Schema:
         return {flag.dest: flag for flag in self.flags}
 
     def flag(self, key: str) -> Flag | None:
-        """The flag of a key: its dest, or any of its options with or without dashes."""
+        """Return the flag for a key: its dest, or any of its options with or without dashes."""
         return self.keys.get(key) or self._options.get(key.lstrip("-").replace("-", "_"))
 
     @functools.cached_property
@@ -50,15 +50,15 @@ class Schema:
 
 
 def scripts(tree: Path) -> tuple[str, ...]:
-    """The names of the network training scripts in `tree`, without `.py`, sorted."""
+    """Return the names of the network training scripts in `tree`, without `.py`, sorted."""
     return tuple(sorted(p.stem for p in tree.glob("*train_network.py") if _SCRIPT.fullmatch(p.stem)))
 
 
 def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
-    """The schema of `script` (with or without `.py`) in `tree`, from `cache` when the tree's files are as they were.
+    """Return the schema of `script` (with or without `.py`), from `cache` if the files it was read from are unchanged.
 
-    A child process imports the script, with stand-ins for every package (see `child`). Raises ConfigError when the
-    tree has no such script (naming the nearest), and UpstreamError when the tree is missing or cannot be read.
+    A child process imports the script, with stand-ins for every package (see `child`). Raises ConfigError if the tree
+    has no such script (naming the nearest), and UpstreamError if the tree is missing or cannot be read.
     """
     script = script.removesuffix(".py")
     known = scripts(tree)
@@ -72,13 +72,13 @@ def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
 
 
 def read_all(tree: Path, *, cache: Path | None = None) -> dict[str, Schema]:
-    """The schema of every script in `tree`. Raises UpstreamError when one cannot be read."""
+    """Return the schema of every script in `tree`. Raises UpstreamError if one cannot be read."""
     return _read(tree, scripts(tree), cache)
 
 
 @functools.cache
 def owners(tree: Path) -> dict[str, tuple[str, ...]]:
-    """Every flag's key in `tree`, with the scripts that have it."""
+    """Return every flag's key in `tree` with the scripts that have it."""
     found: dict[str, list[str]] = {}
     for script, schema in read_all(tree).items():
         for key in schema.keys:

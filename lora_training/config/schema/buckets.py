@@ -1,4 +1,4 @@
-"""The step of bucket sizes that a script's trainer insists on, read from its class and the classes it builds on."""
+"""The step of bucket sizes that a script's trainer requires, from the source of its class and base classes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _CALL = "verify_bucket_reso_steps"
 
 
 def required_steps(tree: Tree, script: str) -> int:
-    """What `bucket_reso_steps` must be divisible by for `script`; 1 when upstream does not say.
+    """Return the number that must divide `bucket_reso_steps` for `script`; 1 if upstream requires none.
 
-    Upstream's trainers check in `assert_extra_args`, and some call the base class's check as well: then both hold.
+    Upstream's trainers check it in `assert_extra_args`, and some also call the base class's check; then both apply.
     """
     module = tree.module(script)
     if module is None:
@@ -51,7 +51,7 @@ def _own_hook(node: ast.ClassDef) -> ast.FunctionDef | None:
 
 
 def _class(tree: Tree, module: Module, base: ast.expr) -> tuple[Module, ast.ClassDef] | None:
-    """The class that a base names: `Name` of this module, or `module.Name` of another script."""
+    """Return the class that a base refers to: `Name` of this module, or `module.Name` of another script."""
     if isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name):
         other = tree.module(base.value.id)
         return next(_named(other, base.attr), None) if other else None

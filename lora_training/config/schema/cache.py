@@ -1,4 +1,4 @@
-"""A schema on disk, good for as long as every file that it was read from is as it was."""
+"""Cache schemas on disk. An entry is valid while all files that it was read from are unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def load(folder: Path, tree: Path, script: str) -> dict[str, Any] | None:
-    """What `store` was given for this content of the tree, or None."""
+    """Return the cached schema for the current content of the tree, or None."""
     try:
         entry = json.loads(_path(folder, tree, script).read_bytes())
         valid = entry["reader"] == _reader() and _unchanged(tree, entry["files"])
@@ -28,7 +28,7 @@ def load(folder: Path, tree: Path, script: str) -> dict[str, Any] | None:
 
 
 def store(folder: Path, tree: Path, script: str, schema: Mapping[str, Any], files: Mapping[str, str | None]) -> None:
-    """Keep a schema with the digests of the files it was read from. A cache that cannot be written is done without."""
+    """Cache a schema with the digests of the files it was read from. A failure to write is ignored."""
     path = _path(folder, tree, script)
     text = json.dumps({"reader": _reader(), "files": dict(files), "schema": dict(schema)})
     with contextlib.suppress(OSError):
@@ -37,7 +37,7 @@ def store(folder: Path, tree: Path, script: str, schema: Mapping[str, Any], file
 
 
 def _path(folder: Path, tree: Path, script: str) -> Path:
-    # the script's own content is in the name, so that two versions of a tree do not push each other out
+    # the script's digest is in the name, so that two versions of a tree do not evict each other's entry
     content = digest(read_bytes(tree / f"{script}.py")) or "none"
     return folder / "schemas" / f"{script}-{content[:16]}.json"
 
@@ -48,7 +48,7 @@ def _unchanged(tree: Path, files: Mapping[str, str | None]) -> bool:
 
 @cache
 def _reader() -> str:
-    """What a reading depends on besides the tree: this package's source and Python's argparse."""
+    """Return a digest of the code that reads schemas: this package's source and Python's argparse."""
     whole = hashlib.sha256(sys.version.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         whole.update(path.read_bytes())

@@ -1,11 +1,11 @@
-"""Ask upstream's own code what it accepts. Runs in a child process of its own, with the standard library alone.
+"""Ask upstream's own code for its flags. Runs in a child process with only the standard library.
 
-`child.py read TREE SCRIPT...` imports each script, calls its `setup_parser()` and prints the parsers as JSON. Every
-package outside the standard library and the tree is replaced by stand-ins, so nothing of it has to be installed.
-`child.py convert` reads a type function's source and a word from standard input and prints what the function returns.
+`child.py read TREE SCRIPT...` imports each script, calls its `setup_parser()` and prints the parsers as JSON. All
+packages outside the standard library and the tree are replaced by stand-ins, so that none has to be installed.
+`child.py convert` reads a type function's source and a word from standard input, and prints the converted word.
 
-An audit hook refuses network, processes and writing. It guards against accidents of code that has not been reviewed
-yet, as that of a rehearsed bump; it is no sandbox for malicious code.
+An audit hook refuses network, processes and writing. It protects against accidents in code that has not been reviewed
+yet, such as that of a rehearsed bump; it is not a sandbox for malicious code.
 """
 
 from __future__ import annotations
@@ -38,13 +38,16 @@ _SCALARS = {bool: "bool", int: "int", float: "float", str: "str", dict: "dict", 
 
 
 class Undecided(Exception):
-    """A value or a decision depends on a package that is not imported here."""
+    """A value or a branch depends on a package that is not imported here."""
 
 
 class StandIn:
-    """Anything of a package that is not imported: callable, subscriptable, a base class, a decorator; and false."""
+    """Any object of a package that is not imported. It can be called, subscripted, subclassed, used as a decorator.
 
-    # a parser must not be built from a decision about a stand-in
+    In a condition it is false, or raises Undecided while `decides` is False.
+    """
+
+    # False while a parser is built, which must not depend on the truth value of a stand-in
     decides = True
 
     def __init__(self, name: str, *args: Any) -> None:
@@ -57,7 +60,7 @@ class StandIn:
         return self.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what is decorated, or the result's stand-in."""
+        """Return the decorated object, or a stand-in for the result."""
         decorates = len(args) == 1 and not kwargs and isinstance(args[0], types.FunctionType | type)
         return args[0] if decorates else StandIn(f"{self.name}()", *args)
 
@@ -94,7 +97,7 @@ class StandIn:
 
 
 class Package(types.ModuleType):
-    """A module of stand-ins."""
+    """A stand-in for a package or module."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -107,9 +110,9 @@ class Package(types.ModuleType):
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Leaves the standard library and the tree to Python, and answers for every other name.
+    """Imports stand-ins for all names outside the standard library and the tree.
 
-    `looked_at` are the files of the tree that decide what a name means, whether they exist or not.
+    `looked_at` has the files of the tree that decide what a name refers to, whether they exist or not.
     """
 
     def __init__(self, tree: pathlib.Path) -> None:
@@ -117,7 +120,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.looked_at: set[str] = set()
 
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        """A spec for a name outside the standard library and the tree."""
+        """Return a spec for a name outside the standard library and the tree, else None."""
         if name.partition(".")[0] in sys.stdlib_module_names:
             return None
         stem = name.replace(".", "/")
@@ -127,15 +130,15 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        """A module of stand-ins."""
+        """Return a stand-in module."""
         return Package(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Nothing to run."""
+        """Do nothing: a stand-in has no code."""
 
 
 def audit(event: str, args: tuple[Any, ...]) -> None:
-    """Refuse what the reading of a parser never needs."""
+    """Raise an error for events that reading a parser never needs."""
     opens = event == "open" and (args[2] or 0) & _WRITING
     if opens or _REFUSED.match(event):
         raise PermissionError(f"{event} is refused while the flags are read")
@@ -145,13 +148,13 @@ def audit(event: str, args: tuple[Any, ...]) -> None:
 
 
 class Origins:
-    """Which of upstream's functions defined each flag: the nearest `add_*_arguments` of those that are running."""
+    """Records which of upstream's functions defined each flag: the innermost running `add_*_arguments`."""
 
     def __init__(self) -> None:
         self.of: dict[int, str] = {}
 
     def watch(self) -> None:
-        """Note every flag that is defined from now on."""
+        """Start recording: wrap argparse's `add_argument`."""
         add = argparse._ActionsContainer.add_argument
 
         def noted(container: Any, *args: Any, **kwargs: Any) -> argparse.Action:
@@ -164,7 +167,7 @@ class Origins:
 
 
 def flag(action: argparse.Action, origins: Origins) -> dict[str, Any]:
-    """An action of argparse as plain data."""
+    """Return an argparse action as plain data."""
     options = list(action.option_strings)
     kind = type(action).__name__
     snake = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.strip("_").removesuffix("Action")).lower()
@@ -194,7 +197,7 @@ def _type_name(kind: Any) -> str | None:
 
 
 def source(kind: Any) -> str | None:
-    """The definition of a function of upstream's, without its indentation."""
+    """Return the source of one of upstream's functions, without its indentation."""
     if not isinstance(kind, types.FunctionType):
         return None
     first = kind.__code__.co_firstlineno
@@ -204,7 +207,7 @@ def source(kind: Any) -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON has it: tuples as lists, paths as text, anything else as the text that stands for it."""
+    """Convert `value` to JSON values: tuples to lists, paths to text, anything else to its `str()`."""
     if isinstance(value, list | tuple | set | frozenset | range):
         return [plain(item) for item in value]
     if isinstance(value, dict):
@@ -216,7 +219,7 @@ def plain(value: Any) -> Any:
 
 
 class Asked(Exception):
-    """Carries the schema that upstream was about to check a value against."""
+    """Carries the schema against which upstream was about to validate a value."""
 
     def __init__(self, schema: Any) -> None:
         super().__init__()
@@ -224,18 +227,18 @@ class Asked(Exception):
 
 
 class Validator(StandIn):
-    """A `voluptuous.Schema` that does not check but says what it is."""
+    """A `voluptuous.Schema` that returns itself instead of validating."""
 
     def __init__(self, schema: Any, **_options: Any) -> None:
         super().__init__("voluptuous.Schema", schema)
 
     def __call__(self, *_values: Any, **_kwargs: Any) -> Any:
-        """Hand the schema to the one who asked."""
+        """Raise Asked with the schema."""
         raise Asked(self.args[0])
 
 
 def datasets(styles: dict[str, str]) -> dict[str, Any]:
-    """The tables of upstream's dataset configuration; `styles` names the key that marks a subset of each style."""
+    """Return the tables of upstream's dataset configuration; `styles` has the key that marks a subset of each style."""
     sanitizer = importlib.import_module("library.config_util").ConfigSanitizer(True, True, True, True)
     whole = sanitizer.user_config_validator.args[0]
     (dataset,) = whole["datasets"]
@@ -272,11 +275,11 @@ def _shape(value: Any) -> dict[str, list[str]]:
     return {"scalars": [_SCALARS[value]], "sequence": []}
 
 
-# -- what the parent asks for
+# -- the commands
 
 
 def read(tree: pathlib.Path, scripts: list[str], styles: dict[str, str]) -> dict[str, Any]:
-    """The flags of each script, the dataset tables, and the files that were looked at; or an error for each."""
+    """Return the flags of each script, or an error for it, the dataset tables, and the files that were looked at."""
     finder, origins = Finder(tree), Origins()
     origins.watch()
     sys.meta_path.insert(0, finder)
@@ -319,7 +322,7 @@ def _inside(tree: pathlib.Path, file: str) -> str:
 
 
 def convert(text: str, word: str) -> dict[str, Any]:
-    """Call the function that `text` defines with `word`: its value, the message of its refusal, or neither."""
+    """Call the function that `text` defines with `word`; return its value, its error message, or an empty dict."""
     sys.addaudithook(audit)
     names: dict[str, Any] = {"argparse": argparse, "os": os, "pathlib": pathlib, "re": re}
     (statement,) = ast.parse(text).body
@@ -340,7 +343,7 @@ def convert(text: str, word: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer one question on standard output; upstream's own prints go to standard error."""
+    """Run one command and print its result; upstream's own output goes to standard error."""
     out, sys.stdout = sys.stdout, sys.stderr
     sys.dont_write_bytecode = True
     if sys.argv[1] == "read":

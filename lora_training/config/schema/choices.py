@@ -1,6 +1,6 @@
-"""The optimizers and schedulers that upstream takes by name: its own, and those of the packages that it asks.
+"""The optimizers and schedulers that upstream accepts by name: its own, and those of installed packages.
 
-All of it is read from source; nothing is imported, torch least of all.
+They are read from source without importing anything, torch in particular.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from lora_training.config.schema.source import Module, Tree
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# where upstream has its factories, the newest place first
+# modules that have upstream's factory functions, newest first
 _HOMES = ("library.optimizer", "library.train_util")
 _SCHEDULERS = "SchedulerType"
 
 
 def optimizers(tree: Path) -> frozenset[str]:
-    """The names that `get_optimizer` compares with, whatever their case; none in a tree without such a function."""
+    """Return the names that `get_optimizer` compares with, case ignored; empty if the tree lacks that function."""
     function = next(
         (n for n in _home(tree).tree.body if isinstance(n, ast.FunctionDef) and n.name == "get_optimizer"), None
     )
@@ -30,20 +30,20 @@ def optimizers(tree: Path) -> frozenset[str]:
 
 
 def schedulers(tree: Path) -> frozenset[str]:
-    """The values of the enumerations that upstream imports as SchedulerType; none where their packages are missing."""
+    """Return the values of the enums that upstream imports as SchedulerType; empty if their packages are missing."""
     home = _home(tree)
     sources = [home.absolute(node) for node in ast.walk(home.tree) if _imports(node, _SCHEDULERS)]
     return frozenset(value for source in sources for value in _values(source))
 
 
 def classes(name: str) -> frozenset[str]:
-    """The public classes of an installed module, such as `torch.optim`; none where it is missing."""
+    """Return the public classes of a module, such as `torch.optim`; empty if it is not installed."""
     module = _installed(name)
     return frozenset(each for each in _public(module) if each[:1].isupper()) if module else frozenset()
 
 
 def is_module(name: str, tree: Path) -> bool:
-    """Whether a training could import a module: one of upstream's or an installed one."""
+    """Whether a training could import a module, from upstream's tree or an installed package."""
     if not all(part.isidentifier() for part in name.split(".")):
         return False
     head, *below = name.split(".")
@@ -62,7 +62,7 @@ def _home(tree: Path) -> Module:
 
 
 def _lowered(function: ast.FunctionDef) -> Iterator[str]:
-    """The texts in `name == "Text".lower()`."""
+    """Yield the texts in comparisons with `"Text".lower()`."""
     for node in ast.walk(function):
         for other in node.comparators if isinstance(node, ast.Compare) else ():
             if isinstance(other, ast.Call) and isinstance(other.func, ast.Attribute) and other.func.attr == "lower":
@@ -70,7 +70,7 @@ def _lowered(function: ast.FunctionDef) -> Iterator[str]:
 
 
 def _values(module: str) -> Iterator[str]:
-    """The members' values of the SchedulerType that an installed module has, or imports."""
+    """Yield the values of the SchedulerType that an installed module defines or imports."""
     found = _installed(module)
     for node in found.tree.body if found else ():
         if isinstance(node, ast.ClassDef) and node.name == _SCHEDULERS:
@@ -84,14 +84,14 @@ def _imports(node: ast.AST, name: str) -> TypeGuard[ast.ImportFrom]:
 
 
 def _installed(name: str) -> Module | None:
-    """The source of an installed module, a part of a package."""
+    """Return the source of an installed module that is part of a package, or None."""
     spec = find_spec(name.partition(".")[0])
     folders = spec.submodule_search_locations if spec else None
     return Tree(Path(next(iter(folders))).parent).module(name) if folders else None
 
 
 def _public(module: Module) -> Iterator[str]:
-    """`__all__`, or what is defined and imported."""
+    """Yield the names in `__all__`; without it, the defined classes and the imported names."""
     listed = [n.value for n in module.tree.body if isinstance(n, ast.Assign) and _is_all(n)]
     if listed:
         yield from (text for value in listed for text in _texts(*getattr(value, "elts", ())))

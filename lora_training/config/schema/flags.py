@@ -1,4 +1,4 @@
-"""A parser's flags as plain data."""
+"""Flags of a parser as plain data."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PUBLIC = ("name", "dest", "type", "default", "choices", "nargs", "action", "hel
 class Flag:
     """One flag of a script, in argparse's terms.
 
-    `name` is its first long option; `type` the name of its type function (None: a string, or no value at all);
-    `default`, `const` and `choices` hold JSON values, or the source text of what is outside the tree;
-    `type_source` is the source of a type function of upstream's own; `defined_in` is upstream's function that adds it.
+    `name` is its first long option. `type` is the name of its type function (None: a string, or no value at all).
+    `default`, `const` and `choices` hold JSON values, or the source text of objects outside the tree. `type_source` is
+    the source of a type function that upstream defines. `defined_in` is the upstream function that adds the flag.
     """
 
     name: str
@@ -33,22 +33,22 @@ class Flag:
 
     @property
     def is_switch(self) -> bool:
-        """Whether it takes no value: given or not given."""
+        """Whether the flag takes no value."""
         return self.nargs == 0 or self.action == "boolean_optional"
 
     @property
     def is_list(self) -> bool:
-        """Whether it takes any number of values."""
+        """Whether the flag takes any number of values."""
         return self.nargs in ("*", "+") or (isinstance(self.nargs, int) and self.nargs > 0)
 
     @property
     def takes_text(self) -> bool:
-        """Whether its value is one text, taken as it is written."""
+        """Whether the flag takes one string, without conversion."""
         return not self.is_switch and not self.is_list and self.type in ("str", "Path", None)
 
     @property
     def english(self) -> str:
-        """The help without upstream's Japanese half."""
+        """The help text without upstream's Japanese part."""
         text = self.help or ""
         cut = next((i for i, c in enumerate(text) if ord(c) >= 0x3000), None)  # noqa: PLR2004 - first CJK block
         return (
@@ -60,6 +60,6 @@ class Flag:
         )
 
     def public(self) -> dict[str, Any]:
-        """The fields that `lora config schema --json` promises."""
+        """Return the fields that `lora config schema --json` documents."""
         whole = asdict(self)
         return {k: whole[k] for k in _PUBLIC}

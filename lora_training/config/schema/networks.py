@@ -1,6 +1,6 @@
-"""The key=value arguments that a network module of upstream's reads, from its source.
+"""The key=value arguments that one of upstream's network modules reads, from its source.
 
-Upstream passes them to `create_network` as they are, and a name that nothing reads is ignored in silence.
+Upstream passes them to `create_network` unchanged, and unknown names are ignored silently.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from lora_training.config.schema.source import Module
 
 _ENTRY = "create_network"
-_ALWAYS = frozenset({"dropout"})  # the trainer itself passes it on
+_ALWAYS = frozenset({"dropout"})  # passed on by the trainer itself
 
 
 class _Unbounded(Exception):
-    """The arguments go on to where they cannot be followed."""
+    """The arguments are passed to code that cannot be analysed."""
 
 
 def arguments(tree: Path, module: str) -> frozenset[str] | None:
-    """The names that `module` (such as `networks.lora`) reads; None when it is not in the tree, or any may do."""
+    """Return the names that `module` (such as `networks.lora`) reads.
+
+    None if the module is not in the tree, or if the names cannot be determined.
+    """
     source = Tree(tree)
     found = source.module(module)
     entry = _function(found, _ENTRY) if found else None
@@ -42,7 +45,7 @@ def _function(module: Module, name: str) -> ast.FunctionDef | None:
 
 
 def _read(source: Tree, module: Module, function: ast.FunctionDef, variable: str) -> Iterator[str]:
-    """The names that a function reads from the dictionary in `variable`, and those of functions that it hands it to."""
+    """Yield the keys that a function, or a function it passes the dictionary `variable` to, reads from it."""
     for node in ast.walk(function):
         if isinstance(node, ast.Subscript) and _is(node.value, variable):
             yield from _text(node.slice)

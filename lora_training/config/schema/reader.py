@@ -1,4 +1,4 @@
-"""Ask a child process for the flags of upstream's scripts."""
+"""Start a child process to read the flags of upstream's scripts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 60.0
 _CHILD = Path(__file__).with_name("child.py")
-# nothing but the standard library; no compiled file is read or written beside upstream's
+# standard library only; compiled files are neither read nor written in upstream's tree
 _ALONE = ("-I", "-S", "-B", "-X", f"pycache_prefix={os.devnull}", "-W", "ignore")
 _NOTHING: dict[str, Any] = {"keys": {}, "required": []}
 _NO_DATASETS = {"general": _NOTHING, "styles": {"dreambooth": {"dataset": _NOTHING, "subset": _NOTHING}}}
@@ -28,7 +28,7 @@ _NO_DATASETS = {"general": _NOTHING, "styles": {"dreambooth": {"dataset": _NOTHI
 
 @dataclass(frozen=True)
 class Answer:
-    """The flags of each script and the dataset tables as JSON values; paths of the tree that they depend on."""
+    """The flags of each script and the dataset tables as JSON values, and the files of the tree that they depend on."""
 
     flags: dict[str, list[dict[str, Any]]]
     datasets: dict[str, Any]
@@ -36,7 +36,7 @@ class Answer:
 
 
 def read(tree: Path, scripts: Sequence[str]) -> Answer:
-    """The flags of `scripts`. Raises UpstreamError, naming file and line, when one of them cannot be read."""
+    """Return the flags of `scripts`. Raises UpstreamError, naming file and line, if one cannot be read."""
     data = _ask(["read", str(tree.absolute()), json.dumps(STYLE_KEYS), *scripts], f"the flags of {tree}")
     flags = {name: _value(found, f"setup_parser() of {name}.py") for name, found in data["scripts"].items()}
     datasets = _value(data["datasets"], "the dataset schema of library/config_util.py")
@@ -44,13 +44,13 @@ def read(tree: Path, scripts: Sequence[str]) -> Answer:
 
 
 def digests(tree: Path, paths: Iterable[str]) -> dict[str, str | None]:
-    """The sha256 of each path of the tree; None where there is no file."""
+    """Return the sha256 of each path in the tree; None for a missing file."""
     return {path: digest(read_bytes(tree / path)) for path in paths}
 
 
 @functools.lru_cache(maxsize=1024)
 def convert(source: str, word: str) -> tuple[str, Any]:
-    """What a type function makes of a word: `value` and it, `refusal` and a message, or `unknown` and None."""
+    """Call a type function: return `value` and the result, `refusal` and a message, or `unknown` and None."""
     answer = _ask(["convert"], "a type function", stdin=json.dumps([source, word]))
     return next(iter(answer.items()), ("unknown", None))
 

@@ -1,4 +1,4 @@
-"""The files of a tree as syntax trees. Nothing is imported."""
+"""Parse the files of a tree into syntax trees, without importing them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Module:
-    """One file of the tree."""
+    """One parsed file of the tree."""
 
     name: str
     path: str
@@ -24,7 +24,7 @@ class Module:
     is_package: bool = False
 
     def absolute(self, node: ast.ImportFrom) -> str:
-        """The dotted name that one of its `from ... import` statements names."""
+        """Return the absolute dotted name of the module that a `from ... import` statement names."""
         if not node.level:
             return node.module or ""
         parts = self.name.split(".")
@@ -34,16 +34,16 @@ class Module:
 
 @dataclass(eq=False)
 class Tree:
-    """A source tree, and every file that was looked at: path in the tree -> sha256, or None where there is no file."""
+    """A source tree and the files looked at: path in the tree -> sha256, or None for a missing file."""
 
     root: Path
     seen: dict[str, str | None] = field(default_factory=dict)
     _modules: dict[str, Module | None] = field(default_factory=dict)
 
     def module(self, name: str) -> Module | None:
-        """The module of that dotted name, or None when the tree has no such file.
+        """Return the module of a dotted name, or None if the tree has no such file.
 
-        Raises UpstreamError when the file is not Python.
+        Raises UpstreamError if the file is not valid Python.
         """
         if name not in self._modules:
             self._modules[name] = self._load(name)
@@ -64,7 +64,7 @@ class Tree:
 
 
 def read_bytes(path: Path) -> bytes | None:
-    """The content of a file, or None when there is none."""
+    """Return the content of a file, or None if it does not exist."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -72,14 +72,14 @@ def read_bytes(path: Path) -> bytes | None:
 
 
 def digest(data: bytes | None) -> str | None:
-    """The sha256 of a file's content; None for no file."""
+    """Return the sha256 of a file's content; None for a missing file."""
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
 def _parse(data: bytes, path: str) -> ast.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # upstream's invalid escapes are upstream's
+            warnings.simplefilter("ignore")  # invalid escape sequences in upstream's source
             return ast.parse(data, path)
     except (SyntaxError, ValueError) as exc:
         raise UpstreamError(f"{path} of the upstream tree is not Python: {exc}") from exc

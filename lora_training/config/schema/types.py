@@ -1,4 +1,4 @@
-"""What a flag's type function makes of a word."""
+"""Convert words with the type functions of upstream's flags."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora_training.config.schema import reader
 if TYPE_CHECKING:
     from lora_training.config.schema.flags import Flag
 
-_NEGATIVE = re.compile(r"-\d+$|-\d*\.\d+$")  # argparse's own
+_NEGATIVE = re.compile(r"-\d+$|-\d*\.\d+$")  # argparse's own pattern
 _PYTHON = {"int": int, "float": float, "str": str, "Path": str, None: str}
 
 
@@ -20,11 +20,11 @@ def is_negative_number(word: str) -> bool:
 
 
 class Unknown(Exception):
-    """A type function that cannot be called without upstream's packages."""
+    """The type function cannot be called without upstream's packages."""
 
 
 def converted(flag: Flag, word: str) -> Any:
-    """What upstream's parser makes of `word`. Raises ValueError when it refuses it, Unknown when that is not known."""
+    """Convert `word` as upstream's parser would. Raises ValueError if it would refuse, Unknown if that is unknown."""
     if flag.type in _PYTHON:
         return _PYTHON[flag.type](word)
     kind, value = reader.convert(flag.type_source, word) if flag.type_source else ("unknown", None)
@@ -36,7 +36,7 @@ def converted(flag: Flag, word: str) -> Any:
 
 
 def refusal(flag: Flag, word: str) -> str | None:
-    """Why upstream's parser would refuse `word`, or None."""
+    """Return why upstream's parser would refuse `word`, or None."""
     try:
         converted(flag, word)
     except ValueError as exc:
@@ -47,7 +47,7 @@ def refusal(flag: Flag, word: str) -> str | None:
 
 
 def chosen(flag: Flag, word: str) -> bool:
-    """Whether `word` is one of the flag's choices, once converted."""
+    """Whether the converted `word` is one of the flag's choices."""
     try:
         return converted(flag, word) in (flag.choices or ())
     except Unknown:

@@ -1,4 +1,4 @@
-"""One sentence that tells the user what a configuration uploads, downloads and allows to run."""
+"""A one-sentence summary of a configuration's uploads, downloads and permission to run code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HUB_KEYS = ("_or_path", "vae", "text_encoder", "byt5", "gemma2")
 
 
 def sentence(config: Config, schema: Schema) -> str | None:
-    """Return the sentence, without any secret; None if the configuration does nothing of the kind."""
+    """Return the summary, without any secret; None if there is nothing to report."""
     parts = [*_sent(config), *_fetched(config, schema), *_run(config)]
     return f"this configuration {'; '.join(parts)}" if parts else None
 

@@ -22,8 +22,7 @@ IMAGE = "lora-training"
 HUB_HOME = "/cache/huggingface"
 HUB_CACHE = "/cache/hub"
 RUN_LABEL = "lora.run"
-# Enough for the longest step and for saving the state of a large model. Whoever stops the container should wait as
-# long.
+# The time for a container to stop: enough for a long step and for saving the state of a large model.
 STOP_TIMEOUT_S = 300
 # Only a limit: the data loader's workers and NCCL allocate as needed, and Docker's default of 64 MB is too small.
 SHM_BYTES = 8 * 2**30

@@ -27,7 +27,7 @@ _BITS |= {"F8_E5M2": 8, "F8_E4M3": 8, "I8": 8, "U8": 8, "BOOL": 8}
 
 
 class Damaged(Exception):
-    """The file cannot be loaded; the message says what is wrong with it, or what it is instead."""
+    """The file cannot be loaded; the message describes the damage, or the actual content."""
 
 
 @dataclass(frozen=True)

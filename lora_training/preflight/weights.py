@@ -70,7 +70,7 @@ def _file(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def damage(path: Path) -> str | None:
-    """Return what is wrong with a weight file, or None. Reads only its start and end. Raises OSError."""
+    """Return the problem with a weight file, or None. Reads only its start and end. Raises OSError."""
     if path.suffix.lower() in _TENSORS:
         try:
             tensors.read(path)

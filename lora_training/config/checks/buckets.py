@@ -41,7 +41,7 @@ def _dataset(view: View, dataset: dict[str, Any], path: KeyPath) -> Iterator[Pro
 
 
 def _is_of_wrong_type(given: Any) -> bool:
-    """Whether the schema has refused it: it takes a text, a whole number or two of them, whatever they are."""
+    """Whether the schema has already refused the value: it accepts a string, an integer or a pair of integers."""
     parts = given if isinstance(given, list) else [given]
     is_number = len(parts) in (1, 2) and all(isinstance(part, int) and not isinstance(part, bool) for part in parts)
     return not (given is None or isinstance(given, str) or is_number)

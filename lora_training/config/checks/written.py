@@ -18,7 +18,7 @@ _LOG, _FOLDERS = "console_log_file", ("output_dir", "logging_dir")
 
 
 def problems(view: View) -> Iterator[Problem]:
-    """Report a `console_log_file` that would replace a file: upstream truncates it, whatever it is."""
+    """Report a `console_log_file` that would replace a file: upstream truncates a file of any kind."""
     path = _resolved(view, _LOG)
     if not path or not os.path.lexists(path) or _is_earlier_log(view, path):
         return

@@ -55,7 +55,7 @@ def _datasets(draft: Draft, source: Source) -> None:
     try:
         data = document.read(Path(paths.absolute(str(named), source.folder.absolute(), os.environ))).data
     except (paths.UnknownVariable, document.Unreadable):
-        return  # keep the flag; the check reports what is wrong with the file
+        return  # keep the flag; the check reports the problem with the file
     datasets = data.get("datasets")
     if isinstance(datasets, list):
         draft.datasets = [item for item in datasets if isinstance(item, dict)]

@@ -1,4 +1,4 @@
-"""Import a command line such as `accelerate launch ... sdxl_train_network.py --flag value ...`, on one or more lines."""
+"""Import a command line such as `accelerate launch ... sdxl_train_network.py --flag value ...`, on one line or many."""
 
 from __future__ import annotations
 

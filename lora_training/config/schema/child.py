@@ -112,7 +112,7 @@ class Package(types.ModuleType):
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports stand-ins for all names outside the standard library and the tree.
 
-    `looked_at` has the files of the tree that decide what a name refers to, whether they exist or not.
+    `looked_at` has the module files of the tree that were looked for, whether they exist or not.
     """
 
     def __init__(self, tree: pathlib.Path) -> None:

@@ -1,7 +1,7 @@
 """Move an upstream to another commit.
 
-The move is rehearsed in a scratch tree. An accepted one is made and tried in a scratch checkout, then taken over at
-once.
+The move is rehearsed in a scratch tree. An accepted move is first made and tested in a scratch checkout, and then taken
+over in one step.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from lora_training.upstream.bump import Rehearsal
     from lora_training.workspace import Upstream
 
-# what a move changes of our own
+# the paths of this repository that a move changes
 _OURS = ("patches", "PATCHES.md")
 _SMOKE = "configs/smoke.toml"
 
 
 @dataclass(frozen=True)
 class Move:
-    """A rehearsed move of an upstream, and the runtime patches that are taken out with it."""
+    """A rehearsed move of an upstream, and the runtime patches that it disables."""
 
     upstream: Upstream
     there: Rehearsal
@@ -51,9 +51,9 @@ class Move:
 def bump(
     here: Workspace, name: str, ref: str, without_patches: Sequence[str], accepting: Watcher | None
 ) -> dict[str, Any]:
-    """Rehearse a move and return its report; with a watcher to report to, accept it as well.
+    """Rehearse a move and return its report; accept the move as well if a watcher is given.
 
-    `without_patches` are runtime patches to take out.
+    `without_patches` are runtime patches to disable.
     """
     upstream, wanted = here.upstream(name), target(here, name)
     with bumping.scratch(here, upstream, ref) as there:
@@ -117,7 +117,7 @@ def _compared(old: dict[str, Flag], new: dict[str, Flag]) -> dict[str, Any]:
 
 def _differences(old: Flag, new: Flag) -> dict[str, list[Any]]:
     before, after = asdict(old), asdict(new)
-    # where it stands and what its help says are no change to a configuration
+    # the place of a flag and its help text do not matter to a configuration
     told = [key for key in before if key not in {"help", "line", "file", "source", "type_source"}]
     return {key: [str(before[key]), str(after[key])] for key in told if before[key] != after[key]}
 
@@ -132,12 +132,12 @@ def _scripts_in_use(here: Workspace) -> list[str]:
 def _accept(here: Workspace, move: Move, watcher: Watcher) -> list[str]:
     """Make a rehearsed move and return the patches that are dropped, since they are not needed there.
 
-    Raises PatchError when something is in the way, and what the smoke training raises; nothing has moved then.
+    Raises PatchError when the move is not possible, and the errors of the smoke training; nothing is moved then.
     """
     upstream, there = move.upstream, move.there
     _check_committed(here, upstream)
     with transaction.exclusive(transaction.root_of(here)):
-        # found out before the training, and once more after it
+        # checked before the training to fail early, and once more after it
         rebase_series.check_unedited(here, target(here, upstream.name))
     checkout = _lay_out(here, upstream, there)
     dropped = _write(checkout, upstream.name, move.rehearsed, move.taken_out)
@@ -156,7 +156,7 @@ def recover(here: Workspace) -> str | None:
 
 
 def _way_back(here: Workspace, upstream: Upstream, before: str) -> list[str]:
-    """The commands that bring back what was committed here, and its pin `before`, once a move has been made."""
+    """Return the commands that restore the last commit and its pin `before`, after a move."""
     head = repositories.head(here.root)
     link = upstream.path.relative_to(here.root).as_posix()
     return [
@@ -178,7 +178,7 @@ def _in_tree(here: Workspace, upstream: Upstream, paths: Collection[str]) -> lis
 
 
 def _check_committed(here: Workspace, upstream: Upstream) -> None:
-    """The way back is to what was committed."""
+    """Raise PatchError when there are uncommitted changes, since the commands to go back restore the last commit."""
     changed = bumping.uncommitted(here, upstream, *_OURS)
     if changed:
         raise PatchError(
@@ -188,7 +188,7 @@ def _check_committed(here: Workspace, upstream: Upstream) -> None:
 
 
 def _lay_out(here: Workspace, upstream: Upstream, there: Rehearsal) -> Workspace:
-    """Make a checkout around the scratch tree: our files as they are here, and the new pin."""
+    """Create a checkout around the scratch tree, with the files of this repository and the new pin."""
     root = there.root
     for name in (".gitmodules", "PATCHES.md"):
         shutil.copyfile(here.root / name, root / name)
@@ -210,7 +210,7 @@ def _lay_out(here: Workspace, upstream: Upstream, there: Rehearsal) -> Workspace
 
 
 def _write(checkout: Workspace, name: str, rehearsed: Rehearsed, taken_out: Collection[str]) -> list[str]:
-    """Write the series, the lock and PATCHES.md for the new commit, and apply the series; the patches dropped."""
+    """Write the series, the lock and PATCHES.md for the new commit, and apply it; return the dropped patches."""
     from lora_training.patching import docs, engine, lockfile, relock
     from lora_training.patching.removal import version_of
     from lora_training.patching.transaction import fs
@@ -231,7 +231,7 @@ def _write(checkout: Workspace, name: str, rehearsed: Rehearsed, taken_out: Coll
 
 
 def _train_smoke(here: Workspace, checkout: Workspace, move: Move, watcher: Watcher) -> None:
-    """Train the smoke configuration of the scratch checkout, where there is one."""
+    """Train the smoke configuration in the scratch checkout, if it has one."""
     from lora_training.app import plan as plans
     from lora_training.app import train
 
@@ -255,7 +255,7 @@ def _train_smoke(here: Workspace, checkout: Workspace, move: Move, watcher: Watc
 
 
 def _with_package(plan: Plan, moved: Upstream) -> Plan:
-    """Have the training import an upstream that is a package from the scratch checkout."""
+    """Make the training import the moved upstream from the scratch checkout, if it is a package."""
     if not (moved.path / "src").is_dir():
         return plan
     folders = [str(moved.path / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -18,7 +18,7 @@ _UPSTREAM = "sd-scripts"
 
 
 class Checkout:
-    """The workspace, the tree of sd-scripts to check against, and what is known of them."""
+    """The workspace and the tree of sd-scripts to check against."""
 
     def __init__(self, tree: Path | None) -> None:
         from lora_training import workspace
@@ -27,17 +27,17 @@ class Checkout:
         self.tree = tree.absolute() if tree else self.workspace.upstream(_UPSTREAM).path
 
     def environ(self) -> Mapping[str, str]:
-        """Our environment, with LORA_CACHE always in it."""
+        """Return the environment variables, always with LORA_CACHE."""
         return {**os.environ, "LORA_CACHE": str(self.workspace.cache)}
 
     def load(self, file: Path, sets: tuple[str, ...]) -> Config:
-        """A configuration with its overrides."""
+        """Load a configuration with its overrides."""
         from lora_training.config import load
 
         return load(file, sets=sets, environ=self.environ())
 
     def schema(self, script: str) -> Schema:
-        """What a script of the tree accepts."""
+        """Return the flags that a script of the tree accepts."""
         from lora_training.config import schema as schemas
 
         return schemas.read(self.tree, script, cache=self.workspace.cache)
@@ -45,7 +45,7 @@ class Checkout:
     def check(
         self, file: Path, sets: tuple[str, ...], progress: Callable[[str], None], *, quick: bool
     ) -> tuple[Problem, ...]:
-        """The problems of a file, those of its very text and script included; `quick` opens none that it names."""
+        """Return the problems of a file, those of its text and script included; `quick` opens no file that it names."""
         from lora_training.config import checks
         from lora_training.launch import gpus
 
@@ -60,13 +60,13 @@ class Checkout:
                 installed,
                 self.runtime_problems,
                 None if quick else partial(self._file_problems, progress),
-                # an environment without torch is none that trains
+                # an environment without torch is not used for training, so its GPUs are unknown
                 has_gpu=None if installed is None else lambda: gpus.has_one(os.environ),
             ),
         )
 
     def exchanged(self, file: Path, sets: tuple[str, ...]) -> str | None:
-        """What a configuration sends, fetches and lets run; None also for one that cannot be read."""
+        """Describe what a configuration sends, fetches and executes; None if it is unreadable or does none of these."""
         from lora_training.config import exchanged
         from lora_training.errors import ConfigError
 
@@ -83,19 +83,19 @@ class Checkout:
         return start_checks.problems(self.workspace, config, schema, progress)
 
     def runtime_problems(self, table: Mapping[str, Any]) -> Mapping[str, Iterable[Any]]:
-        """What is wrong with the settings in `[runtime]`."""
+        """Return the problems in the settings of `[runtime]`."""
         from lora_training.runtime import registry
 
         return registry.problems(table)
 
     def runtime_names(self) -> tuple[str, ...]:
-        """The names of the runtime patches there are."""
+        """Return the names of all runtime patches."""
         from lora_training.runtime import registry
 
         return tuple(registry.available())
 
     def commit(self) -> str | None:
-        """The tree's commit, where it is known."""
+        """Return the tree's commit, None if unknown."""
         from lora_training.upstream import pins
 
         if self.tree == self.workspace.upstream(_UPSTREAM).path:

@@ -1,4 +1,4 @@
-"""Which keys differ between the run that saved a state and the one that is to go on from it."""
+"""The configuration keys that differ between the run that saved a state and the one that resumes from it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from lora_training.supervise.states import State
 
 _STATE = re.compile(states.PLACE + states.KIND + "$")
-# where it writes, and what does not change what is trained
+# keys that do not change what is trained, such as where it is written
 _PASSED_OVER = re.compile(r"run\..*|flags\.output_dir")
-# torch keeps each parameter group's rate and settings with the state
+# torch stores the learning rate and settings of each parameter group in the state
 _FROM_STATE = re.compile(r"learning_rate|unet_lr|text_encoder_lr\w*|optimizer_\w+|.*loraplus\w*")
-# and of the schedule its base rates and its place; its shape is made anew where it is a function of the step
+# the state holds the schedule's base rates and position; a schedule that is a function of the step is made anew
 _SCHEDULE = re.compile(r"lr_\w+")
 
 
 def changes(plan: Plan, state: State) -> dict[str, tuple[Any, Any]] | None:
-    """As `from_record`, with the run that made the state."""
+    """Compare a plan with the run that saved a state; return as `from_record`."""
     return from_record(plan, state.path.with_name(_STATE.sub("", state.path.name) + ".run"), state.made_by)
 
 
 def from_record(plan: Plan, folder: Path, made_by: Mapping[str, str]) -> dict[str, tuple[Any, Any]] | None:
-    """Then and now of each key that differs, by name; None for a key not given.
+    """Return the old and new value of each key that differs, by name; None for a missing key.
 
-    None when the configuration of what `made_by` names is not there to be read, in the run's `folder`.
+    Returns None when `folder` has no readable configuration of the run that `made_by` identifies.
     """
     from lora_training.app import recording
     from lora_training.config.resolved import parsed
@@ -55,7 +55,7 @@ def from_record(plan: Plan, folder: Path, made_by: Mapping[str, str]) -> dict[st
 
 
 def lines(found: dict[str, tuple[Any, Any]], shown: int) -> Iterator[str]:
-    """`key: then -> now` for the first of them, and how many more there are."""
+    """Yield `key: old -> new` for the first of them, and the number of the others."""
     for name, (then, now) in itertools.islice(found.items(), shown):
         yield f"{name}: {_said(then)} -> {_said(now)}"
     if len(found) > shown:
@@ -63,7 +63,7 @@ def lines(found: dict[str, tuple[Any, Any]], shown: int) -> Iterator[str]:
 
 
 def from_state(found: dict[str, tuple[Any, Any]] | None) -> Iterator[str]:
-    """What to say of the settings that a state brings with it, whatever the configuration says."""
+    """Yield notes on the settings that come from a state, whatever the configuration says."""
     if found is None:
         yield (
             "learning rates, optimizer settings and the base rates of the schedule come from the state and not from "

@@ -1,4 +1,4 @@
-"""`lora train --docker`: the same training in a container, its output and its exit code passed on."""
+"""`lora train --docker`: the training in a container, with its output and exit code passed on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lora_training.workspace import Workspace
 
 _UPSTREAM = "sd-scripts"
-# what changes a training or its way out, and is no path of this machine
+# the environment variables that affect a training or its network access, and hold no path of this machine
 _PASSED_ON = (
     *("ACCELERATE_USE_CPU", "CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
     *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "TRANSFORMERS_OFFLINE"),
@@ -34,13 +34,13 @@ _PASSED_ON = (
     *(name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY") for name in (proxy, proxy.lower())),
 )
 _IMAGE_VARIABLE = "LORA_IMAGE"
-# what `lora` itself ends with; any other code is the engine's or the kernel's
+# the exit codes of `lora` itself; any other code comes from the engine or the kernel
 _OURS = frozenset({*range(7), 129, 130, 143})
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a training in a container; `image` None is the one that `make docker-build` makes."""
+    """Options of a training in a container; without `image`, the one that `make docker-build` builds is used."""
 
     image: str | None = None
     verbose: bool = False
@@ -48,13 +48,13 @@ class Options:
 
 
 def rehearse(here: Workspace, request: Request, options: Options, watcher: Watcher) -> str:
-    """Return the shell line of an engine that does what `train` would do. Writes nothing."""
+    """Return the engine's shell command for this training. Writes nothing."""
     order = _order(here, request, options, write=False)
     return containers.describe(order, _caller(), _kind(watcher)).shell()
 
 
 def train(here: Workspace, request: Request, options: Options, watcher: Watcher, screen: Screen) -> int:
-    """Train in a container and return the exit code of the `lora` in it. Raises whatever keeps it from that."""
+    """Train in a container and return the exit code of the `lora` in it. Raises LoraError if it cannot be run."""
     from lora_training.app import image, mounts
     from lora_training.containers import connection
 
@@ -105,32 +105,32 @@ def _order(here: Workspace, request: Request, options: Options, *, write: bool) 
 
 
 def _is_secret(item: str) -> bool:
-    """Whether an item of `--set` gives a key or token, which goes into the container's environment instead."""
+    """Return whether an item of `--set` is a key or token, which is passed in the container's environment instead."""
     from lora_training.config import ours
 
     return item.partition("=")[0].strip().lstrip("-").rpartition(".")[2].replace("-", "_") in ours.SECRETS
 
 
 def _checked(here: Workspace, config: Config, *, write: bool) -> Schema:
-    """The script's schema. What is wrong with the configuration is said here, where its paths are."""
+    """Return the script's schema. Raises the configuration's problems here, where its paths exist."""
     from lora_training.config import schema as schemas
     from lora_training.config.checks import Machine, check, require
     from lora_training.runtime import registry
 
     schema = schemas.read(here.upstream(_UPSTREAM).path, config.script, cache=here.cache if write else None)
-    # which packages there are is the image's matter
+    # the packages are those of the image, not those here
     require(config, check(config, schema, Machine(tuple(registry.available()), None, registry.problems)))
     return schema
 
 
 def _keep(resume: str) -> None:
-    """Mark the state that is named as one to stay: the container may see it where it cannot be written beside."""
+    """Mark the named state as kept here: in the container, its folder may be read-only."""
     if resume not in ("auto", "never") and manifest.read(Path(resume)):
         manifest.keep(Path(resume))
 
 
 def _around(config: Config, resume: str | None) -> Iterable[Place]:
-    """What the training reads besides what the configuration's keys name."""
+    """Yield the paths that the training reads, except those that the configuration's keys name."""
     from lora_training.config.places import Place
 
     yield Place("config", config.path)
@@ -140,17 +140,17 @@ def _around(config: Config, resume: str | None) -> Iterable[Place]:
 
 
 def _caches(here: Workspace) -> dict[str, Path]:
-    """Folders to write to that no configuration need name, by where the container has them."""
+    """Return the writable folders that no configuration names, by their path in the container."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     found = {_cache(here): here.cache, containers.HUB_HOME: Path(home)}
     if os.environ.get("HF_HUB_CACHE"):
         found[containers.HUB_CACHE] = Path(os.environ["HF_HUB_CACHE"])
-    # `~` of a user that is not there stays as it is, where pathlib would raise
+    # `~` of an unknown user is left as it is, where pathlib would raise
     return {target: Path(os.path.expanduser(folder)).absolute() for target, folder in found.items()}  # noqa: PTH111
 
 
 def _cache(here: Workspace) -> str:
-    """Where our own cache is, in the container as well: a configuration may name it."""
+    """Return the path of the cache, which is the same in the container, since a configuration may name it."""
     return os.path.normpath(here.cache)
 
 
@@ -161,7 +161,7 @@ def _environment(here: Workspace) -> dict[str, str]:
     given = {name: os.environ[name] for name in names if name in os.environ}
     if os.environ.get("HF_HUB_CACHE"):
         given["HF_HUB_CACHE"] = containers.HUB_CACHE
-    # what the image says to do next is for who runs it by hand
+    # the image's own hints at the next steps are only for a container that is started by hand
     return {**given, workspace.CACHE_VARIABLE: _cache(here), _IMAGE_VARIABLE: ""}
 
 
@@ -170,7 +170,7 @@ def _caller() -> containers.Caller:
 
 
 def _kind(watcher: Watcher) -> Engine:
-    """The engine's kind, for a command that is only shown; without an engine, an ordinary one."""
+    """Return the kind of engine for a command that is only shown; an ordinary Docker if no engine answers."""
     from lora_training.containers import connection
 
     try:
@@ -182,7 +182,7 @@ def _kind(watcher: Watcher) -> Engine:
 
 
 def _remember(here: Workspace, order: Order) -> None:
-    """`lora runs` of this checkout shows the run: the image has a checkout of its own, which forgets it."""
+    """Add the run to this checkout's index: the one in the container is lost with it."""
     from lora_training.supervise import shelf
 
     shelf.add(here, order.output.with_suffix(".run"))

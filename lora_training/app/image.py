@@ -1,4 +1,4 @@
-"""Whether a container image is what this checkout would make."""
+"""Comparison of a container image with this checkout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def compare(here: Workspace, engine: Connection, image: str, watcher: Watcher, *, chosen: bool) -> None:
-    """The image must be what this checkout would make; one that was chosen by name is taken with a warning."""
+    """Compare the image with this checkout. A difference is an error, but a warning for an image chosen by name."""
     wanted = _wanted(here)
     labelled = images.labels(engine, image)
     different, unsaid = images.differences(labelled, wanted), images.unsaid(labelled, wanted)
@@ -36,10 +36,10 @@ def compare(here: Workspace, engine: Connection, image: str, watcher: Watcher, *
 
 
 def _wanted(here: Workspace) -> dict[str, str]:
-    """The labels of an image that is made from this checkout: its pins, its patch set."""
+    """Return the labels of an image built from this checkout: its pins and its patch set."""
     return {
         **{images.PIN + name: pins.pin(here, name) for name in here.upstreams},
-        # the file's own digest, which the build of an image checks with sha256sum
+        # the file's own digest, which the image's build checks with sha256sum
         images.PATCHES: hashlib.sha256((here.patches / lockfile.LOCK).read_bytes()).hexdigest(),
     }
 

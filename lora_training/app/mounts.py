@@ -1,4 +1,4 @@
-"""From the places that a configuration names to what a container has to be shown of this machine."""
+"""The mounts of a container, from the paths that a configuration names."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from lora_training.config.places import Place
 
-# far more than anyone chains
+# the longest chain of links that is followed
 _HOPS = 40
 
 
 def shown(places: Iterable[Place], caches: Mapping[str, Path]) -> tuple[Mount, ...]:
-    """What to mount for `places` that are there or will be, and for `caches` (by their folder in the container).
+    """Return the mounts for `places` that exist or will be created, and for `caches` (by their path in the container).
 
     Writes nothing. Raises ConfigError as `launch.mounts.merged`.
     """
@@ -32,10 +32,10 @@ def shown(places: Iterable[Place], caches: Mapping[str, Path]) -> tuple[Mount, .
 
 
 def make(mounts: Iterable[Mount]) -> None:
-    """Make the folders that are to be written to: an engine would make them root's, if at all.
+    """Create the writable folders: an engine would create them as root, if at all.
 
-    What lies within another is not mounted, and so left to the training, which may tell by a folder that is missing
-    that there is something to make. Raises ConfigError for one that cannot be made.
+    A folder inside another mount is not mounted, and so left to the training, for which a missing folder may mean that
+    its content has to be generated. Raises ConfigError for one that cannot be created.
     """
     for mount in mounts:
         if mount.writable:
@@ -52,12 +52,12 @@ def _make(folder: Path) -> None:
 
 
 def _mount(path: Path, target: str, *, writable: bool) -> Mount:
-    # `..` is taken out of the text, as `config.paths` does: no folder on the way there is in the container
+    # `..` is resolved in the text, as in `config.paths`: the container does not have the folders in between
     return Mount(os.path.realpath(path), os.path.normpath(target), writable)
 
 
 def _links(folder: Path, mounts: tuple[Mount, ...]) -> Iterator[Mount]:
-    """What the symbolic links in an input lead to, where that is not mounted."""
+    """Yield mounts for the targets of symbolic links in an input, where they are not mounted yet."""
     real = Path(os.path.realpath(folder))
     for parent, folders, files in os.walk(real):
         for name in (*folders, *files):
@@ -67,7 +67,7 @@ def _links(folder: Path, mounts: tuple[Mount, ...]) -> Iterator[Mount]:
 
 
 def _led_to(link: Path, seen: Path, mounts: tuple[Mount, ...]) -> Iterator[Mount]:
-    """What `link` leads to, hop by hop; `seen` is its path in the container. One that leads nowhere is left so."""
+    """Yield mounts for each hop of `link`, whose path in the container is `seen`. Broken links are left as they are."""
     for _ in range(_HOPS):
         if not (link.is_symlink() and link.exists()):
             return
@@ -75,6 +75,6 @@ def _led_to(link: Path, seen: Path, mounts: tuple[Mount, ...]) -> Iterator[Mount
         link, seen = Path(os.path.realpath(link.parent), step), Path(os.path.normpath(seen.parent / step))
         if any(seen.is_relative_to(mount.target) for mount in mounts):
             continue
-        # its folder, once, and not each of a thousand images; unless the image has a folder of that name itself
+        # mount its folder once, not each of a thousand images, unless the image has a folder of that name itself
         alone = link.is_dir() or is_refused(str(seen.parent))
         yield _mount(link if alone else link.parent, str(seen if alone else seen.parent), writable=False)

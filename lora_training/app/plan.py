@@ -1,4 +1,4 @@
-"""All that a training needs, found out before anything is started or written: where the rooms meet."""
+"""Everything that a training needs, resolved before anything is started or written."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from lora_training.workspace import Workspace
 
 _UPSTREAM = "sd-scripts"
-# the only assets there are: what `configs/smoke.toml` trains on
+# the only value of `assets`: the generated files that `configs/smoke.toml` trains on
 SMOKE = "smoke"
 
 
 @dataclass(frozen=True)
 class Tree:
-    """What trains: upstream at its pin with our patches, or the miniature."""
+    """The source tree that trains: upstream at its pin with its patches, or the miniature."""
 
     path: Path
     commit: str
@@ -44,10 +44,10 @@ class Tree:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. `dataset` is the content of `folder/dataset.json`; `made_by` has digests of what makes the run, by name.
+    """One run. `dataset` is the content of `folder/dataset.json`; `made_by` has digests of the run's inputs, by name.
 
-    `processes` is how many train, on all machines; `tensorboard` is the run's own folder in upstream's `logging_dir`;
-    `left_out` are the keys that a training on this machine does without.
+    `processes` is the number of training processes, on all machines; `tensorboard` is the run's own folder in
+    upstream's `logging_dir`; `left_out` are the keys that are not passed on, since this machine cannot use them.
     """
 
     config: Config
@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Where the run keeps its log and what it was started with."""
+        """The run's own folder, with its record and logs."""
         return self.output.with_suffix(".run")
 
 
@@ -76,9 +76,10 @@ def make(
     write: bool,
     environ: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Load, check and resolve a configuration. Raises what is wrong with it, the trees or the patches.
+    """Load, check and resolve a configuration. Raises LoraError for a problem in it, the trees or the patches.
 
-    Without `write` nothing is written, not even to the cache. `environ` is where overrides come from (`os.environ`).
+    Without `write` nothing is written, not even to the cache. `environ` is the source of overrides (default:
+    `os.environ`).
     """
     from lora_training import config as cfg
     from lora_training.launch import spec
@@ -92,7 +93,7 @@ def make(
     runtime = _runtime(config, tree)
     dataset = cfg.dataset_document(config)
     flags = cfg.to_argv(config, schema)
-    # part of the identity since before it was passed on as a flag
+    # in `made_by` under this name, so that states from before it was a flag stay valid
     launch = [f"mixed_precision={config.launch.mixed_precision}"] if config.launch.mixed_precision else []
     made_by = _made_by(here, tree, [config.script, *flags, str(processes.count), *launch], dataset, runtime)
     left_out = _left_out(config, schema, tree)
@@ -129,13 +130,13 @@ def _launched(
 
 
 def _processes(config: Config) -> Processes:
-    """The processes to train in, with a port that is free now where accelerate is to be given one."""
+    """Return the processes of the training, with a port that is free now where accelerate needs one."""
     from lora_training.launch import gpus, processes
 
     found = processes.resolve(config.launch, lambda: gpus.there(os.environ, gpus.installed))
     if found.count == 1 or found.file_store or found.machines > 1 or found.port:
         return found
-    # accelerate's own choice is one fixed port, which a second training on the machine could not have
+    # accelerate's own choice is one fixed port, which a second training on this machine could not use
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return replace(found, port=int(listening.getsockname()[1]))
@@ -144,7 +145,7 @@ def _processes(config: Config) -> Processes:
 def _made_by(
     here: Workspace, tree: Tree, flags: list[str], dataset: Mapping[str, Any] | None, runtime: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Digests of what makes a run what it is. Where it writes does not count."""
+    """Return digests of a run's inputs. The output folder does not count."""
     from lora_training.config import dataset_text
     from lora_training.patching import lockfile
 
@@ -160,21 +161,21 @@ def _made_by(
 
 
 def _logs(flags: list[str], target: Path) -> Path | None:
-    """The folder in `logging_dir` that the record under this name has, or a new one; None without a `logging_dir`."""
+    """Return the log folder of the run's record, or a new one in `logging_dir`; None without a `logging_dir`."""
     from lora_training.supervise import aside, record
 
     if not (place := _value(flags, "logging_dir", "")):
         return None
     known = record.read(target.with_suffix(".run"))
     found = Path(known.tensorboard) if known and known.tensorboard else None
-    # a record may be a stranger's
+    # the record may come from another program
     if found and found.parent == Path(place) and re.fullmatch(rf"{re.escape(target.stem)}(-\d+)?", found.name):
         return found
     return aside.free_logs(Path(place), target.stem)
 
 
 def _channels(folder: Path, made_by: Mapping[str, str]) -> dict[str, str]:
-    """How the training process and the supervisor talk; the names are those of `runtime`."""
+    """Return the variables for communication between the training process and the supervisor, named in `runtime`."""
     from lora_training.runtime import events
     from lora_training.runtime.patches import exact_resume, graceful_stop, provenance
     from lora_training.supervise import record
@@ -188,7 +189,7 @@ def _channels(folder: Path, made_by: Mapping[str, str]) -> dict[str, str]:
 
 
 def _tree(here: Workspace, config: Config) -> Tree:
-    """Upstream at its pin, every patch in and nothing drifted; for the smoke run alone, the miniature will do."""
+    """Return upstream, verified to be at its pin and fully patched, or the miniature for a smoke run without it."""
     from lora_training import miniature
     from lora_training.app.targets import targets
     from lora_training.patching import verify
@@ -214,13 +215,13 @@ def _tree(here: Workspace, config: Config) -> Tree:
 
 
 def _checked_schema(config: Config, tree: Tree, cache: Path | None) -> Schema:
-    """The script's schema, against which the configuration has been found right."""
+    """Return the script's schema, after checking the configuration against it."""
     from lora_training.config import schema as schemas
     from lora_training.config.checks import Machine, check, installed_here, require
     from lora_training.runtime import registry
 
     if tree.is_miniature:
-        # it knows the smoke run's flags alone, and says itself what it does not know
+        # the miniature has only the smoke run's flags, and rejects others itself
         require(config, config.problems)
         return schemas.read(tree.path, config.script)
     schema = schemas.read(tree.path, config.script, cache=cache)
@@ -237,10 +238,10 @@ def _has_gpu() -> bool:
 
 
 def _left_out(config: Config, schema: Schema, tree: Tree) -> tuple[str, ...]:
-    """The keys that a training on this machine does without, though they stay in `made_by`.
+    """Return the keys that this machine cannot use and that are not passed on, though they count in `made_by`.
 
-    So the run may go on where there is a GPU. It is the same one: a block swap is about where weights lie, and the
-    device that trains makes no other run either.
+    So the run can be resumed on a machine with a GPU, as the same run: a block swap only decides where weights are
+    stored, and the device does not identify a run either.
     """
     from lora_training.config.checks import machine
     from lora_training.config.checks.view import View
@@ -255,7 +256,7 @@ def _series(target: Target) -> tuple[str, ...]:
 
 
 def _runtime(config: Config, tree: Tree) -> dict[str, dict[str, Any]]:
-    """The runtime patches that are switched on, with their settings."""
+    """Return the runtime patches that are switched on, with their settings."""
     from lora_training.runtime import registry
 
     return {} if tree.is_miniature else registry.chosen(config.runtime)
@@ -264,7 +265,7 @@ def _runtime(config: Config, tree: Tree) -> dict[str, dict[str, Any]]:
 def _check_runtime(
     tree: Tree, runtime: Mapping[str, Any], launched: LaunchSpec, flags: list[str], cache: Path | None
 ) -> None:
-    """The training process would refuse it as well, but not before an earlier run is put aside."""
+    """Raise PatchError for an unfit runtime patch before an earlier run's files are renamed."""
     from lora_training.app import runtime_targets
     from lora_training.runtime import registry
     from lora_training.runtime.model import Start
@@ -274,7 +275,7 @@ def _check_runtime(
 
 
 def output(flags: list[str]) -> Path:
-    """The file that upstream will write at the end; `last` and `safetensors` are its defaults."""
+    """Return the file that upstream writes at the end; `last` and `safetensors` are its defaults."""
     from lora_training.config.checks import naming
 
     name, form = _value(flags, "output_name", "last"), _value(flags, "save_model_as", "safetensors")
@@ -288,6 +289,6 @@ def output(flags: list[str]) -> Path:
 
 
 def _value(flags: list[str], name: str, default: str) -> str:
-    """What a flag is given, as the next word or after its own `=`."""
+    """Return the value of a flag: the next word, or the text after its own `=`."""
     joined = (flag.partition("=")[2] for flag in flags if flag.startswith(f"--{name}="))
     return next((after for flag, after in pairwise(flags) if flag == f"--{name}"), next(joined, default))

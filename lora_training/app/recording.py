@@ -1,4 +1,4 @@
-"""What a run's folder is to say of it before it starts, and what an earlier run left there: where the rooms meet."""
+"""Writing the files of a run's folder before it starts, and reading those of an earlier run."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ CONFIG, INPUTS, ENVIRONMENT = "config.toml", "inputs.json", "environment.json"
 _SHOWN = 3
 # in bytes
 _LARGEST = 16 * 2**20
-# what of the two is looked into by name
+# the keys of both files that are read by name
 _TABLES = ("files", "upstreams", "patches", "runtime", "packages")
 
 
 def complete(plan: Plan) -> Result | None:
-    """The LoRA that this very run has made already. One without metadata is known by its record."""
+    """Return the LoRA if this run has already finished. One without metadata is identified by its record."""
     known = _recorded(plan, record.read(plan.folder))
     return results.complete(plan.output, plan.made_by, known["steps"] if known else None)
 
 
 def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher: Watcher) -> dict[str, Any]:
-    """Write down what is about to run, and put aside what another run left under its name.
+    """Write the files that describe the run, and rename the files of another run with its name.
 
-    The fields that its record begins with. A state that is named to begin from is there for good.
+    Return the initial fields of the record. A state named by `resume` is protected from removal from now on.
     """
     if state and resume != "auto":
         manifest.keep(state.path)
@@ -65,7 +65,7 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
 
 
 def _require_guard(plan: Plan) -> None:
-    """Without one of the runtime patches that watch a training, upstream would save over a state that is kept."""
+    """Refuse a run that could overwrite a kept state; only runtime patches that watch a training prevent that."""
     from lora_training.runtime import registry, training
 
     kept = states.kept(plan.output)
@@ -78,7 +78,7 @@ def _require_guard(plan: Plan) -> None:
 
 
 def refuse_own_work(plan: Plan) -> None:
-    """Raise ConfigError where this run reads what it is to write: that would be put aside, or saved over."""
+    """Raise ConfigError when this run reads a file that it would rename or overwrite."""
     from lora_training.config import inputs as reading
 
     read_first = reading.inputs(plan.config, plan.schema).models
@@ -88,7 +88,7 @@ def refuse_own_work(plan: Plan) -> None:
 
 
 def puts_aside(plan: Plan, resume: str, state: State | None) -> bool:
-    """Whether what is under this run's name is put aside: what it did not make, or a run to begin anew."""
+    """Return whether files under this run's name are renamed: another run's, or all of them for a new start."""
     earlier = record.read(plan.folder)
     if resume == "never" or any(not manifest.is_kept(path) for path in others(plan, state)):
         return True
@@ -98,12 +98,12 @@ def puts_aside(plan: Plan, resume: str, state: State | None) -> bool:
 
 
 def others(plan: Plan, state: State | None) -> list[Path]:
-    """The LoRA, checkpoints and states under this run's name that something else made, without `state`."""
+    """Return the LoRA, checkpoints and states of other runs under this run's name, except `state`."""
     earlier = record.read(plan.folder)
     if _is_own(plan, earlier):
         return [plan.output] if plan.output.exists() and _is_anothers(plan, earlier) else []
     found = [plan.output] if plan.output.exists() and (earlier or _is_anothers(plan, earlier)) else []
-    # without a record, a checkpoint is this run's if it says so
+    # without a record, a checkpoint is this run's if its metadata match
     left = [path for path in aside.checkpoints(plan.output) if earlier or not results.is_made_by(path, plan.made_by)]
     theirs = states.by_maker(plan.output, plan.made_by)[1]
     own = state and state.path.resolve()
@@ -111,7 +111,7 @@ def others(plan: Plan, state: State | None) -> list[Path]:
 
 
 def maker(plan: Plan) -> dict[str, str]:
-    """What made that which `others` names, as far as it says so."""
+    """Return the digests of the run that made the files of `others`, as far as they contain them."""
     known = record.read(plan.folder)
     if known and not _is_own(plan, known):
         return known.made_by
@@ -129,7 +129,7 @@ def _is_own(plan: Plan, earlier: Record | None) -> bool:
 
 
 def _goes_on(plan: Plan, earlier: Record | None, state: State | None) -> bool:
-    """Whether a start from `state` is one more of the run in `earlier`: made by the same, and begun from the same."""
+    """Return whether a start from `state` continues the run in `earlier`: same inputs, and the same initial state."""
     if earlier is None or not _is_own(plan, earlier):
         return False
     is_own_state = state is None or not state.differences(plan.made_by)
@@ -137,31 +137,31 @@ def _goes_on(plan: Plan, earlier: Record | None, state: State | None) -> bool:
 
 
 def _put_aside(plan: Plan, state: State | None) -> Path | None:
-    """All but this run's own states, where it goes on from one of them."""
+    """Rename all files under the run's name, except its own states when it resumes from one of them."""
     is_own = state is not None and not state.differences(plan.made_by)
     keeps = states.by_maker(plan.output, plan.made_by)[0] if is_own else []
     return aside.put(plan.output, plan.folder, keeps=keeps, logs=plan.tensorboard)
 
 
 def _is_anothers(plan: Plan, own: Record | None) -> bool:
-    """Whether the LoRA that is there is none of this run's; `own` is this run's record, if it was begun before."""
+    """Return whether the existing LoRA is another run's; `own` is this run's record, if it was started before."""
     if results.is_made_by(plan.output, plan.made_by):
         return False
-    # without metadata, as when its end was cut off, it is what this run was about to write, or did write
+    # a file without metadata, such as a truncated one, is this run's if the run was writing it or wrote it
     metadata = results.metadata_of(plan.output)
     says_other = any(f"lora_{name}" in metadata for name in plan.made_by)
     return own is None or says_other or (own.result is not None and _recorded(plan, own) is None)
 
 
 def _recorded(plan: Plan, earlier: Record | None) -> dict[str, Any] | None:
-    """What the record says of the LoRA that is there, if this run made it."""
+    """Return the record's result if this run made the existing LoRA, else None."""
     if earlier is None or earlier.made_by != dict(plan.made_by) or not earlier.result or not plan.output.exists():
         return None
     return earlier.result if earlier.result.get("sha256") == digests.whole(plan.output) else None
 
 
 def _start(plan: Plan, state: State | None, earlier: Record | None) -> dict[str, Any] | None:
-    """Another run's state that this one began with, now or when `earlier` was written."""
+    """Return the state of another run that this one began with, now or when `earlier` was written."""
     if state is None:
         return None
     if not state.differences(plan.made_by):
@@ -181,7 +181,7 @@ def _write(here: Workspace, plan: Plan, watcher: Watcher, *, goes_on: bool) -> N
 
 
 def _keep(path: Path, document: dict[str, Any], *, goes_on: bool) -> None:
-    """Write it; where it says something else than when the run began, both are kept."""
+    """Write a document; keep an older one that differs under a numbered name."""
     if goes_on and path.exists() and read(path.parent, path.name) != json.loads(json.dumps(document)):
         names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
         path.rename(next(name for name in names if not name.exists()))
@@ -189,7 +189,7 @@ def _keep(path: Path, document: dict[str, Any], *, goes_on: bool) -> None:
 
 
 def config(folder: Path) -> str | None:
-    """The text of the resolved configuration beside a record; None when there is none to be read."""
+    """Return the text of the resolved configuration beside a record; None if it is missing or unreadable."""
     try:
         return files.read(folder / CONFIG, _LARGEST).decode("utf-8", "surrogateescape")
     except OSError:
@@ -197,7 +197,7 @@ def config(folder: Path) -> str | None:
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
-    """One of the files beside a record; empty for one that is not there, as of an older run, or makes no sense."""
+    """Return a file beside a record; empty if it is missing, as in an older run, or invalid."""
     try:
         found = json.loads(files.read(folder / name).decode("utf-8", "surrogateescape"))
     except (OSError, ValueError, RecursionError):
@@ -206,7 +206,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _is_sound(found: Any) -> bool:
-    """Whether what is there is of the kind that it is written with."""
+    """Return whether a document has the expected types and is not nested too deep."""
     from lora_training.config import nesting
 
     return (
@@ -218,11 +218,11 @@ def _is_sound(found: Any) -> bool:
 
 
 def resolved(plan: Plan) -> str:
-    """The configuration as a file that `lora train` takes again, and that means the same anywhere."""
+    """Return the resolved configuration as a TOML file for `lora train`, with the same meaning on any machine."""
     from lora_training.config import resolved as resolving
     from lora_training.runtime import registry
 
-    # what is on by default, and off here, must stay so
+    # patches that are on by default and off in this run must stay off
     off = {name: False for name, patch in registry.available().items() if patch.on_by_default}
     switches = off | {name: dict(settings) or True for name, settings in plan.runtime.items()}
     chosen = dict(plan.config.runtime) if plan.tree.is_miniature else switches
@@ -230,7 +230,7 @@ def resolved(plan: Plan) -> str:
 
 
 def inputs(here: Workspace, plan: Plan) -> dict[str, Any]:
-    """Digests of all that the training reads: of each file, and of the data set and the models as a whole."""
+    """Return digests of every file that the training reads, and one each of the data set and the models."""
     from lora_training.config import inputs as reading
 
     found = reading.inputs(plan.config, plan.schema)
@@ -242,13 +242,13 @@ def inputs(here: Workspace, plan: Plan) -> dict[str, Any]:
 
 
 def _together(found: dict[str, str]) -> str:
-    """One digest of many files, the same when all of them are moved to another place."""
+    """Return one digest of many files, which does not change when all of them are moved together."""
     root = os.path.commonpath([os.path.dirname(path) for path in found]) if found else ""  # noqa: PTH120 - texts
     return digests.together({os.path.relpath(path, root): digest for path, digest in found.items()})
 
 
 def changes(then: dict[str, Any], now: dict[str, Any], name: str) -> list[str]:
-    """What differs in the data set or the models: a few files by name."""
+    """Return the differences in the data set or the models: a few files by name."""
     if not then or then.get(name) == now.get(name):
         return []
     before, after = (each.get("files", {}).get(name, {}) for each in (then, now))
@@ -263,7 +263,7 @@ def changes(then: dict[str, Any], now: dict[str, Any], name: str) -> list[str]:
 
 
 def surroundings(here: Workspace, plan: Plan) -> dict[str, Any]:
-    """Upstreams, patches, packages and the machine."""
+    """Return upstreams, patches, packages and the machine."""
     from lora_training.launch import gpus
     from lora_training.patching import lockfile
     from lora_training.upstream import pins

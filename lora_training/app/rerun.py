@@ -1,4 +1,4 @@
-"""`lora runs rerun`: a run once more, from its record alone, and whether the same LoRA comes of it."""
+"""`lora runs rerun`: repeat a run from its record, and compare the two LoRAs."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _ALLOW = "--allow-changes"
 
 @dataclass(frozen=True)
 class Original:
-    """The run to repeat: its record, in its folder."""
+    """The run to repeat: its record and its folder."""
 
     folder: Path
     run: Record
 
     def read(self, name: str) -> dict[str, Any]:
-        """One of the files beside the record."""
+        """Return one of the files beside the record."""
         return recording.read(self.folder, name)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A LoRA beside the one that it repeats; `farthest` is unknown where the original is gone.
+    """A LoRA and the original that it repeats; `farthest` is None where the original file is missing.
 
-    With no tensors there was nothing to compare with: the original never came to its end.
+    `tensors` is 0 when there is nothing to compare with, since the original run never finished.
     """
 
     lora: Path
@@ -50,11 +50,11 @@ class Compared:
 
     @property
     def is_same(self) -> bool | None:
-        """Whether every tensor has the same bits; None where there is nothing to compare with."""
+        """Whether every tensor has the same bits; None if there is nothing to compare with."""
         return not self.differ if self.tensors else None
 
     def sentence(self) -> str:
-        """The answer, for people."""
+        """Return the result as a sentence for the user."""
         if self.is_same is None:
             return "nothing to compare with: the original never came to its end"
         if self.is_same:
@@ -66,10 +66,10 @@ class Compared:
 def rerun(
     here: Workspace, original: Original, output: Path | None, watcher: Watcher, *, allow_changes: bool
 ) -> Compared:
-    """Train what the record of `original` says, into `output` (by default `NAME.rerun` beside its LoRA), and compare.
+    """Train from the record of `original` into `output` (default: `NAME.rerun` beside its LoRA), and compare.
 
-    Raises ConfigError when the record does not say enough or `output` is the original's place, CheckFailed when what
-    made the run is not what is here now.
+    Raises ConfigError when the record is incomplete or `output` is the original's folder, CheckFailed when the inputs
+    differ from the recorded ones.
     """
     from lora_training.app import train
     from lora_training.patching import transaction
@@ -115,18 +115,18 @@ def _plan(here: Workspace, original: Original, output: Path | None) -> Plan:
     from lora_training.app import plan as plans
 
     lora = Path(original.run.output)
-    # `~` of a user that is not there stays as it is, where pathlib would raise
+    # `~` of an unknown user is left as it is, where pathlib would raise
     place = Path(os.path.expanduser(output)).absolute() if output else lora.with_suffix(".rerun")  # noqa: PTH111
     if place.resolve() == lora.parent.resolve():
         raise ConfigError(f"the original is in {place}", hint="give another folder with --output")
-    # the record has every override in it already
+    # the record already includes every override
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LORA_")}
     sets = (f"output_dir={place}", *_newer_patches_off(original))
     return plans.make(here, original.folder / recording.CONFIG, sets, write=True, environ=environ)
 
 
 def _newer_patches_off(original: Original) -> Iterator[str]:
-    """What is on by default now, and was not there when the run was made."""
+    """Yield overrides that switch off the default patches that did not exist when the run was made."""
     from lora_training.runtime import registry
 
     then = original.read(recording.ENVIRONMENT).get("runtime")
@@ -136,7 +136,7 @@ def _newer_patches_off(original: Original) -> Iterator[str]:
 
 
 def _differences(original: Original, plan: Plan, now: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each thing that made the run and is not what it was; patches count by what they do to files."""
+    """Yield a line for each input of the run that differs; patches are compared by their effect on files."""
     then = original.read(recording.ENVIRONMENT)
     if original.run.made_by.get("patches") == plan.made_by["patches"]:
         then["patches"] = now["patches"]
@@ -145,7 +145,7 @@ def _differences(original: Original, plan: Plan, now: Mapping[str, Any]) -> Iter
             yield from _changed(name.removesuffix("es").removesuffix("s"), then[name], now[name])
     for name in sorted({*original.run.made_by, *plan.made_by}):
         before, after = (made_by.get(name, "none") for made_by in (original.run.made_by, plan.made_by))
-        # with more in the record, the names of what differs have been said
+        # if the record has details, the differing names have already been listed
         if before != after and (name == "config" or name not in then):
             yield f"{name}: {before[:12]} -> {after[:12]}"
 
@@ -174,7 +174,7 @@ def _refuse(lines: list[str], *, allow_changes: bool) -> None:
 
 
 def _resume(original: Original, plan: Plan) -> str:
-    """From the start, or from the state that the run began with; but an unfinished rerun goes on where it ended."""
+    """Return `auto` to continue an unfinished rerun, else the state that the run began with, or `never`."""
     from lora_training import manifest
 
     run = original.run
@@ -197,7 +197,7 @@ def _resume(original: Original, plan: Plan) -> str:
 
 
 def compare(lora: Path, original: Path, wanted: Mapping[str, str] | None, sha256: str | None) -> Compared:
-    """The LoRA against the digests of the original's tensors; how far they are apart, where that is still there."""
+    """Compare a LoRA with the original's recorded tensor digests, and by value if the original still exists."""
     if wanted is None:
         return Compared(lora, original, 0, (), None)
     found = tensors.read(lora)

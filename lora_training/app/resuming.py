@@ -1,4 +1,4 @@
-"""Which state a run goes on from: its own newest one, or the one that is named."""
+"""The choice of the state that a run resumes from: its own newest one, or a named one."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _SHOWN, _OFFERED = 5, 3
 
 
 def meant(plan: Plan, resume: str, watcher: Watcher) -> str:
-    """`auto` for the state that this very run began with, once it has got further by itself; else `resume`.
+    """Return `auto` if this run began with the state `resume` and has saved a later one; else `resume`.
 
-    So the same command goes on where it ended, and does not begin with that state again.
+    So the same command continues where it ended, and does not begin with that state again.
     """
     from lora_training.app import recording
 
@@ -40,9 +40,9 @@ def meant(plan: Plan, resume: str, watcher: Watcher) -> str:
 
 
 def state(plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) -> State | None:
-    """The state to go on from, None to begin. Raises ConfigError where something else made what is under the name.
+    """Return the state to resume from, None to start anew. Raises ConfigError if other runs' files are in the way.
 
-    Another run's state is taken only when it is named, or was when this run began. A rerun puts aside what lies there.
+    Another run's state is used only when it is named, or was when this run began. A rerun renames existing files.
     """
     if resume == "never" or plan.tree.is_miniature:
         return None
@@ -66,7 +66,7 @@ def state(plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) 
 
 
 def _begun_with(plan: Plan) -> State | None:
-    """The state that this very run was begun from, for one that has saved none of its own yet."""
+    """Return the state that this run began with, for a run that has not saved any state yet."""
     start = _start(plan)
     return _named(plan, start["path"]) if start else None
 
@@ -81,7 +81,7 @@ def _named(plan: Plan, resume: str) -> State:
 
 
 def _refuse_anothers(plan: Plan, named: State | None) -> None:
-    """Nothing is put aside unasked, but what lies beside a named state of the same run, and what assets give."""
+    """Raise ConfigError if other runs' files have this run's name, but not for assets or a named state of that run."""
     from lora_training.app import recording
 
     if plan.config.run.assets or not recording.others(plan, named):
@@ -113,7 +113,7 @@ def _ways_out(plan: Plan) -> Iterator[str]:
 
 
 def _warn(plan: Plan, named: State, watcher: Watcher) -> None:
-    """Say of a state that another configuration made what differs, and what of it has no effect."""
+    """Warn about a state of another configuration: list the differences, and those without an effect."""
     if "config" not in named.differences(plan.made_by):
         return
     found = config_diff.changes(plan, named)
@@ -123,7 +123,7 @@ def _warn(plan: Plan, named: State, watcher: Watcher) -> None:
 
 
 def _start(plan: Plan) -> dict[str, Any] | None:
-    """What the record of this very run says that it began with."""
+    """Return the initial state in this run's record."""
     known = record.read(plan.folder)
     return known.start if known and known.made_by == dict(plan.made_by) else None
 
@@ -133,12 +133,12 @@ def _option(state: State) -> str:
 
 
 def _place(resume: str) -> Path:
-    # `~` is filled in where it was given: on the command line, or in the configuration
+    # `~` was expanded earlier, on the command line or in the configuration
     return Path(resume).absolute()
 
 
 def _own_alone(plan: Plan, watcher: Watcher) -> Callable[[Path, str], None]:
-    """Says which of this run's own states are passed over, and nothing of other runs'."""
+    """Return a callback that reports only this run's own states that are passed over."""
 
     def say(path: Path, why: str) -> None:
         if not states.is_anothers(path, plan.made_by):

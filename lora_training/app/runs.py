@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def find(here: Workspace, name: str, *, alive: bool = False) -> tuple[Path, Record]:
-    """Return the run of that name, folder or LoRA: of several, an `alive` one if wanted, else one that is no rerun."""
+    """Return the run with that name, folder or LoRA: of several, a running one if `alive` is set, else not a rerun."""
     found = shelf.runs(here)
     path = Path(name).absolute()
     matching = [(folder, run) for folder, run in found if name == run.name or path in (folder, Path(run.output))]
     if not matching:
-        # not in the index: of another checkout, or of one that cannot be written to
+        # not in the index: of another checkout, or of one whose index is not writable
         places = dict.fromkeys((path, path.with_name(f"{path.stem}.run") if path.name else path))
         matching = [(folder, run) for folder in places if (run := record.read(folder))]
     if not matching:
@@ -38,7 +38,7 @@ def find(here: Workspace, name: str, *, alive: bool = False) -> tuple[Path, Reco
 
 
 def stop(folder: Path, run: Record) -> None:
-    """Have a run save its state at its next step and end."""
+    """Request that a run saves its state at its next step and ends."""
     if not record.is_alive(folder):
         raise LoraError(f"{run.name} is not running", hint="`lora runs list` shows what is")
     try:
@@ -59,7 +59,7 @@ def summary(folder: Path, run: Record) -> dict[str, Any]:
 
 
 def samples(folder: Path) -> str | None:
-    """Return the folder of the run's sample pictures; None for a run that has drawn none there."""
+    """Return the folder of the run's sample images; None if it has none."""
     return str(folder / record.SAMPLES) if (folder / record.SAMPLES).is_dir() else None
 
 

@@ -1,4 +1,4 @@
-"""The runtime patches' part in `lora patch verify`: whether what they change is what they were made for."""
+"""The checks of the runtime patches' targets for `lora patch verify`, `lora train` and `lora upstream bump`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGE = Path(lora_training.__file__).resolve().parent
 
 
 def problems(here: Workspace) -> list[Problem]:
-    """What is wrong with their targets, in the upstream's tree and in the packages that are installed here."""
+    """Return the problems with the targets, in the upstream's tree and in the installed packages."""
     from lora_training.patching.verify import Problem
     from lora_training.runtime import registry
 
@@ -31,7 +31,7 @@ def problems(here: Workspace) -> list[Problem]:
 
 
 def cure(name: str) -> str:
-    """What to do about a runtime patch that does not fit."""
+    """Return a hint for a runtime patch that does not fit."""
     return (
         "bring the packages and the trees to what is pinned: `make setup`, `lora patch verify`\n"
         f"train without it, where the training can do without: `--set runtime.{name}=false`\n"
@@ -40,7 +40,7 @@ def cure(name: str) -> str:
 
 
 def refuse_unfit(tree: Path, names: Iterable[str], cache: Path | None) -> None:
-    """Raise PatchError for the first of those runtime patches that does not fit what it changes in `tree`."""
+    """Raise PatchError for the first of those runtime patches that does not fit its targets in `tree`."""
     from lora_training.errors import PatchError
     from lora_training.runtime import registry
 
@@ -53,7 +53,7 @@ def refuse_unfit(tree: Path, names: Iterable[str], cache: Path | None) -> None:
 
 @dataclass(frozen=True)
 class Unfit:
-    """A target of a runtime patch that is gone or changed at another commit."""
+    """A target of a runtime patch that is missing or changed at another commit."""
 
     patch: str
     on_by_default: bool
@@ -62,24 +62,24 @@ class Unfit:
     what: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return {**asdict(self), "mend": self.mend}
 
     @property
     def mend(self) -> str:
-        """What to do about it."""
+        """A hint at what to do about it."""
         out = f"`--without {self.patch}` takes it out" if self.on_by_default else "`--accept` takes it out by itself"
         return f"mend it below lora_training/runtime, where the target's digest is noted, or do without it: {out}"
 
 
 def unfit(here: Workspace, upstream: str, trees: Sequence[Path]) -> list[Unfit]:
-    """Every target that does not fit in the new tree of an upstream, the first of `trees` that has it."""
+    """Return every target that does not fit in the new tree of an upstream; the first of `trees` that has it counts."""
     from lora_training.runtime import registry, verify
 
     if upstream != _UPSTREAM or not are_checked(here):
         return []
     known = registry.available()
-    # what is wrong with a package has nothing to do with the commit
+    # problems of installed packages do not depend on the commit
     found = [each for each in verify.targets(known.values(), trees) if _is_below(each, trees)]
     return [
         Unfit(each.patch, known[each.patch].on_by_default, each.target.name, _shown(each, trees), each.what)
@@ -98,7 +98,7 @@ def _shown(problem: TargetProblem, trees: Sequence[Path]) -> str:
 
 
 def taken_out(found: Sequence[Unfit], names: Sequence[str]) -> list[str]:
-    """The patches to do without at the new commit: those named, and those that do not fit and are not on by default."""
+    """Return the patches to disable at the new commit: those named, and unfit ones that are not on by default."""
     from lora_training.runtime import registry
 
     asked = {*names, *registry.taken_out()}
@@ -106,7 +106,7 @@ def taken_out(found: Sequence[Unfit], names: Sequence[str]) -> list[str]:
 
 
 def check_fit(found: Sequence[Unfit], out: Sequence[str]) -> None:
-    """Raise PatchError when a patch that is on by default does not fit, and is not taken out."""
+    """Raise PatchError when a patch that is on by default does not fit and is not disabled."""
     from lora_training.errors import PatchError
 
     left = sorted({each.patch for each in found} - set(out))
@@ -122,7 +122,7 @@ def _without(name: str) -> str:
 
 
 def are_checked(here: Workspace) -> bool:
-    """Whether the patches of this package are the checkout's, and there is a tree for them to be for."""
+    """Return whether this package belongs to the checkout, and the tree exists."""
     return here.root.resolve() == _PACKAGE.parent and (_tree(here) / "library").is_dir()
 
 

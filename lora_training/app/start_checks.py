@@ -1,4 +1,4 @@
-"""The checks before a start: `lora train` refuses what they find, `lora config check` shows it."""
+"""The checks before a start: their errors end `lora train`, and `lora config check` lists them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _ANY_NUMBER = 1 << 10  # of GPUs, more than a machine has
 
 
 def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None:
-    """Say what may go wrong with a training. Raises ConfigError for what will, all of it at once.
+    """Print warnings about a training. Raises ConfigError for errors, all of them at once.
 
-    `keeps`: what lies under the run's name is put aside and not written over.
+    `keeps`: existing files under the run's name are renamed, not overwritten.
     """
     script = str(plan.tree.path / f"{plan.config.script}.py")
     words = list(plan.spec.argv[plan.spec.argv.index(script) + 1 :])
@@ -40,7 +40,7 @@ def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None
 
 
 def problems(here: Workspace, config: Config, schema: Schema, progress: Callable[[str], None]) -> Iterator[Problem]:
-    """What `check` would say of a configuration before the start, and what else would be refused there."""
+    """Yield the problems that `check` and other steps of `lora train` would report for a configuration."""
     from lora_training import config as cfg
     from lora_training.app import plan as plans
 
@@ -58,7 +58,7 @@ def problems(here: Workspace, config: Config, schema: Schema, progress: Callable
     if not _opens_images():
         message = "this environment has no training packages, so no image and no cache file was opened"
         yield config.problem(message, (), hint="`make setup` brings them", severity="warning")
-    # nothing is known of what lies under the run's name, so all of it has to fit
+    # the files under the run's name are unknown here, so the space for all of them is required
     for finding in _findings(config, replace(job, keeps=True, only_looks=True), progress):
         entry = config.entries.get(finding.key or "")
         place = entry.path if entry else ("datasets",)
@@ -90,7 +90,7 @@ def _job(here: Workspace, config: Config, words: list[str], cwd: Path) -> Job:
 
 
 def _processes(config: Config) -> Iterator[Problem]:
-    """What is wrong with `[launch]`; a warning where another machine may have the GPUs."""
+    """Yield the problems in `[launch]`; a missing GPU is a warning, since another machine may have it."""
     from lora_training.launch import gpus, processes
 
     try:
@@ -105,7 +105,7 @@ def _processes(config: Config) -> Iterator[Problem]:
 
 
 def _state(config: Config) -> Iterator[Problem]:
-    """What is wrong with the state that `[run] resume` names. That it is there has been looked at."""
+    """Yield the problems with the state that `[run] resume` names. That it exists is checked elsewhere."""
     from lora_training.supervise import states
 
     folder = Path(config.run.resume)
@@ -117,7 +117,7 @@ def _state(config: Config) -> Iterator[Problem]:
 
 
 def _place(config: Config, job: Job) -> Iterator[Problem]:
-    """That nothing can be written where the LoRA is to be."""
+    """Yield a problem if the LoRA's folder is not writable."""
     folder = next(path for path in job.output.parents if path.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         entry = config.entries.get("output_dir")

@@ -1,4 +1,4 @@
-"""What `patching` needs to know of the upstreams, asked of `upstream`: the two rooms do not know each other."""
+"""The upstreams as targets of patch commands: joins `patching` and `upstream`, which do not import each other."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def targets(workspace: Workspace, names: Sequence[str] = ()) -> list[Target]:
-    """Those upstreams as targets of patch commands, or every one when none is named."""
+    """Return the named upstreams as targets of patch commands; all of them when none is named."""
     return [target(workspace, name) for name in names or workspace.upstreams]
 
 
 def edited(workspace: Workspace, name: str, files: Sequence[str]) -> Edited:
-    """One upstream with the files that were changed in its tree, and `files`, which may be new."""
+    """Return one upstream with the changed files in its tree, and `files`, which may be new."""
     from lora_training.patching.authoring import Edited
 
     upstream = workspace.upstream(name)
@@ -30,7 +30,7 @@ def edited(workspace: Workspace, name: str, files: Sequence[str]) -> Edited:
 
 
 def target(workspace: Workspace, name: str) -> Target:
-    """One upstream as a target. Raises UpstreamError for an unknown name or one without a pin."""
+    """Return one upstream as a target. Raises UpstreamError for an unknown name or one without a pin."""
     upstream = workspace.upstream(name)
     pin, head = pins.pin(workspace, name), pins.head(upstream)
     manifest = partial(pins.manifest, upstream) if head.origin in {"sdist", "sealed"} else None

@@ -37,7 +37,7 @@ class Request:
 
 def train(here: Workspace, request: Request, watcher: Watcher) -> tuple[Plan, Result]:
     """Train a configuration to its end, or find that it is complete."""
-    # no patch command may change the trees: each attempt imports upstream anew, and upstream imports late
+    # no patch command may change the trees now: each attempt imports upstream again, partly late in the run
     with transaction.shared_lock(here):
         plan = plans.make(here, request.file, request.sets, write=True)
         resume = resuming.meant(plan, request.resume or plan.config.run.resume, watcher)
@@ -45,7 +45,7 @@ def train(here: Workspace, request: Request, watcher: Watcher) -> tuple[Plan, Re
 
 
 def rehearse(here: Workspace, request: Request, watcher: Watcher) -> str:
-    """Return the shell line that `train` would run, and report what it would report about the state to resume from.
+    """Return the shell command that `train` would run, and report the state to resume from as `train` would.
 
     Writes nothing.
     """
@@ -62,7 +62,7 @@ def rehearse(here: Workspace, request: Request, watcher: Watcher) -> str:
 
 
 def run(here: Workspace, plan: Plan, resume: str, watcher: Watcher, rerun_of: Path | None = None) -> Result:
-    """Bring a run to its end, or find that it is complete; `rerun_of` is the LoRA that it repeats."""
+    """Finish a run, or find that it is complete; `rerun_of` is the LoRA that it repeats."""
     if plan.tree.is_miniature:
         _warn_of_miniature(watcher)
     _warn_of_left_out(plan, watcher)
@@ -99,7 +99,7 @@ def _order(plan: Plan) -> Order:
 
 
 def _write(plan: Plan) -> None:
-    """Write the data set's document for the child, and its command for people to read."""
+    """Write the data set's file for the training process, and the shell command for the user."""
     if plan.dataset:
         files.write(plan.folder / "dataset.json", dataset_text(plan.dataset))
     files.write(plan.folder / "command.sh", plan.spec.shell() + "\n")
@@ -118,7 +118,7 @@ def _warn_of_miniature(watcher: Watcher) -> None:
 
 
 def make_assets(here: Workspace, plan: Plan, watcher: Watcher) -> None:
-    """Make the smoke run's model and images, in a process of its own: that needs torch, and this one does without."""
+    """Generate the smoke run's model and images in a child process, since that imports torch."""
     folder = here.cache / plans.SMOKE
     if plan.config.run.assets == plans.SMOKE and not folder.exists():
         watcher.say(f"making a tiny model, its tokenizer and some images in {folder}")

@@ -1,4 +1,4 @@
-"""The command line: thin Click commands, one file a group; the only room that prints or exits."""
+"""The command line: Click commands, one module per group. The only package that prints or exits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run `lora argv` in this process and return the exit code; errors have been printed to stderr.
+    """Run `lora argv` in this process and return the exit code; errors are printed to stderr.
 
-    The one place that turns a LoraError into `error:` and `hint:` lines and a code.
+    The only place that turns a LoraError into `error:` and `hint:` lines and an exit code.
     """
     from lora_training.errors import Interrupted, LoraError
 
@@ -45,14 +45,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _recover() -> None:
-    """Bring a move to another commit of an upstream to its end, where one was cut off."""
+    """Finish an interrupted move of an upstream to another commit."""
     from lora_training import workspace
     from lora_training.errors import LoraError
 
     try:
         here = workspace.find()
     except LoraError:
-        # the command says so, if it needs one
+        # the command itself reports that, if it needs a checkout
         return
     if here.begun_bump.exists():
         from lora_training.app import bump
@@ -63,20 +63,20 @@ def _recover() -> None:
 
 
 def _finish(code: int) -> int:
-    # that a disk is full may show only now
+    # a full disk may be noticed only now
     sys.stdout.flush()
     return code
 
 
 def no_reader() -> int:
-    """Print nothing more, since whoever read our output has had enough; the exit code that says so."""
+    """Stop all output, since its reader has closed the pipe; return the exit code for that."""
     for stream in (sys.stdout, sys.stderr):
         _close(stream)
     return 128 + signal.SIGPIPE
 
 
 def let_go() -> None:
-    """Drop what cannot be printed: Python would try once more at the end, with a traceback."""
+    """Drop output that cannot be printed: Python would try again at exit, and print a traceback."""
     for stream in (sys.stdout, sys.stderr):
         _flush_or_close(stream)
 
@@ -107,7 +107,7 @@ def _run_click(argv: Sequence[str]) -> int:
     except click.Abort as exc:
         raise KeyboardInterrupt from exc
     except SystemExit as exc:
-        # so Click leaves when nobody reads on
+        # Click exits like this when the reader of the output has closed the pipe
         if exc.code:
             raise BrokenPipeError from exc
         raise
@@ -121,12 +121,12 @@ def _note(line: str) -> None:
 
 def _report(message: str, hint: str | None) -> None:
     said = _labelled("error: ", message) + _labelled("hint: ", hint or "")
-    # where it cannot be written, the exit code still tells
+    # if stderr is not writable, the exit code still tells
     with contextlib.suppress(OSError):
         sys.stderr.write("".join(f"{line}\n" for line in said))
 
 
 def _labelled(label: str, text: str) -> list[str]:
-    """The lines of a text, the first after its label, the others indented: none can pass for another message."""
+    """Return the lines of a text, the first with the label, the others indented, so that none looks like a message."""
     first, *rest = map(printable.line, text.split("\n"))
     return [label + first, *(" " * len(label) + line for line in rest)] if text else []

@@ -1,4 +1,4 @@
-"""The root command. Groups are imported when they are called, so that `lora --help` is instant."""
+"""The root command. Groups are imported only when they are called, so that `lora --help` is fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 import lora_training
 
-# name -> (module, what `lora --help` says of it); the module holds a Click command of the same name
+# name -> (module, help in `lora --help`); the module holds a Click command of the same name
 _COMMANDS = {
     "train": ("lora_training.cli.train", "Train a LoRA from one TOML file."),
     "runs": ("lora_training.cli.runs", "List, show, stop and repeat runs."),
@@ -20,7 +20,7 @@ _COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """A group that knows its commands by name and help, and imports one only to run it."""
+    """A group that lists its commands from a table, and imports one only to run it."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

@@ -1,4 +1,4 @@
-"""`lora doctor`: one page that says whether this machine and checkout are in order."""
+"""`lora doctor`: a report on this machine and checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a training as they are shown: taken from its events, in the words of a terminal."""
+"""The figures of a training for display, computed from its events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MB_A_GB = 1024
 
 @dataclass
 class Figures:
-    """Where an attempt is. Seconds a step and the time left count its own steps only, so a resume keeps them right."""
+    """The progress of an attempt. Seconds per step and the time left only count its own steps, also after a resume."""
 
     step: int = 0
     total: int = 0
@@ -21,7 +21,7 @@ class Figures:
     _seconds: float = 0.0
 
     def take(self, event: dict[str, Any]) -> None:
-        """Note an object of `events.jsonl`."""
+        """Update the figures from an object of `events.jsonl`."""
         match event.get("event"):
             case "attempt":
                 self._steps, self._seconds, self._last = 0, 0.0, {}
@@ -36,11 +36,11 @@ class Figures:
 
     @property
     def known(self) -> bool:
-        """Whether there has been a step in this attempt."""
+        """Whether this attempt has made a step."""
         return bool(self._last)
 
     def words(self) -> list[str]:
-        """What is known after a step, each figure with its name, the more telling ones first."""
+        """Return the figures after a step, each with its name, the most important ones first."""
         event = self._last
         rates = " ".join("not finite" if rate is None else f"{rate:.2g}" for rate in dict.fromkeys(event["lr"]))
         loss = "not finite" if event["avr_loss"] is None else f"{event['avr_loss']:.4f}"

@@ -1,4 +1,4 @@
-"""The line at the foot of a terminal that follows a training. Imports rich, so it is imported only where it shows."""
+"""The progress bar at the bottom of a terminal. It imports rich, so it is imported only where it is shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOADING = "loading upstream and the model"
 
 
 class LiveLine:
-    """A bar and the figures; what is said meanwhile scrolls by above it."""
+    """A progress bar with figures; other output scrolls above it."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -27,14 +27,14 @@ class LiveLine:
             console=self._console,
             transient=True,
             refresh_per_second=4,
-            # what we say ourselves goes through `say`
+            # all other output goes through `say`
             redirect_stdout=False,
             redirect_stderr=False,
         )
         self._task = self._progress.add_task("", total=None, figures=_LOADING)
 
     def show(self, figures: Figures) -> None:
-        """Bring the line up to date."""
+        """Update the bar."""
         self._progress.start()
         words = figures.words() if figures.known else [_LOADING]
         self._progress.update(
@@ -42,9 +42,9 @@ class LiveLine:
         )
 
     def say(self, text: str) -> None:
-        """A line above it."""
+        """Print a line above the bar."""
         self._console.print(printable.line(text), markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Take the line away."""
+        """Remove the bar."""
         self._progress.stop()

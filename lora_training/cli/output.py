@@ -1,4 +1,4 @@
-"""How commands speak: one JSON document, plain lines, and a progress line on stderr."""
+"""Output of commands: JSON documents, plain lines, and a progress line on stderr."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def print_json(document: Any) -> None:
-    """Print `document` on stdout, for a program to read."""
+    """Print `document` on stdout as JSON."""
     click.echo(printable.as_json(document))
 
 
 def say(*lines: str, err: bool = False) -> None:
-    """Print lines, each of which stays one, with nothing in it that a terminal would obey."""
+    """Print lines; line breaks and control characters in them are escaped."""
     for line in lines:
         click.echo(printable.line(line), err=err)
 
 
 def print_file(data: bytes) -> None:
-    """Print a file: its very bytes, but what a terminal would obey on a terminal."""
+    """Print a file's exact bytes; on a terminal, control characters are escaped."""
     text = printable.lines(data.decode("utf-8", "surrogateescape")) if sys.stdout.isatty() else data
     click.echo(text, nl=False)
 
 
-# Terminals that cannot write over a line.
+# Terminals that cannot overwrite a line.
 _DUMB = ("dumb", "unknown")
 
 
 def is_live() -> bool:
-    """Whether stderr is a terminal on which a line can be written over."""
+    """Return whether stderr is a terminal on which a line can be overwritten."""
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in _DUMB
 
 
 class ProgressLine:
-    """What goes on, on stderr: one line that is written over on a terminal that can, plain lines elsewhere.
+    """Progress on stderr: one line that is overwritten on a terminal, plain lines elsewhere.
 
-    Without a terminal the meters of git and pip would fill a log, so only lines without a percentage are kept.
+    Without a terminal, progress meters of git and pip would fill a log, so lines with a percentage are left out.
     """
 
     def __init__(self) -> None:
         self._live = is_live()
 
     def __call__(self, text: str) -> None:
-        """Show `text` in place of what was shown before; an empty text removes that."""
+        """Show `text` in place of the last one; an empty text removes it."""
         if not text:
             self.close()
             return
@@ -63,7 +63,7 @@ class ProgressLine:
             say(text, err=True)
 
     def close(self) -> None:
-        """Leave the terminal's line clean."""
+        """Clear the progress line."""
         if self._live:
             click.echo("\r\x1b[K", nl=False, err=True)
 
@@ -75,7 +75,7 @@ class ProgressLine:
 
 
 class _Dropping(io.FileIO):
-    """A file that drops what cannot be written to it: into a pipe without a reader, or on a terminal that is closed."""
+    """A file that ignores write errors: on a pipe whose reader has closed it, or a closed terminal."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -86,7 +86,7 @@ class _Dropping(io.FileIO):
 
 
 def drop_unread() -> None:
-    """Drop, until this process ends, what cannot be printed. For a training, whose record has all of it."""
+    """Ignore errors of printing until this process ends. For a training, whose record has all output."""
     sys.stdout, sys.stderr = _dropping(sys.stdout), _dropping(sys.stderr)
 
 
@@ -94,7 +94,7 @@ def _dropping(stream: TextIO) -> TextIO:
     try:
         number = stream.fileno()
     except (OSError, ValueError):
-        # no file of the system's, as under a test
+        # not a real file, as in a test
         return stream
     stream.flush()
     raw = io.BufferedWriter(_Dropping(number, "wb", closefd=False))

@@ -1,4 +1,4 @@
-"""`lora patch`: the changes that we carry."""
+"""`lora patch`: the patches of the pinned upstreams."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def patch() -> None:
 
 
 def _ad_hoc_options(command: Any) -> Any:
-    """Options that turn a command on the upstreams into one on any folder."""
+    """Add the options that make a command work on any folder instead of the upstreams."""
     strip = click.option(
         "--strip", type=click.IntRange(0, 4096), metavar="N", help="With --tree: leading folders to strip."
     )
@@ -97,7 +97,7 @@ def revert(  # noqa: PLR0913 - each is an option
 
     here = workspace.find()
     wanted = targets(here, upstreams)
-    # in a tree that nobody brought there is nothing to take out, and it must not keep the others from it
+    # a missing tree has nothing to revert, and must not keep the others from it
     there = [target for target in wanted if upstreams or series.is_there(target)]
     _report(engine.revert(here, there or wanted, keep_edits), as_json=as_json)
 
@@ -240,7 +240,7 @@ def show(name: str, *, as_json: bool) -> None:
 
 
 def _names(upstream: str, name: str) -> tuple[str, ...]:
-    """All that a patch may be called: its name or number, with or without its upstream."""
+    """Return all names of a patch: its name or number, with or without its upstream."""
     number = name.partition("-")[0]
     return (name, number, f"{upstream}/{name}", f"{upstream}/{number}")
 

@@ -1,4 +1,4 @@
-"""What `lora patch` says: results as text and as JSON."""
+"""The results of `lora patch` as text and as JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DONE = {"applied": "patches applied", "reverted": "back to pristine", "unchange
 
 
 def as_json(document: Any) -> str:
-    """One JSON document."""
+    """Return a JSON document as text."""
     return printable.as_json(document) + "\n"
 
 
 def result(found: Result, *, json_wanted: bool) -> str:
-    """What apply or revert did."""
+    """Return the result of apply or revert, as lines or as JSON."""
     if json_wanted:
         return as_json({"upstreams": [_tree(row) for row in found.trees], "recovered": recovered(found.recovered)})
     return "".join(f"{printable.line(line)}\n" for row in found.trees for line in _tree_lines(row))
@@ -42,29 +42,29 @@ def _tree_lines(row: TreeResult) -> list[str]:
 
 
 def moved(hunks: Iterable[Moved]) -> list[dict[str, Any]]:
-    """Hunks that were found elsewhere, for JSON."""
+    """Return the hunks that were found at another line, for JSON."""
     return [{"patch": m.patch, "file": shown(m.path), "line": m.line, "offset": m.offset} for m in hunks]
 
 
 def moved_lines(hunks: Iterable[Moved]) -> list[str]:
-    """Hunks that were found elsewhere, for people."""
+    """Return the hunks that were found at another line, as text."""
     return [
         f"{m.patch}, line {m.line}: found {m.offset:+d} lines from where it says, in {shown(m.path)}" for m in hunks
     ]
 
 
 def recovered(found: Recovered | None) -> dict[str, str] | None:
-    """An interrupted command, for JSON."""
+    """Return the recovered command, for JSON."""
     return None if found is None else {"command": found.command, "outcome": found.outcome}
 
 
 def recovered_line(found: Recovered | None) -> str:
-    """An interrupted command, for people; empty when there was none."""
+    """Return the recovered command as a line; empty if there is none."""
     return f"note: an interrupted `lora patch {found.command}` was {found.outcome}\n" if found else ""
 
 
 def verified(found: Verified, *, json_wanted: bool) -> str:
-    """What verify found."""
+    """Return the result of verify, as lines or as JSON."""
     if json_wanted:
         problems = [{"upstream": p.upstream, "what": p.what, "mend": p.mend} for p in found.problems]
         document = {"ok": not problems, "steps": dict(found.steps), "problems": problems}

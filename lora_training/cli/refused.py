@@ -1,4 +1,4 @@
-"""What the operating system refused, in one sentence: the last resort for an error that no room has put in words."""
+"""Errors of the operating system as one sentence, for those that no other module has handled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WRITING = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 
 
 def sentence(exc: OSError) -> tuple[str, str | None]:
-    """What could not be done, and what helps against it where we know."""
+    """Return what could not be done, and a hint where there is one."""
     hint = _HINTS.get(exc.errno or 0)
     if not exc.strerror:
         return str(exc) or type(exc).__name__, hint

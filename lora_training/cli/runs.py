@@ -1,4 +1,4 @@
-"""`lora runs`: what was trained, what is being trained, and how to end it."""
+"""`lora runs`: list, show, stop and repeat runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from lora_training.supervise.record import Record
 
-# the packages that a person asks for first
+# the packages that matter most to a training
 _TELLING = ("torch", "xformers", "diffusers", "accelerate", "transformers")
 
 
@@ -125,7 +125,7 @@ def _tensors(result: dict[str, Any]) -> str:
 
 
 def _surroundings(folder: Path) -> Iterator[str]:
-    """What the files beside the record say, in short; nothing for a run from before there were any."""
+    """Yield a summary of the files beside the record; nothing for an older run without them."""
     names = (recording.INPUTS, recording.ENVIRONMENT)
     try:
         yield from list(_said(folder))

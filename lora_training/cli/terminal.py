@@ -1,4 +1,4 @@
-"""The progress of a use case on the terminal."""
+"""The terminal as the watcher of a use case."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from lora_training.cli.output import ProgressLine, is_live, say
 if TYPE_CHECKING:
     from lora_training.cli.live import LiveLine
 
-# Without a terminal, about so many lines follow a training.
+# The number of progress lines of a training where there is no terminal.
 _LINES = 10
 
 
 class Terminal:
-    """What the supervisor has to say, upstream's own log when it is asked for, and how far the training is: in a live
-    line where there is a terminal, and in plain lines, a tenth of the way apart, where there is none.
+    """Shows messages, the progress and, with `verbose`, upstream's own log.
+
+    The progress is a live line on a terminal, else about ten plain lines.
     """
 
     def __init__(self, *, verbose: bool) -> None:
@@ -26,12 +27,12 @@ class Terminal:
         self._progress = ProgressLine()
 
     def line(self, text: str) -> None:
-        """A line that the child wrote."""
+        """Show a line of the child's output, if `verbose`."""
         if self._verbose:
             self._say(text)
 
     def event(self, event: dict[str, Any]) -> None:
-        """An object of `events.jsonl`."""
+        """Update the progress by an object of `events.jsonl`."""
         self._figures.take(event)
         if event.get("event") == "skipped":
             self.note(f"step {event['step']} skipped, not finite: {', '.join(map(str, event['images']))}")
@@ -47,7 +48,7 @@ class Terminal:
             self._say("  ".join(figures.words()))
 
     def note(self, text: str) -> None:
-        """Something that the supervisor has to say."""
+        """Show a message of the supervisor."""
         self._say(f"lora: {text}")
 
     def say(self, *lines: str) -> None:
@@ -66,7 +67,7 @@ class Terminal:
             say(text, err=True)
 
     def close(self) -> None:
-        """Leave the terminal clean."""
+        """Remove the live line."""
         if self._line:
             self._line.close()
 

@@ -1,4 +1,4 @@
-"""`lora train`: from one TOML file to a LoRA that holds up."""
+"""`lora train`: train a LoRA from one TOML file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lora_training.supervise.result import Result
     from lora_training.workspace import Workspace
 
-# the image's name, set in the Dockerfile
+# holds the image's name, set in the Dockerfile
 _IMAGE = "LORA_IMAGE"
 
 
@@ -33,7 +33,7 @@ def _not_empty(_context: click.Context, _option: click.Parameter, value: str | N
 
 
 def _place(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Where to go on from, absolute. `~` of a user that is not there stays as it is: no such place exists, either."""
+    """Return the absolute path to resume from. `~` of an unknown user is left as it is, since no such path exists."""
     value = _not_empty(context, option, value)
     if value in (None, "auto", "never"):
         return value
@@ -95,7 +95,7 @@ def _in_container(  # noqa: PLR0913 - options of one command
 
 
 def _screen(*, tty: bool) -> Screen:
-    """Standard output and error, for what a container writes there."""
+    """Return standard output and error as the receivers of a container's output."""
     import shutil
 
     from lora_training.containers.containers import Screen
@@ -113,7 +113,7 @@ def _screen(*, tty: bool) -> Screen:
 
 
 def _report(plan: Plan, result: Result) -> None:
-    """Print what was trained, and what made it."""
+    """Print what was trained, and with which code."""
     from lora_training.app.plan import SMOKE
 
     say(f"trained   {result.path}")
@@ -127,7 +127,7 @@ def _report(plan: Plan, result: Result) -> None:
 
 
 def _next_steps(image: str) -> list[str]:
-    """The commands that follow the smoke run of the container image, which is what a bare `docker run` does."""
+    """Return the commands that follow the smoke run of the container image, the default of `docker run`."""
     folders = "-v $PWD/data:/data -v $PWD/models:/models -v $PWD/out:/out"
     run = f"docker run --rm --user $(id -u):$(id -g) {folders}"
     new = "config new /data/my --preset sdxl --model /models/sd_xl_base_1.0.safetensors --images /data/images"

@@ -64,7 +64,7 @@ def _sync_one(here: Workspace, name: str, *, discard_edits: bool) -> None:
 
 
 def _patched(here: Workspace) -> dict[str, PatchRow]:
-    """How each tree stands to our patches."""
+    """Return the state of each tree's patches, by upstream."""
     from lora_training.app.targets import targets
     from lora_training.errors import PatchError
     from lora_training.patching.verify import status as read
@@ -72,7 +72,7 @@ def _patched(here: Workspace) -> dict[str, PatchRow]:
     try:
         return {row.name: row for row in read(here, targets(here))}
     except PatchError:
-        # without a lock that can be read, every change counts as drift; `lora patch verify` says why
+        # without a readable lock, every change counts as drift; `lora patch verify` says why
         return {}
 
 

@@ -1,1 +1,1 @@
-"""Whether this machine is in order for a training: each check gives findings, and none of them changes anything."""
+"""The checks of `lora doctor`: is this machine ready for a training? No check changes anything."""

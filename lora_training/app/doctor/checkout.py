@@ -1,4 +1,4 @@
-"""`lora doctor`'s part that is about the checkout: upstreams, patches, runtime patches. Where the rooms meet."""
+"""All checks of `lora doctor` in order, and those of the checkout: upstreams, patches, runtime patches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def examine(here: Workspace, say: Callable[[str], None]) -> Iterator[Finding]:
-    """Every finding, in the page's order; `say` is told what takes seconds."""
+    """Yield every finding, in the order of the output; `say` is called before slow checks."""
     from lora_training.launch import gpus
     from lora_training.supervise import environment
 
@@ -43,7 +43,7 @@ def _probe(say: Callable[[str], None]) -> dict[str, object]:
 
 
 def _git(here: Workspace) -> Iterable[Finding]:
-    """Sealed trees, as in the container image, are brought and looked at without it."""
+    """Check git, which sealed trees, as in the container image, do not need."""
     from lora_training.upstream import pins
 
     if any(pins.head(upstream).origin == "sealed" for upstream in here.upstreams.values()):
@@ -52,7 +52,7 @@ def _git(here: Workspace) -> Iterable[Finding]:
 
 
 def _upstreams(here: Workspace) -> Iterator[Finding]:
-    """Each tree at its pin. Whether it is edited is the patches' part."""
+    """Check that each tree is at its pin. Edits are found by the check of the patches."""
     from lora_training.upstream import status
 
     for name in here.upstreams:
@@ -67,7 +67,7 @@ def _upstreams(here: Workspace) -> Iterator[Finding]:
 
 
 def _patches(here: Workspace) -> Iterator[Finding]:
-    """Every patch in, nothing drifted."""
+    """Check that every patch is applied and no file has drifted."""
     from lora_training.app.targets import targets
     from lora_training.patching import lockfile, verify
     from lora_training.upstream import pins
@@ -83,7 +83,7 @@ def _patches(here: Workspace) -> Iterator[Finding]:
 
 
 def _runtime(here: Workspace) -> Iterator[Finding]:
-    """Whether the runtime patches fit what they change."""
+    """Check that the runtime patches fit their targets."""
     from lora_training.app import runtime_targets
     from lora_training.runtime import registry
 

@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Level = Literal["ok", "warn", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the page: `about` in a word, and what to do about it unless it is ok."""
+    """One line of the output: `about` in one word, and a hint unless it is ok."""
 
     about: str
     level: Level
@@ -24,22 +24,22 @@ class Finding:
 
 
 def ok(about: str, text: str) -> Finding:
-    """It is as it should be."""
+    """Return a finding without a problem."""
     return Finding(about, "ok", text)
 
 
 def warn(about: str, text: str, hint: str | None = None) -> Finding:
-    """It may do, or not for every training."""
+    """Return a finding that may be a problem, or is one for some trainings."""
     return Finding(about, "warn", text, hint)
 
 
 def problem(about: str, text: str, hint: str | None = None) -> Finding:
-    """No training goes well like this."""
+    """Return a finding that has to be fixed before a training."""
     return Finding(about, "problem", text, hint)
 
 
 def of(about: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """The findings of one check; that it cannot be made is a finding, too."""
+    """Return the findings of one check; a check that fails with an error is a problem."""
     try:
         return list(check())
     except LoraError as exc:

@@ -1,4 +1,4 @@
-"""The machine: Python, git, disk, and the folders that we write to."""
+"""Checks of the machine: Python, git, disk, and the folders that `lora` writes to."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 _NEEDS = (3, 10)
 _GB = 10**9
-# A LoRA with its states takes a few GB, and a model that is brought from the hub some more.
+# A LoRA with its states takes a few GB, and a model that is downloaded from the hub more.
 _SCARCE, _LEAST = 10 * _GB, 1 * _GB
-# The workers that load images hand them over in shared memory; containers often have 64 MB of it.
+# The image loader's workers pass images on in shared memory; containers often have 64 MB of it.
 _SHARED = 512 * 10**6
 
 
 def python() -> Iterator[Finding]:
-    """Python's version, and the system that it runs on."""
+    """Check Python's version and the operating system."""
     text = f"{platform.python_version()} ({sys.executable})"
     is_new = sys.version_info >= _NEEDS
     yield ok("python", text) if is_new else problem("python", text, "Python 3.10 or newer: make PYTHON=...")
@@ -34,7 +34,7 @@ def python() -> Iterator[Finding]:
 
 
 def git(folder: Path) -> Iterator[Finding]:
-    """Whether there is git, which brings the upstreams."""
+    """Check that git runs, which fetches the upstreams."""
     try:
         version = proc.run(["git", "--version"], cwd=folder).stdout.strip()
     except proc.ProcError as exc:
@@ -44,7 +44,7 @@ def git(folder: Path) -> Iterator[Finding]:
 
 
 def disk(folders: Iterable[Path]) -> Iterator[Finding]:
-    """Free space where something will be written, once for each file system; and shared memory."""
+    """Check the free space where files will be written, once per file system, and the shared memory."""
     seen: dict[int, Path] = {}
     for folder in folders:
         place = _there(folder)
@@ -74,7 +74,7 @@ def _shared_memory(place: str) -> Iterator[Finding]:
 
 
 def writable(folders: Mapping[str, Path]) -> Iterator[Finding]:
-    """Whether our own folders, by what they hold, can be written to or made. Nothing is written to find out."""
+    """Check that the folders, by the name of their purpose, are writable or can be created. Nothing is written."""
     for name, folder in folders.items():
         if os.access(_there(folder), os.W_OK | os.X_OK) and (folder.is_dir() or not folder.exists()):
             yield ok(name, str(folder))

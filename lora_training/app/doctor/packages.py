@@ -1,4 +1,4 @@
-"""The installed packages against those that are pinned."""
+"""Comparison of the installed packages with the pinned ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MEND = "`make setup` installs what is pinned"
 
 
 def against(pinned: Path, installed: Mapping[str, str]) -> Iterator[Finding]:
-    """What is missing or of another version; `installed` has versions by normal name."""
+    """Check for packages that are missing or of another version; `installed` has versions by normalised name."""
     try:
         wanted = pins(pinned.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -36,7 +36,7 @@ def against(pinned: Path, installed: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def pins(text: str) -> dict[str, str]:
-    """The version that a requirements file pins for this Python and machine, by the package's normal name."""
+    """Return the versions that a requirements file pins for this Python and machine, by normalised package name."""
     from lora_training.supervise.environment import normal
 
     found = (_PIN.fullmatch(line.rstrip()) for line in text.splitlines())
@@ -44,7 +44,7 @@ def pins(text: str) -> dict[str, str]:
 
 
 def _applies(marker: str | None) -> bool:
-    """Whether the condition after the `;` holds here. Without `packaging` to ask, nobody knows, and it does not."""
+    """Return whether the marker after the `;` applies here; False if `packaging` is not installed."""
     if marker is None:
         return True
     try:
@@ -60,7 +60,7 @@ def _some(names: list[str]) -> str:
 
 
 def transformers(tree: Path) -> Iterator[Finding]:
-    """Whether what a training imports is the patched tree. Nothing is imported to find out."""
+    """Check that the import of transformers finds the patched tree. Nothing is imported for that."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         yield problem("packages", "transformers is not installed", _MEND)

@@ -1,4 +1,4 @@
-"""torch, torchvision and xformers, imported in a process of its own; and whether torch can use the GPUs there are."""
+"""Checks of torch, torchvision and xformers, imported in a child process, and of torch's access to the GPUs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from lora_training.launch.gpus import Gpu
 
 _TIMEOUT_S = 300
-# The least driver for each major version of CUDA, whose minor versions it runs all (NVIDIA, CUDA Toolkit release notes,
-# "CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility", Linux).
+# The oldest driver for each major version of CUDA, which runs all its minor versions (NVIDIA, CUDA Toolkit release
+# notes, "CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility", Linux).
 _DRIVERS = {11: (450, 80), 12: (525, 60), 13: (580,)}
 _MEND = "`make setup` installs what is pinned"
 _PROBE = """
@@ -42,9 +42,9 @@ print("\\n" + json.dumps(found))
 
 
 def probe(python: str = sys.executable) -> dict[str, Any]:
-    """What importing them says: versions, `cuda` (that torch was built for), `gpus` (names), `errors` by name."""
+    """Import them; return their versions, `cuda` (of torch's build), `gpus` (names), and `errors` by package name."""
     try:
-        # from the root folder: a `torch` in the current one would be imported
+        # in the root folder, so that no `torch` in the current folder is imported
         done = subprocess.run(
             [python, "-c", _PROBE],
             cwd="/",
@@ -62,7 +62,7 @@ def probe(python: str = sys.executable) -> dict[str, Any]:
 
 
 def findings(found: dict[str, Any], gpus: Sequence[Gpu]) -> Iterator[Finding]:
-    """What `probe` said, held against the GPUs that the driver knows."""
+    """Compare the result of `probe` with the GPUs that the driver reports."""
     errors = found["errors"]
     yield from (_imported(name, found, errors) for name in ("torch", "torchvision", "xformers"))
     if "torch" in found:
@@ -74,7 +74,7 @@ def _imported(name: str, found: dict[str, Any], errors: dict[str, str]) -> Findi
         built = f", for CUDA {found['cuda']}" if name == "torch" and found.get("cuda") else ""
         return ok(name, f"{found.get(name, 'not asked')}{built}")
     text = f"cannot be imported: {errors[name]}"
-    # upstream does without, unless its flag asks for it
+    # upstream uses it only if a flag asks for it
     return warn(name, text, _MEND) if name == "xformers" else problem(name, text, _MEND)
 
 
@@ -103,7 +103,7 @@ def _unusable(cuda: str | None, driver: str, error: str | None) -> Finding:
 
 
 def is_too_old(driver: str, cuda: str) -> bool:
-    """Whether a driver does not run programs built for that CUDA; False where that is not known."""
+    """Return whether a driver is too old for programs built for that CUDA; False if unknown."""
     try:
         least = _DRIVERS.get(int(cuda.partition(".")[0]), ())
         return tuple(map(int, driver.split(".")))[: len(least)] < least

@@ -26,7 +26,7 @@ class Inert:
 
 @dataclass(frozen=True)
 class Family:
-    """What one training script loads, caches and ignores.
+    """The properties of one training script: the files that it loads and caches, the flags that it ignores.
 
     `checkpoints`: the kinds of base model that it trains, as far as their tensors identify them. `pipeline`: their
     class in diffusers' `model_index.json`. `needs`: the flags of files without which its loader fails. `pickle_unless`:

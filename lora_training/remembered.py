@@ -29,7 +29,7 @@ _Known = dict[str, tuple[list[int], str]]
 
 
 class Remembered:
-    """The cached results of `judge`, the name of a check and of what it depends on: that a file is good, or a text.
+    """The cached results of one check: that a file is good, or a text. `judge` names the check and its parameters.
 
     Nothing is cached where `folder` is None or is not writable.
     """

@@ -66,7 +66,7 @@ class Checkout:
         )
 
     def exchanged(self, file: Path, sets: tuple[str, ...]) -> str | None:
-        """Describe what a configuration sends, fetches and executes; None if it is unreadable or does none of these."""
+        """Describe what a configuration sends, fetches and executes; None if it does none of these or is unreadable."""
         from lora_training.config import exchanged
         from lora_training.errors import ConfigError
 

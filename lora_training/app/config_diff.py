@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from lora_training.supervise.states import State
 
 _STATE = re.compile(states.PLACE + states.KIND + "$")
-# keys that do not change what is trained, such as where it is written
+# keys without an effect on the training itself, such as the output folder
 _PASSED_OVER = re.compile(r"run\..*|flags\.output_dir")
 # torch stores the learning rate and settings of each parameter group in the state
 _FROM_STATE = re.compile(r"learning_rate|unet_lr|text_encoder_lr\w*|optimizer_\w+|.*loraplus\w*")
-# the state holds the schedule's base rates and position; a schedule that is a function of the step is made anew
+# the state holds the schedule's base rates and position; its shape is new if it is a function of the step
 _SCHEDULE = re.compile(r"lr_\w+")
 
 
@@ -63,7 +63,7 @@ def lines(found: dict[str, tuple[Any, Any]], shown: int) -> Iterator[str]:
 
 
 def from_state(found: dict[str, tuple[Any, Any]] | None) -> Iterator[str]:
-    """Yield notes on the settings that come from a state, whatever the configuration says."""
+    """Yield notes on the settings that come from a state and override those of the configuration."""
     if found is None:
         yield (
             "learning rates, optimizer settings and the base rates of the schedule come from the state and not from "

@@ -8,7 +8,7 @@ from lora_training.supervise import run
 
 
 class Watcher(run.Watcher, Protocol):
-    """Receives the lines, events and notes of a run, and what is reported before it starts."""
+    """Receives the lines, events and notes of a run, and the messages before its start."""
 
     def say(self, *lines: str) -> None:
         """Show lines as they are, such as a warning."""

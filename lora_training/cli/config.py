@@ -136,7 +136,7 @@ def _show_argv(loaded: Config, known: Schema, *, origin: bool) -> None:
     if not origin:
         say(*show.arguments(loaded, known))
         return
-    show.arguments(loaded, known)  # raises for a value that has no words
+    show.arguments(loaded, known)  # raises for a value that cannot be passed as an argument
     for entry in loaded.entries.values():
         words = argv.encoded(loaded, known, entry)
         text = shell.join(words) if isinstance(words, list) and words else f"(no {entry.key})"
@@ -267,7 +267,7 @@ def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, *
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:
-    """Write a whole file or none."""
+    """Write a file atomically. Raises ConfigError if it exists and `force` is not set."""
     from lora_training import files
     from lora_training.errors import ConfigError
 

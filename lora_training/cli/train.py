@@ -113,7 +113,7 @@ def _screen(*, tty: bool) -> Screen:
 
 
 def _report(plan: Plan, result: Result) -> None:
-    """Print what was trained, and with which code."""
+    """Print the LoRA, its steps, and the upstream and patches that it was trained with."""
     from lora_training.app.plan import SMOKE
 
     say(f"trained   {result.path}")

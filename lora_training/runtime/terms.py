@@ -54,9 +54,9 @@ def color(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def texture(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Squared difference of each channel's high-frequency energy, averaged over the channels: (batch,).
 
-    The energy is the mean square of what is left when the low frequencies are taken away: the finest level of the
-    pyramid of Burt and Adelson, "The Laplacian pyramid as a compact image code" (IEEE Trans. Commun. 1983), with the
-    energy as the measure of texture of Laws, "Textured image segmentation" (USC 1980).
+    The energy is the mean square of the image without its low frequencies: the finest level of the pyramid of Burt and
+    Adelson, "The Laplacian pyramid as a compact image code" (IEEE Trans. Commun. 1983), with the energy as the
+    measure of texture of Laws, "Textured image segmentation" (USC 1980).
     """
     return (_energy(predicted) - _energy(target)).square().mean(dim=1)
 

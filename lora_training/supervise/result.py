@@ -28,7 +28,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Tells one version of a file from another."""
+    """The stat values that identify one version of a file."""
 
     inode: int
     mtime_ns: int

@@ -88,7 +88,7 @@ class Run:
 
         Raises TrainingError with the cause in one sentence, and Interrupted when asked to stop.
         """
-        # until the record is closed: a terminal that closes sends SIGHUP more than once
+        # counted until the record is closed, since a terminal that closes sends SIGHUP more than once
         with signals.counted() as asked:
             return self._go(state, asked)
 

@@ -89,7 +89,7 @@ def _runtime(here: Workspace) -> Iterator[Finding]:
 
     problems = runtime_targets.problems(here)
     if problems:
-        # one cause, such as a patch that is not applied, has many of these
+        # one cause, such as a patch that is not applied, often makes several targets fail
         more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
         yield problem("runtime", f"{problems[0].what}{more}", problems[0].mend)
     elif runtime_targets.are_checked(here):

@@ -3,8 +3,8 @@
 The environment variable `LORA_STOP_FILE` names the file. Before the training loop has begun there is nothing to save,
 and the signals keep their default effect. After it, the run saves its state with upstream's own code, as for
 `save_every_n_steps`, emits `stopped` and exits with code 143. A request on one rank stops all of them at the same step.
-In the very last step, the run finishes instead. A run that is resumed from there ends with the files of one that was
-never stopped: where upstream saves no LoRA none is saved, and the state is marked as temporary.
+In the last step of the training, the run finishes instead. A run that is resumed from there ends with the files of one
+that was never stopped: where upstream saves no LoRA none is saved, and the state is marked as temporary.
 """
 
 from __future__ import annotations

@@ -56,10 +56,7 @@ class Images:
         return self.latents[key[0]] if self.latents else self.pixels(path, options), ", ".join(tags)
 
     def pixels(self, path: Path, options: dict[str, Any]) -> torch.Tensor:
-        """Return an image at its dataset's resolution: (3, height, width), from -1 to 1.
-
-        As in upstream, images are resized only if buckets are enabled.
-        """
+        """Return an image, (3, height, width), from -1 to 1. As upstream, it is resized only with buckets."""
         w, h = options["resolution"]
         with Image.open(path) as image:
             if image.size != (w, h) and (not options["enable_bucket"] or image.width * h != image.height * w):

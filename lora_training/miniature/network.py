@@ -31,10 +31,7 @@ def _lora(layer: Any, dim: int, alpha: float) -> nn.Module:
 
 
 def groups(network: nn.Module, rate: float, network_args: list[str]) -> list[dict[str, Any]]:
-    """Return the optimizer's parameter groups.
-
-    The up matrices have `loraplus_lr_ratio` times the learning rate. Raises ValueError for invalid arguments.
-    """
+    """Return the parameter groups; `loraplus_lr_ratio` multiplies the up matrices' rate. Raises ValueError."""
     options = dict(option.partition("=")[::2] for option in network_args)
     ratio = float(options.pop("loraplus_lr_ratio", 1))
     if options:

@@ -93,7 +93,7 @@ def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
     number = saves.count(job, subsets)
     lora = max(map(_size, loras), default=0) or sizes.lora(job) or 0
     state = max(map(_size, states), default=0) or sizes.state(job) or 0
-    # with `keeps`, existing files are backed up and take space besides the new ones
+    # existing files that are not replaced take space besides the new ones: all with `keeps`, else kept states
     there = (0, 0) if job.keeps else (len(loras), sum(not manifest.is_kept(each) for each in states))
     more = max(0, number.loras - there[0])
     disk.add(more, lora, "LoRAs")

@@ -35,7 +35,7 @@ def findings(
     job: Job, subsets: Sequence[Subset], cached: Collection[str], progress: Progress, refused: Collection[str] = ()
 ) -> list[Finding]:
     """Return the images that do not decode. `cached` images have latents on the disk; `refused` images are left out."""
-    # upstream also ignores corrupt EXIF data and PIL's warning about very large images
+    # do not report corrupt EXIF data or very large images: they do not stop the training
     warnings.filterwarnings("ignore", module=r"PIL\.")
     paths = [path for subset in subsets for path in (*subset.images, *subset.extra) if path not in refused]
     found = checking.broken(paths, decode, Remembered(job.cache, f"images {_judge()}"), "images", progress)

@@ -257,13 +257,9 @@ def _record_writes(root: Path, record: Stack) -> list[Write]:
 
 
 def _render(record: Stack) -> bytes:
-    patches = [_rendered(patch) for patch in record.patches]
-    return json.dumps({"format": _FORMAT, "pristine": dict(record.pristine), "patches": patches}, indent=1).encode()
-
-
-def _rendered(patch: LockedPatch) -> dict[str, object]:
-    known = {} if patch.folders is None else {"folders": dict(patch.folders)}
-    return {"name": patch.name, "sha256": patch.sha256, "files": dict(patch.files), **known}
+    # an older lora recorded no folders
+    patches = [{key: value for key, value in vars(patch).items() if value is not None} for patch in record.patches]
+    return json.dumps({"format": _FORMAT, "pristine": record.pristine, "patches": patches}, indent=1).encode()
 
 
 def _read_patch(content: Any) -> LockedPatch:

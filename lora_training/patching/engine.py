@@ -191,6 +191,10 @@ def _folders_after_revert(root: Root, plan: _Plan, known: dict[str, Folders]) ->
     before = known.pop(plan.state.target.name, None) if plan.result.files else {}
     if before is None:
         before = dict.fromkeys(folders_of(removed))
+    else:
+        # files outside the series are local edits, which the record knows nothing of
+        edits = [path for path in removed if path.removesuffix(COPY) not in plan.state.stack.pristine]
+        before = {**dict.fromkeys(folders_of(edits)), **before}
     prefix = os.path.relpath(plan.state.target.root, root.path)
     return {f"{prefix}/{path}": bits for path, bits in before.items()}
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from lora_training import tomls
 from lora_training.errors import PatchError
 from lora_training.patching.names import raw, text
 from lora_training.patching.planning.stack import LockedPatch, Stack, check, touched
@@ -20,8 +19,6 @@ _HEAD = """\
 # The state of every file that the patches touch: git's mode and the content's sha256, or "absent".
 version = 1
 """
-_ROW = re.compile(r'(?:"([^"\\]*)"|([a-z0-9]+)) = "([^"\\]*)"')
-_TABLE = re.compile(r'(\[\[?)upstreams\."([^"\\]*)"\.?([a-z.]*)\]\]?')
 
 
 def digest(patches: Path) -> str:
@@ -43,11 +40,7 @@ def read(patches: Path) -> dict[str, Stack]:
     """Read the locked series of each upstream; none without a lock file. Raises PatchError when it is damaged."""
     path = patches / LOCK
     try:
-        written = path.read_text(encoding="utf-8")
-        known = _read_own(written)
-        if known is not None:
-            return dict(known)
-        content = _toml(written)
+        content = tomls.loads(path.read_text(encoding="utf-8"))
         if content.get("version") != 1:
             raise PatchError(f"{path} has a version that this lora does not know", hint="update lora")
         return {name: check(_stack(table)) for name, table in content.get("upstreams", {}).items()}
@@ -57,42 +50,6 @@ def read(patches: Path) -> dict[str, Stack]:
         raise PatchError(
             f"{path} is damaged: {exc}", hint=f"restore it: git checkout -- {path.name}, in {path.parent}"
         ) from exc
-
-
-def _toml(text_: str) -> dict[str, Any]:
-    from lora_training import tomls
-
-    return tomls.loads(text_)
-
-
-@lru_cache(maxsize=2)
-def _read_own(written: str) -> dict[str, Stack] | None:
-    """Read a lock file that is exactly as `render` writes it, faster than a TOML parser does; None for any other."""
-    tables: dict[str, dict[str, Any]] = {}
-    rows: dict[str, str] = {}
-    for line in written[len(_HEAD) :].split("\n"):
-        if match := _ROW.fullmatch(line):
-            rows[match[1] or match[2]] = match[3]
-        elif match := _TABLE.fullmatch(line):
-            rows = {}
-            table = tables.setdefault(match[2], {"head": rows, "pristine": {}, "patches": []})
-            if match[1] == "[[":
-                table["patches"].append((rows, {}))
-            elif match[3] == "pristine":
-                table["pristine"] = rows
-            elif match[3] == "patches.files" and table["patches"]:
-                table["patches"][-1] = (table["patches"][-1][0], rows)
-    try:
-        stacks = {name: check(_own_stack(table)) for name, table in tables.items()}
-    except (KeyError, ValueError):
-        return None
-    # understood completely if it renders to the same text
-    return stacks if render(stacks) == written else None
-
-
-def _own_stack(table: Mapping[str, Any]) -> Stack:
-    patches = tuple(LockedPatch(head["name"], head["sha256"], _files(files)) for head, files in table["patches"])
-    return Stack(table["head"]["commit"], _files(table["pristine"]), patches)
 
 
 def _stack(table: Mapping[str, Any]) -> Stack:

@@ -142,7 +142,7 @@ class PlainReader(Reader):
         # for git this is the name that counts, so it must not lead out of the tree beside a harmless one
         if new := names.strip(sides[-1], level):
             names.check(new, self.where)
-        return min(there or candidates, key=_brevity)
+        return min(there or candidates, key=lambda name: (name.count("/"), len(name.rsplit("/", 1)[-1]), len(name)))
 
     def _guesses(self, sides: list[str]) -> list[int]:
         if all(side.startswith(("a/", "b/")) for side in sides):
@@ -151,10 +151,6 @@ class PlainReader(Reader):
         if most > _MOST_LEVELS:
             raise self.refuse("a name in too many folders to find out how many to strip", hint=_STRIP_HINT)
         return list(range(most + 1))
-
-
-def _brevity(name: str) -> tuple[int, int, int]:
-    return name.count("/"), len(name.rsplit("/", 1)[-1]), len(name)
 
 
 def _cut_labels(line: bytes) -> bytes | None:

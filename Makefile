@@ -50,7 +50,7 @@ patch-apply: setup   ## apply every patch
 patch-revert: setup  ## take every patch out
 	@$(LORA) patch revert
 
-patch-verify: setup  ## whether the trees are what they should be
+patch-verify: setup  ## check that every patch is applied and no file drifted
 	@$(LORA) patch verify
 
 bench: setup-dev     ## measure: patching, the first step, the cost of a step, hostile files

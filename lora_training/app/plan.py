@@ -205,7 +205,7 @@ def _tree(here: Workspace, config: Config) -> Tree:
     checked = [target for target in targets(here) if is_here or target.name != _UPSTREAM]
     problems = verify.trees(here, checked).problems
     if problems:
-        raise PatchError("the trees are not what they should be", hint="\n".join(verify.lines(problems)))
+        raise PatchError("the source trees failed verification", hint="\n".join(verify.lines(problems)))
     patches = tuple(f"{target.name}/{name}" for target in checked for name in _series(target))
     if not is_here:
         folder = Path(miniature.__file__).parent

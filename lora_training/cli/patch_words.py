@@ -70,4 +70,4 @@ def verified(found: Verified, *, json_wanted: bool) -> str:
         document = {"ok": not problems, "steps": dict(found.steps), "problems": problems}
         return as_json(document | {"recovered": recovered(found.recovered)})
     told = "".join(f"{printable.line(line)}\n" for line in lines(found.problems))
-    return told + ("not as it should be\n" if told else "all patches are in, nothing drifted\n")
+    return told + ("verification failed\n" if told else "all patches are in, nothing drifted\n")

@@ -133,7 +133,9 @@ def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_
 
     here = workspace.find()
     found = checks.verify(here, targets(here))
-    found = replace(found, problems=(*found.problems, *runtime_targets.problems(here)))
+    # runtime patches are for patched trees: where those are not in order, theirs is the cure to name
+    if not any(problem.upstream for problem in found.problems):
+        found = replace(found, problems=(*found.problems, *runtime_targets.problems(here)))
     click.echo(patch_words.recovered_line(found.recovered), err=True, nl=False)
     click.echo(patch_words.verified(found, json_wanted=as_json), nl=False)
     return 1 if found.problems else 0

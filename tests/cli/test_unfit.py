@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from lora_training.runtime import verify
-from tests.helpers import ROOT, Ran, lora, write
+from tests.helpers import ROOT, Ran, git, lora, write
 from tests.trees import listing
 
 SMOKE = ROOT / "configs" / "smoke.toml"
@@ -51,3 +52,28 @@ def test_one_that_is_switched_off_stands_in_nobodys_way(changed: Path, tmp_path:
     assert ran.code == 5
     again = _train(changed, tmp_path, "--dry-run", "--set", "runtime.nan-guard=false")
     assert again.code == 0, again.err
+
+
+@pytest.mark.upstream
+def test_after_a_revert_the_cure_is_to_apply_the_patches(sd_scripts: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "checkout"
+    for name in (".gitmodules", "patches", "third_party", "PATCHES.md", "configs"):
+        source = ROOT / name
+        copied = copy / name
+        copied.parent.mkdir(exist_ok=True)
+        shutil.copytree(source, copied, symlinks=True) if source.is_dir() else shutil.copyfile(source, copied)
+    (copy / "lora_training").mkdir()
+    git("init", "-q", cwd=copy)
+    for name, commit in (line.split()[:2] for line in _pins()):
+        git("update-index", "--add", "--cacheinfo", f"160000,{commit},{name}", cwd=copy)
+    env = {**os.environ, "LORA_HOME": str(copy)}
+    assert lora("patch", "revert", cwd=copy, env=env).code == 0
+    said = lora("patch", "verify", cwd=copy, env=env).out
+    assert "train_network.py is pristine\n" in said
+    assert "mend: lora patch apply\n" in said
+    assert "--without" not in said
+
+
+def _pins() -> list[str]:
+    listed = git("ls-files", "-s", "third_party", cwd=ROOT).splitlines()
+    return [f"{line.split()[3]} {line.split()[1]}" for line in listed if line.startswith("160000")]

@@ -57,16 +57,17 @@ def test_one_that_is_switched_off_stands_in_nobodys_way(changed: Path, tmp_path:
 @pytest.mark.upstream
 def test_after_a_revert_the_cure_is_to_apply_the_patches(sd_scripts: Path, tmp_path: Path) -> None:
     copy = tmp_path / "checkout"
-    for name in (".gitmodules", "patches", "third_party", "PATCHES.md", "configs"):
+    for name in (".gitmodules", "patches", "third_party", "PATCHES.md", "configs", "lora_training"):
         source = ROOT / name
         copied = copy / name
         copied.parent.mkdir(exist_ok=True)
         shutil.copytree(source, copied, symlinks=True) if source.is_dir() else shutil.copyfile(source, copied)
-    (copy / "lora_training").mkdir()
     git("init", "-q", cwd=copy)
     for name, commit in (line.split()[:2] for line in _pins()):
         git("update-index", "--add", "--cacheinfo", f"160000,{commit},{name}", cwd=copy)
-    env = {**os.environ, "LORA_HOME": str(copy)}
+    # the package of the copy: no other checks its runtime patches against these trees
+    env = {**os.environ, "LORA_HOME": str(copy), "PYTHONPATH": str(copy)}
+    assert lora("patch", "verify", cwd=copy, env=env).out == "all patches are in, nothing drifted\n"
     assert lora("patch", "revert", cwd=copy, env=env).code == 0
     said = lora("patch", "verify", cwd=copy, env=env).out
     assert "train_network.py is pristine\n" in said

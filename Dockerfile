@@ -120,7 +120,7 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
  && for pin in $PIN_SD_SCRIPTS $PIN_TRANSFORMERS; do grep -q "^commit = \"$pin\"$" patches/patches.lock || exit 1; done \
  && if [ -n "$PATCHES_SHA256" ]; then echo "$PATCHES_SHA256  patches/patches.lock" | sha256sum --check --quiet; fi \
  && python -m compileall -q lora_training \
- && rm -rf /tmp/uv .lora \
+ && rm -rf /tmp/uv .lora /cache \
  && echo "lora:x:$USER_ID:$GROUP_ID::/cache:/usr/sbin/nologin" >> /etc/passwd \
  && echo "lora:x:$GROUP_ID:" >> /etc/group \
  && mkdir -m 1777 /data /models /out /cache /cache/runs \

@@ -1,7 +1,8 @@
-"""Find images so small or narrow that `bucket_no_upscale` gives them a bucket of zero area.
+"""Find images whose size ends a training.
 
-Upstream divides by that area. The rule is that of `BucketManager.select_bucket` in upstream's `library/dataset.py`; a
-test compares the two.
+With `bucket_no_upscale`, upstream divides by the area of an image's bucket, which may be zero. The rule is that of
+`BucketManager.select_bucket` in upstream's `library/dataset.py`; a test compares the two. Without buckets and without
+cached latents, upstream's `__getitem__` takes an image of another size than the resolution only to crop it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lora_training.preflight.finding import Finding
 from lora_training.remembered import Remembered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lora_training.preflight.finding import Job, Progress
     from lora_training.preflight.listing import Subset
@@ -25,7 +26,28 @@ _SHOWN = 10
 
 
 def findings(job: Job, subsets: Sequence[Subset], progress: Progress) -> Iterator[Finding]:
-    """Return one error that lists the images on which upstream would fail."""
+    """Return an error for each rule that lists the images on which upstream would fail."""
+    yield from _listed(
+        _zero_area(job, subsets, progress),
+        "too small for a bucket",
+        "enlarge or remove them, or set bucket_no_upscale = false",
+    )
+    if not job.on("cache_latents") and not job.on("cache_latents_to_disk"):
+        found = _unfit(job, subsets, progress)
+        yield from _listed(
+            found, "not of the size of `resolution`", "set enable_bucket = true, or cache_latents = true"
+        )
+
+
+def _listed(found: Mapping[str, str], what: str, cure: str) -> Iterator[Finding]:
+    if found:
+        lines = [f"{path} ({why})" for path, why in found.items()]
+        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+        message = f"{len(found)} {'image is' if len(found) == 1 else 'images are'} {what}: {lines[0]}"
+        yield Finding(message, "\n".join([*lines[1:_SHOWN], *more, cure]))
+
+
+def _zero_area(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str, str]:
     found: dict[str, str] = {}
     for subset in subsets:
         size, steps = subset.size, subset.options.get("bucket_reso_steps") or _STEPS
@@ -38,13 +60,31 @@ def findings(job: Job, subsets: Sequence[Subset], progress: Progress) -> Iterato
             judge = Remembered(job.cache, f"buckets 1 {size} {steps} {subset.passed_over}")
             check = partial(_wrong, area=size[0] * size[1], steps=steps, passed_over=subset.passed_over)
             found |= checking.broken(subset.images, check, judge, "sizes of images", progress)
-    if found:
-        what = "image is" if len(found) == 1 else "images are"
-        lines = [f"{path} ({why})" for path, why in found.items()]
-        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        cure = "enlarge or remove them, or set bucket_no_upscale = false"
-        message = f"{len(found)} {what} too small for a bucket: {lines[0]}"
-        yield Finding(message, "\n".join([*lines[1:_SHOWN], *more, cure]))
+    return found
+
+
+def _unfit(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str, str]:
+    """Return the images that upstream can neither use as they are nor crop."""
+    found: dict[str, str] = {}
+    for subset in subsets:
+        options = subset.options
+        # a metadata file may name cached latents, and a face in a file's name has the image cropped around it
+        if not subset.size or any(map(options.get, ("enable_bucket", "face_crop_aug_range"))) or subset.is_finetuning:
+            continue
+        crops = bool(options.get("random_crop"))
+        judge = Remembered(job.cache, f"sizes 1 {subset.size} {crops} {subset.passed_over}")
+        check = partial(_other_size, wanted=subset.size, crops=crops, passed_over=subset.passed_over)
+        found |= checking.broken(subset.images, check, judge, "sizes of images", progress)
+    return found
+
+
+def _other_size(path: str, *, wanted: tuple[int, int], crops: bool, passed_over: int) -> str | None:
+    size = images.size(path)
+    if size is None or size == wanted or size[0] * size[1] <= passed_over:
+        return None
+    if crops and size[0] >= wanted[0] and size[1] >= wanted[1]:
+        return None
+    return f"{size[0]}x{size[1]}, not {wanted[0]}x{wanted[1]}, and enable_bucket is off"
 
 
 def _wrong(path: str, *, area: int, steps: int, passed_over: int) -> str | None:

@@ -32,7 +32,7 @@ caption_extension = ".txt"
 def folder(tmp_path: Path, sd_scripts: Path) -> Path:
     """A right configuration, `c.toml`, with two images."""
     for name in ("a", "b"):
-        picture(tmp_path / "images" / f"{name}.png", (128, 128))
+        picture(tmp_path / "images" / f"{name}.png", (64, 64))
         (tmp_path / "images" / f"{name}.txt").write_text("a photo")
     return configured(tmp_path)
 
@@ -52,6 +52,20 @@ def problems(folder: Path) -> list[dict[str, object]]:
 
 def train(folder: Path, *more: str) -> Ran:
     return lora("train", folder / "c.toml", *more, cwd=ROOT)
+
+
+@pytest.mark.upstream
+def test_an_image_of_another_size_is_named_where_nothing_would_fit_it(folder: Path) -> None:
+    large = picture(folder / "images" / "large.png", (200, 140))
+    (folder / "images" / "large.txt").write_text("a photo")
+    (only,) = problems(folder)
+    assert f"{large} (200x140, not 64x64, and enable_bucket is off)" in str(only["message"])
+    assert "set enable_bucket = true" in str(only["hint"])
+    assert "not of the size of `resolution`" in train(folder).err
+    configured(folder, dataset="random_crop = true")
+    assert problems(folder) == []
+    configured(folder, flags="cache_latents = true")
+    assert problems(folder) == []
 
 
 def test_a_right_configuration_is_right(folder: Path) -> None:

@@ -293,7 +293,7 @@ def test_a_wrong_place_is_refused_with_the_newest_good_states(plan: Any, heard: 
         chosen(plan, str(plan.folder / "missing"), heard)
     offered = str(caught.value.hint).splitlines()
     assert [str(path) in line for path, line in zip(good[:0:-1], offered, strict=True)] == [True] * 3
-    with pytest.raises(ConfigError, match="no state"):
+    with pytest.raises(ConfigError, match="not a complete saved state"):
         chosen(plan, str(plan.folder), heard)
 
 

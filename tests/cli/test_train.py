@@ -218,7 +218,7 @@ def test_stopped_and_killed_it_ends_with_the_bits_of_a_run_that_was_not(sd_scrip
     until_a_step(stopped)
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait() == 143
-    assert "the same command goes on from there" in said(stopped)
+    assert "the same command goes on" in said(stopped)
     assert running_on(output) == ""
 
     killed = start(output, *sets)

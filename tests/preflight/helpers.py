@@ -11,7 +11,11 @@ from lora_training.preflight.finding import Job
 
 def job(folder: Path, *subsets: Mapping[str, Any], script: str = "train_network", **more: Any) -> Job:
     """A training with these subsets in one dataset; `more` is flags, or `cache` and `environ`."""
-    document = {"datasets": [{"resolution": 512, "subsets": [dict(subset) for subset in subsets]}]} if subsets else None
+    document = (
+        {"datasets": [{"resolution": 512, "enable_bucket": True, "subsets": [dict(subset) for subset in subsets]}]}
+        if subsets
+        else None
+    )
     apart = {name: more.pop(name) for name in ("cache", "environ") if name in more}
     flags = {name: values(value) for name, value in more.items()}
     return Job(script, flags, document, folder / "out" / "it.safetensors", folder, **apart)

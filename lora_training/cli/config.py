@@ -261,7 +261,10 @@ def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, *
     answers = {}
     for key, (question, default) in presets.questions(chosen).items():
         answer = given.get(key) or (click.prompt(question, default=default) if asking else default)
-        answers[key] = presets.as_seen_from(target.parent, answer) if answer != default else default
+        is_folder = key in ("images", "output_dir")
+        answers[key] = (
+            presets.as_seen_from(target.parent, answer, is_folder=is_folder) if answer != default else default
+        )
     _write(target, presets.fill(chosen, answers, sets), force=force)
     say(f"{target}: written from the preset {chosen.stem}; next: lora config check {target}")
 

@@ -64,10 +64,13 @@ def _strings(data: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
             yield from _strings(value, (*path, number))
 
 
-def as_seen_from(folder: Path, answer: str) -> str:
-    """Return a path typed in the current folder as a path relative to `folder`; a hub id is returned unchanged."""
-    is_file = os.path.exists(answer) or (paths.looks_like_path(answer) and not answer.startswith(("~", "${")))  # noqa: PTH110 - "" is not a file
-    if not is_file or os.path.isabs(answer):  # noqa: PTH117 - the text is kept unchanged
+def as_seen_from(folder: Path, answer: str, *, is_folder: bool = False) -> str:
+    """Return a path typed in the current folder as a path relative to `folder`; a hub id is returned unchanged.
+
+    `is_folder` says that it is a path, also where nothing exists there yet.
+    """
+    is_path = os.path.exists(answer) or is_folder or paths.looks_like_path(answer)  # noqa: PTH110 - "" is not a file
+    if not is_path or answer.startswith(("~", "${")) or os.path.isabs(answer):  # noqa: PTH117 - the text is kept unchanged
         return answer
     return os.path.relpath(answer, folder)
 

@@ -28,7 +28,8 @@ _TAIL = 100
 class Patience:
     """Timeouts in seconds: for a child that was asked to stop, and for one that makes no progress."""
 
-    grace: float = 60.0
+    # drawing sample images between two steps takes minutes
+    grace: float = 600.0
     stall: float | None = None
 
 

@@ -213,7 +213,8 @@ class Run:
         if asked.count == 1 and not self._told:
             self._told = True
             if self._began:
-                self._note("saving the state at the next step, then leaving; ask again to end at once")
+                wait = f"{self.order.patience.grace / 60:.0f} minutes"
+                self._note(f"saving the state after this step (at most {wait}), then leaving; ask again to end at once")
             else:
                 self._note("it has not begun to train, so there is nothing to save; leaving")
         return max(asked.count, int((self.order.folder / record.STOP).exists()))

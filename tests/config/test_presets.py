@@ -8,7 +8,7 @@ from lora_training.config import Machine, check, load, presets
 from lora_training.config.document import read
 from lora_training.errors import ConfigError
 from tests.config.helpers import images
-from tests.helpers import ROOT
+from tests.helpers import ROOT, lora
 
 FOLDER = ROOT / "configs"
 NAMES = [name for name in presets.names(FOLDER) if name != "smoke"]
@@ -66,3 +66,12 @@ def test_a_preset_that_there_is_not_is_answered_with_the_nearest():
 def test_a_setting_that_the_preset_does_not_have_is_refused():
     with pytest.raises(ConfigError, match="does not have it"):
         presets.fill(FOLDER / "sdxl.toml", {}, ("noise_offset=1",))
+
+
+def test_a_new_configuration_in_another_folder_has_every_path_as_seen_from_there(tmp_path):
+    (tmp_path / "sub").mkdir()
+    given = ("--model", "models/m.safetensors", "--images", "cats", "--output-dir", "results")
+    assert lora("config", "new", "sub/own", "--preset", "sd15", *given, cwd=tmp_path).code == 0
+    text = (tmp_path / "sub/own.toml").read_text(encoding="utf-8")
+    for path in ("../models/m.safetensors", "../cats", "../results"):
+        assert f' = "{path}"' in text

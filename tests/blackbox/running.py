@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 # One path for both checkouts, since configurations and so the digests of runs name it.
-BOX = Path("/tmp") / f"lora-blackbox-{os.getuid()}"  # noqa: S108 - private, see `_empty_box`
+BOX = Path("/tmp") / f"lora-blackbox-{os.getpid()}"  # noqa: S108 - private, see `_empty_box`
 STORIES = Path(__file__).with_name("stories")
 _HANDOVER = "-- handover"
 _TIMEOUT_S = 300

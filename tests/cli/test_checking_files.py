@@ -54,7 +54,15 @@ def train(folder: Path, *more: str) -> Ran:
     return lora("train", folder / "c.toml", *more, cwd=ROOT)
 
 
-@pytest.mark.upstream
+def test_a_fault_of_the_dataset_hides_none_of_the_model(folder: Path) -> None:
+    (folder / "m.safetensors").write_text("<html>")
+    text = (folder / "c.toml").read_text().replace("org/model", "m.safetensors").replace("= 64", '= [64, "64"]')
+    (folder / "c.toml").write_text(text)
+    said = [str(problem["message"]) for problem in problems(folder)]
+    assert any("`resolution`" in message for message in said), said
+    assert any("m.safetensors is a web page" in message for message in said), said
+
+
 def test_an_image_of_another_size_is_named_where_nothing_would_fit_it(folder: Path) -> None:
     large = picture(folder / "images" / "large.png", (200, 140))
     (folder / "images" / "large.txt").write_text("a photo")

@@ -84,9 +84,15 @@ def check(
         found += flags.runtime(config, machine.runtime)
     if machine.settings is not None:
         found += flags.settings(config, machine.settings(config.runtime))
-    if machine.files is not None and not any(_is_of_data(problem) for problem in found):
+    if machine.files is not None:
         right = {key: entry for key, entry in config.entries.items() if key not in view.refused}
-        found += machine.files(replace(config, entries=right), schema)
+        if any(_is_of_data(problem) for problem in found):
+            # which images are meant is unclear, but not which models
+            right = {key: entry for key, entry in right.items() if key not in inputs.DATA}
+            models = replace(config, entries=right, datasets=(), general={})
+            found += [problem for problem in machine.files(models, schema) if problem.key in right]
+        else:
+            found += machine.files(replace(config, entries=right), schema)
     return _sorted(found)
 
 

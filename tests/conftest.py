@@ -29,6 +29,8 @@ HOW_TO_GET_IT = "needs the real sd-scripts: `lora upstream sync` brings it (see 
 # a shell's background jobs have it ignored, and so would all that is started here
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# `nohup make test` would have it ignored here and in every child
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ output_dir = "out"
 learning_rate = 1e-4
 [[datasets]]
 resolution = 64
+enable_bucket = true
 [[datasets.subsets]]
 image_dir = "images"
 class_tokens = "cat"

@@ -123,7 +123,7 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
  && rm -rf /tmp/uv .lora /cache \
  && echo "lora:x:$USER_ID:$GROUP_ID::/cache:/usr/sbin/nologin" >> /etc/passwd \
  && echo "lora:x:$GROUP_ID:" >> /etc/group \
- && mkdir -m 1777 /data /models /out /cache /cache/runs \
+ && mkdir -m 1777 /data /models /out /cache /cache/lora /cache/runs \
  && mkdir .lora && ln -s /cache/runs .lora/runs && ln -s /out output
 
 ARG COMMIT=

@@ -27,10 +27,10 @@ help:            ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18
 
 setup:           ## the environment for training, in .venv
-	@$(CLEAN) $(PYTHON) -m lora_training.bootstrap train
+	@$(CLEAN) "$(PYTHON)" -m lora_training.bootstrap train
 
 setup-dev:       ## another with the tools for working on this project, in .venv-dev
-	@$(CLEAN) $(PYTHON) -m lora_training.bootstrap dev
+	@$(CLEAN) "$(PYTHON)" -m lora_training.bootstrap dev
 
 train: setup     ## train: make train CONFIG=configs/smoke.toml
 	@$(LORA) train "$(CONFIG)"
@@ -60,10 +60,10 @@ bench: setup-dev     ## measure: patching, the first step, the cost of a step, h
 	@$(DEV)/python -m benchmarks.importers
 
 docker-build:    ## the container image: make docker-build ENGINE=docker|podman|buildah
-	@$(PYTHON) -m tools.image build --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(BUILD_FLAGS)"
+	@"$(PYTHON)" -m tools.image build --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(BUILD_FLAGS)"
 
 docker-run: docker-build  ## the smoke run in the image, or ARGS="train /data/my.toml" RUN_FLAGS="--gpus all -v ..."
-	@$(PYTHON) -m tools.image run --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(RUN_FLAGS)" -- $(ARGS)
+	@"$(PYTHON)" -m tools.image run --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(RUN_FLAGS)" -- $(ARGS)
 
 compat: setup-dev    ## try the trios of torch, torchvision and xformers; writes docs/compat.md
 	@$(DEV)/python -m tools.compat

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_a_checkout_around_us_that_is_not_our_own_has_to_be_named(theirs: Site, 
     assert (said.code, said.out) == (1, "")
     assert said.err.startswith(f"error: {theirs.here.root} is a checkout that this `lora` does not belong to\nhint: ")
     assert f"LORA_HOME='{theirs.here.root}'" in said.err
-    assert f"LORA_HOME={ROOT} keeps to its own" in said.err
+    assert f"LORA_HOME={shlex.quote(str(ROOT))} keeps to its own" in said.err
     assert not was_run(ran)
 
 

@@ -23,7 +23,8 @@ venv)
     for last; do :; done
     mkdir -p "$last/bin" "$last/lib/python3/site-packages"
     touch "$last/bin/lora" "$last/lib/python3/site-packages/__editable__.transformers-1.pth"
-    printf '#!/bin/sh\\ncase "$*" in *"-m lora_training "*) exit 0;; esac\\nexec "%s" "$@"\\n' {python} > "$last/bin/python"
+    printf '#!/bin/sh\\ncase "$*" in *"-m lora_training "*) exit 0;; esac\\nexec "%s" "$@"\\n' {python} \\
+        > "$last/bin/python"
     chmod +x "$last/bin/python";;
 pip) test "$PYTHONPATH$PYTHONHOME" = "" || exit 1;;
 esac

@@ -33,9 +33,9 @@ def problems(here: Workspace) -> list[Problem]:
 def cure(name: str) -> str:
     """Return a hint for a runtime patch that does not fit."""
     return (
-        "bring the packages and the trees to what is pinned: `make setup`, `lora patch verify`\n"
-        f"train without it, where the training can do without: `--set runtime.{name}=false`\n"
-        f"take it out of this checkout: `lora upstream bump {_UPSTREAM} HEAD --accept --without {name}`"
+        "restore the pinned packages and trees: `make setup`, `lora patch verify`\n"
+        f"or train without this runtime patch: `--set runtime.{name}=false`\n"
+        f"or take it out of this checkout: `lora upstream bump {_UPSTREAM} HEAD --accept --without {name}`"
     )
 
 
@@ -69,7 +69,7 @@ class Unfit:
     def mend(self) -> str:
         """A hint at what to do about it."""
         out = f"`--without {self.patch}` takes it out" if self.on_by_default else "`--accept` takes it out by itself"
-        return f"mend it below lora_training/runtime, where the target's digest is noted, or do without it: {out}"
+        return f"adapt it and its target's digest in lora_training/runtime/patches, or do without it: {out}"
 
 
 def unfit(here: Workspace, upstream: str, trees: Sequence[Path]) -> list[Unfit]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_training import files
 from lora_training.errors import Interrupted, TrainingError
-from lora_training.supervise import child, deaths, journal, record, result, room, signals, states, tensors
+from lora_training.supervise import child, failures, journal, record, result, room, signals, states, tensors
 from lora_training.supervise.loop import Attempt, Ended, Patience
 from lora_training.supervise.tail import Tail
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_training.launch.spec import LaunchSpec
-    from lora_training.supervise.deaths import Death
+    from lora_training.supervise.failures import Failure
     from lora_training.supervise.result import Result
     from lora_training.supervise.states import State
 
@@ -131,7 +131,7 @@ class Run:
         return TrainingError(f"the run's folder cannot be written to: {exc.filename}: {exc.strerror}", hint=hint)
 
     def _attempts(self, state: State | None, asked: signals.Asked) -> None:
-        failures, died = 0, None
+        failed, repeated = 0, None
         while True:
             self._began = False
             ended = self._attempt(state, asked)
@@ -139,22 +139,22 @@ class Run:
                 return
             if ended.asked:
                 raise self._interrupted(asked)
-            death = deaths.classify(ended)
+            failure = failures.classify(ended)
             newest = states.newest(self.order.output, self._pass_over, self.order.made_by) or state
             # only a newer state is progress: a run that fails at the same place each time is given up
-            failures = 0 if _step(newest) > _step(state) else failures + 1
-            before, died = died, self._died(death)
-            if failures and died and died == before:
-                raise self._gave_up(ended, death, again=f", twice at the same step ({died[1]})")
+            failed = 0 if _step(newest) > _step(state) else failed + 1
+            before, repeated = repeated, self._repeatable(failure)
+            if failed and repeated and repeated == before:
+                raise self._gave_up(ended, failure, again=f", twice at the same step ({repeated[1]})")
             # a failure before any training is most likely permanent; after some training it may be temporary
-            if not (death.restartable and self._has_trained) or failures > self.order.retries:
-                raise self._gave_up(ended, death)
+            if not (failure.restartable and self._has_trained) or failed > self.order.retries:
+                raise self._gave_up(ended, failure)
             state = newest
-            self._note(death.sentence)
+            self._note(failure.sentence)
             self._note(f"starting again from step {_step(state)} (attempt {len(self.record.attempts) + 1})")
-            self.record.attempts[-1]["death"] = death.kind
-            self._event("restart", from_step=_step(state), death=death.kind, why=death.sentence)
-            self._rest(_BACKOFF_S * 2**failures, asked)
+            self.record.attempts[-1]["death"] = failure.kind
+            self._event("restart", from_step=_step(state), death=failure.kind, why=failure.sentence)
+            self._rest(_BACKOFF_S * 2**failed, asked)
 
     def _attempt(self, state: State | None, asked: signals.Asked) -> Ended:
         log_path = self._new_log()
@@ -242,17 +242,17 @@ class Run:
         where = f"stopped at step {state.step}, state saved" if state else "stopped before a state was saved"
         return Interrupted(f"{where}; the same command goes on", signum=asked.signum)
 
-    def _died(self, death: Death) -> tuple[str, int] | None:
+    def _repeatable(self, failure: Failure) -> tuple[str, int] | None:
         """Return the exception and its step, to end the run when another start repeats both; None for other causes."""
         step = self._reported[0] if self._began and self._reported else 0
-        return (death.exception, step) if death.exception else None
+        return (failure.exception, step) if failure.exception else None
 
-    def _gave_up(self, ended: Ended, death: Death, *, again: str = "") -> TrainingError:
+    def _gave_up(self, ended: Ended, failure: Failure, *, again: str = "") -> TrainingError:
         log = self.record.attempts[-1]["log"]
-        self.record.attempts[-1]["death"] = death.kind
+        self.record.attempts[-1]["death"] = failure.kind
         last = [f"  {line}" for line in ended.tail[-_LAST_LINES:]]
-        hint = [death.mend, *(["the log ends:", *last, f"the whole log is {log}"] if last else [])]
-        return TrainingError(f"{death.sentence}{again}", hint="\n".join(hint))
+        hint = [failure.mend, *(["the log ends:", *last, f"the whole log is {log}"] if last else [])]
+        return TrainingError(f"{failure.sentence}{again}", hint="\n".join(hint))
 
     def _close(self, state: str, why: str | None) -> None:
         self.record.state, self.record.why = state, why

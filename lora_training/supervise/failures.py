@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Death:
+class Failure:
     """A cause of failure: its kind, a sentence, what to do about it, and whether a restart may help."""
 
     kind: str
@@ -142,20 +142,20 @@ _SIGNS = (
 )
 
 
-def classify(ended: Ended) -> Death:
+def classify(ended: Ended) -> Failure:
     """Return the cause by the exit code, the signal and the last lines. An unknown cause may be restarted."""
     if ended.stalled:
-        return Death(
+        return Failure(
             "stalled", "there was no progress within stall_timeout", "see the end of the log", restartable=True
         )
     for sign in _SIGNS:
         found = next((match for line in reversed(ended.tail) if (match := sign.pattern.search(line))), None)
         if found:
             named = next((group for group in found.groups() if group), "see the log")
-            return Death(sign.kind, sign.sentence.format(named), sign.mend, sign.restartable)
+            return Failure(sign.kind, sign.sentence.format(named), sign.mend, sign.restartable)
     if ended.code == -signal.SIGKILL:
-        return Death("memory", _KILLED, _MORE_MEMORY, restartable=True)
+        return Failure("memory", _KILLED, _MORE_MEMORY, restartable=True)
     if ended.code < 0:
         name = signal.Signals(-ended.code).name
-        return Death("signal", f"the training died of {name}", "see the end of the log", restartable=True)
-    return Death("unknown", f"training ended with code {ended.code}", "see the end of the log", restartable=True)
+        return Failure("signal", f"the training died of {name}", "see the end of the log", restartable=True)
+    return Failure("unknown", f"training ended with code {ended.code}", "see the end of the log", restartable=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_training.supervise.deaths import classify
+from lora_training.supervise.failures import classify
 from lora_training.supervise.loop import Ended
 
 
@@ -24,9 +24,9 @@ from lora_training.supervise.loop import Ended
     ],
 )
 def test_a_cause_is_read_from_the_end_of_the_log(line: str, kind: str, *, restartable: bool) -> None:
-    death = classify(Ended(1, ("step 1", line, "")))
-    assert (death.kind, death.restartable) == (kind, restartable)
-    assert "{" not in death.sentence
+    failure = classify(Ended(1, ("step 1", line, "")))
+    assert (failure.kind, failure.restartable) == (kind, restartable)
+    assert "{" not in failure.sentence
 
 
 def test_the_broken_image_is_named() -> None:
@@ -65,8 +65,8 @@ def test_nan_guards_last_word_is_one() -> None:
 
 
 def test_a_kill_from_outside_is_most_likely_the_systems() -> None:
-    death = classify(Ended(-9))
-    assert (death.kind, death.restartable) == ("memory", True)
+    failure = classify(Ended(-9))
+    assert (failure.kind, failure.restartable) == ("memory", True)
 
 
 def test_another_signal_is_named() -> None:

@@ -183,9 +183,9 @@ def _kind(watcher: Watcher) -> Engine:
 
 def _remember(here: Workspace, order: Order) -> None:
     """Add the run to this checkout's index: the one in the container is lost with it."""
-    from lora_training.supervise import shelf
+    from lora_training.supervise import run_index
 
-    shelf.add(here, order.output.with_suffix(".run"))
+    run_index.add(here, order.output.with_suffix(".run"))
 
 
 def _run(engine: Connection, wanted: Container, screen: Screen) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import files, manifest
 from lora_training.errors import ConfigError
-from lora_training.supervise import aside, digests, environment, record, shelf, states
+from lora_training.supervise import aside, digests, environment, record, run_index, states
 from lora_training.supervise import result as results
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
     if puts_aside(plan, resume, state):
         moved = aside.put_lora(plan.output) if is_own else _put_aside(plan, state)
         if moved:
-            shelf.add(here, moved.with_suffix(plan.folder.suffix))
+            run_index.add(here, moved.with_suffix(plan.folder.suffix))
             watcher.note(f"what an earlier run left under this name is kept as {moved.with_suffix('')}")
     if not is_own:
         earlier = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_training import files
 from lora_training.app import recording
 from lora_training.errors import LoraError
-from lora_training.supervise import record, shelf
+from lora_training.supervise import record, run_index
 
 if TYPE_CHECKING:
     from lora_training.supervise.record import Record
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def find(here: Workspace, name: str, *, alive: bool = False) -> tuple[Path, Record]:
     """Return the run with that name, folder or LoRA: of several, a running one if `alive` is set, else not a rerun."""
-    found = shelf.runs(here)
+    found = run_index.runs(here)
     path = Path(name).absolute()
     matching = [(folder, run) for folder, run in found if name == run.name or path in (folder, Path(run.output))]
     if not matching:

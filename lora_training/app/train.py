@@ -13,7 +13,7 @@ from lora_training.config.checks import machine
 from lora_training.errors import LoraError
 from lora_training.patching import transaction
 from lora_training.runtime.patches import graceful_stop
-from lora_training.supervise import aside, record, room, shelf, states
+from lora_training.supervise import aside, record, room, run_index, states
 from lora_training.supervise.loop import Patience
 from lora_training.supervise.run import Order, Run
 
@@ -80,7 +80,7 @@ def run(here: Workspace, plan: Plan, resume: str, watcher: Watcher, rerun_of: Pa
         start_checks.check(here, plan, watcher, keeps=recording.puts_aside(plan, resume, state))
         began = {**recording.begin(here, plan, resume, state, watcher), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)
-        shelf.add(here, plan.folder)
+        run_index.add(here, plan.folder)
         return Run(replace(_order(plan), began=began), watcher).go(state)
 
 

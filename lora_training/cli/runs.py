@@ -15,7 +15,7 @@ from lora_training.app import recording
 from lora_training.app import runs as app
 from lora_training.cli.groups import Group
 from lora_training.cli.output import drop_unread, json_option, print_json, say
-from lora_training.supervise import shelf
+from lora_training.supervise import run_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ def runs() -> None:
 @json_option
 def list_(*, as_json: bool) -> None:
     """List every run, newest first, with its state, attempts and LoRA."""
-    found = shelf.runs(workspace.find())
+    found = run_index.runs(workspace.find())
     if as_json:
         print_json({"runs": [app.summary(folder, run) for folder, run in found]})
         return

@@ -11,7 +11,7 @@ import pytest
 
 from lora_training import cli, manifest, workspace
 from lora_training.config import document
-from lora_training.supervise import record, shelf
+from lora_training.supervise import record, run_index
 from tests import mutations
 from tests.helpers import ROOT
 
@@ -50,7 +50,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> workspace.Workspace
 
 
 def recorded(here: workspace.Workspace, name: str) -> Path:
-    """A run with a record that has everything, on the shelf."""
+    """A run with a record that has everything, in the index of runs."""
     folder = here.root / f"{name}.run"
     folder.mkdir()
     run = record.Record(name, "c.toml", str(folder.with_suffix(".safetensors")), "x", {"config": SHA, "upstream": SHA})
@@ -60,7 +60,7 @@ def recorded(here: workspace.Workspace, name: str) -> Path:
     run.save(folder)
     for file, text in (("inputs.json", INPUTS), ("environment.json", ENVIRONMENT), ("config.toml", "")):
         (folder / file).write_text(text if isinstance(text, str) else json.dumps(text))
-    shelf.add(here, folder)
+    run_index.add(here, folder)
     return folder
 
 

@@ -104,7 +104,7 @@ def test_by_its_name_alone_a_run_is_the_one_that_repeats_no_other(
     first, again = (record.Record("cats", "", str(tmp_path / name / "cats.safetensors"), "", {}) for name in "ab")
     again.rerun_of = first.output
     kept = [(Path(run.output).with_suffix(".run"), run) for run in (again, first)]
-    monkeypatch.setattr("lora_training.supervise.shelf.runs", lambda _here: kept)
+    monkeypatch.setattr("lora_training.supervise.run_index.runs", lambda _here: kept)
     assert runs.find(workspace.find(), "cats") == kept[1]
     assert runs.find(workspace.find(), again.output) == kept[0]
     with record.alone(kept[0][0]):

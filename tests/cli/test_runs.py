@@ -11,7 +11,7 @@ import pytest
 
 from lora_training import cli, files, workspace
 from lora_training.errors import LoraError
-from lora_training.supervise import record, shelf
+from lora_training.supervise import record, run_index
 
 
 @pytest.fixture
@@ -26,12 +26,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> workspace.Workspace
 
 
 def keep(here: workspace.Workspace, folder: str, rerun_of: str | None = None) -> Path:
-    """A run called "a" in that folder, and on the shelf."""
+    """A run called "a" in that folder, and in the index of runs."""
     place = here.root / folder / "a.run"
     place.mkdir(parents=True)
     lora = str(place.with_suffix(".safetensors"))
     record.Record("a", "c", lora, "x", {}, "complete", rerun_of=rerun_of).save(place)
-    shelf.add(here, place)
+    run_index.add(here, place)
     return place
 
 

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 def add(workspace: Workspace, folder: Path) -> None:
     """Add the run in `folder` to the index. Nothing is done where the index is not writable, as in a container."""
-    shelf = workspace.runs
+    index = workspace.runs
     try:
-        shelf.mkdir(parents=True, exist_ok=True)
+        index.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-        (shelf / name).write_text(f"{folder}\n", encoding="utf-8")
+        (index / name).write_text(f"{folder}\n", encoding="utf-8")
     except OSError:
         return
 
 
 def runs(workspace: Workspace) -> list[tuple[Path, Record]]:
     """Return the runs whose folders still exist, newest first."""
-    shelf = workspace.runs
-    pointers = sorted(shelf.iterdir()) if shelf.is_dir() else []
+    index = workspace.runs
+    pointers = sorted(run_index.iterdir()) if run_index.is_dir() else []
     folders = [folder for pointer in pointers if (folder := _folder(pointer))]
     found = [(folder, run) for folder in folders if (run := record.read(folder))]
     return sorted(found, key=lambda pair: pair[1].started, reverse=True)

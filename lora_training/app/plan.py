@@ -162,7 +162,7 @@ def _made_by(
 
 def _logs(flags: list[str], target: Path) -> Path | None:
     """Return the log folder of the run's record, or a new one in `logging_dir`; None without a `logging_dir`."""
-    from lora_training.supervise import aside, record
+    from lora_training.supervise import backup, record
 
     if not (place := _value(flags, "logging_dir", "")):
         return None
@@ -171,7 +171,7 @@ def _logs(flags: list[str], target: Path) -> Path | None:
     # the record may come from another program
     if found and found.parent == Path(place) and re.fullmatch(rf"{re.escape(target.stem)}(-\d+)?", found.name):
         return found
-    return aside.free_logs(Path(place), target.stem)
+    return backup.free_logs(Path(place), target.stem)
 
 
 def _channels(folder: Path, made_by: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import files, manifest
 from lora_training.errors import ConfigError
-from lora_training.supervise import aside, digests, environment, record, run_index, states
+from lora_training.supervise import backup, digests, environment, record, run_index, states
 from lora_training.supervise import result as results
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
     _require_guard(plan)
     earlier = record.read(plan.folder)
     is_own = resume != "never" and _goes_on(plan, earlier, state)
-    if puts_aside(plan, resume, state):
-        moved = aside.put_lora(plan.output) if is_own else _put_aside(plan, state)
+    if renames_earlier(plan, resume, state):
+        moved = backup.rename_lora(plan.output) if is_own else _rename_all(plan, state)
         if moved:
             run_index.add(here, moved.with_suffix(plan.folder.suffix))
             watcher.note(f"what an earlier run left under this name is kept as {moved.with_suffix('')}")
@@ -82,18 +82,18 @@ def refuse_own_work(plan: Plan) -> None:
     from lora_training.config import inputs as reading
 
     read_first = reading.inputs(plan.config, plan.schema).models
-    both = [path for path in (plan.output, *aside.checkpoints(plan.output)) if path in read_first]
+    both = [path for path in (plan.output, *backup.checkpoints(plan.output)) if path in read_first]
     if both:
         raise ConfigError(f"{both[0]} is read by this run, which has its name", hint="choose another output_name")
 
 
-def puts_aside(plan: Plan, resume: str, state: State | None) -> bool:
+def renames_earlier(plan: Plan, resume: str, state: State | None) -> bool:
     """Return whether files under this run's name are renamed: another run's, or all of them for a new start."""
     earlier = record.read(plan.folder)
     if resume == "never" or any(not manifest.is_kept(path) for path in others(plan, state)):
         return True
     if earlier is None:
-        return state is None and aside.has_record(plan.folder)
+        return state is None and backup.has_record(plan.folder)
     return not _goes_on(plan, earlier, state)
 
 
@@ -104,7 +104,7 @@ def others(plan: Plan, state: State | None) -> list[Path]:
         return [plan.output] if plan.output.exists() and _is_anothers(plan, earlier) else []
     found = [plan.output] if plan.output.exists() and (earlier or _is_anothers(plan, earlier)) else []
     # without a record, a checkpoint is this run's if its metadata match
-    left = [path for path in aside.checkpoints(plan.output) if earlier or not results.is_made_by(path, plan.made_by)]
+    left = [path for path in backup.checkpoints(plan.output) if earlier or not results.is_made_by(path, plan.made_by)]
     theirs = states.by_maker(plan.output, plan.made_by)[1]
     own = state and state.path.resolve()
     return [*found, *left, *(path for path in theirs if path.resolve() != own)]
@@ -115,7 +115,7 @@ def maker(plan: Plan) -> dict[str, str]:
     known = record.read(plan.folder)
     if known and not _is_own(plan, known):
         return known.made_by
-    for path in (plan.output, *aside.checkpoints(plan.output)):
+    for path in (plan.output, *backup.checkpoints(plan.output)):
         metadata = results.metadata_of(path)
         named = {name: metadata[f"lora_{name}"] for name in plan.made_by if f"lora_{name}" in metadata}
         if named and named != dict(plan.made_by):
@@ -136,11 +136,11 @@ def _goes_on(plan: Plan, earlier: Record | None, state: State | None) -> bool:
     return is_own_state or (earlier.start is not None and earlier.start["path"] == str(state and state.path))
 
 
-def _put_aside(plan: Plan, state: State | None) -> Path | None:
+def _rename_all(plan: Plan, state: State | None) -> Path | None:
     """Rename all files under the run's name, except its own states when it resumes from one of them."""
     is_own = state is not None and not state.differences(plan.made_by)
     keeps = states.by_maker(plan.output, plan.made_by)[0] if is_own else []
-    return aside.put(plan.output, plan.folder, keeps=keeps, logs=plan.tensorboard)
+    return backup.rename(plan.output, plan.folder, keeps=keeps, logs=plan.tensorboard)
 
 
 def _is_anothers(plan: Plan, own: Record | None) -> bool:

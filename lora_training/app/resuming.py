@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_training import shell
 from lora_training.app import config_diff
 from lora_training.errors import ConfigError, LoraError
-from lora_training.supervise import aside, record, states
+from lora_training.supervise import backup, record, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -108,7 +108,7 @@ def _ways_out(plan: Plan) -> Iterator[str]:
     another = states.newest(plan.output)
     if another:
         yield f"{_option(another)} goes on from it all the same (step {another.step});"
-    yield f"`--resume never` starts anew and keeps what is there as {aside.free(plan.output)};"
+    yield f"`--resume never` starts anew and keeps what is there as {backup.free_name(plan.output)};"
     yield "another output_name leaves it where it is"
 
 

@@ -13,7 +13,7 @@ from lora_training.config.checks import machine
 from lora_training.errors import LoraError
 from lora_training.patching import transaction
 from lora_training.runtime.patches import graceful_stop
-from lora_training.supervise import aside, record, room, run_index, states
+from lora_training.supervise import backup, record, room, run_index, states
 from lora_training.supervise.loop import Patience
 from lora_training.supervise.run import Order, Run
 
@@ -74,10 +74,10 @@ def run(here: Workspace, plan: Plan, resume: str, watcher: Watcher, rerun_of: Pa
         if done:
             watcher.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
-        aside.refuse_links(plan.output)
+        backup.refuse_links(plan.output)
         state = resuming.state(plan, resume, watcher, is_rerun=rerun_of is not None)
         recording.refuse_own_work(plan)
-        start_checks.check(here, plan, watcher, keeps=recording.puts_aside(plan, resume, state))
+        start_checks.check(here, plan, watcher, keeps=recording.renames_earlier(plan, resume, state))
         began = {**recording.begin(here, plan, resume, state, watcher), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)
         run_index.add(here, plan.folder)

@@ -27,7 +27,7 @@ def add(workspace: Workspace, folder: Path) -> None:
 def runs(workspace: Workspace) -> list[tuple[Path, Record]]:
     """Return the runs whose folders still exist, newest first."""
     index = workspace.runs
-    pointers = sorted(run_index.iterdir()) if run_index.is_dir() else []
+    pointers = sorted(index.iterdir()) if index.is_dir() else []
     folders = [folder for pointer in pointers if (folder := _folder(pointer))]
     found = [(folder, run) for folder in folders if (run := record.read(folder))]
     return sorted(found, key=lambda pair: pair[1].started, reverse=True)

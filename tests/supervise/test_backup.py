@@ -8,7 +8,7 @@ import pytest
 
 from lora_training import manifest
 from lora_training.errors import LoraError
-from lora_training.supervise import aside, record
+from lora_training.supervise import backup, record
 
 LEFT = (
     "cats.safetensors",
@@ -38,7 +38,7 @@ def output(tmp_path: Path) -> Path:
 
 def put(output: Path, *keeps: Path) -> Path | None:
     with record.alone(output.with_suffix(".run")):
-        return aside.put(output, output.with_suffix(".run"), keeps=keeps)
+        return backup.rename(output, output.with_suffix(".run"), keeps=keeps)
 
 
 def names(folder: Path) -> set[str]:
@@ -98,6 +98,6 @@ def test_where_nothing_is_nothing_is_put_aside(tmp_path: Path) -> None:
 def test_the_folder_stays_held_meanwhile(output: Path) -> None:
     folder = output.with_suffix(".run")
     with record.alone(folder):
-        aside.put(output, folder)
+        backup.rename(output, folder)
         with pytest.raises(LoraError, match="another run"), record.alone(folder):
             pass

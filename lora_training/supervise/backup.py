@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LOCK = "lock"
 
 
-def put(output: Path, folder: Path, *, keeps: Iterable[Path] = (), logs: Path | None = None) -> Path | None:
+def rename(output: Path, folder: Path, *, keeps: Iterable[Path] = (), logs: Path | None = None) -> Path | None:
     """Rename the files of the LoRA `output` and its record in `folder`; return the record's new folder, None if none.
 
     These are the LoRA, checkpoints, states and record. `logs` is the folder in upstream's `logging_dir` that is renamed
@@ -31,12 +31,12 @@ def put(output: Path, folder: Path, *, keeps: Iterable[Path] = (), logs: Path | 
     moving = [path for path in _of(output) if path.resolve() not in kept and not manifest.is_kept(path)]
     if not moving and not has_record(folder):
         return None
-    name = free(output)
+    name = free_name(output)
     for path in moving:
         path.rename(path.with_name(name + path.name.removeprefix(output.stem)))
-    aside = folder.with_name(f"{name}{folder.suffix}")
-    _move_record(folder, aside, output.with_name(f"{name}{output.suffix}"), logs)
-    return aside
+    backup = folder.with_name(f"{name}{folder.suffix}")
+    _move_record(folder, backup, output.with_name(f"{name}{output.suffix}"), logs)
+    return backup
 
 
 def has_record(folder: Path) -> bool:
@@ -44,9 +44,9 @@ def has_record(folder: Path) -> bool:
     return any((folder / name).exists() for name in (record.RECORD, record.EVENTS))
 
 
-def put_lora(output: Path) -> Path:
+def rename_lora(output: Path) -> Path:
     """Rename the LoRA alone; return its new path."""
-    return output.rename(output.with_name(f"{free(output)}{output.suffix}"))
+    return output.rename(output.with_name(f"{free_name(output)}{output.suffix}"))
 
 
 def refuse_links(output: Path) -> None:
@@ -63,42 +63,42 @@ def _of(output: Path) -> list[Path]:
     """The files under upstream's names: NAME, NAME-000002, NAME-step00000010, with -state too; averages with -ema."""
     kind = rf"(?:(?:-ema)?{re.escape(output.suffix)}|{states.KIND})"
     wanted = re.compile(re.escape(output.stem) + states.PLACE + kind)
-    there = output.parent.iterdir() if output.parent.is_dir() else ()
-    return sorted(path for path in there if wanted.fullmatch(path.name))
+    found = output.parent.iterdir() if output.parent.is_dir() else ()
+    return sorted(path for path in found if wanted.fullmatch(path.name))
 
 
-def free(output: Path) -> str:
+def free_name(output: Path) -> str:
     """Return the first free name for the renamed files of `output`."""
     names = (f"{output.stem}.{number}" for number in itertools.count(1))
     taken = {path.name for path in output.parent.iterdir()}
     return next(name for name in names if not any(each.startswith((f"{name}.", f"{name}-")) for each in taken))
 
 
-def _move_record(folder: Path, aside: Path, output: Path, logs: Path | None) -> None:
+def _move_record(folder: Path, backup: Path, output: Path, logs: Path | None) -> None:
     moving = [path for path in sorted(folder.iterdir()) if path.name not in (_LOCK, record.STOP)]
     if not moving:
         return
-    aside.mkdir()
+    backup.mkdir()
     for path in moving:
-        path.rename(aside / path.name)
-    (aside / _LOCK).touch()
-    _rename_in_events(aside / record.EVENTS, folder, aside)
-    run = record.read(aside)
+        path.rename(backup / path.name)
+    (backup / _LOCK).touch()
+    _rename_in_events(backup / record.EVENTS, folder, backup)
+    run = record.read(backup)
     if run is not None:
         run.name, run.output = output.stem, str(output)
         for attempt in run.attempts:
-            attempt["log"] = str(attempt.get("log", "")).replace(str(folder), str(aside))
+            attempt["log"] = str(attempt.get("log", "")).replace(str(folder), str(backup))
         if run.result:
             run.result["path"] = str(output)
         if logs and run.tensorboard == str(logs) and logs.exists():
             run.tensorboard = str(logs.rename(free_logs(logs.parent, output.stem)))
-        run.save(aside)
+        run.save(backup)
 
 
-def _rename_in_events(events: Path, folder: Path, aside: Path) -> None:
+def _rename_in_events(events: Path, folder: Path, backup: Path) -> None:
     """Replace the old paths of logs and samples by the new ones."""
     with contextlib.suppress(OSError):
-        before, after = (json.dumps(f"{path}/")[:-1] for path in (folder, aside))
+        before, after = (json.dumps(f"{path}/")[:-1] for path in (folder, backup))
         files.write(events, files.read(events).decode("utf-8", "surrogateescape").replace(before, after))
 
 

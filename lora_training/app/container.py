@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lora_training.config.places import Place
     from lora_training.config.schema import Schema
     from lora_training.containers.connection import Connection
-    from lora_training.containers.containers import Ended, Screen
+    from lora_training.containers.running import Ended, Screen
     from lora_training.launch.container import Container, Engine, Order
     from lora_training.supervise import signals
     from lora_training.workspace import Workspace
@@ -98,7 +98,7 @@ def _order(here: Workspace, request: Request, options: Options, *, write: bool) 
         resume=resume,
         verbose=options.verbose,
         env={**_environment(here), **config.secrets},
-        gpus=gpus.there(os.environ, gpus.installed) > 0,
+        gpus=gpus.usable(os.environ, gpus.installed) > 0,
         tty=options.tty,
         machines=config.launch.num_machines or 1,
     )
@@ -189,7 +189,7 @@ def _remember(here: Workspace, order: Order) -> None:
 
 
 def _run(engine: Connection, wanted: Container, screen: Screen) -> int:
-    from lora_training.containers import containers as running
+    from lora_training.containers import running
     from lora_training.supervise import signals
 
     with signals.counted() as asked:

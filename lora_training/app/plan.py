@@ -133,7 +133,7 @@ def _processes(config: Config) -> Processes:
     """Return the processes of the training, with a port that is free now where accelerate needs one."""
     from lora_training.launch import gpus, processes
 
-    found = processes.resolve(config.launch, lambda: gpus.there(os.environ, gpus.installed))
+    found = processes.resolve(config.launch, lambda: gpus.usable(os.environ, gpus.installed))
     if found.count == 1 or found.file_store or found.machines > 1 or found.port:
         return found
     # accelerate's own choice is one fixed port, which a second training on this machine could not use

@@ -99,7 +99,7 @@ def _processes(config: Config) -> Iterator[Problem]:
         yield config.problem(exc.message, ("launch",), hint=exc.hint)
         return
     try:
-        processes.resolve(config.launch, lambda: gpus.there(os.environ, gpus.installed))
+        processes.resolve(config.launch, lambda: gpus.usable(os.environ, gpus.installed))
     except ConfigError as exc:
         yield config.problem(exc.message, ("launch",), hint=exc.hint, severity="warning")
 

@@ -13,7 +13,7 @@ from lora_training.config.checks import machine
 from lora_training.errors import LoraError
 from lora_training.patching import transaction
 from lora_training.runtime.patches import graceful_stop
-from lora_training.supervise import backup, record, room, run_index, states
+from lora_training.supervise import backup, disk_full, record, run_index, states
 from lora_training.supervise.loop import Patience
 from lora_training.supervise.run import Order, Run
 
@@ -69,7 +69,7 @@ def run(here: Workspace, plan: Plan, resume: str, watcher: Watcher, rerun_of: Pa
     if said := exchanged.sentence(plan.config, plan.schema):
         watcher.note(said)
     make_assets(here, plan, watcher)
-    with room.needed(), record.alone(plan.folder):
+    with disk_full.reported(), record.alone(plan.folder):
         done = recording.complete(plan) if resume == "auto" else None
         if done:
             watcher.note("this run is complete; nothing to train (`--resume never` starts anew)")

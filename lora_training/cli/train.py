@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lora_training.app.plan import Plan
     from lora_training.app.train import Request
     from lora_training.cli.terminal import Terminal
-    from lora_training.containers.containers import Screen
+    from lora_training.containers.running import Screen
     from lora_training.supervise.result import Result
     from lora_training.workspace import Workspace
 
@@ -98,7 +98,7 @@ def _screen(*, tty: bool) -> Screen:
     """Return standard output and error as the receivers of a container's output."""
     import shutil
 
-    from lora_training.containers.containers import Screen
+    from lora_training.containers.running import Screen
 
     def write(chunk: bytes, is_error: bool) -> None:  # noqa: FBT001 - as the engine has it
         stream: Any = sys.stderr if is_error else sys.stdout

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.containers import refusals
+from lora_training.containers import failures
 from lora_training.errors import EngineError
 from lora_training.launch.container import Engine
 
@@ -45,7 +45,7 @@ def connected(environ: Mapping[str, str]) -> Iterator[Connection]:
     address = host or environ.get("DOCKER_HOST") or f"unix://{_DEFAULT}"
     api = _api({**environ, **({"DOCKER_HOST": host} if host else {})}, address)
     try:
-        with refusals.told():
+        with failures.reported():
             version, info = api.version(), api.info()
         api.timeout = _PATIENCE_S
         yield _described(api, address, version, info)
@@ -87,7 +87,7 @@ def _api(environ: Mapping[str, str], address: str) -> Any:
 
 
 def _unreachable(exc: BaseException, address: str) -> EngineError:
-    number = refusals.os_error(exc)
+    number = failures.os_error(exc)
     socket = address.removeprefix("unix://")
     if number == errno.EACCES:
         return EngineError(
@@ -97,7 +97,7 @@ def _unreachable(exc: BaseException, address: str) -> EngineError:
     if number == errno.ENOENT:
         what, hint = "there is no container engine here", f"{socket} does not exist; start Docker or Podman's socket"
     else:
-        what, hint = f"the container engine at {socket} does not answer", refusals.sentence(exc)
+        what, hint = f"the container engine at {socket} does not answer", failures.sentence(exc)
     return EngineError(what, hint=f"{hint};\nDOCKER_HOST names another; without --docker, `lora train` needs none")
 
 

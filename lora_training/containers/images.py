@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_training.containers import refusals
+from lora_training.containers import failures
 from lora_training.errors import EngineError
 from lora_training.launch.container import IMAGE
 
@@ -26,7 +26,7 @@ def labels(engine: Connection, name: str) -> dict[str, str]:
     """
     from docker.errors import ImageNotFound
 
-    with refusals.told():
+    with failures.reported():
         try:
             found = engine.api.inspect_image(name)
         except ImageNotFound as exc:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-def there(environ: Mapping[str, str], count: Callable[[], int]) -> int:
+def usable(environ: Mapping[str, str], count: Callable[[], int]) -> int:
     """Return how many GPUs a training may use: `count()` of this machine, limited by CUDA_VISIBLE_DEVICES.
 
     As in torch, that list ends at its first invalid entry. A training forced onto the CPU (ACCELERATE_USE_CPU) has
@@ -35,7 +35,7 @@ def has_one(environ: Mapping[str, str]) -> bool:
 
     torch, which takes seconds to import, is asked only if the NVIDIA driver reports no GPU.
     """
-    return there(environ, lambda: 1) > 0 and (installed() > 0 or _torch_finds_one())
+    return usable(environ, lambda: 1) > 0 and (installed() > 0 or _torch_finds_one())
 
 
 _FIND = "import torch; print(torch.cuda.is_available() or torch.accelerator.is_available())"

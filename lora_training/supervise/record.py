@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from lora_training import files, locks
 from lora_training.errors import ConfigError, LoraError
-from lora_training.supervise import room
+from lora_training.supervise import disk_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -126,7 +126,7 @@ def _lock_file(folder: Path) -> IO[str]:
         # append, so that an unrelated file of that name is not emptied
         return open(folder / "lock", "a", opener=files.opener)
     except OSError as exc:
-        if room.is_lacking(exc):
+        if disk_full.is_cause(exc):
             raise
         raise ConfigError(
             f"cannot write to {folder.parent}: {exc.strerror}",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_training import files
 from lora_training.errors import Interrupted, TrainingError
-from lora_training.supervise import child, failures, journal, record, result, room, signals, states, tensors
+from lora_training.supervise import child, disk_full, failures, journal, record, result, signals, states, tensors
 from lora_training.supervise.loop import Attempt, Ended, Patience
 from lora_training.supervise.tail import Tail
 
@@ -125,7 +125,7 @@ class Run:
         """Return the error to raise when the run's own folder cannot be written: it was moved, or its disk is full."""
         with contextlib.suppress(OSError):
             self._close("failed", str(exc))
-        if room.is_lacking(exc):
+        if disk_full.is_cause(exc):
             return exc
         hint = "was it moved or removed? what has been trained so far is still where the training wrote it"
         return TrainingError(f"the run's folder cannot be written to: {exc.filename}: {exc.strerror}", hint=hint)

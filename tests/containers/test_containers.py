@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.containers import connection, containers, images
-from lora_training.containers.containers import Ended, Screen
+from lora_training.containers import connection, images, running
+from lora_training.containers.running import Ended, Screen
 from lora_training.errors import EngineError, Interrupted, LoraError
 from lora_training.launch.container import Caller, Container, Engine, Order, describe
 from lora_training.launch.mounts import Mount
@@ -45,7 +45,7 @@ def wanted(tmp_path: Path, **changes: object) -> Container:
 
 def run(container: Container, output: Output | None = None, asked: Asked | None = None) -> Ended:
     with connection.connected(os.environ) as engine:
-        return containers.run(engine, container, Screen(output or Output()), asked or Asked())
+        return running.run(engine, container, Screen(output or Output()), asked or Asked())
 
 
 def test_output_and_exit_code_come_through_and_the_container_is_removed(
@@ -174,7 +174,7 @@ def test_a_terminal_is_one_raw_stream_of_the_right_size(engine: fake.Engine, scr
     script("printf 'a\\r\\nb'")
     output = Output()
     with connection.connected(os.environ) as found:
-        containers.run(found, wanted(tmp_path, tty=True), Screen(output, lambda: (77, 30)), Asked())
+        running.run(found, wanted(tmp_path, tty=True), Screen(output, lambda: (77, 30)), Asked())
     assert output.out == b"a\r\nb"
     assert engine.removed[0].signals == ["77x30"]
 

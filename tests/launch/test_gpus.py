@@ -21,7 +21,7 @@ from lora_training.launch import gpus
     ],
 )
 def test_what_may_be_used_of_four(environ: dict[str, str], found: int) -> None:
-    assert gpus.there(environ, lambda: 4) == found
+    assert gpus.usable(environ, lambda: 4) == found
 
 
 def test_without_the_drivers_tool_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

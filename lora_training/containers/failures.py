@@ -23,7 +23,7 @@ _CDI_HINT = (
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def reported() -> Iterator[None]:
     """Turn every error of the SDK in the block into an EngineError."""
     import requests
     from docker.errors import DockerException

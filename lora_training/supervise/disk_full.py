@@ -15,12 +15,12 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
-def needed() -> Iterator[None]:
+def reported() -> Iterator[None]:
     """Within the block, a write that fails because the disk is full raises TrainingError."""
     try:
         yield
     except OSError as exc:
-        if not is_lacking(exc):
+        if not is_cause(exc):
             raise
         where = f": {exc.filename}" if exc.filename else ""
         raise TrainingError(
@@ -29,6 +29,6 @@ def needed() -> Iterator[None]:
         ) from exc
 
 
-def is_lacking(exc: OSError) -> bool:
+def is_cause(exc: OSError) -> bool:
     """Return whether an operation failed because the disk or a quota is full."""
     return exc.errno in _FULL

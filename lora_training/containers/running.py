@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_training.containers import refusals
+from lora_training.containers import failures
 from lora_training.errors import Interrupted, LoraError
 from lora_training.launch.container import RUN_LABEL, SHM_BYTES, STOP_TIMEOUT_S
 
@@ -47,7 +47,7 @@ def run(engine: Connection, container: Container, screen: Screen, asked: Asked) 
 
     Raises EngineError when the engine refuses, LoraError when the run has a container already.
     """
-    with refusals.told(), _created(engine, container) as name:
+    with failures.reported(), _created(engine, container) as name:
         if asked.count:
             raise Interrupted("stopped before the start", signum=asked.signum)
         stream = engine.api.attach(name, stream=True, demux=True)  # before the start, so that nothing is missed
@@ -75,7 +75,7 @@ def _create(engine: Connection, container: Container) -> str:
         return str(engine.api.create_container(**given)["Id"])
     except APIError as exc:
         # Docker answers with code 409, older Podmans with 500
-        if "already in use" not in refusals.sentence(exc) or not _is_over(engine, container):
+        if "already in use" not in failures.sentence(exc) or not _is_over(engine, container):
             raise
     return str(engine.api.create_container(**given)["Id"])
 

@@ -38,10 +38,10 @@ def imported(folder: Path, name: str, data: bytes, *more: str) -> Ran:
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("a.safetensors", safetensors('{"__metadata__": {"ss_a": ' + "[" * 5000), "no safetensors file"),
+        ("a.safetensors", safetensors('{"__metadata__": {"ss_a": ' + "[" * 5000), "damaged header"),
         ("a.safetensors", safetensors('{"__metadata__": {"ss_a": ' + "[" * 500 + "]" * 500 + "}}"), "nested more than"),
         ("a.safetensors", safetensors('{"__metadata__": {"ss_seed": ' + "9" * 4000 + "}}"), "more than 64 bits"),
-        ("a.safetensors", safetensors('{"__metadata__": {"ss_seed": ' + "9" * 9000 + "}}"), "no safetensors file"),
+        ("a.safetensors", safetensors('{"__metadata__": {"ss_seed": ' + "9" * 9000 + "}}"), "damaged header"),
         ("a.safetensors", metadata(ss_training_comment="\ud800"), "text that is no Unicode"),
         (
             "a.safetensors",

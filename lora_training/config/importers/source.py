@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lora_training import tomls
+from lora_training import safetensors_header, tomls
 from lora_training.config import document, nesting
 from lora_training.errors import ConfigError
-from lora_training.files import opener_of_any, read_any
+from lora_training.files import read_any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -170,17 +168,12 @@ def _unknown(path: Path) -> ConfigError:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """Return the metadata in a safetensors file's header, without reading the tensors. Raises ConfigError."""
+    """Return the `ss_*` metadata of a safetensors file, without reading the tensors. Raises ConfigError."""
     try:
-        with open(path, "rb", opener=opener_of_any) as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if document.MOST < length < os.fstat(file.fileno()).st_size:
-                raise ConfigError(f"{path} has a header of {length} bytes, more than {document.MOST}")
-            header = json.loads(file.read(min(length, document.MOST)))
-        metadata = header.get("__metadata__", {})
-        named = {str(key): value for key, value in metadata.items() if str(key).startswith("ss_")}
-    except (struct.error, ValueError, AttributeError, RecursionError) as exc:
-        raise ConfigError(f"{path} is no safetensors file: {exc}") from None
+        metadata = safetensors_header.read(path, document.MOST).metadata
+    except safetensors_header.Damaged as exc:
+        raise ConfigError(f"{path} {exc}") from None
+    named = {key: value for key, value in metadata.items() if key.startswith("ss_")}
     _refuse_odd(path, named)
     if not named:
         raise ConfigError(f"{path} has no ss_* metadata", hint="its training did not record its settings (no_metadata)")

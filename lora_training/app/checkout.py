@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from lora_training.config import Config, Problem
+    from lora_training.config import Config
     from lora_training.config.schema import Schema
+    from lora_training.problems import Problem
     from lora_training.workspace import Workspace
 
 _UPSTREAM = "sd-scripts"

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from lora_training.app.plan import Plan
     from lora_training.app.watcher import Watcher
-    from lora_training.config import Config, Problem
+    from lora_training.config import Config
     from lora_training.config.schema import Schema
     from lora_training.preflight.finding import Finding, Job
+    from lora_training.problems import Problem
     from lora_training.workspace import Workspace
 
 _ANY_NUMBER = 1 << 10  # of GPUs, more than a machine has

@@ -15,9 +15,10 @@ from lora_training.cli.groups import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
 
 if TYPE_CHECKING:
-    from lora_training.config import Config, Problem
+    from lora_training.config import Config
     from lora_training.config.importers import Imported
     from lora_training.config.schema import Flag, Schema
+    from lora_training.problems import Problem
 
 _UPSTREAM = "sd-scripts"
 _SHOWN, _WIDEST = 1000, 60  # rows of a report, and characters of a key in it

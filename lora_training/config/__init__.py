@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lora_training.config.argv import dataset_document, dataset_text, to_argv
     from lora_training.config.checks import Machine, check, require
     from lora_training.config.loading import load
-    from lora_training.config.model import Config, Entry, Launch, Problem, Run
+    from lora_training.config.model import Config, Entry, Launch, Run
     from lora_training.config.schema import Schema
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "Entry",
     "Launch",
     "Machine",
-    "Problem",
     "Run",
     "Schema",
     "check",
@@ -42,7 +41,7 @@ _HOMES = {
     "argv": ("dataset_document", "dataset_text", "to_argv"),
     "checks": ("Machine", "check", "require"),
     "loading": ("load",),
-    "model": ("Config", "Entry", "Launch", "Problem", "Run"),
+    "model": ("Config", "Entry", "Launch", "Run"),
     "schema": ("Schema",),
 }
 

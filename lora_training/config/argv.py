@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lora_training import nearest
 from lora_training.config import encode, ours, paths
 from lora_training.config import schema as schemas
-from lora_training.config.model import Problem
 from lora_training.errors import ConfigError
+from lora_training.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import tomls
 from lora_training.config import nesting, positions
-from lora_training.config.model import Problem
-from lora_training.config.positions import Position
 from lora_training.errors import ConfigError
+from lora_training.problems import Position, Problem
 from lora_training.workspace import CACHE_VARIABLE, HOME_VARIABLE, RUNS_VARIABLE
 
 if TYPE_CHECKING:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import nearest
 from lora_training.config import document, ours
-from lora_training.config.model import Config, Entry, Launch, Problem, Run
+from lora_training.config.model import Config, Entry, Launch, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from lora_training.config.document import Document
     from lora_training.config.positions import Path as KeyPath
+    from lora_training.problems import Problem
 
 
 def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:

@@ -6,31 +6,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from lora_training.problems import Problem
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from lora_training.config.positions import Path as KeyPath
-    from lora_training.config.positions import Position
-
-Severity = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An error or warning about a configuration. `where` is the file, or the name of the override."""
-
-    message: str
-    hint: str | None = None
-    severity: Severity = "error"
-    key: str | None = None
-    where: str = ""
-    position: Position | None = None
-
-    @property
-    def place(self) -> str:
-        """Return `file:line:column`, as far as known."""
-        return f"{self.where}:{self.position.line}:{self.position.column}" if self.position else self.where
+    from lora_training.problems import Position, Severity
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import nearest
 from lora_training.config import paths
-from lora_training.config.model import Launch, Problem, Run
+from lora_training.config.model import Launch, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from lora_training.config.positions import Path as KeyPath
+    from lora_training.problems import Problem
 
     Report = Callable[..., Problem]
 

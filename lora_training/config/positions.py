@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from lora_training.problems import Position
 
 Path: TypeAlias = "tuple[str | int, ...]"
 
@@ -14,14 +15,6 @@ _BARE_END = " \t\r\n.=]"
 _VALUE_END = ",]}\r\n#"
 _ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\", "e": "\x1b"}
 _HEX = {"x": 2, "u": 4, "U": 8}
-
-
-@dataclass(frozen=True, order=True)
-class Position:
-    """A position in a text: line and column, both from 1, the column in characters."""
-
-    line: int
-    column: int
 
 
 def index(text: str) -> dict[Path, Position]:

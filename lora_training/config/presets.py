@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from lora_training import nearest
-from lora_training.config import document, paths, positions, tomlout
+from lora_training.config import document, paths, tomlout
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_training.config.positions import Path as KeyPath
+    from lora_training.problems import Position
 
 # key -> its question, and the last parts of the preset's paths that the answer is written to
 _MODEL = ("pretrained_model_name_or_path",)
@@ -102,7 +103,7 @@ def _at(data: object, path: KeyPath) -> object:
     return data
 
 
-def _replaced(text: str, values: Mapping[positions.Position, str]) -> str:
+def _replaced(text: str, values: Mapping[Position, str]) -> str:
     """Replace the values of `key = value` lines; keep the rest of each line."""
     lines = text.split("\n")
     for place, value in values.items():

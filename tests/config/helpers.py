@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from lora_training.config import Problem
+    from lora_training.problems import Problem
 
 HERE = Path(__file__).resolve().parent
 

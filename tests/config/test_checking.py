@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lora_training import families
-from lora_training.config import Machine, Problem, check, checks, load, require, schema
-from lora_training.config.positions import Position
+from lora_training.config import Machine, check, checks, load, require, schema
 from lora_training.errors import ConfigError
+from lora_training.problems import Position, Problem
 from tests.config.helpers import images, said
 
 pytestmark = pytest.mark.upstream

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from lora_training.config import Launch, load
-from lora_training.config.positions import Position
 from lora_training.errors import ConfigError
+from lora_training.problems import Position
 from tests.config.helpers import said
 
 BASE = 'script = "train_network"\n'

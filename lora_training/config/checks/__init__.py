@@ -29,8 +29,8 @@ from lora_training.config.checks import (
 from lora_training.config.checks.view import View
 from lora_training.config.document import Unreadable
 from lora_training.config.loading import load
-from lora_training.config.model import Problem
 from lora_training.errors import ConfigError
+from lora_training.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

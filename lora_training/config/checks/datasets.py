@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lora_training.config.checks.view import View
-    from lora_training.config.model import Config, Problem, Severity
+    from lora_training.config.model import Config
     from lora_training.config.positions import Path as KeyPath
     from lora_training.config.schema import DatasetSchema, Schema, Shape, Style, Table
+    from lora_training.problems import Problem, Severity
 
 _TYPES: dict[str, type | tuple[type, ...]] = {"bool": bool, "int": int, "float": float, "str": str, "dict": dict}
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lora_training.config.checks.view import View
-    from lora_training.config.model import Problem
+    from lora_training.problems import Problem
 
 
 def problems(view: View) -> Iterator[Problem]:

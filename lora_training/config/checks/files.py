@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lora_training.config.checks.view import Subset, View
-    from lora_training.config.model import Problem
     from lora_training.config.positions import Path as KeyPath
+    from lora_training.problems import Problem
 
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"})
 _CAPTIONS = (".txt", ".caption", ".cap")

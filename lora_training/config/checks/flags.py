@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import nearest
 from lora_training.config.argv import encoded
-from lora_training.config.model import Problem
+from lora_training.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

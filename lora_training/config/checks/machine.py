@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lora_training.config.checks.view import View
-    from lora_training.config.model import Problem, Severity
+    from lora_training.problems import Problem, Severity
 
 # `split_mode`, which FLUX deprecates, swaps 18 blocks if `blocks_to_swap` is not given
 _SWAPS = ("blocks_to_swap", "split_mode")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lora_training.config.checks.view import View
-    from lora_training.config.model import Problem
+    from lora_training.problems import Problem
 
 # file systems allow 255 bytes; suffixes are appended to the name
 _LONGEST = 200

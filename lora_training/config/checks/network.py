@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_training.config.checks.view import View
-    from lora_training.config.model import Problem
+    from lora_training.problems import Problem
 
 
 def problems(view: View) -> Iterator[Problem]:

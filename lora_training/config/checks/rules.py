@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lora_training.config.checks.view import View
-    from lora_training.config.model import Problem
+    from lora_training.problems import Problem
 
 _POSITIVE = (
     *("train_batch_size", "gradient_accumulation_steps", "vae_batch_size", "save_every_n_epochs", "network_dim"),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lora_training.config.checks.view import View
-    from lora_training.config.model import Problem
+    from lora_training.problems import Problem
 
 # upstream accepts these names, but calls the functions with arguments that they do not have
 BROKEN = frozenset({"reduce_lr_on_plateau", "cosine_warmup_with_min_lr"})

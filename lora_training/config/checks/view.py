@@ -11,9 +11,10 @@ from lora_training.config.schema.shapes import STYLE_KEYS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lora_training.config.model import Config, Problem, Severity
+    from lora_training.config.model import Config
     from lora_training.config.positions import Path as KeyPath
     from lora_training.config.schema import Schema
+    from lora_training.problems import Problem, Severity
 
 # dataset options whose fallback is a flag of another name
 _FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lora_training.config.checks.view import View
-    from lora_training.config.model import Problem
+    from lora_training.problems import Problem
 
 _LOG, _FOLDERS = "console_log_file", ("output_dir", "logging_dir")
 

@@ -60,13 +60,13 @@ bench: setup-dev     ## measure: patching, the first step, the cost of a step, h
 	@$(DEV)/python -m benchmarks.importers
 
 docker-build:    ## the container image: make docker-build ENGINE=docker|podman|buildah
-	@"$(PYTHON)" -m tools.image build --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(BUILD_FLAGS)"
+	@"$(PYTHON)" -m devtools.image build --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(BUILD_FLAGS)"
 
 docker-run: docker-build  ## the smoke run in the image, or ARGS="train /data/my.toml" RUN_FLAGS="--gpus all -v ..."
-	@"$(PYTHON)" -m tools.image run --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(RUN_FLAGS)" -- $(ARGS)
+	@"$(PYTHON)" -m devtools.image run --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(RUN_FLAGS)" -- $(ARGS)
 
 compat: setup-dev    ## try the trios of torch, torchvision and xformers; writes docs/compat.md
-	@$(DEV)/python -m tools.compat
+	@$(DEV)/python -m devtools.compat
 
 UV_COMPILE := .lora/uv/bin/uv pip compile --quiet --universal --python-version 3.10 --no-python-downloads \
 	--generate-hashes --no-emit-package transformers --custom-compile-command "make requirements" pyproject.toml

@@ -61,7 +61,7 @@ class Buildah:
         """Build as `make docker-build` does, with more flags."""
         # a step that is kept is a copy of all that came before it, where there is no overlay
         words = [*self._storage, "--layers=false", *map(str, flags)]
-        command = [sys.executable, "-m", "tools.image", "build", "--engine", "buildah", "--with", " ".join(words)]
+        command = [sys.executable, "-m", "devtools.image", "build", "--engine", "buildah", "--with", " ".join(words)]
         done = subprocess.run(command, cwd=context, check=False, capture_output=True, text=True)
         return Ran(done.returncode, done.stdout, done.stderr)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from devtools import image
 from lora_training import workspace
 from lora_training.launch.container import STOP_TIMEOUT_S
 from lora_training.upstream import pins
 from tests.helpers import ROOT, write
-from tools import image
 
 
 def arguments(command: list[str]) -> dict[str, str]:

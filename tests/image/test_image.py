@@ -149,5 +149,5 @@ def test_a_patch_that_does_not_hold_fails_the_build(buildah: Buildah, base: Base
 
 def _not_in_the_context(folder: str, names: list[str]) -> set[str]:
     there = {".gitmodules", "Dockerfile", ".dockerignore", "LICENSE", "PATCHES.md", "README.md", "pyproject.toml"}
-    there |= {"configs", "lora_training", "patches", "requirements", "third_party", "tools"}
+    there |= {"configs", "lora_training", "patches", "requirements", "third_party", "devtools"}
     return set(names) - there if Path(folder) == ROOT else set()

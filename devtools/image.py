@@ -28,7 +28,7 @@ _PIN_ARGUMENTS = {"sd-scripts": "PIN_SD_SCRIPTS", "transformers": "PIN_TRANSFORM
 
 def main(argv: list[str]) -> int:
     """Build or run; the engine's exit code."""
-    parser = argparse.ArgumentParser(prog="tools.image", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="devtools.image", description=__doc__, allow_abbrev=False)
     parser.add_argument("what", choices=("build", "run"))
     parser.add_argument("--engine", choices=ENGINES, default="docker")
     parser.add_argument("--image", default=container.IMAGE)

@@ -14,8 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lora_training import repositories, without
-from lora_training.app import runtime_targets
-from lora_training.app.targets import target, targets
+from lora_training.app.targets import check_fit, taken_out, target, targets, unfit_targets
 from lora_training.errors import LoraError, PatchError
 from lora_training.patching import rebase_series, transaction
 from lora_training.upstream import bump as bumping
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_training.app.plan import Plan
-    from lora_training.app.watcher import Watcher
+    from lora_training.app.train import Watcher
     from lora_training.config.schema import Flag
     from lora_training.patching.rebase_series import Note, Rehearsed
     from lora_training.upstream.bump import Rehearsal
@@ -58,13 +57,13 @@ def bump(
     upstream, wanted = here.upstream(name), target(here, name)
     with bumping.scratch(here, upstream, ref) as there:
         rehearsed = rebase_series.rehearse(here, wanted, there.tree, there.paths)
-        unfit = runtime_targets.unfit(here, name, _patched(there, rehearsed))
+        unfit = unfit_targets(here, name, _patched(there, rehearsed))
         report = _document(name, wanted.pin, there, rehearsed, _flag_changes(here, upstream, there.tree))
         report["runtime"] = [row.as_dict() for row in unfit]
-        report["without"] = runtime_targets.taken_out(unfit, without_patches)
+        report["without"] = taken_out(unfit, without_patches)
         if accepting:
             rebase_series.check(rehearsed)
-            runtime_targets.check_fit(unfit, report["without"])
+            check_fit(unfit, report["without"])
             report["dropped"] = _accept(here, Move(upstream, there, rehearsed, report["without"]), accepting)
             report["back"] = _way_back(here, upstream, wanted.pin)
         report["accepted"] = accepting is not None

@@ -1,21 +1,26 @@
-"""`lora train --docker`: the training in a container, with its output and exit code passed on."""
+"""`lora train --docker`: the image and the mounts of a container, and the training in it."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training import manifest, workspace
+from lora_training import manifest, repositories, workspace
+from lora_training.config import paths
+from lora_training.containers import images
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
 from lora_training.launch import container as containers
+from lora_training.launch.mounts import Mount, is_refused, merged
+from lora_training.patching import lockfile
+from lora_training.upstream import pins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from lora_training.app.train import Request
-    from lora_training.app.watcher import Watcher
+    from lora_training.app.train import Request, Watcher
     from lora_training.config import Config
     from lora_training.config.places import Place
     from lora_training.config.schema import Schema
@@ -35,6 +40,8 @@ _PASSED_ON = (
 )
 _IMAGE_VARIABLE = "LORA_IMAGE"
 # the exit codes of `lora` itself; any other code comes from the engine or the kernel
+# the longest chain of links that is followed
+_HOPS = 40
 _OURS = frozenset({*range(7), 129, 130, 143})
 
 
@@ -55,24 +62,23 @@ def rehearse(here: Workspace, request: Request, options: Options, watcher: Watch
 
 def train(here: Workspace, request: Request, options: Options, watcher: Watcher, screen: Screen) -> int:
     """Train in a container and return the exit code of the `lora` in it. Raises LoraError if it cannot be run."""
-    from lora_training.app import image, mounts
     from lora_training.containers import connection
 
     order = _order(here, request, options, write=True)
     with connection.connected(os.environ) as engine:
-        image.compare(here, engine, order.image, watcher, chosen=options.image is not None)
+        _compare_image(here, engine, order.image, watcher, chosen=options.image is not None)
         if order.gpus and not engine.gives_gpus:
             raise EngineError(
                 "this Podman lets the GPUs out without a word", hint="Podman 5.4 passes them on, and so does Docker"
             )
-        mounts.make(order.mounts)
+        make_folders(order.mounts)
         _remember(here, order)
         return _run(engine, containers.describe(order, _caller(), engine.kind), screen)
 
 
 def _order(here: Workspace, request: Request, options: Options, *, write: bool) -> Order:
     from lora_training import config as cfg
-    from lora_training.app import mounts, plan
+    from lora_training.app import plan
     from lora_training.config import places
     from lora_training.launch import gpus
 
@@ -93,7 +99,7 @@ def _order(here: Workspace, request: Request, options: Options, *, write: bool) 
         image=options.image or containers.IMAGE,
         config=Path(os.path.normpath(config.path)),
         output=output,
-        mounts=mounts.shown(named, _caches(here)),
+        mounts=mounts_of(named, _caches(here)),
         sets=(*(item for item in request.sets if not _is_secret(item)), *places.rewrites(config, schema)),
         resume=resume,
         verbose=options.verbose,
@@ -205,3 +211,96 @@ def _code(ended: Ended, asked: signals.Asked, wanted: Container) -> int:
         raise Interrupted("the container was killed", signum=asked.signum, hint=hint)
     why = "it ran out of memory" if ended.out_of_memory else ended.error or f"code {ended.code}"
     raise TrainingError(f"the container {wanted.name} was ended from outside: {why}", hint=hint)
+
+
+def mounts_of(places: Iterable[Place], caches: Mapping[str, Path]) -> tuple[Mount, ...]:
+    """Return the mounts for `places` that exist or will be created, and for `caches` (by their path in the container).
+
+    Writes nothing. Raises ConfigError as `launch.mounts.merged`.
+    """
+    there = [place for place in places if place.made or paths.exists(place.folder)]
+    mounts = [_mount(cache, target, writable=True) for target, cache in caches.items()]
+    mounts += [_mount(place.folder, str(place.folder), writable=place.written) for place in there]
+    mounts += [extra for place in there if not place.made for extra in _links(place.folder, tuple(mounts))]
+    return merged(mounts)
+
+
+def make_folders(mounts: Iterable[Mount]) -> None:
+    """Create the writable folders: an engine would create them as root, if at all.
+
+    A folder inside another mount is not mounted, and so left to the training, for which a missing folder may mean that
+    its content has to be generated. Raises ConfigError for one that cannot be created.
+    """
+    for mount in mounts:
+        if mount.writable:
+            _make(Path(mount.source))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot make {folder}: {exc.strerror}", hint="choose another, or mend its permissions"
+        ) from exc
+
+
+def _mount(path: Path, target: str, *, writable: bool) -> Mount:
+    # `..` is resolved in the text, as in `config.paths`: the container does not have the folders in between
+    return Mount(os.path.realpath(path), os.path.normpath(target), writable)
+
+
+def _links(folder: Path, mounts: tuple[Mount, ...]) -> Iterator[Mount]:
+    """Yield mounts for the targets of symbolic links in an input, where they are not mounted yet."""
+    real = Path(os.path.realpath(folder))
+    for parent, folders, files in os.walk(real):
+        for name in (*folders, *files):
+            link = Path(parent, name)
+            if link.is_symlink():
+                yield from _led_to(link, folder / link.relative_to(real), mounts)
+
+
+def _led_to(link: Path, seen: Path, mounts: tuple[Mount, ...]) -> Iterator[Mount]:
+    """Yield mounts for each hop of `link`, whose path in the container is `seen`. Broken links are left as they are."""
+    for _ in range(_HOPS):
+        if not (link.is_symlink() and link.exists()):
+            return
+        step = os.readlink(link)  # noqa: PTH115 - the text as it stands
+        link, seen = Path(os.path.realpath(link.parent), step), Path(os.path.normpath(seen.parent / step))
+        if any(seen.is_relative_to(mount.target) for mount in mounts):
+            continue
+        # mount its folder once, not each of a thousand images, unless the image has a folder of that name itself
+        alone = link.is_dir() or is_refused(str(seen.parent))
+        yield _mount(link if alone else link.parent, str(seen if alone else seen.parent), writable=False)
+
+
+def _compare_image(here: Workspace, engine: Connection, image: str, watcher: Watcher, *, chosen: bool) -> None:
+    """Compare the image with this checkout. A difference is an error, but a warning for an image chosen by name."""
+    wanted = _labels(here)
+    labelled = images.labels(engine, image)
+    different, unsaid = images.differences(labelled, wanted), images.unsaid(labelled, wanted)
+    if different and not chosen:
+        raise EngineError(
+            f"the image {image} is not what this checkout would make: {'; '.join(different)}",
+            hint=f"`make docker-build` makes it anew; `--image {image}` takes it as it is",
+        )
+    if different:
+        watcher.say(f"warning: the image {image} is not what this checkout would make: {'; '.join(different)}")
+    if unsaid:
+        watcher.say(f"warning: the image {image} does not say its {', '.join(unsaid)}")
+    for note in images.differences(labelled, _revision(here)):
+        watcher.note(f"the image {image} was made from {note}")
+
+
+def _labels(here: Workspace) -> dict[str, str]:
+    """Return the labels of an image built from this checkout: its pins and its patch set."""
+    return {
+        **{images.PIN + name: pins.pin(here, name) for name in here.upstreams},
+        # the file's own digest, which the image's build checks with sha256sum
+        images.PATCHES: hashlib.sha256((here.patches / lockfile.LOCK).read_bytes()).hexdigest(),
+    }
+
+
+def _revision(here: Workspace) -> dict[str, str]:
+    head = repositories.head(here.root)
+    return {images.REVISION: head} if head else {}

@@ -266,12 +266,12 @@ def _check_runtime(
     tree: Tree, runtime: Mapping[str, Any], launched: LaunchSpec, flags: list[str], cache: Path | None
 ) -> None:
     """Raise PatchError for an unfit runtime patch before an earlier run's files are renamed."""
-    from lora_training.app import runtime_targets
+    from lora_training.app.targets import refuse_unfit
     from lora_training.runtime import registry
     from lora_training.runtime.model import Start
 
     start = Start(tuple(flags), {**os.environ, **launched.env})
-    runtime_targets.refuse_unfit(tree.path, registry.needed(runtime, start), cache)
+    refuse_unfit(tree.path, registry.needed(runtime, start), cache)
 
 
 def output(flags: list[str]) -> Path:

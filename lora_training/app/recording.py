@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_training.app.plan import Plan
-    from lora_training.app.watcher import Watcher
+    from lora_training.app.train import Watcher
     from lora_training.supervise.record import Record
     from lora_training.supervise.result import Result
     from lora_training.supervise.states import State

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from lora_training.app.plan import Plan
-    from lora_training.app.watcher import Watcher
+    from lora_training.app.train import Watcher
     from lora_training.supervise.record import Record
     from lora_training.workspace import Workspace
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training import shell
-from lora_training.app import config_diff
+from lora_training.app import recording
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import backup, record, states
 
@@ -15,10 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from lora_training.app.plan import Plan
-    from lora_training.app.watcher import Watcher
+    from lora_training.app.train import Watcher
     from lora_training.supervise.states import State
 
 _SHOWN, _OFFERED = 5, 3
+_STATE = re.compile(states.PLACE + states.KIND + "$")
+# keys without an effect on the training itself, such as the output folder
+_PASSED_OVER = re.compile(r"run\..*|flags\.output_dir")
+# torch stores the learning rate and settings of each parameter group in the state
+_FROM_STATE = re.compile(r"learning_rate|unet_lr|text_encoder_lr\w*|optimizer_\w+|.*loraplus\w*")
+# the state holds the schedule's base rates and position; its shape is new if it is a function of the step
+_SCHEDULE = re.compile(r"lr_\w+")
 
 
 def meant(plan: Plan, resume: str, watcher: Watcher) -> str:
@@ -26,8 +35,6 @@ def meant(plan: Plan, resume: str, watcher: Watcher) -> str:
 
     So the same command continues where it ended, and does not begin with that state again.
     """
-    from lora_training.app import recording
-
     start = _start(plan)
     if resume in ("auto", "never") or start is None or start["path"] != str(_place(resume)):
         return resume
@@ -82,8 +89,6 @@ def _named(plan: Plan, resume: str) -> State:
 
 def _refuse_anothers(plan: Plan, named: State | None) -> None:
     """Raise ConfigError if other runs' files have this run's name, but not for assets or a named state of that run."""
-    from lora_training.app import recording
-
     if plan.config.run.assets or not recording.others(plan, named):
         return
     maker = recording.maker(plan)
@@ -98,7 +103,7 @@ def _refuse_anothers(plan: Plan, named: State | None) -> None:
 
 
 def _what_differs(plan: Plan, maker: Mapping[str, str], changed: Iterable[str]) -> Iterator[str]:
-    yield from config_diff.lines(config_diff.from_record(plan, plan.folder, maker) or {}, _SHOWN)
+    yield from _change_lines(_changes_from_record(plan, plan.folder, maker) or {}, _SHOWN)
     for name in changed:
         if name != "config" and maker:
             yield f"{name}: {maker.get(name, 'none')[:12]} -> {plan.made_by[name][:12]}"
@@ -116,9 +121,9 @@ def _warn(plan: Plan, named: State, watcher: Watcher) -> None:
     """Warn about a state of another configuration: list the differences, and those without an effect."""
     if "config" not in named.differences(plan.made_by):
         return
-    found = config_diff.changes(plan, named)
+    found = config_changes(plan, named)
     watcher.note(f"warning: another configuration made {named.path}")
-    for line in (*config_diff.lines(found or {}, _SHOWN), *config_diff.from_state(found)):
+    for line in (*_change_lines(found or {}, _SHOWN), *_kept_by_state(found)):
         watcher.note(f"warning: {line}")
 
 
@@ -145,3 +150,72 @@ def _own_alone(plan: Plan, watcher: Watcher) -> Callable[[Path, str], None]:
             watcher.note(f"passing over {path}: {why}")
 
     return say
+
+
+def config_changes(plan: Plan, state: State) -> dict[str, tuple[Any, Any]] | None:
+    """Compare a plan with the run that saved a state; return as `_changes_from_record`."""
+    return _changes_from_record(plan, state.path.with_name(_STATE.sub("", state.path.name) + ".run"), state.made_by)
+
+
+def _changes_from_record(plan: Plan, folder: Path, made_by: Mapping[str, str]) -> dict[str, tuple[Any, Any]] | None:
+    """Return the old and new value of each key that differs, by name; None for a missing key.
+
+    Returns None when `folder` has no readable configuration of the run that `made_by` identifies.
+    """
+    from lora_training.config.resolved import parsed
+
+    known = record.read(folder)
+    if known is None or known.made_by != dict(made_by):
+        return None
+    text = recording.config(folder)
+    try:
+        then = parsed(text) if text is not None else None
+    except (ValueError, RecursionError):
+        return None
+    if then is None:
+        return None
+    before, after = dict(_leaves("", then)), dict(_leaves("", parsed(recording.resolved(plan))))
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    wanted = [name for name in names if not _PASSED_OVER.fullmatch(name)]
+    return {name.removeprefix("flags."): (before.get(name), after.get(name)) for name in wanted}
+
+
+def _change_lines(found: dict[str, tuple[Any, Any]], shown: int) -> Iterator[str]:
+    """Yield `key: old -> new` for the first of them, and the number of the others."""
+    for name, (then, now) in itertools.islice(found.items(), shown):
+        yield f"{name}: {_said(then)} -> {_said(now)}"
+    if len(found) > shown:
+        yield f"and {len(found) - shown} more"
+
+
+def _kept_by_state(found: dict[str, tuple[Any, Any]] | None) -> Iterator[str]:
+    """Yield notes on the settings that come from a state and override those of the configuration."""
+    if found is None:
+        yield (
+            "learning rates, optimizer settings and the base rates of the schedule come from the state and not from "
+            "the configuration"
+        )
+        return
+    rates, schedule = ([name for name in found if kind.fullmatch(name)] for kind in (_FROM_STATE, _SCHEDULE))
+    if rates:
+        yield f"these come from the state and not from the configuration: {', '.join(rates)}"
+    if schedule:
+        yield (
+            f"the base rates of the schedule and its place come from the state and not from the configuration; at most "
+            f"its shape is new: {', '.join(schedule)}"
+        )
+
+
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _leaves(f"{prefix}.{name}" if prefix else name, each)
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        for number, each in enumerate(value, 1):
+            yield from _leaves(f"{prefix}[{number}]", each)
+    else:
+        yield prefix, value
+
+
+def _said(value: Any) -> str:
+    return "not given" if value is None else json.dumps(value, default=str, ensure_ascii=False)

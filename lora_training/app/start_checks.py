@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lora_training.app.plan import Plan
-    from lora_training.app.watcher import Watcher
+    from lora_training.app.train import Watcher
     from lora_training.config import Config
     from lora_training.config.schema import Schema
     from lora_training.preflight.finding import Finding, Job

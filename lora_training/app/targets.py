@@ -1,18 +1,27 @@
-"""The upstreams as targets of patch commands: joins `patching` and `upstream`, which do not import each other."""
+"""The targets of patches: the upstreams that patch files change, and what the runtime patches change in sd-scripts."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import lora_training
+from lora_training.errors import PatchError
 from lora_training.patching.series import Target
+from lora_training.patching.verify import Problem
+from lora_training.runtime import registry, verify
 from lora_training.upstream import pins, status
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from lora_training.patching.authoring import Edited
     from lora_training.workspace import Workspace
+
+_UPSTREAM = "sd-scripts"
+_PACKAGE = Path(lora_training.__file__).resolve().parent
 
 
 def targets(workspace: Workspace, names: Sequence[str] = ()) -> list[Target]:
@@ -36,3 +45,104 @@ def target(workspace: Workspace, name: str) -> Target:
     manifest = partial(pins.manifest, upstream) if head.origin in {"sdist", "sealed"} else None
     changed = partial(status.changes, upstream, head)
     return Target(name, upstream.path, workspace.patches / name, head.commit, pin, manifest, changed)
+
+
+def runtime_problems(here: Workspace) -> list[Problem]:
+    """Return the problems with the targets, in the upstream's tree and in the installed packages."""
+    if not are_checked(here):
+        return []
+    found = registry.check(_sd_scripts(here), cache=here.cache / "checked")
+    return [Problem(_UPSTREAM, str(each), cure(each.patch)) for each in found]
+
+
+def cure(name: str) -> str:
+    """Return a hint for a runtime patch that does not fit."""
+    return (
+        "restore the pinned packages and trees: `make setup`, `lora patch verify`\n"
+        f"or train without this runtime patch: `--set runtime.{name}=false`\n"
+        f"or take it out of this checkout: `lora upstream bump {_UPSTREAM} HEAD --accept --without {name}`"
+    )
+
+
+def refuse_unfit(tree: Path, names: Iterable[str], cache: Path | None) -> None:
+    """Raise PatchError for the first of those runtime patches that does not fit its targets in `tree`."""
+    from lora_training.errors import PatchError
+
+    found = registry.check(tree, names, cache)
+    if found:
+        others = sorted({each.patch for each in found[1:]} - {found[0].patch})
+        more = f"; nor do {', '.join(others)}" if others else ""
+        raise PatchError(f"a runtime patch does not fit: {found[0]}{more}", hint=cure(found[0].patch))
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A target of a runtime patch that is missing or changed at another commit."""
+
+    patch: str
+    on_by_default: bool
+    target: str
+    file: str
+    what: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {**asdict(self), "mend": self.mend}
+
+    @property
+    def mend(self) -> str:
+        """A hint at what to do about it."""
+        out = f"`--without {self.patch}` takes it out" if self.on_by_default else "`--accept` takes it out by itself"
+        return f"adapt it and its target's digest in lora_training/runtime/patches, or do without it: {out}"
+
+
+def unfit_targets(here: Workspace, upstream: str, trees: Sequence[Path]) -> list[Unfit]:
+    """Return every target that does not fit in the new tree of an upstream; the first of `trees` that has it counts."""
+    if upstream != _UPSTREAM or not are_checked(here):
+        return []
+    known = registry.available()
+    # problems of installed packages do not depend on the commit
+    found = [each for each in verify.targets(known.values(), trees) if _is_below(each, trees)]
+    return [
+        Unfit(each.patch, known[each.patch].on_by_default, each.target.name, _shown(each, trees), each.what)
+        for each in found
+    ]
+
+
+def _is_below(problem: verify.Problem, trees: Sequence[Path]) -> bool:
+    return problem.file is None or any(problem.file.is_relative_to(tree) for tree in trees)
+
+
+def _shown(problem: verify.Problem, trees: Sequence[Path]) -> str:
+    file = problem.file
+    below = (str(file.relative_to(tree)) for tree in trees if file and file.is_relative_to(tree))
+    return next(below, f"{problem.target.module} (no such module)")
+
+
+def taken_out(found: Sequence[Unfit], names: Sequence[str]) -> list[str]:
+    """Return the patches to disable at the new commit: those named, and unfit ones that are not on by default."""
+    asked = {*names, *registry.taken_out()}
+    return sorted({*names, *(each.patch for each in found if each.patch in asked or not each.on_by_default)})
+
+
+def check_fit(found: Sequence[Unfit], out: Sequence[str]) -> None:
+    """Raise PatchError when a patch that is on by default does not fit and is not disabled."""
+    left = sorted({each.patch for each in found} - set(out))
+    if left:
+        raise PatchError(
+            f"runtime patches that are on by default do not fit there: {', '.join(left)}",
+            hint=f"nothing was changed; mend them for that commit, or take them out: {' '.join(map(_without, left))}",
+        )
+
+
+def _without(name: str) -> str:
+    return f"--without {name}"
+
+
+def are_checked(here: Workspace) -> bool:
+    """Return whether this package belongs to the checkout, and the tree exists."""
+    return here.root.resolve() == _PACKAGE.parent and (_sd_scripts(here) / "library").is_dir()
+
+
+def _sd_scripts(here: Workspace) -> Path:
+    return here.root / "third_party" / _UPSTREAM

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lora_training import files, proc
 from lora_training.app import plan as plans
@@ -14,14 +14,13 @@ from lora_training.errors import LoraError
 from lora_training.patching import transaction
 from lora_training.runtime.patches import graceful_stop
 from lora_training.supervise import backup, disk_full, record, run_index, states
+from lora_training.supervise import run as supervising
 from lora_training.supervise.loop import Patience
-from lora_training.supervise.run import Order, Run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_training.app.plan import Plan
-    from lora_training.app.watcher import Watcher
     from lora_training.supervise.result import Result
     from lora_training.workspace import Workspace
 
@@ -33,6 +32,16 @@ class Request:
     file: Path
     sets: tuple[str, ...] = ()
     resume: str | None = None
+
+
+class Watcher(supervising.Watcher, Protocol):
+    """Receives the lines, events and notes of a run, and the messages before its start."""
+
+    def say(self, *lines: str) -> None:
+        """Show lines as they are, such as a warning."""
+
+    def progress(self, text: str) -> None:
+        """Show the current step in place of the last one; an empty text removes it."""
 
 
 def train(here: Workspace, request: Request, watcher: Watcher) -> tuple[Plan, Result]:
@@ -81,12 +90,12 @@ def run(here: Workspace, plan: Plan, resume: str, watcher: Watcher, rerun_of: Pa
         began = {**recording.begin(here, plan, resume, state, watcher), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)
         run_index.add(here, plan.folder)
-        return Run(replace(_order(plan), began=began), watcher).go(state)
+        return supervising.Run(replace(_order(plan), began=began), watcher).go(state)
 
 
-def _order(plan: Plan) -> Order:
+def _order(plan: Plan) -> supervising.Order:
     settings = plan.config.run
-    return Order(
+    return supervising.Order(
         plan.spec,
         plan.config.path,
         plan.output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -13,6 +14,24 @@ from lora_training import locks, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_PERMISSIONS = "mend its permissions, or be its owner"
+_HINTS = {
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+    errno.EROFS: "what is there can only be read: choose another place",
+    errno.ENOSPC: "make room there, or choose another place",
+    errno.EDQUOT: "make room there, or choose another place",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EISDIR: "a folder is where a file should be: take it away, or choose another place",
+    errno.ENOTDIR: "a file is where a folder should be: take it away, or choose another place",
+    errno.EEXIST: "something else is there: take it away, or choose another place",
+    errno.ENOENT: "it was not there, or has just been taken away",
+    errno.EIO: "the disk or what it is mounted from fails: look at the system's log",
+    errno.EMFILE: "raise the number of open files: `ulimit -n`",
+}
+_WRITING = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 
 
 def run(argv: Sequence[str]) -> int:
@@ -38,10 +57,19 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         return no_reader()
     except OSError as exc:
-        from lora_training.cli import refused
-
-        _report(*refused.sentence(exc))
+        _report(*_os_error(exc))
         return 1
+
+
+def _os_error(exc: OSError) -> tuple[str, str | None]:
+    """Describe an error of the operating system that no other module has handled; return a hint as well."""
+    hint = _HINTS.get(exc.errno or 0)
+    if not exc.strerror:
+        return str(exc) or type(exc).__name__, hint
+    path = exc.filename.decode(errors="replace") if isinstance(exc.filename, bytes) else exc.filename
+    if not isinstance(path, str):
+        return exc.strerror, hint
+    return f"cannot {'write' if exc.errno in _WRITING else 'use'} {path}: {exc.strerror}", hint
 
 
 def _recover() -> None:

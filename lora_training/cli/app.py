@@ -1,4 +1,4 @@
-"""The root command. Groups are imported only when they are called, so that `lora --help` is fast."""
+"""The root command and the class of its groups, which are imported only when called, so that `lora --help` is fast."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ _COMMANDS = {
     "patch": ("lora_training.cli.patch", "Apply, revert, verify and write patches."),
     "doctor": ("lora_training.cli.doctor", "Check this machine and checkout."),
 }
+
+
+_LONGEST = 200  # characters of a command's help in a list
+
+
+class Group(click.Group):
+    """A group whose help shows the whole first sentence of each command."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one entry per command, without a limit of one line."""
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(_LONGEST)) for name, each in found if each])
 
 
 class _LazyGroup(click.Group):

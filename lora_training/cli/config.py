@@ -11,7 +11,7 @@ import click
 
 from lora_training import shell
 from lora_training.app.checkout import Checkout
-from lora_training.cli.groups import Group
+from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import click
 
 from lora_training import workspace
 from lora_training.cli import patch_words
-from lora_training.cli.groups import Group
+from lora_training.cli.app import Group
 from lora_training.cli.output import json_option, print_file, print_json, say
 from lora_training.errors import PatchError
 from lora_training.patching.names import shown
@@ -127,15 +127,14 @@ def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_
     """Check pins, trees, patches and PATCHES.md. Exit code 1 when something is wrong."""
     if _is_ad_hoc(tree, files, strip) and tree:
         return _verify_ad_hoc(tree, files, as_json=as_json)
-    from lora_training.app import runtime_targets
-    from lora_training.app.targets import targets
+    from lora_training.app.targets import runtime_problems, targets
     from lora_training.patching import verify as checks
 
     here = workspace.find()
     found = checks.verify(here, targets(here))
     # runtime patches are for patched trees: where those are not in order, theirs is the cure to name
     if not any(problem.upstream for problem in found.problems):
-        found = replace(found, problems=(*found.problems, *runtime_targets.problems(here)))
+        found = replace(found, problems=(*found.problems, *runtime_problems(here)))
     click.echo(patch_words.recovered_line(found.recovered), err=True, nl=False)
     click.echo(patch_words.verified(found, json_wanted=as_json), nl=False)
     return 1 if found.problems else 0

@@ -13,7 +13,7 @@ import click
 from lora_training import workspace
 from lora_training.app import recording
 from lora_training.app import runs as app
-from lora_training.cli.groups import Group
+from lora_training.cli.app import Group
 from lora_training.cli.output import drop_unread, json_option, print_json, say
 from lora_training.supervise import run_index
 

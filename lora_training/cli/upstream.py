@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_training import workspace
+from lora_training.cli.app import Group
 from lora_training.cli.bump import bump
-from lora_training.cli.groups import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
 from lora_training.patching.tree_state import edits_line
 from lora_training.upstream import status as upstream_status

@@ -9,26 +9,34 @@ import ast
 import gc
 import json
 import os
+import select
+import signal
 import sys
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import LoraError
-from lora_training.runtime import lifeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 # The chosen patches and their settings, as JSON: an object of settings for each patch name.
 VARIABLE = "LORA_RUNTIME"
+# The supervisor's process id.
+SUPERVISOR = "LORA_SUPERVISOR"
+# torch.distributed's variable, set where a launcher has started several processes of one training.
+RANK = "RANK"
+_POLL_S = 1.0
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the script `argv[0]` with the flags that follow; return the exit code, also when a patch does not fit."""
     script, *flags = argv
-    lifeline.hold()
+    end_with_parents()
     _know_no_eps()
     try:
         chosen = json.loads(os.environ.get(VARIABLE, "{}"))
@@ -39,6 +47,47 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"error: {exc.message}\n" + (f"hint: {exc.hint}\n" if exc.hint else ""))
         return exc.exit_code
     return 0
+
+
+def end_with_parents() -> None:
+    """Kill this process group when the supervisor or the launcher of a rank ends: no training is left behind."""
+    pid = os.environ.get(SUPERVISOR, "")
+    watched = [int(pid)] if pid.isdecimal() else []
+    if RANK in os.environ:
+        # accelerate's launcher starts each rank in its own session, so a rank does not end with the launcher by itself
+        watched.append(os.getppid())
+    for each in watched:
+        threading.Thread(target=_watch, args=(each,), daemon=True).start()
+
+
+def _watch(pid: int) -> None:
+    _wait(pid)
+    # the workers of the data loaders are in the same process group
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _wait(pid: int) -> None:
+    """Return when process `pid` has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):
+        _poll(pid)
+        return
+    select.select([descriptor], [], [])
+
+
+def _poll(pid: int) -> None:
+    """Return when process `pid` has ended, on a system without `pidfd_open`."""
+    while True:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            pass
+        time.sleep(_POLL_S)
 
 
 def _know_no_eps() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_training import proc
-from lora_training.runtime import lifeline
+from lora_training.runtime import bootstrap
 from lora_training.runtime.patches import ranks as meeting
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _LEAVE_S = 10.0
 def main(argv: Sequence[str]) -> int:
     """Wait for all ranks; return the first exit code that is not 0, negative for a signal."""
     count, *command = argv
-    lifeline.hold()
+    bootstrap.end_with_parents()
     ranks: list[subprocess.Popen[bytes]] = []
 
     def pass_on(_signum: int, _frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import without
 from lora_training.errors import PatchError
-from lora_training.runtime import patches, settings, verify
+from lora_training.runtime import model, patches, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -47,17 +47,17 @@ def chosen(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, dict[str,
     return {name: dict(value) for name, value in merged.items() if value is not False}
 
 
-def problems(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, list[settings.Problem]]:
+def problems(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, list[model.Problem]]:
     """Return the problems in the settings of `[runtime]`, by patch. Unknown patch names are ignored."""
     found = {name: _problems(name, value) for name, value in chosen(table).items() if name in available()}
     return {name: wrong for name, wrong in found.items() if wrong}
 
 
-def _problems(name: str, value: Mapping[str, Any]) -> list[settings.Problem]:
+def _problems(name: str, value: Mapping[str, Any]) -> list[model.Problem]:
     if name in taken_out():
         hint = f"set it to false; `lora upstream bump` puts {name} back at a commit that it fits"
-        return [settings.Problem(None, f"it is taken out of this checkout, says {_FILE}", hint)]
-    return list(settings.problems(available()[name].settings, value))
+        return [model.Problem(None, f"it is taken out of this checkout, says {_FILE}", hint)]
+    return list(model.settings_problems(available()[name].settings, value))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def check(tree: Path, names: Iterable[str] | None = None, cache: Path | None = N
 
 def needed(table: Mapping[str, Mapping[str, Any]], start: Start) -> list[str]:
     """The patches of `table` that this run needs."""
-    parsed = {name: settings.parse(name, _known(name).settings, raw) for name, raw in table.items()}
+    parsed = {name: model.parse_settings(name, _known(name).settings, raw) for name, raw in table.items()}
     return [name for name, each in parsed.items() if not _known(name).unneeded(start, each)]
 
 
@@ -106,7 +106,7 @@ def install(table: Mapping[str, Mapping[str, Any]], tree: Path, start: Start) ->
     needed: dict[str, Any] = {}
     for name, raw in table.items():
         patch = _known(name)
-        parsed = settings.parse(name, patch.settings, raw)
+        parsed = model.parse_settings(name, patch.settings, raw)
         why_not = patch.unneeded(start, parsed)
         lines.append(f"{name}: not needed, {why_not}" if why_not else f"{name}: on")
         if not why_not:

@@ -12,8 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from lora_training import manifest
-from lora_training.runtime import wrapping
-from lora_training.runtime.model import Target
+from lora_training.runtime.model import Target, wrap_function
 from lora_training.runtime.run import Run, Watcher
 
 if TYPE_CHECKING:
@@ -62,16 +61,16 @@ def _nothing(_module: ModuleType) -> None:
 
 
 def _install_in_script(module: ModuleType) -> None:
-    wrapping.wrap(module, "NetworkTrainer.train", _train)
-    wrapping.wrap(module, "tqdm", _progress_bar)
+    wrap_function(module, "NetworkTrainer.train", _train)
+    wrap_function(module, "tqdm", _progress_bar)
 
 
 def _install_in_accelerator_setup(module: ModuleType) -> None:
-    wrapping.wrap(module, "prepare_accelerator", _prepare_accelerator)
+    wrap_function(module, "prepare_accelerator", _prepare_accelerator)
 
 
 def _install_in_logging(module: ModuleType) -> None:
-    wrapping.wrap(module, "LossRecorder.add", _add_loss)
+    wrap_function(module, "LossRecorder.add", _add_loss)
 
 
 def _install_in_checkpoints(module: ModuleType) -> None:

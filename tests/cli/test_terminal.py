@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import pytest
 
-from lora_training.cli.figures import Figures
 from lora_training.cli.output import ProgressLine
+from lora_training.cli.terminal import Figures
 from tests.helpers import ROOT
 
 FOLLOW = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.runtime import registry, source
+from lora_training.runtime import registry, verify
 from tests.helpers import ROOT, write
 
 LIBRARY = """
@@ -90,13 +90,13 @@ def self_patch(tmp_path: Path) -> Path:
 
 
 LOUD = """
-from lora_training.runtime import source
+from lora_training.runtime import verify
 from lora_training.runtime.model import RuntimePatch, Target
 def install(module, settings):
     upstreams = module.Trainer.train
     module.Trainer.train = lambda self: upstreams(self) + ", louder"
 PATCH = RuntimePatch("loud", "", "", "", "", (Target("train_it", "Trainer.train", DIGEST),), install)
-""".replace("DIGEST", repr(source.digest(SELF, "Trainer.train")))
+""".replace("DIGEST", repr(verify.digest(SELF, "Trainer.train")))
 DRIVER = """
 import os, sys
 from lora_training.runtime import bootstrap, patches, registry
@@ -159,7 +159,7 @@ def test_every_patch_fits_the_pinned_tree(sd_scripts: Path) -> None:
 
 
 def test_a_digest_ignores_comments_and_layout_but_no_change_of_code() -> None:
-    first = source.digest("class A:\n    def f(self): return 1\n", "A.f")
-    assert first == source.digest("# why\nclass A:\n    def f(\n        self\n    ):\n        return 1  # one\n", "A.f")
-    assert first != source.digest("class A:\n    def f(self): return 2\n", "A.f")
-    assert source.digest("class A: pass", "A.f") is None
+    first = verify.digest("class A:\n    def f(self): return 1\n", "A.f")
+    assert first == verify.digest("# why\nclass A:\n    def f(\n        self\n    ):\n        return 1  # one\n", "A.f")
+    assert first != verify.digest("class A:\n    def f(self): return 2\n", "A.f")
+    assert verify.digest("class A: pass", "A.f") is None

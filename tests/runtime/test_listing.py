@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.runtime import registry, settings, verify
+from lora_training.runtime import model, registry, verify
 from tests.helpers import ROOT, lora, write
 
 SMOKE = ROOT / "configs" / "smoke.toml"
@@ -77,13 +77,13 @@ def test_config_check_points_at_a_wrong_setting(sd_scripts: Path, tmp_path: Path
     ],
 )
 def test_a_setting_that_does_not_fit_is_told(table: dict[str, object], said: str) -> None:
-    (problem,) = settings.problems(registry.available()["nan-guard"].settings, table)
+    (problem,) = model.settings_problems(registry.available()["nan-guard"].settings, table)
     assert said in problem.message
 
 
 def test_words_and_numbers_are_checked_too() -> None:
     scope = registry.available()["dataset-loss"].settings
-    (problem,) = settings.problems(scope, {"loss_scope": "local"})
+    (problem,) = model.settings_problems(scope, {"loss_scope": "local"})
     assert problem.message == '`loss_scope` must be "global" or "per_dataset", not \'local\''
-    (problem,) = settings.problems(registry.available()["ema"].settings, {"decay": float("nan")})
+    (problem,) = model.settings_problems(registry.available()["ema"].settings, {"decay": float("nan")})
     assert "a number" in problem.message

@@ -84,14 +84,14 @@ def _patches(here: Workspace) -> Iterator[Finding]:
 
 def _runtime(here: Workspace) -> Iterator[Finding]:
     """Check that the runtime patches fit their targets."""
-    from lora_training.app import runtime_targets
+    from lora_training.app.targets import are_checked, runtime_problems
     from lora_training.runtime import registry
 
-    problems = runtime_targets.problems(here)
+    problems = runtime_problems(here)
     if problems:
         # one cause, such as a patch that is not applied, often makes several targets fail
         more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
         yield problem("runtime", f"{problems[0].what}{more}", problems[0].mend)
-    elif runtime_targets.are_checked(here):
+    elif are_checked(here):
         out = f"; taken out: {', '.join(sorted(registry.taken_out()))}" if registry.taken_out() else ""
         yield ok("runtime", f"all {len(registry.available()) - len(registry.taken_out())} runtime patches fit{out}")

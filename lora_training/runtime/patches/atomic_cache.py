@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.runtime import wrapping
-from lora_training.runtime.model import NoSettings, RuntimePatch, Target
+from lora_training.runtime.model import NoSettings, RuntimePatch, Target, wrap_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,10 +48,10 @@ def install(module: ModuleType, _settings: NoSettings) -> None:
     """Replace the module's numpy, and make its validity checks open the files."""
     vars(module)["np"] = _AtomicNumpy(vars(module)["np"])
     if module.__name__ == _BASE:
-        wrapping.wrap(module, _LATENTS, _latents_fit)
+        wrap_function(module, _LATENTS, _latents_fit)
     for target in PATCH.targets:
         if target.module == module.__name__ and target.name.endswith(_OUTPUTS):
-            wrapping.wrap(module, target.name, _outputs_open)
+            wrap_function(module, target.name, _outputs_open)
 
 
 def _latents_fit(wrapped: Callable[..., bool], strategy: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -17,11 +17,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_training.errors import ConfigError
-from lora_training.runtime import settings as tables
 from lora_training.runtime import training
-from lora_training.runtime.model import RuntimePatch, Target
+from lora_training.runtime.model import Problem, RuntimePatch, Target, limits, settings_problems
 from lora_training.runtime.run import Watcher
-from lora_training.runtime.settings import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,10 +56,10 @@ class Attributes:
 _LAMBDAS = tuple(field.name for field in fields(Attributes) if field.name.startswith("lambda_"))
 
 
-def attribute_problems(attributes: Mapping[str, Any]) -> list[tables.Problem]:
+def attribute_problems(attributes: Mapping[str, Any]) -> list[Problem]:
     """Return the problems in the keys `loss_*` and `lambda_*` of a subset's `custom_attributes`."""
     ours = {name: value for name, value in attributes.items() if name.startswith(("loss_", "lambda_"))}
-    return list(tables.problems(Attributes, ours))
+    return list(settings_problems(Attributes, ours))
 
 
 class _DatasetLoss(Watcher):

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training.runtime import training
-from lora_training.runtime.model import RuntimePatch, Target
+from lora_training.runtime.model import RuntimePatch, Target, limits
 from lora_training.runtime.run import Watcher
-from lora_training.runtime.settings import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training import files, manifest
-from lora_training.runtime import rng, training
+from lora_training.runtime import training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target
 from lora_training.runtime.patches import provenance
 from lora_training.runtime.run import Watcher
@@ -236,10 +236,10 @@ class _Recorder:
         return _Saved(self.epoch_start, self._capture())
 
     def _capture(self) -> dict[str, Any]:
-        return rng.capture() | {"order": None if self.order is None else self.order.get_state()}
+        return _generators() | {"order": None if self.order is None else self.order.get_state()}
 
     def _restore(self, states: dict[str, Any]) -> None:
-        rng.restore(states)
+        _restore_generators(states)
         if self.order is not None and states.get("order") is not None:
             self.order.set_state(states["order"])
 
@@ -252,6 +252,31 @@ class _Recorder:
     @staticmethod
     def _name(rank: int) -> str:
         return f"lora-resume-{rank}.pt"
+
+
+def _generators() -> dict[str, Any]:
+    """Return the states of the generators of Python, NumPy and torch, including those of all GPUs."""
+    import numpy as np
+    import torch
+
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002 - upstream draws on the global one
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _restore_generators(states: dict[str, Any]) -> None:
+    """Restore every generator to the state that `_generators` returned, except GPUs without one."""
+    import numpy as np
+    import torch
+
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
 
 
 def _follow(loaders: Any) -> None:

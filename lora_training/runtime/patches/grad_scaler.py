@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_training.runtime import wrapping
-from lora_training.runtime.model import RuntimePatch, Start, Target
-from lora_training.runtime.settings import limits
+from lora_training.runtime.model import RuntimePatch, Start, Target, limits, wrap_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +37,7 @@ def install(module: ModuleType, settings: Settings) -> None:
         handlers = [*(kwargs.pop("kwargs_handlers", None) or ()), GradScalerKwargs(**asdict(settings))]
         return wrapped(*args, kwargs_handlers=handlers, **kwargs)
 
-    wrapping.wrap(module, "Accelerator", build)
+    wrap_function(module, "Accelerator", build)
 
 
 def _unneeded(start: Start, _settings: Settings) -> str | None:

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_training.errors import TrainingError
-from lora_training.runtime import events, training, wrapping
-from lora_training.runtime.model import RuntimePatch, Start, Target
+from lora_training.runtime import events, training
+from lora_training.runtime.model import RuntimePatch, Start, Target, limits, wrap_function
 from lora_training.runtime.run import Watcher
-from lora_training.runtime.settings import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +133,7 @@ def _weights_are_finite(run: Run) -> bool:
 def install(module: ModuleType, settings: Settings) -> None:
     """Add the image paths to each batch, and watch the run."""
     if module.__name__ == "library.dataset":
-        wrapping.wrap(module, "BaseDataset.__getitem__", _name_images)
+        wrap_function(module, "BaseDataset.__getitem__", _name_images)
     else:
         training.watch(module, NAME, lambda: _NanGuard(settings))
 

@@ -14,8 +14,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.runtime import wrapping
-from lora_training.runtime.model import NoSettings, RuntimePatch, Start, Target
+from lora_training.runtime.model import NoSettings, RuntimePatch, Start, Target, wrap_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +25,9 @@ VARIABLE = "LORA_FILE_STORE"
 
 def _install(module: ModuleType, _settings: NoSettings) -> None:
     if module.__name__ == "accelerate.state":
-        wrapping.wrap(module, "PartialState.__init__", _meet)
+        wrap_function(module, "PartialState.__init__", _meet)
     else:
-        wrapping.wrap(module, "Accelerator.prepare_model", _prepare_model)
+        wrap_function(module, "Accelerator.prepare_model", _prepare_model)
 
 
 def _meet(wrapped: Callable[..., None], _state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from lora_training.config.checks import machine
 from lora_training.errors import LoraError
 from lora_training.patching import transaction
 from lora_training.runtime.patches import graceful_stop
-from lora_training.supervise import backup, disk_full, record, run_index, states
+from lora_training.supervise import background, backup, disk_full, record, run_index, states
 from lora_training.supervise import run as supervising
 from lora_training.supervise.loop import Patience
 
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """A configuration file with its overrides, and the state to resume from (None: as the configuration says)."""
+    """A configuration file with its overrides, and the state to resume from (None: as the configuration says).
+
+    `detach`: continue in a background process when everything has been checked.
+    """
 
     file: Path
     sets: tuple[str, ...] = ()
     resume: str | None = None
+    detach: bool = False
 
 
 class Watcher(supervising.Watcher, Protocol):
@@ -44,13 +48,19 @@ class Watcher(supervising.Watcher, Protocol):
         """Show the current step in place of the last one; an empty text removes it."""
 
 
-def train(here: Workspace, request: Request, watcher: Watcher) -> tuple[Plan, Result]:
-    """Train a configuration to its end, or find that it is complete."""
+def train(here: Workspace, request: Request, watcher: Watcher) -> tuple[Plan, Result | None]:
+    """Train a configuration to its end, or find that it is complete.
+
+    The result is None if the training continues in a background process, which returns from this call as well.
+    """
     # no patch command may change the trees now: each attempt imports upstream again, partly late in the run
     with transaction.shared_lock(here):
         plan = plans.make(here, request.file, request.sets, write=True)
         resume = resuming.meant(plan, request.resume or plan.config.run.resume, watcher)
-        return plan, run(here, plan, resume, watcher)
+        try:
+            return plan, run(here, plan, resume, watcher, detach=request.detach)
+        except background.Detached:
+            return plan, None
 
 
 def rehearse(here: Workspace, request: Request, watcher: Watcher) -> str:
@@ -70,8 +80,19 @@ def rehearse(here: Workspace, request: Request, watcher: Watcher) -> str:
         return replace(plan.spec, argv=(*plan.spec.argv, *states.flags(state))).shell()
 
 
-def run(here: Workspace, plan: Plan, resume: str, watcher: Watcher, rerun_of: Path | None = None) -> Result:
-    """Finish a run, or find that it is complete; `rerun_of` is the LoRA that it repeats."""
+def run(  # noqa: PLR0913 - one by keyword
+    here: Workspace,
+    plan: Plan,
+    resume: str,
+    watcher: Watcher,
+    rerun_of: Path | None = None,
+    *,
+    detach: bool = False,
+) -> Result:
+    """Finish a run, or find that it is complete; `rerun_of` is the LoRA that it repeats.
+
+    With `detach`, a background process finishes it, and Detached is raised in this one.
+    """
     if plan.tree.is_miniature:
         _warn_of_miniature(watcher)
     _warn_of_left_out(plan, watcher)
@@ -90,6 +111,8 @@ def run(here: Workspace, plan: Plan, resume: str, watcher: Watcher, rerun_of: Pa
         began = {**recording.begin(here, plan, resume, state, watcher), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)
         run_index.add(here, plan.folder)
+        if detach:
+            background.detach(plan.folder)
         return supervising.Run(replace(_order(plan), began=began), watcher).go(state)
 
 

@@ -50,6 +50,7 @@ def _place(context: click.Context, option: click.Parameter, value: str | None) -
     help="From the newest good state, from the start, or from that.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the exact command as one shell line, and write nothing.")
+@click.option("--detach", is_flag=True, help="Check it, then train in the background.")
 @click.option("-v", "--verbose", is_flag=True, help="Show upstream's own log as it is written.")
 @click.option("--docker", is_flag=True, help="Train in a container, by Docker or Podman.")
 @click.option("--image", metavar="NAME", callback=_not_empty, help="The container's image, if not lora-training.")
@@ -59,6 +60,7 @@ def train(  # noqa: PLR0913 - one argument an option
     sets: tuple[str, ...],
     resume: str | None,
     dry_run: bool,
+    detach: bool,
     verbose: bool,
     docker: bool,
     image: str | None,
@@ -67,10 +69,12 @@ def train(  # noqa: PLR0913 - one argument an option
     from lora_training.app import train as training
     from lora_training.cli.terminal import Terminal
 
+    if detach and (dry_run or docker or image):
+        raise click.UsageError("--detach goes with neither --dry-run nor --docker")
     if not dry_run:
         output.drop_unread()
     here = workspace.find()
-    request = training.Request(file, sets, resume)
+    request = training.Request(file, sets, resume, detach)
     with closing(Terminal(verbose=verbose)) as terminal:
         if docker or image:
             code = _in_container(here, request, image, terminal, verbose=verbose, dry_run=dry_run)
@@ -79,7 +83,10 @@ def train(  # noqa: PLR0913 - one argument an option
             say(training.rehearse(here, request, terminal))
             return
         plan, result = training.train(here, request, terminal)
-    _report(plan, result)
+    if result:
+        _report(plan, result)
+    else:
+        _say_where(plan.folder)
 
 
 def _in_container(  # noqa: PLR0913 - options of one command
@@ -110,6 +117,17 @@ def _screen(*, tty: bool) -> Screen:
         return columns, lines
 
     return Screen(write, size if tty else None)
+
+
+def _say_where(folder: Path) -> None:
+    """Print the name of a run in the background, how to follow it, and how to stop it."""
+    from lora_training import shell
+    from lora_training.supervise.background import LOG
+
+    name = shell.quote(folder.stem)
+    say(f"{folder.stem}: training in the background")
+    say(f"state     lora runs show {name}", f"follow    tail -f {shell.quote(str(folder / LOG))}")
+    say(f"stop      lora runs stop {name}")
 
 
 def _report(plan: Plan, result: Result) -> None:

@@ -16,7 +16,7 @@ import pytest
 from lora_training import workspace
 from lora_training.patching import lockfile
 from tests.cli.cats import Cats
-from tests.helpers import ROOT, Ran, lora, repository, write
+from tests.helpers import ROOT, Ran, lora, write
 from tests.trees import listing
 
 pytest.importorskip("torch")
@@ -350,22 +350,6 @@ for name in [*names.split(), "prune_layer", "prune_linear_layer"]:
 def blip(tree: Path, pristine: Path | None) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-c", BLIP, *([str(pristine)] if pristine else [])]
     return subprocess.run(argv, cwd=tree, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture
-def no_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout of ours to which nobody ever brought sd-scripts."""
-    root = tmp_path / "checkout"
-    modules = (
-        '[submodule "third_party/sd-scripts"]\npath = third_party/sd-scripts\nurl = https://git.example.invalid/x\n'
-    )
-    repository(root, {".gitmodules": modules, "patches/.keep": "", "lora_training/.keep": ""})
-    commit = "6721028c79ee85a78b3a06dfd8954dae310a1cce"
-    argv = ["git", "update-index", "--add", "--cacheinfo", f"160000,{commit},third_party/sd-scripts"]
-    subprocess.run(argv, cwd=root, check=True)
-    monkeypatch.setenv("LORA_HOME", str(root))
-    monkeypatch.setenv("LORA_CACHE", str(workspace.Workspace(ROOT).state / "cache"))
-    return root
 
 
 def test_without_upstream_the_smoke_run_falls_back_to_the_miniature_loudly(no_upstream: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lora_training import repositories, without
+from lora_training import git_process, repositories, without
 from lora_training.app.targets import check_fit, taken_out, target, targets, unfit_targets
 from lora_training.errors import LoraError, PatchError
 from lora_training.patching import rebase_series, transaction
@@ -156,7 +156,7 @@ def recover(here: Workspace) -> str | None:
 
 def _way_back(here: Workspace, upstream: Upstream, before: str) -> list[str]:
     """Return the commands that restore the last commit and its pin `before`, after a move."""
-    head = repositories.head(here.root)
+    head = git_process.head(here.root)
     link = upstream.path.relative_to(here.root).as_posix()
     return [
         "lora patch revert",

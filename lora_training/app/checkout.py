@@ -101,6 +101,6 @@ class Checkout:
 
         if self.tree == self.workspace.upstream(_UPSTREAM).path:
             return pins.head(self.workspace.upstream(_UPSTREAM)).commit
-        from lora_training import repositories
+        from lora_training import git_process
 
-        return repositories.head(self.tree)
+        return git_process.head(self.tree)

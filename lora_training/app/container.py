@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training import manifest, repositories, workspace
+from lora_training import git_process, manifest, workspace
 from lora_training.config import paths
 from lora_training.containers import images
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
@@ -302,5 +302,5 @@ def _labels(here: Workspace) -> dict[str, str]:
 
 
 def _revision(here: Workspace) -> dict[str, str]:
-    head = repositories.head(here.root)
+    head = git_process.head(here.root)
     return {images.REVISION: head} if head else {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lora_training import git_process
 from lora_training.patching import lockfile, series, transaction, tree_state
 from lora_training.patching.model import REGULAR, Node, folders_of, state_of
 from lora_training.patching.planning import Moved, stack
@@ -17,6 +17,7 @@ from lora_training.patching.tree_state import COPY, TreeState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from lora_training.patching.series import Target
     from lora_training.workspace import Workspace
@@ -223,11 +224,8 @@ def _exclude_copies(root: Path) -> None:
     """Have git ignore `*.orig` in a tree, by its private exclude file; does nothing where there is no git."""
     if not (root / ".git").exists():
         return
-    from lora_training import repositories
-
     # a worktree shares the file with its repository
-    with repositories.opened(root) as repo:
-        path = Path(repo.common_dir) / "info" / "exclude"
+    path = root / git_process.run(root, "rev-parse", "--git-path", "info/exclude").removesuffix("\n")
     there = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
     if "*.orig" in there.splitlines():
         return

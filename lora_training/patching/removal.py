@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lora_training import git_process, proc
 from lora_training.errors import PatchError
 from lora_training.patching.transaction import tree
 from lora_training.patching.tree_state import COPY
@@ -63,10 +64,11 @@ def _contains(target: Target, _read: Read, commit: str) -> bool:
     """Whether the tree's history contains a commit; False where a shallow clone has no history."""
     if not (target.root / ".git").exists():
         return False
-    from lora_training import repositories
-
-    with repositories.opened(target.root) as repo:
-        return repo.git.succeeds("merge-base", "--is-ancestor", commit, "HEAD")
+    try:
+        git_process.run(target.root, "merge-base", "--is-ancestor", commit, "HEAD")
+    except proc.ProcError:
+        return False
+    return True
 
 
 def _has_reached(target: Target, read: Read, version: str) -> bool:

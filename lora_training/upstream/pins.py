@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lora_training import git_process
 from lora_training.errors import UpstreamError
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ def pin(workspace: Workspace, name: str) -> str:
 
 
 def _gitlink(workspace: Workspace, upstream: Upstream) -> str | None:
-    from lora_training import repositories
-
-    return repositories.gitlink(workspace.root, upstream.path.relative_to(workspace.root).as_posix())
+    return git_process.gitlink(workspace.root, upstream.path.relative_to(workspace.root).as_posix())
 
 
 def _locked(workspace: Workspace, name: str) -> str | None:
@@ -107,9 +106,7 @@ def _toml(path: Path) -> dict[str, Any]:
 def head(upstream: Upstream) -> Head:
     """What the tree on disk is, read from its files alone: no git process is started."""
     if (upstream.path / ".git").exists():
-        from lora_training import repositories
-
-        return Head(repositories.head(upstream.path), "git")
+        return Head(git_process.head(upstream.path), "git")
     found = marker(upstream.path)
     return Head(found["commit"], found.get("origin", "sdist")) if found else Head(None, "none")
 

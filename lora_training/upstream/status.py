@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from lora_training import git_process
 from lora_training.upstream import pins
 
 if TYPE_CHECKING:
@@ -78,10 +79,7 @@ def changes(upstream: Upstream, head: pins.Head) -> tuple[str, ...]:
 def _git_changes(tree: Path) -> tuple[str, ...]:
     # no other repository inside is looked into: it has a configuration of its own
     flags = ("--porcelain", "-z", "--no-renames", "--untracked-files=all", "--ignore-submodules=dirty")
-    from lora_training import repositories
-
-    with repositories.opened(tree) as repo:
-        out = repo.git.status(*flags)
+    out = git_process.run(tree, "status", *flags)
     return tuple(sorted(entry[3:] for entry in out.split("\0") if entry))
 
 
@@ -117,8 +115,5 @@ def _source(upstream: Upstream, head: pins.Head) -> str | None:
     if head.origin in {"sdist", "sealed"}:
         return str((pins.marker(upstream.path) or {}).get("archive"))
     if head.origin == "git" and head.commit:
-        from lora_training import repositories
-
-        with repositories.opened(upstream.path) as repo:
-            return str(repo.git.ls_remote("--get-url", "origin"))
+        return git_process.run(upstream.path, "ls-remote", "--get-url", "origin").strip()
     return None

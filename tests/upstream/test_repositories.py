@@ -1,4 +1,4 @@
-"""GitPython, as it reads repositories for us: only the one that was asked for, and whatever state it is in."""
+"""git and GitPython, as they read repositories for us: only the one that was asked for, in any state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_training import proc, repositories
+from lora_training import git_process, proc, repositories
 from lora_training.errors import UpstreamError
 from lora_training.upstream import bump, pins
 from lora_training.upstream.sync import sync
@@ -45,7 +45,7 @@ def pinned(tmp_path: Path) -> Path:
 
 
 def _links(folder: Path) -> list[str | None]:
-    return [repositories.gitlink(folder, path) for path in ("third_party/one", "z ü", "d/f0.py", "nothing")]
+    return [git_process.gitlink(folder, path) for path in ("third_party/one", "z ü", "d/f0.py", "nothing")]
 
 
 @pytest.mark.parametrize("args", [(), ("--index-version", "4"), ("--split-index",), ("--skip-worktree", "d/f0.py")])
@@ -62,7 +62,7 @@ def test_a_damaged_index_is_an_error_and_never_another_answer(pinned: Path) -> N
     for cut in range(0, len(data), 97):
         index.write_bytes(data[:cut])
         with contextlib.suppress(proc.ProcError):
-            assert repositories.gitlink(pinned, "third_party/one") in (ONE, None)
+            assert git_process.gitlink(pinned, "third_party/one") in (ONE, None)
 
 
 @pytest.mark.parametrize("files", [{}, {"HEAD": "ref: refs/heads/main\n", "objects/x": "", "refs/x": ""}])
@@ -71,7 +71,7 @@ def test_a_tree_without_a_repository_is_not_answered_by_the_one_around_it(pinned
     for name, text in {"a.py": "", **files}.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text)
-    assert repositories.head(tree) is None
+    assert git_process.head(tree) is None
     with pytest.raises(UpstreamError, match=r"holds no repository"), repositories.opened(tree):
         pass
     with pytest.raises(proc.ProcError, match="rev-parse"), repositories.commands(tree) as run:
@@ -189,7 +189,10 @@ USED = "import sys; from lora_training.cli import run; run(sys.argv[1:]); print(
         ("config check configs/smoke.toml", False),
         ("config show configs/smoke.toml", False),
         ("patch --help", False),
-        ("upstream status", True),
+        ("upstream status", False),
+        ("patch verify", False),
+        ("patch list", False),
+        ("patch lock", True),
     ],
 )
 def test_gitpython_is_imported_only_where_it_is_used(args: str, *, imported: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lora_training import repositories
+from lora_training import git_process
 from lora_training.upstream import pins, status
 from lora_training.upstream.sync import sync
 from lora_training.workspace import Upstream
@@ -77,10 +77,10 @@ def test_without_a_repository_around_us_the_lock_says_the_pin(site: Site) -> Non
 def test_a_repository_of_another_user_is_said_to_be_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = tmp_path / "a tree"
     repository(tree, {"a": "b"})
-    monkeypatch.setattr(repositories, "_KEPT", re.compile("GIT_.*"))
+    monkeypatch.setattr(git_process, "_KEPT", re.compile("GIT_.*"))
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    with pytest.raises(repositories.DubiousOwnershipError, match="belongs to another user") as caught:
+    with pytest.raises(git_process.DubiousOwnershipError, match="belongs to another user") as caught:
         status.changes(Upstream("a", tree, ""), pins.Head("0" * 40, "git"))
     assert (caught.value.message.split(" belongs")[0], caught.value.exit_code) == (str(tree), 4)
     assert caught.value.hint == f"if you trust it: git config --global --add safe.directory '{tree}'"

@@ -13,7 +13,7 @@ from lora_training.config import paths
 from lora_training.containers import images
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
 from lora_training.launch import container as containers
-from lora_training.launch.mounts import Mount, is_refused, merged
+from lora_training.launch.container import Mount, is_refused, merged
 from lora_training.patching import lockfile
 from lora_training.upstream import pins
 
@@ -216,7 +216,7 @@ def _code(ended: Ended, asked: signals.Asked, wanted: Container) -> int:
 def mounts_of(places: Iterable[Place], caches: Mapping[str, Path]) -> tuple[Mount, ...]:
     """Return the mounts for `places` that exist or will be created, and for `caches` (by their path in the container).
 
-    Writes nothing. Raises ConfigError as `launch.mounts.merged`.
+    Writes nothing. Raises ConfigError as `launch.container.merged`.
     """
     there = [place for place in places if place.made or paths.exists(place.folder)]
     mounts = [_mount(cache, target, writable=True) for target, cache in caches.items()]

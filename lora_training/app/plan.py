@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from lora_training.config import Config
     from lora_training.config.schema import Schema
-    from lora_training.launch.processes import Processes
-    from lora_training.launch.spec import LaunchSpec
+    from lora_training.launch.spec import LaunchSpec, Processes
     from lora_training.patching.series import Target
     from lora_training.workspace import Workspace
 
@@ -118,7 +117,7 @@ def _launched(
 ) -> LaunchSpec:
     from lora_training.launch import spec
 
-    return spec.several(
+    return spec.build(
         sys.executable,
         tree.path / f"{config.script}.py",
         flags,
@@ -131,9 +130,9 @@ def _launched(
 
 def _processes(config: Config) -> Processes:
     """Return the processes of the training, with a port that is free now where accelerate needs one."""
-    from lora_training.launch import gpus, processes
+    from lora_training.launch import gpus, spec
 
-    found = processes.resolve(config.launch, lambda: gpus.usable(os.environ, gpus.installed))
+    found = spec.resolve(config.launch, lambda: gpus.usable(os.environ, gpus.installed))
     if found.count == 1 or found.file_store or found.machines > 1 or found.port:
         return found
     # accelerate's own choice is one fixed port, which a second training on this machine could not use

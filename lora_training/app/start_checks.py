@@ -92,15 +92,15 @@ def _job(here: Workspace, config: Config, words: list[str], cwd: Path) -> Job:
 
 def _processes(config: Config) -> Iterator[Problem]:
     """Yield the problems in `[launch]`; a missing GPU is a warning, since another machine may have it."""
-    from lora_training.launch import gpus, processes
+    from lora_training.launch import gpus, spec
 
     try:
-        processes.resolve(config.launch, lambda: _ANY_NUMBER)
+        spec.resolve(config.launch, lambda: _ANY_NUMBER)
     except ConfigError as exc:
         yield config.problem(exc.message, ("launch",), hint=exc.hint)
         return
     try:
-        processes.resolve(config.launch, lambda: gpus.usable(os.environ, gpus.installed))
+        spec.resolve(config.launch, lambda: gpus.usable(os.environ, gpus.installed))
     except ConfigError as exc:
         yield config.problem(exc.message, ("launch",), hint=exc.hint, severity="warning")
 

@@ -1,21 +1,24 @@
-"""Describe a training container as data. Pure: reads, starts and writes nothing."""
+"""A training container as data, with the host folders that it mounts. Pure: reads, starts and writes nothing.
+
+Host folders are mounted at their own paths. So the configuration, a run's digests, its logs and its saved states name
+the same paths inside and outside, and a run can be resumed in a container or on the host.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from lora_training import shell
 from lora_training.errors import ConfigError
-from lora_training.launch.mounts import merged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
-
-    from lora_training.launch.mounts import Mount
 
 IMAGE = "lora-training"
 # folders in the image for the hub's files, and for its models where they are kept separately
@@ -27,6 +30,10 @@ STOP_TIMEOUT_S = 300
 # Only a limit: the data loader's workers and NCCL allocate as needed, and Docker's default of 64 MB is too small.
 SHM_BYTES = 8 * 2**30
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD")
+# Folders of the image. A mount on one of them, or above, would hide its files.
+_NEVER_WITHIN = tuple(map(PurePosixPath, ("/dev", "/proc", "/sys")))
+_SOFTWARE = ("/bin", "/etc", "/lib", "/lib32", "/lib64", "/opt/lora", "/opt/venv", "/sbin", "/usr")
+_IMAGES_OWN = (*_NEVER_WITHIN, *map(PurePosixPath, _SOFTWARE))
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,21 @@ class Caller:
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A file or folder of the host, `source` (without symbolic links), mounted at `target` in the container."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+    def option(self) -> str:
+        """Return the value of `--mount`, which is parsed as a line of CSV."""
+        access = () if self.writable else ("readonly",)
+        fields = ("type=bind", f"source={self.source}", f"target={self.target}", *access)
+        return ",".join('"{}"'.format(f.replace('"', '""')) if re.search(r'[",\n\r]', f) else f for f in fields)
 
 
 @dataclass(frozen=True)
@@ -116,10 +138,15 @@ def describe(order: Order, caller: Caller, engine: Engine) -> Container:
 
     Raises ConfigError for a path that cannot be mounted at its own location.
     """
+    # the same for each container of a run, so that the engine refuses a second one at a time
+    digest = hashlib.sha256(os.fsencode(order.output)).hexdigest()[:8]
+    name = re.sub(r"[^a-zA-Z0-9_.-]", "-", f"lora-{order.output.stem}-{digest}")
+    sets = (word for item in order.sets for word in ("--set", item))
+    resume = ("--resume", order.resume) if order.resume else ()
     described = Container(
         image=order.image,
-        name=_name(order.output),
-        command=_command(order),
+        name=name,
+        command=("train", str(order.config), *sets, *resume, *(("--verbose",) if order.verbose else ())),
         mounts=merged(order.mounts),
         env=dict(sorted(order.env.items())),
         labels={RUN_LABEL: str(order.output.with_suffix(".run"))},
@@ -134,25 +161,45 @@ def describe(order: Order, caller: Caller, engine: Engine) -> Container:
         security=("label=disable",) if engine.selinux else (),
         program=engine.program,
     )
-    _refuse_bytes(described)
+    for text in (*(path for mount in described.mounts for path in (mount.source, mount.target)), *described.command):
+        # the engine's API is JSON
+        if text.encode(errors="replace").decode() != text:
+            raise ConfigError(f"{text!a} is not UTF-8, which a container engine needs", hint="rename it")
     return described
 
 
-def _refuse_bytes(container: Container) -> None:
-    """Refuse paths and arguments that are not UTF-8: the engine's API is JSON."""
-    paths = [path for mount in container.mounts for path in (mount.source, mount.target)]
-    for text in (*paths, *container.command):
-        if text.encode(errors="replace").decode() != text:
-            raise ConfigError(f"{text!a} is not UTF-8, which a container engine needs", hint="rename it")
+def merged(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
+    """Return the mounts, outermost first, without those already covered by a writable one.
+
+    Raises ConfigError for a mount that would hide files of the image. Paths inside an output folder are not mounted
+    separately, because upstream could neither replace nor delete a mount point.
+    """
+    by_target: dict[str, Mount] = {}
+    for mount in mounts:
+        if is_refused(mount.target):
+            raise ConfigError(
+                f"{mount.target} cannot be mounted: it would hide the image's own files",
+                hint="name a folder further down, or move what is in it",
+            )
+        if mount.target not in by_target or mount.writable:
+            by_target[mount.target] = mount
+    kept: list[Mount] = []
+    for mount in sorted(by_target.values(), key=lambda mount: PurePosixPath(mount.target).parts):
+        if not any(outer.writable and _shows(outer, mount) for outer in kept):
+            kept.append(mount)
+    return tuple(kept)
 
 
-def _name(output: Path) -> str:
-    """Return a name that is the same for each container of a run, so that the engine refuses a second one at a time."""
-    stem = re.sub(r"[^a-zA-Z0-9_.-]", "-", output.stem)
-    return f"lora-{stem}-{hashlib.sha256(str(output).encode(errors='surrogateescape')).hexdigest()[:8]}"
+def is_refused(target: str) -> bool:
+    """Whether a mount at `target` would hide files of the image."""
+    path = PurePosixPath(target)
+    above = any(own.is_relative_to(path) for own in _IMAGES_OWN)
+    return above or any(path.is_relative_to(own) for own in _NEVER_WITHIN)
 
 
-def _command(order: Order) -> tuple[str, ...]:
-    sets = (word for item in order.sets for word in ("--set", item))
-    resume = ("--resume", order.resume) if order.resume else ()
-    return ("train", str(order.config), *sets, *resume, *(("--verbose",) if order.verbose else ()))
+def _shows(outer: Mount, inner: Mount) -> bool:
+    """Whether mounting `outer` also makes `inner` available at its target."""
+    target, source = PurePosixPath(inner.target), PurePosixPath(inner.source)
+    if not (target.is_relative_to(outer.target) and source.is_relative_to(outer.source)):
+        return False
+    return target.relative_to(outer.target) == source.relative_to(outer.source)

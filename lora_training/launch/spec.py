@@ -1,4 +1,4 @@
-"""Describe a training process as data. Pure: reads, starts and writes nothing."""
+"""A training process as data: `[launch]` resolved for this machine, then command, environment and folder. Pure."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lora_training import proc, shell
+from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from lora_training.launch.processes import Processes
+    from lora_training.config.model import Launch
 
 # /dev/null is not a folder, so no file can exist below it; the log shows this name
 NO_MODULES = "/dev/null/the-modules-of-a-model-are-not-run"
 _RUNTIME = "lora_training.runtime"
+# accelerate's own default
+_PORT = 29500
 
 
 @dataclass(frozen=True)
@@ -36,62 +39,47 @@ class LaunchSpec:
         return f"cd {shell.quote(str(self.cwd))} && {' '.join([*settings, shell.join(self.argv)])}"
 
 
-def one_process(  # noqa: PLR0913 - independent settings, all but three by keyword
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a training. `count` is the total over all machines; `cpu` is set on a machine without a GPU.
+
+    `ip` and `port` are the rendezvous address of the machines; `gpu_ids` None leaves the choice to the launcher.
+    """
+
+    count: int = 1
+    gpu_ids: tuple[int, ...] | None = None
+    cpu: bool = False
+    file_store: bool = False
+    machines: int = 1
+    machine_rank: int = 0
+    ip: str | None = None
+    port: int | None = None
+    rdzv_backend: str = "static"
+
+
+_ONE = Processes()
+
+
+def build(  # noqa: PLR0913 - independent settings, all but three by keyword
     python: str,
     script: Path,
     flags: Sequence[str],
     *,
     runtime: Mapping[str, str],
     mixed_precision: str,
+    processes: Processes = _ONE,
     cpu_threads: int = 1,
 ) -> LaunchSpec:
-    """Describe one training process, started by `python` with the variables that `accelerate launch` would set.
+    """Describe the training processes, with upstream's `flags`.
 
-    `accelerate launch` would import torch in another process first, which takes seconds at each start. `flags` are
-    upstream's; `runtime` selects the runtime patches to install (`runtime.bootstrap.environment`). `cpu_threads` is
-    accelerate's `--num_cpu_threads_per_process` with accelerate's default: more threads than free cores make small CPU
-    operations many times slower.
+    A single one is started by `python` with the variables that `accelerate launch` would set: that would import torch
+    in another process first, which takes seconds at each start. Several are started by `accelerate launch`, each
+    through this project's bootstrap, or by `runtime.ranks`, which uses a file store instead of a port. `runtime`
+    selects the runtime patches to install (`runtime.bootstrap.environment`). `cpu_threads` is accelerate's
+    `--num_cpu_threads_per_process` with its default: more threads than free cores slow small CPU operations down.
     """
-    env = _environment(runtime, mixed_precision, cpu_threads)
-    return LaunchSpec((*proc.module(_RUNTIME, python), str(script), *flags), env, script.parent)
-
-
-def several(  # noqa: PLR0913 - as above
-    python: str,
-    script: Path,
-    flags: Sequence[str],
-    *,
-    processes: Processes,
-    runtime: Mapping[str, str],
-    mixed_precision: str,
-    cpu_threads: int = 1,
-) -> LaunchSpec:
-    """Describe the training processes of `processes`; a single one is started as by `one_process`.
-
-    Several are started by `accelerate launch`, each through this project's bootstrap, or by `runtime.ranks`, which uses
-    a file store instead of a port.
-    """
-    one = one_process(python, script, flags, runtime=runtime, mixed_precision=mixed_precision, cpu_threads=cpu_threads)
-    env = dict(one.env)
-    if processes.cpu and processes.count > 1:
-        env["ACCELERATE_USE_CPU"] = "1"
-    if processes.gpu_ids is not None:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, processes.gpu_ids))
     command = (str(script), *flags)
-    if processes.count == 1:
-        argv = one.argv
-    elif processes.file_store:
-        argv = (*proc.module(f"{_RUNTIME}.ranks", python), str(processes.count), *command)
-    else:
-        options = _accelerate(processes, mixed_precision, cpu_threads)
-        launcher = proc.module("accelerate.commands.launch", python)
-        # `-m` of accelerate would put the current folder on the import path
-        argv = (*launcher, *options, "--no_python", *proc.module(_RUNTIME, python), *command)
-    return LaunchSpec(argv, env, one.cwd)
-
-
-def _environment(runtime: Mapping[str, str], mixed_precision: str, cpu_threads: int) -> dict[str, str]:
-    return {
+    env = {
         "ACCELERATE_MIXED_PRECISION": mixed_precision,
         "OMP_NUM_THREADS": str(cpu_threads),
         # upstream's log wraps at the terminal's width, which would cut file names
@@ -101,6 +89,17 @@ def _environment(runtime: Mapping[str, str], mixed_precision: str, cpu_threads: 
         **loading(allow_pickle=False),
         **runtime,
     }
+    if processes.cpu and processes.count > 1:
+        env["ACCELERATE_USE_CPU"] = "1"
+    if processes.gpu_ids is not None:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, processes.gpu_ids))
+    if processes.count == 1:
+        launcher = proc.module(_RUNTIME, python)
+    elif processes.file_store:
+        launcher = (*proc.module(f"{_RUNTIME}.ranks", python), str(processes.count))
+    else:
+        launcher = _accelerate(python, processes, mixed_precision, cpu_threads)
+    return LaunchSpec((*launcher, *command), env, script.parent)
 
 
 def loading(*, allow_pickle: bool) -> dict[str, str]:
@@ -116,8 +115,8 @@ def loading(*, allow_pickle: bool) -> dict[str, str]:
     }
 
 
-def _accelerate(processes: Processes, mixed_precision: str, cpu_threads: int) -> list[str]:
-    """Return the options of `accelerate launch`, complete, so that its own configuration file is not used."""
+def _accelerate(python: str, processes: Processes, mixed_precision: str, cpu_threads: int) -> tuple[str, ...]:
+    """Return `accelerate launch` with all its options, so that its own configuration file is not used."""
     options = {
         "num_processes": processes.count,
         "num_machines": processes.machines,
@@ -131,5 +130,65 @@ def _accelerate(processes: Processes, mixed_precision: str, cpu_threads: int) ->
         "main_process_port": processes.port,
     }
     given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    # also on CPUs, selected by ACCELERATE_USE_CPU: `--cpu` starts several processes only through MPI
-    return ["--multi_gpu", *given]
+    # `--multi_gpu` also on CPUs, selected by ACCELERATE_USE_CPU: `--cpu` starts several processes only through MPI;
+    # `--no_python`, since `-m` of accelerate would put the current folder on the import path
+    launcher = (*proc.module("accelerate.commands.launch", python), "--multi_gpu", *given, "--no_python")
+    return (*launcher, *proc.module(_RUNTIME, python))
+
+
+def resolve(wanted: Launch, gpus: Callable[[], int]) -> Processes:
+    """Resolve `[launch]` on a machine with `gpus()` GPUs; `gpus` is called only where it matters.
+
+    Raises ConfigError if more GPUs are requested than exist, and for settings that exclude each other.
+    """
+    machines = wanted.num_machines or 1
+    if wanted.num_processes in (None, 1) and wanted.gpu_ids is None and machines == 1:
+        return Processes()
+    there = gpus()
+    _have_gpus(wanted.gpu_ids, there)
+    here = len(wanted.gpu_ids) if wanted.gpu_ids else max(1, there)
+    count = here * machines if wanted.num_processes in (None, "auto") else int(wanted.num_processes or 1)
+    _fit(count, machines, here if there else None, wanted)
+    return Processes(
+        count,
+        wanted.gpu_ids,
+        there == 0,
+        wanted.backend == "filestore",
+        machines,
+        wanted.machine_rank or 0,
+        wanted.main_process_ip,
+        wanted.main_process_port or (_PORT if machines > 1 else None),
+        wanted.rdzv_backend or "static",
+    )
+
+
+def _have_gpus(ids: tuple[int, ...] | None, there: int) -> None:
+    missing = [str(each) for each in ids or () if each >= there]
+    if missing:
+        raise ConfigError(
+            f"[launch] gpu_ids: there is no GPU {', '.join(missing)} on this machine, which has {there}",
+            hint=f"they are counted from 0; num_processes = {max(1, there)} takes what there is",
+        )
+
+
+def _fit(count: int, machines: int, gpus_here: int | None, wanted: Launch) -> None:
+    if count % machines:
+        raise ConfigError(
+            f"[launch] num_processes = {count} cannot be shared out evenly over {machines} machines",
+            hint="num_processes counts those of all machines together",
+        )
+    if gpus_here is not None and count // machines > gpus_here:
+        raise ConfigError(
+            f"[launch] num_processes asks for {count // machines} GPUs on this machine, and there are {gpus_here}",
+            hint='num_processes = "auto" takes what there is',
+        )
+    if machines > 1 and wanted.backend == "filestore":
+        raise ConfigError(
+            "[launch] backend = filestore is for one machine",
+            hint="leave backend out: accelerate's launcher joins several machines",
+        )
+    if machines > 1 and wanted.main_process_ip is None:
+        raise ConfigError(
+            "[launch] num_machines needs main_process_ip",
+            hint="the address of the machine whose machine_rank is 0, the same in every machine's configuration",
+        )

@@ -10,7 +10,7 @@ import pytest
 from lora_training.app.container import make_folders, mounts_of
 from lora_training.config.places import Place
 from lora_training.errors import ConfigError
-from lora_training.launch.mounts import Mount
+from lora_training.launch.container import Mount
 from tests.helpers import write
 from tests.trees import listing
 

@@ -14,8 +14,7 @@ import pytest
 from lora_training.containers import connection, images, running
 from lora_training.containers.running import Ended, Screen
 from lora_training.errors import EngineError, Interrupted, LoraError
-from lora_training.launch.container import Caller, Container, Engine, Order, describe
-from lora_training.launch.mounts import Mount
+from lora_training.launch.container import Caller, Container, Engine, Mount, Order, describe
 from lora_training.supervise.signals import Asked
 from tests.containers import fake
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from lora_training.errors import ConfigError
-from lora_training.launch.container import Caller, Container, Engine, Order, describe
-from lora_training.launch.mounts import Mount, merged
+from lora_training.launch.container import Caller, Container, Engine, Mount, Order, describe, merged
 
 ME = Caller(1000, 1001, (44, 1001))
 OUTPUT = Path("/o/cats.safetensors")

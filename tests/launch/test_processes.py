@@ -8,7 +8,7 @@ import pytest
 
 from lora_training.config.model import Launch
 from lora_training.errors import ConfigError
-from lora_training.launch.processes import Processes, resolve
+from lora_training.launch.spec import Processes, resolve
 from tests.helpers import ROOT, lora
 
 

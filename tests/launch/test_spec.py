@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 from lora_training import proc
-from lora_training.launch.processes import Processes
-from lora_training.launch.spec import LaunchSpec, one_process, several
+from lora_training.launch.spec import LaunchSpec, Processes, build
 
 RUNTIME = proc.module("lora_training.runtime", "py")
 
@@ -22,14 +21,14 @@ def test_the_shell_line_runs_the_same_command(tmp_path: Path) -> None:
 
 
 def test_one_process_runs_the_script_through_our_bootstrap(tmp_path: Path) -> None:
-    spec = one_process("py", tmp_path / "t.py", ["--seed", "0"], runtime={"LORA_RUNTIME": "{}"}, mixed_precision="bf16")
+    spec = build("py", tmp_path / "t.py", ["--seed", "0"], runtime={"LORA_RUNTIME": "{}"}, mixed_precision="bf16")
     assert spec.argv == (*RUNTIME, str(tmp_path / "t.py"), "--seed", "0")
     assert spec.env["ACCELERATE_MIXED_PRECISION"] == "bf16"
     assert spec.cwd == tmp_path
 
 
 def start(processes: Processes) -> LaunchSpec:
-    return several("py", Path("/up/t.py"), ["--seed", "0"], processes=processes, runtime={}, mixed_precision="bf16")
+    return build("py", Path("/up/t.py"), ["--seed", "0"], processes=processes, runtime={}, mixed_precision="bf16")
 
 
 def test_accelerate_is_told_all_that_it_would_ask_its_own_configuration_for() -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.launch.processes import Processes
-from lora_training.launch.spec import several
+from lora_training.launch.spec import Processes, build
 from tests.helpers import ROOT
 from tests.runtime.conftest import free_port
 
@@ -41,7 +40,7 @@ class Started:
     def __init__(self, folder: Path, text: str, *, file_store: bool) -> None:
         (folder / "script.py").write_text(text, encoding="utf-8")
         processes = Processes(2, cpu=True, file_store=file_store, port=None if file_store else free_port())
-        spec = several(
+        spec = build(
             sys.executable, folder / "script.py", ["--a", "b"], processes=processes, runtime={}, mixed_precision="no"
         )
         self.process = subprocess.Popen(

@@ -152,7 +152,7 @@ class Trainer:
         document = {"datasets": datasets} if datasets else cfg.dataset_document(config)
         (folder / "dataset.json").write_text(cfg.dataset_text(document) if document else "", encoding="utf-8")
         flags = [*cfg.to_argv(config, schema), *resumed, "--dataset_config", str(folder / "dataset.json")]
-        return spec.one_process(
+        return spec.build(
             sys.executable,
             self._tree / f"{config.script}.py",
             flags,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lora_training import git_process, manifest, workspace
 from lora_training.config import paths
-from lora_training.containers import images
+from lora_training.containers import connection
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
 from lora_training.launch import container as containers
 from lora_training.launch.container import Mount, is_refused, merged
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from lora_training.supervise import signals
     from lora_training.workspace import Workspace
 
+# the labels that the Dockerfile sets
+_REVISION = "org.opencontainers.image.revision"
+_PATCHES = "lora.patches.sha256"
+_PIN = "lora.pin."
 _UPSTREAM = "sd-scripts"
 # the environment variables that affect a training or its network access, and hold no path of this machine
 _PASSED_ON = (
@@ -39,9 +43,9 @@ _PASSED_ON = (
     *(name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY") for name in (proxy, proxy.lower())),
 )
 _IMAGE_VARIABLE = "LORA_IMAGE"
-# the exit codes of `lora` itself; any other code comes from the engine or the kernel
 # the longest chain of links that is followed
 _HOPS = 40
+# the exit codes of `lora` itself; any other code comes from the engine or the kernel
 _OURS = frozenset({*range(7), 129, 130, 143})
 
 
@@ -62,8 +66,6 @@ def rehearse(here: Workspace, request: Request, options: Options, watcher: Watch
 
 def train(here: Workspace, request: Request, options: Options, watcher: Watcher, screen: Screen) -> int:
     """Train in a container and return the exit code of the `lora` in it. Raises LoraError if it cannot be run."""
-    from lora_training.containers import connection
-
     order = _order(here, request, options, write=True)
     with connection.connected(os.environ) as engine:
         _compare_image(here, engine, order.image, watcher, chosen=options.image is not None)
@@ -177,8 +179,6 @@ def _caller() -> containers.Caller:
 
 def _kind(watcher: Watcher) -> Engine:
     """Return the kind of engine for a command that is only shown; an ordinary Docker if no engine answers."""
-    from lora_training.containers import connection
-
     try:
         with connection.connected(os.environ) as engine:
             return engine.kind
@@ -277,8 +277,8 @@ def _led_to(link: Path, seen: Path, mounts: tuple[Mount, ...]) -> Iterator[Mount
 def _compare_image(here: Workspace, engine: Connection, image: str, watcher: Watcher, *, chosen: bool) -> None:
     """Compare the image with this checkout. A difference is an error, but a warning for an image chosen by name."""
     wanted = _labels(here)
-    labelled = images.labels(engine, image)
-    different, unsaid = images.differences(labelled, wanted), images.unsaid(labelled, wanted)
+    labelled = connection.labels(engine, image)
+    different, unsaid = _differences(labelled, wanted), [_noun(key) for key in wanted if not labelled.get(key)]
     if different and not chosen:
         raise EngineError(
             f"the image {image} is not what this checkout would make: {'; '.join(different)}",
@@ -288,19 +288,32 @@ def _compare_image(here: Workspace, engine: Connection, image: str, watcher: Wat
         watcher.say(f"warning: the image {image} is not what this checkout would make: {'; '.join(different)}")
     if unsaid:
         watcher.say(f"warning: the image {image} does not say its {', '.join(unsaid)}")
-    for note in images.differences(labelled, _revision(here)):
+    for note in _differences(labelled, _revision(here)):
         watcher.note(f"the image {image} was made from {note}")
 
 
 def _labels(here: Workspace) -> dict[str, str]:
     """Return the labels of an image built from this checkout: its pins and its patch set."""
     return {
-        **{images.PIN + name: pins.pin(here, name) for name in here.upstreams},
+        **{_PIN + name: pins.pin(here, name) for name in here.upstreams},
         # the file's own digest, which the image's build checks with sha256sum
-        images.PATCHES: hashlib.sha256((here.patches / lockfile.LOCK).read_bytes()).hexdigest(),
+        _PATCHES: hashlib.sha256((here.patches / lockfile.LOCK).read_bytes()).hexdigest(),
     }
 
 
 def _revision(here: Workspace) -> dict[str, str]:
     head = git_process.head(here.root)
-    return {images.REVISION: head} if head else {}
+    return {_REVISION: head} if head else {}
+
+
+def _differences(labelled: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """Return the labels whose values differ from this checkout's, each as a few words. Missing labels do not count."""
+    return [
+        f"{_noun(key)} {labelled[key][:12]}, not {value[:12]}"
+        for key, value in wanted.items()
+        if labelled.get(key) not in (None, "", value)
+    ]
+
+
+def _noun(key: str) -> str:
+    return {_PATCHES: "patch set", _REVISION: "commit"}.get(key, key.removeprefix(_PIN))

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_training.containers import failures
+from lora_training.containers import connection
 from lora_training.errors import Interrupted, LoraError
 from lora_training.launch.container import RUN_LABEL, SHM_BYTES, STOP_TIMEOUT_S
 
@@ -47,7 +47,7 @@ def run(engine: Connection, container: Container, screen: Screen, asked: Asked) 
 
     Raises EngineError when the engine refuses, LoraError when the run has a container already.
     """
-    with failures.reported(), _created(engine, container) as name:
+    with connection.errors_reported(), _created(engine, container) as name:
         if asked.count:
             raise Interrupted("stopped before the start", signum=asked.signum)
         stream = engine.api.attach(name, stream=True, demux=True)  # before the start, so that nothing is missed
@@ -57,9 +57,16 @@ def run(engine: Connection, container: Container, screen: Screen, asked: Asked) 
 
 @contextmanager
 def _created(engine: Connection, container: Container) -> Iterator[str]:
-    from docker.errors import NotFound
+    from docker.errors import APIError, NotFound
 
-    name = _create(engine, container)
+    given = arguments(engine.api, container)
+    try:
+        name = engine.api.create_container(**given)["Id"]
+    except APIError as exc:
+        # Docker answers with code 409, older Podmans with 500
+        if "already in use" not in connection.sentence(exc) or not _remove_ended(engine, container):
+            raise
+        name = engine.api.create_container(**given)["Id"]
     try:
         yield name
     finally:
@@ -67,20 +74,7 @@ def _created(engine: Connection, container: Container) -> Iterator[str]:
             engine.api.remove_container(name, v=True, force=True)
 
 
-def _create(engine: Connection, container: Container) -> str:
-    from docker.errors import APIError
-
-    given = arguments(engine.api, container)
-    try:
-        return str(engine.api.create_container(**given)["Id"])
-    except APIError as exc:
-        # Docker answers with code 409, older Podmans with 500
-        if "already in use" not in failures.sentence(exc) or not _is_over(engine, container):
-            raise
-    return str(engine.api.create_container(**given)["Id"])
-
-
-def _is_over(engine: Connection, container: Container) -> bool:
+def _remove_ended(engine: Connection, container: Container) -> bool:
     """Remove the same run's container if a killed `lora` left it. Raises LoraError when it still runs."""
     found = engine.api.inspect_container(container.name)
     run, program = (found["Config"].get("Labels") or {}).get(RUN_LABEL), engine.kind.program
@@ -98,13 +92,17 @@ def _is_over(engine: Connection, container: Container) -> bool:
 
 def arguments(api: Any, container: Container) -> dict[str, Any]:
     """Return the arguments for `APIClient.create_container`."""
-    from docker.types import Mount
+    from docker.types import DeviceRequest, Mount
 
+    # all GPUs, so that `gpu_ids` and CUDA_VISIBLE_DEVICES mean the same inside and outside
+    request: dict[str, Any] = {"driver": "cdi", "device_ids": ["nvidia.com/gpu=all"]}
+    if container.gpus == "engine":
+        request = {"count": -1, "capabilities": [["gpu"]]}
     host = api.create_host_config(
         mounts=[Mount(m.target, m.source, type="bind", read_only=not m.writable) for m in container.mounts],
         shm_size=SHM_BYTES,
         group_add=[str(group) for group in container.groups],
-        device_requests=_gpus(container),
+        device_requests=[DeviceRequest(**request)] if container.gpus else [],
         network_mode=container.network,
         userns_mode=container.userns,
         security_opt=list(container.security),
@@ -120,15 +118,6 @@ def arguments(api: Any, container: Container) -> dict[str, Any]:
         "stop_timeout": STOP_TIMEOUT_S,
         "host_config": host,
     }
-
-
-def _gpus(container: Container) -> list[Any]:
-    """Request all GPUs, so that `gpu_ids` and CUDA_VISIBLE_DEVICES mean the same inside and outside."""
-    from docker.types import DeviceRequest
-
-    if container.gpus == "cdi":
-        return [DeviceRequest(driver="cdi", device_ids=["nvidia.com/gpu=all"])]
-    return [DeviceRequest(count=-1, capabilities=[["gpu"]])] if container.gpus else []
 
 
 class _Watch:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.containers import connection, images, running
+from lora_training.containers import connection, running
 from lora_training.containers.running import Ended, Screen
 from lora_training.errors import EngineError, Interrupted, LoraError
 from lora_training.launch.container import Caller, Container, Engine, Mount, Order, describe
@@ -251,23 +251,16 @@ def test_a_folder_that_is_not_there_is_refused_and_not_made(engine: fake.Engine,
 def test_a_missing_image_says_how_to_make_it(engine: fake.Engine) -> None:
     del engine.images["lora-training"]
     with connection.connected(os.environ) as found, pytest.raises(EngineError, match="has no image") as caught:
-        images.labels(found, "lora-training")
+        connection.labels(found, "lora-training")
     assert "make docker-build" in str(caught.value.hint)
     assert caught.value.exit_code == 4
 
 
 def test_an_image_of_a_registry_is_not_pulled_unasked(engine: fake.Engine) -> None:
     with connection.connected(os.environ) as found, pytest.raises(EngineError) as caught:
-        images.labels(found, "example.invalid/lora:1")
+        connection.labels(found, "example.invalid/lora:1")
     assert "docker pull example.invalid/lora:1" in str(caught.value.hint)
     assert not [path for _, path in engine.requests if "images/create" in path]
-
-
-def test_what_an_image_says_otherwise_is_told_apart_from_what_it_does_not_say() -> None:
-    asked = {"lora.pin.sd-scripts": "a" * 40, "lora.pin.transformers": "b" * 40, "lora.patches.sha256": "c" * 64}
-    labelled = {"lora.pin.sd-scripts": "d" * 40, "lora.pin.transformers": "b" * 40, "lora.patches.sha256": ""}
-    assert images.differences(labelled, asked) == (f"sd-scripts {'d' * 12}, not {'a' * 12}",)
-    assert images.unsaid(labelled, asked) == ("patch set",)
 
 
 def kind(**how: object) -> connection.Connection:

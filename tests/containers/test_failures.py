@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from docker.errors import APIError
 
-from lora_training.containers import failures
+from lora_training.containers import connection
 from lora_training.errors import EngineError
 
 OCI = "failed to create task for container: failed to create shim task: OCI runtime create failed: "
@@ -28,7 +28,7 @@ OCI = "failed to create task for container: failed to create shim task: OCI runt
     ],
 )
 def test_a_refusal_is_one_sentence_with_what_to_do(said: str, sentence: str, cure: str) -> None:
-    with pytest.raises(EngineError, match=sentence) as caught, failures.reported():
+    with pytest.raises(EngineError, match=sentence) as caught, connection.errors_reported():
         raise APIError("500 Server Error", explanation=said)
     assert said in caught.value.message
     assert cure in (caught.value.hint or "")
@@ -38,4 +38,4 @@ def test_a_refusal_is_one_sentence_with_what_to_do(said: str, sentence: str, cur
 
 def test_podmans_errors_in_json_and_over_lines_are_one_line() -> None:
     said = '{"cause": "x", "message": "one\\n  two", "response": 500}'
-    assert failures.sentence(APIError("500", explanation=said)) == "one two"
+    assert connection.sentence(APIError("500", explanation=said)) == "one two"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.containers import connection, images
+from lora_training.containers import connection
 from lora_training.errors import EngineError
 from lora_training.launch.container import IMAGE, RUN_LABEL
 from tests.helpers import ROOT, lora
@@ -17,7 +17,7 @@ from tests.helpers import ROOT, lora
 def real() -> None:
     try:
         with connection.connected(os.environ) as engine:
-            images.labels(engine, IMAGE)
+            connection.labels(engine, IMAGE)
     except EngineError as exc:
         pytest.skip(f"needs a container engine with the image {IMAGE} (`make docker-build`): {exc.message}")
 

@@ -218,9 +218,12 @@ def test_an_image_of_another_patch_set_is_refused_unless_it_is_named(
     assert refused.code == 4
     assert "patch set 000000000000, not" in refused.err
     assert "--image lora-training" in refused.err
+    # a label that is missing is no difference
+    ours.images["lora-training"] |= {"lora.pin.sd-scripts": "d" * 40, "lora.patches.sha256": ""}
     taken = lora(*words, "--docker", "--image", "lora-training", cwd=ROOT)
     assert taken.code == 0
-    assert "warning: the image lora-training is not what this checkout would make" in taken.err
+    assert "warning: the image lora-training is not what this checkout would make: sd-scripts dddddddddddd" in taken.err
+    assert "warning: the image lora-training does not say its patch set\n" in taken.err
 
 
 def test_a_file_of_the_container_belongs_to_the_caller(ours: fake.Engine, script: Script, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def module(name: str, python: str = sys.executable) -> tuple[str, ...]:
     return (python, "-c", start)
 
 
-def run(  # noqa: PLR0913 - subprocess.run's own
+def run(
     argv: Sequence[str],
     *,
     cwd: Path,

@@ -80,7 +80,7 @@ def rehearse(here: Workspace, request: Request, watcher: Watcher) -> str:
         return replace(plan.spec, argv=(*plan.spec.argv, *states.flags(state))).shell()
 
 
-def run(  # noqa: PLR0913 - one by keyword
+def run(
     here: Workspace,
     plan: Plan,
     resume: str,

@@ -46,7 +46,7 @@ def config() -> None:
 @_sets
 @_tree
 @json_option
-def check(  # noqa: PLR0913 - one parameter an option
+def check(
     files: tuple[Path, ...], *, strict: bool, quick: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool
 ) -> None:
     """Report every problem of FILES and of the files that they name. Exit code 1 when there is an error."""
@@ -113,9 +113,7 @@ def _count(number: int, word: str) -> str:
 @_sets
 @_tree
 @json_option
-def show(  # noqa: PLR0913 - one parameter an option
-    file: Path, *, form: str, origin: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool
-) -> None:
+def show(file: Path, *, form: str, origin: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool) -> None:
     """Print FILE with all overrides, as TOML, upstream's arguments, JSON or shell lines."""
     from lora_training.config import show as shown
 
@@ -205,7 +203,7 @@ def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Write over an existing file.")
 @_tree
 @json_option
-def import_(  # noqa: PLR0913 - one parameter an option
+def import_(
     file: Path, *, output: Path | None, script: str | None, force: bool, tree: Path | None, as_json: bool
 ) -> None:
     """Convert another trainer's FILE (`-`: a command line on stdin), with a report of each key."""

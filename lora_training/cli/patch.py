@@ -75,7 +75,7 @@ def apply(
 @click.option(
     "--keep-edits", type=_PATH, metavar="FILE", help="Write what was edited by hand to FILE, as a patch, first."
 )
-def revert(  # noqa: PLR0913 - each is an option
+def revert(
     upstreams: tuple[str, ...],
     tree: Path | None,
     files: tuple[Path, ...],

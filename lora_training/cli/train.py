@@ -89,7 +89,7 @@ def train(  # noqa: PLR0913 - one argument an option
         _say_where(plan.folder)
 
 
-def _in_container(  # noqa: PLR0913 - options of one command
+def _in_container(
     here: Workspace, request: Request, image: str | None, terminal: Terminal, *, verbose: bool, dry_run: bool
 ) -> int:
     from lora_training.app import container

@@ -60,7 +60,7 @@ class Processes:
 _ONE = Processes()
 
 
-def build(  # noqa: PLR0913 - independent settings, all but three by keyword
+def build(
     python: str,
     script: Path,
     flags: Sequence[str],

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lora_training.problems import Problem
 
 
-def problems(  # noqa: PLR0913 - all of these decide whether a class exists
+def problems(
     view: View,
     key: str,
     name: str,

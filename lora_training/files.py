@@ -8,8 +8,10 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from lora_training.errors import TrainingError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # Larger files are refused by readers of whole files: a small archive may contain a file of any size.
@@ -75,3 +77,23 @@ def touch(path: Path) -> None:
     """Create an empty file if it does not exist."""
     with open(path, "ab", opener=opener):
         return
+
+
+@contextlib.contextmanager
+def full_disk_reported() -> Iterator[None]:
+    """Within the block, a write that fails because the disk is full raises TrainingError."""
+    try:
+        yield
+    except OSError as exc:
+        if not is_disk_full(exc):
+            raise
+        where = f": {exc.filename}" if exc.filename else ""
+        raise TrainingError(
+            f"the disk is full{where}",
+            hint="make room, then run the same command again: it goes on from the last good state",
+        ) from exc
+
+
+def is_disk_full(exc: OSError) -> bool:
+    """Return whether an operation failed because the disk or a quota is full."""
+    return exc.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_training import shell
 from lora_training.app import recording
 from lora_training.errors import CheckFailed, ConfigError
-from lora_training.supervise import digests, environment, states, tensors
+from lora_training.supervise import digests, environment, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -85,7 +85,8 @@ def rerun(
         changed = [*_differences(original, plan, now), *_other_inputs(original, recording.inputs(here, plan))]
         _refuse(changed, allow_changes=allow_changes)
         made = train.run(here, plan, _resume(original, plan), watcher, rerun_of=Path(run.output))
-    return compare(made.path, Path(run.output), tensors.recorded(original.folder), (run.result or {}).get("sha256"))
+    wanted = digests.recorded_tensors(original.folder)
+    return compare(made.path, Path(run.output), wanted, (run.result or {}).get("sha256"))
 
 
 def _require_sense(original: Original) -> None:
@@ -200,8 +201,9 @@ def compare(lora: Path, original: Path, wanted: Mapping[str, str] | None, sha256
     """Compare a LoRA with the original's recorded tensor digests, and by value if the original still exists."""
     if wanted is None:
         return Compared(lora, original, 0, (), None)
-    found = tensors.read(lora)
+    found = digests.of_tensors(lora)
     names = sorted({*found, *wanted})
     differ = tuple(name for name in names if found.get(name) != wanted.get(name))
     is_there = bool(differ) and original.exists() and digests.whole(original) == sha256
-    return Compared(lora, original, len(names), differ, tensors.farthest(lora, original) if is_there else None)
+    largest = digests.largest_difference(lora, original) if is_there else None
+    return Compared(lora, original, len(names), differ, largest)

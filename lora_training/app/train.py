@@ -13,9 +13,9 @@ from lora_training.config.checks import machine
 from lora_training.errors import LoraError
 from lora_training.patching import transaction
 from lora_training.runtime.patches import graceful_stop
-from lora_training.supervise import background, backup, disk_full, record, run_index, states
+from lora_training.supervise import background, backup, record, run_index, states
 from lora_training.supervise import run as supervising
-from lora_training.supervise.loop import Patience
+from lora_training.supervise.attempt import Patience
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +99,7 @@ def run(
     if said := exchanged.sentence(plan.config, plan.schema):
         watcher.note(said)
     make_assets(here, plan, watcher)
-    with disk_full.reported(), record.alone(plan.folder):
+    with files.full_disk_reported(), record.alone(plan.folder):
         done = recording.complete(plan) if resume == "auto" else None
         if done:
             watcher.note("this run is complete; nothing to train (`--resume never` starts anew)")

@@ -22,7 +22,7 @@ error is raised into the training: a line that cannot be written is lost. Only t
 | failed | `kind` (such as `not-finite`), `step`, `message`: the training gives up and exits with 6 |
 | end | `step`: the training is over and everything is written |
 
-The supervisor adds lines of its own between them (`supervise.journal`).
+The supervisor adds lines of its own between them (`supervise.record`).
 """
 
 from __future__ import annotations

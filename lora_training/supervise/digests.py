@@ -1,4 +1,7 @@
-"""Digests of files, cached for as long as a file's stat does not change."""
+"""Digests of files, cached for as long as a file's stat does not change, and of a LoRA's tensors.
+
+A LoRA's file differs each time, since its metadata hold the time of the training; its tensors need not.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,15 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_training import files, remembered
+from lora_training.supervise import result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+TENSORS = "tensors.json"
 # In place of a digest where a file does not exist or cannot be read.
 UNREADABLE = "unreadable"
 # Of a larger file, such as a model, only this many samples of this size are hashed.
@@ -68,3 +73,42 @@ def whole(path: Path) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def of_tensors(path: Path) -> dict[str, str]:
+    """Return the sha256 of each tensor of a safetensors file, with type and shape, by name. Raises TrainingError."""
+    return {name: _tensor_digest(tensor) for name, tensor in sorted(result.tensors_of(path))}
+
+
+def _tensor_digest(tensor: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps([tensor["dtype"], list(tensor["shape"])]).encode() + bytes(tensor["data"]))
+
+
+def record_lora(path: Path, folder: Path) -> dict[str, str]:
+    """Return the digests of a LoRA for the run's result; write the digest of each tensor to a file in `folder`."""
+    found = of_tensors(path)
+    files.write(folder / TENSORS, json.dumps(found, indent=1) + "\n")
+    return {"sha256": whole(path), "tensors_sha256": together(found)}
+
+
+def recorded_tensors(folder: Path) -> dict[str, str] | None:
+    """Return the digests that `record_lora` wrote to `folder`, or None if they cannot be read."""
+    try:
+        found = json.loads(files.read(folder / TENSORS))
+        return {str(name): str(digest) for name, digest in found.items()}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    """Return the largest difference between two numbers in tensors of the same name and shape."""
+    import numpy as np
+
+    values = dict(result.tensors_of(one))
+    largest = 0.0
+    for name, tensor in result.tensors_of(other):
+        same = values.get(name)
+        if same is not None and same["shape"] == tensor["shape"]:
+            first, second = (result.values(each).astype("f8") for each in (same, tensor))
+            largest = max(largest, float(np.abs(first - second).max(initial=0.0)))
+    return largest

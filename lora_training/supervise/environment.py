@@ -13,19 +13,21 @@ import lora_training
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Differences that are reported and need not change the weights, by their names in the record.
-_SOFT = ("python", "platform", "packages", "gpus", "driver", "code")
+# Differences that are reported and need not change the weights: their names in the record, and in messages.
+_SOFT = {name: name for name in ("python", "platform", "packages")}
+_SOFT |= {"gpus": "GPUs", "driver": "GPU driver", "code": "the code in the training process"}
 _SHOWN = 5
 
 
 def read() -> dict[str, Any]:
     """Return the versions of Python, platform and all packages; `code` is a digest of `lora_training/runtime`."""
+    code = sorted((Path(lora_training.__file__).parent / "runtime").rglob("*.py"))
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": packages(),
         "lora": lora_training.__version__,
-        "code": _code(),
+        "code": hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest(),
     }
 
 
@@ -46,26 +48,10 @@ def normal(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
-def _code() -> str:
-    """Return a digest of the code that runs inside the training process."""
-    folder = Path(lora_training.__file__).parent / "runtime"
-    found = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
-
-
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return a line for each difference that need not change the LoRA."""
-    return [
-        f"{_names(name)}: {_difference(then[name], now.get(name))}"
-        for name in _SOFT
-        if name in then and then[name] != now.get(name)
-    ]
-
-
-def _names(name: str) -> str:
-    return {"code": "the code in the training process", "driver": "GPU driver", "gpus": "GPUs"}.get(name, name)
+    differing = {name: noun for name, noun in _SOFT.items() if name in then and then[name] != now.get(name)}
+    return [f"{noun}: {_difference(then[name], now.get(name))}" for name, noun in differing.items()]
 
 
 def _difference(then: Any, now: Any) -> str:

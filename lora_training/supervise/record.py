@@ -1,17 +1,29 @@
-"""The folder of a run: its record, logs and lock. One process at a time works in it."""
+"""The folder of a run: its record, events and lock. One process at a time works in it.
+
+The supervisor's own lines in `events.jsonl`, between those of the training process (`runtime.events`):
+
+| event | fields |
+| --- | --- |
+| attempt | `number` (from 1), `from_step`, `log`: a training process is started |
+| restart | `from_step`, `death` (the failure's kind), `why`: the attempt failed, and another one follows |
+| note | `text`: a message that was printed to the terminal |
+| closed | `state` (complete, failed or stopped), `why`: the run is over, or stopped to be resumed |
+
+Each line starts with `event` and `time` (Unix time in seconds).
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from lora_training import files, locks
 from lora_training.errors import ConfigError, LoraError
-from lora_training.supervise import disk_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -21,14 +33,12 @@ SAMPLES = "samples"
 STOP = "stop"
 RECORD = "run.json"
 _Kinds: TypeAlias = "Mapping[str, type | tuple[type, ...]]"
-_MAYBE_TEXT = (str, type(None))
-_WHOLE: _Kinds = dict.fromkeys(("name", "config", "output", "command", "state"), str) | {
+_WHOLE: _Kinds = {
+    **dict.fromkeys(("name", "config", "output", "command", "state"), str),
+    **dict.fromkeys(("why", "rerun_of", "tensorboard"), (str, type(None))),
     "made_by": dict,
     "pid": int,
     "started": (int, float),
-    "why": _MAYBE_TEXT,
-    "rerun_of": _MAYBE_TEXT,
-    "tensorboard": _MAYBE_TEXT,
 }
 _ATTEMPT: _Kinds = {"log": str, "from_step": int}
 _RESULT: _Kinds = {"steps": int}
@@ -102,6 +112,17 @@ def _is_flat(found: Any, wanted: _Kinds) -> bool:
     return _has(found, wanted) and not any(isinstance(value, dict | list) for value in found.values())
 
 
+def append_event(path: Path, kind: str, **fields: Any) -> None:
+    """Append one event, in one write at the end of the file as the training process does. A full disk is no error."""
+    line = json.dumps({"event": kind, "time": time.time(), **fields}, default=str).encode() + b"\n"
+    with suppress(OSError), open(path, "ab+", buffering=0, opener=files.opener) as file:
+        # the training process may have been killed while it wrote a line
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold the lock of the run's folder.
@@ -126,7 +147,7 @@ def _lock_file(folder: Path) -> IO[str]:
         # append, so that an unrelated file of that name is not emptied
         return open(folder / "lock", "a", opener=files.opener)
     except OSError as exc:
-        if disk_full.is_cause(exc):
+        if files.is_disk_full(exc):
             raise
         raise ConfigError(
             f"cannot write to {folder.parent}: {exc.strerror}",
@@ -146,20 +167,11 @@ def refuse_links(paths: Iterable[Path]) -> None:
 
 
 def is_alive(folder: Path) -> bool:
-    """Return whether some process holds the lock of the run's folder."""
+    """Return whether some process holds the lock of the run's folder. Changes nothing in it."""
     try:
-        with _glance(folder):
-            return False
+        with open(folder / "lock", opener=files.opener) as handle:
+            return not locks.acquire(handle.fileno(), shared=True)
     except FileNotFoundError:
         return False
-    except (OSError, LoraError):
+    except OSError:
         return True
-
-
-@contextmanager
-def _glance(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock for a moment, changing nothing in it. Raises LoraError when another process holds it."""
-    with open(folder / "lock", opener=files.opener) as handle:
-        if not locks.acquire(handle.fileno(), shared=True):
-            raise LoraError("in use")
-        yield

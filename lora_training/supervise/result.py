@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_training import files
+from lora_training import files, safetensors_header
 from lora_training.errors import TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-# The format's own maximum length of a header, in bytes.
-_LONGEST = 100_000_000
+_Tensors = list[tuple[str, dict[str, Any]]]
+_UP = ("lora_up.weight", "lora_B.weight")
 
 
 @dataclass(frozen=True)
@@ -54,49 +53,45 @@ def check(path: Path, *, before: Fingerprint | None, told: tuple[int, int] | Non
         raise TrainingError(
             f"training ended without writing {path}", hint="the log says why; upstream ends so on an empty dataset, too"
         )
-    metadata, tensors = _open(path)
-    _check_values(path, tensors)
-    return Result(path, len(tensors), _check_steps(path, metadata, told))
+    tensors = tensors_of(path)
+    if not tensors:
+        raise TrainingError(f"{path} holds no tensors")
+    _require_finite(path, tensors)
+    # the up matrices start at zero, so a LoRA in which all of them are zero has no effect
+    ups = [tensor for name, tensor in tensors if name.endswith(_UP)]
+    if ups and not any(values(tensor).any() for tensor in ups):
+        raise TrainingError(f"{path} changes nothing: every up matrix is zero")
+    return Result(path, len(tensors), _check_steps(path, told))
 
 
-def _open(path: Path) -> tuple[dict[str, str], list[tuple[str, dict[str, Any]]]]:
+def tensors_of(path: Path) -> _Tensors:
+    """Return name, `dtype`, `shape` and `data` of each tensor of a safetensors file. Raises TrainingError."""
     import safetensors
 
     try:
         with open(path, "rb", opener=files.opener_of_any) as file:
-            data = file.read()
+            found: _Tensors = safetensors.deserialize(file.read())
     except OSError as exc:
         raise TrainingError(f"{path} cannot be read: {exc.strerror}") from exc
     except MemoryError as exc:
         raise TrainingError(f"{path} cannot be read: it does not fit into memory") from exc
-    try:
-        tensors: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(data)
     except safetensors.SafetensorError as exc:
         raise TrainingError(f"{path} does not open as safetensors: {exc}") from exc
-    return metadata_of(path), tensors
-
-
-def tensors_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return name, `dtype`, `shape` and `data` of each tensor of a safetensors file. Raises TrainingError."""
-    return _open(path)[1]
+    return found
 
 
 def metadata_of(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file, from its header alone; empty if they cannot be read."""
     try:
-        with open(path, "rb", opener=files.opener_of_any) as file:
-            # the format: eight bytes of length, little-endian, then a JSON object
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= _LONGEST else {}
-        metadata = header["__metadata__"]
-        return {name: text for name, text in metadata.items() if isinstance(text, str)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        metadata = safetensors_header.read(path).metadata
+    except (OSError, safetensors_header.Damaged):
         return {}
+    return {name: text for name, text in metadata.items() if isinstance(text, str)}
 
 
 def check_finite(path: Path) -> None:
     """Raise TrainingError when the safetensors file `path` does not open or holds a value that is not finite."""
-    _require_finite(path, _open(path)[1])
+    _require_finite(path, tensors_of(path))
 
 
 def complete(path: Path, made_by: Mapping[str, str], steps: int | None = None) -> Result | None:
@@ -118,29 +113,19 @@ def is_made_by(path: Path, made_by: Mapping[str, str]) -> bool:
     return all(metadata.get(f"lora_{name}") == value for name, value in made_by.items())
 
 
-def _check_values(path: Path, tensors: list[tuple[str, dict[str, Any]]]) -> None:
-    if not tensors:
-        raise TrainingError(f"{path} holds no tensors")
-    moved = False
-    _require_finite(path, tensors)
-    for name, tensor in tensors:
-        held = values(tensor["dtype"], tensor["data"])
-        moved = moved or (name.endswith(("lora_up.weight", "lora_B.weight")) and bool(held.any()))
-    # the up matrices start at zero, so a LoRA in which all of them are zero has no effect
-    if not moved and any(name.endswith(("lora_up.weight", "lora_B.weight")) for name, _ in tensors):
-        raise TrainingError(f"{path} changes nothing: every up matrix is zero")
+def _require_finite(path: Path, tensors: _Tensors) -> None:
+    import numpy as np
 
-
-def _require_finite(path: Path, tensors: list[tuple[str, dict[str, Any]]]) -> None:
     for name, tensor in tensors:
-        if not _finite(values(tensor["dtype"], tensor["data"])):
+        if not np.isfinite(values(tensor)).all():
             raise TrainingError(f"{path} holds values that are not finite, first in {name}")
 
 
-def values(dtype: str, data: bytes) -> Any:
+def values(tensor: Mapping[str, Any]) -> Any:
     """Return a tensor's numbers as a flat numpy array, from its safetensors type and its bytes."""
     import numpy as np
 
+    dtype, data = tensor["dtype"], tensor["data"]
     if dtype == "BF16":
         # the upper half of a float32
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
@@ -148,14 +133,9 @@ def values(dtype: str, data: bytes) -> Any:
     return np.frombuffer(data, kinds.get(dtype, "u1"))
 
 
-def _finite(values: Any) -> bool:
-    import numpy as np
-
-    return bool(np.isfinite(values).all())
-
-
-def _check_steps(path: Path, metadata: dict[str, str], told: tuple[int, int] | None) -> int:
+def _check_steps(path: Path, told: tuple[int, int] | None) -> int:
     """Return the steps done, by the metadata or else by the training. Raises TrainingError unless all were done."""
+    metadata = metadata_of(path)
     try:
         done, planned = int(metadata["ss_steps"]), int(metadata["ss_max_train_steps"])
     except (KeyError, ValueError) as exc:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import queue
 import time
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_training import files
 from lora_training.errors import Interrupted, TrainingError
-from lora_training.supervise import child, disk_full, failures, journal, record, result, signals, states, tensors
-from lora_training.supervise.loop import Attempt, Ended, Patience
-from lora_training.supervise.tail import Tail
+from lora_training.supervise import attempt, digests, failures, record, result, signals, states
+from lora_training.supervise.attempt import Attempt, Ended, Patience, Tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,7 +76,7 @@ class Run:
     watcher: Watcher
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    start: Callable[[LaunchSpec, queue.SimpleQueue[Any]], child.Child] = child.Process
+    start: Callable[[LaunchSpec, queue.SimpleQueue[Any]], attempt.Child] = attempt.Process
     _began: bool = False
     _has_trained: bool = False
     _told: bool = False
@@ -88,62 +87,50 @@ class Run:
 
         Raises TrainingError with the cause in one sentence, and Interrupted when asked to stop.
         """
-        # counted until the record is closed, since a terminal that closes sends SIGHUP more than once
-        with signals.counted() as asked:
-            return self._go(state, asked)
-
-    def _go(self, state: State | None, asked: signals.Asked) -> Result:
         order = self.order
-        self.record = record.Record(
-            order.output.stem,
-            str(order.config),
-            str(order.output),
-            order.spec.shell(),
-            dict(order.made_by),
-            pid=os.getpid(),
-            **order.began,
-        )
+        names = (order.output.stem, str(order.config), str(order.output), order.spec.shell())
+        self.record = record.Record(*names, dict(order.made_by), pid=os.getpid(), **order.began)
         before = result.fingerprint(order.output)
-        try:
-            self._attempts(state, asked)
-            found = result.check(order.output, before=before, told=self._reported)
-        except TrainingError as exc:
-            self._close("failed", exc.message)
-            raise
-        except Interrupted as exc:
-            self._close("stopped", exc.message)
-            raise
-        except OSError as exc:
-            raise self._lost(exc) from exc
-        states.clear_passing(order.output)
-        self.record.result = {"path": str(found.path), "steps": found.steps, "tensors": found.tensors}
-        self.record.result |= tensors.record(found.path, order.folder)
-        self._close("complete", None)
-        return found
+        # counted until the record is closed, since a terminal that closes sends SIGHUP more than once
+        with signals.counted() as self._asked:
+            try:
+                self._attempts(state)
+                found = result.check(order.output, before=before, told=self._reported)
+            except (TrainingError, Interrupted) as exc:
+                self._close("failed" if isinstance(exc, TrainingError) else "stopped", exc.message)
+                raise
+            except OSError as exc:
+                raise self._lost(exc) from exc
+            states.clear_passing(order.output)
+            self.record.result = {"path": str(found.path), "steps": found.steps, "tensors": found.tensors}
+            self.record.result |= digests.record_lora(found.path, order.folder)
+            self._close("complete", None)
+            return found
 
     def _lost(self, exc: OSError) -> Exception:
         """Return the error to raise when the run's own folder cannot be written: it was moved, or its disk is full."""
         with contextlib.suppress(OSError):
             self._close("failed", str(exc))
-        if disk_full.is_cause(exc):
+        if files.is_disk_full(exc):
             return exc
         hint = "was it moved or removed? what has been trained so far is still where the training wrote it"
         return TrainingError(f"the run's folder cannot be written to: {exc.filename}: {exc.strerror}", hint=hint)
 
-    def _attempts(self, state: State | None, asked: signals.Asked) -> None:
+    def _attempts(self, state: State | None) -> None:
         failed, repeated = 0, None
         while True:
             self._began = False
-            ended = self._attempt(state, asked)
+            ended = self._attempt(state)
             if ended.code == 0:
                 return
             if ended.asked:
-                raise self._interrupted(asked)
+                raise self._interrupted()
             failure = failures.classify(ended)
-            newest = states.newest(self.order.output, self._pass_over, self.order.made_by) or state
+            newest = states.newest(self.order.output, self._report_passed_over, self.order.made_by) or state
             # only a newer state is progress: a run that fails at the same place each time is given up
             failed = 0 if _step(newest) > _step(state) else failed + 1
-            before, repeated = repeated, self._repeatable(failure)
+            step = self._reported[0] if self._began and self._reported else 0
+            before, repeated = repeated, (failure.exception, step) if failure.exception else None
             if failed and repeated and repeated == before:
                 raise self._gave_up(ended, failure, again=f", twice at the same step ({repeated[1]})")
             # a failure before any training is most likely permanent; after some training it may be temporary
@@ -154,10 +141,12 @@ class Run:
             self._note(f"starting again from step {_step(state)} (attempt {len(self.record.attempts) + 1})")
             self.record.attempts[-1]["death"] = failure.kind
             self._event("restart", from_step=_step(state), death=failure.kind, why=failure.sentence)
-            self._rest(_BACKOFF_S * 2**failed, asked)
+            self._rest(_BACKOFF_S * 2**failed)
 
-    def _attempt(self, state: State | None, asked: signals.Asked) -> Ended:
-        log_path = self._new_log()
+    def _attempt(self, state: State | None) -> Ended:
+        # a path that no earlier attempt has used, in earlier runs of the same command either
+        logs = (self.order.folder / f"attempt-{number}.log" for number in itertools.count(1))
+        log_path = next(path for path in logs if not os.path.lexists(path))
         states.clear_passing(self.order.output, before=_step(state))
         self.record.attempts.append({"log": str(log_path), "from_step": _step(state), "started": time.time()})
         self.record.save(self.order.folder)
@@ -165,7 +154,7 @@ class Run:
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with (
             open(log_path, "x", encoding="utf-8", opener=files.opener) as log,
-            closing(Tail(self._events_path, self._on_event)) as tail,
+            contextlib.closing(Tail(self.order.folder / record.EVENTS, self._on_event)) as tail,
         ):
 
             def on_line(line: str) -> None:
@@ -173,32 +162,16 @@ class Run:
                 log.flush()
                 self.watcher.line(line)
 
-            started = self.start(self.order.attempt(state), events)
-            ended = Attempt(
-                started,
-                events,
-                self.clock,
-                self.order.patience,
-                wanted=lambda: self._wanted(asked),
-                ask=lambda: self._ask(started),
-                progress=tail.look,
-                on_line=on_line,
-            ).watch()
+            child = self.start(self.order.attempt(state), events)
+            ask = functools.partial(self._ask, child)
+            patience = self.order.patience
+            ended = Attempt(child, events, self.clock, patience, self._wanted, ask, tail.look, on_line).watch()
         self.record.attempts[-1] |= {"ended": time.time(), "code": ended.code}
         self.record.save(self.order.folder)
         return ended
 
-    def _new_log(self) -> Path:
-        """Return a path that no earlier attempt has used, in earlier runs of the same command either."""
-        names = (self.order.folder / f"attempt-{number}.log" for number in itertools.count(1))
-        return next(path for path in names if not os.path.lexists(path))
-
-    def _pass_over(self, path: Path, why: str) -> None:
-        self._note(f"passing over {path}: {why}")
-
-    @property
-    def _events_path(self) -> Path:
-        return self.order.folder / record.EVENTS
+    def _report_passed_over(self, state: Path, why: str) -> None:
+        self._note(f"passing over {state}: {why}")
 
     def _on_event(self, event: dict[str, Any]) -> None:
         match event.get("event"):
@@ -209,17 +182,17 @@ class Run:
                 self._reported = (event["step"], self._reported[1])
         self.watcher.event(event)
 
-    def _wanted(self, asked: signals.Asked) -> int:
-        if asked.count == 1 and not self._told:
+    def _wanted(self) -> int:
+        if self._asked.count == 1 and not self._told:
             self._told = True
             if self._began:
                 wait = f"{self.order.patience.grace / 60:.0f} minutes"
                 self._note(f"saving the state after this step (at most {wait}), then leaving; ask again to end at once")
             else:
                 self._note("it has not begun to train, so there is nothing to save; leaving")
-        return max(asked.count, int((self.order.folder / record.STOP).exists()))
+        return max(self._asked.count, int((self.order.folder / record.STOP).exists()))
 
-    def _ask(self, started: child.Child) -> None:
+    def _ask(self, started: attempt.Child) -> None:
         """Ask the child to save its state: by the stop file, which every rank checks and no launcher cuts short."""
         try:
             if self._began and self.order.sees_stop_file:
@@ -230,22 +203,17 @@ class Run:
             self._note("the stop file cannot be written, so the training gets a signal")
         started.ask()
 
-    def _rest(self, seconds: float, asked: signals.Asked) -> None:
+    def _rest(self, seconds: float) -> None:
         until = self.clock() + seconds
         while self.clock() < until:
-            if self._wanted(asked):
-                raise self._interrupted(asked)
+            if self._wanted():
+                raise self._interrupted()
             self.sleep(min(0.2, seconds))
 
-    def _interrupted(self, asked: signals.Asked) -> Interrupted:
+    def _interrupted(self) -> Interrupted:
         state = states.newest(self.order.output, made_by=self.order.made_by)
         where = f"stopped at step {state.step}, state saved" if state else "stopped before a state was saved"
-        return Interrupted(f"{where}; the same command goes on", signum=asked.signum)
-
-    def _repeatable(self, failure: Failure) -> tuple[str, int] | None:
-        """Return the exception and its step, to end the run when another start repeats both; None for other causes."""
-        step = self._reported[0] if self._began and self._reported else 0
-        return (failure.exception, step) if failure.exception else None
+        return Interrupted(f"{where}; the same command goes on", signum=self._asked.signum)
 
     def _gave_up(self, ended: Ended, failure: Failure, *, again: str = "") -> TrainingError:
         log = self.record.attempts[-1]["log"]
@@ -261,12 +229,12 @@ class Run:
 
     def _note(self, text: str) -> None:
         """Print a message and append it to the run's events."""
-        journal.append(self._events_path, "note", text=text)
+        record.append_event(self.order.folder / record.EVENTS, "note", text=text)
         self.watcher.note(text)
 
     def _event(self, kind: str, **fields: Any) -> None:
         """Append an event of the supervisor to the file of events, and pass it to the watcher."""
-        journal.append(self._events_path, kind, **fields)
+        record.append_event(self.order.folder / record.EVENTS, kind, **fields)
         self.watcher.event({"event": kind, **fields})
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from lora_training.manifest import Manifest
+
 # Upstream's names are NAME-step00000010-state, NAME-000002-state and NAME-state. A second one beside a kept state is
 # NAME-state.2; one that is being written or replaced ends in .partial or .old.
 PLACE = r"(?:-step\d{8,}|-\d{6,})?"
@@ -36,14 +38,8 @@ class State:
         return tuple(name for name in names if self.made_by.get(name) != made_by.get(name))
 
 
-def _quietly(_path: Path, _why: str) -> None:
-    """Ignore states that are passed over."""
-
-
 def newest(
-    output: Path,
-    passed_over: Callable[[Path, str], None] = _quietly,
-    made_by: Mapping[str, str] | None = None,
+    output: Path, passed_over: Callable[[Path, str], None] | None = None, made_by: Mapping[str, str] | None = None
 ) -> State | None:
     """Return the newest state of the run that writes the LoRA `output`, by steps; None when there is none.
 
@@ -54,26 +50,23 @@ def newest(
 
 
 def good(
-    output: Path,
-    passed_over: Callable[[Path, str], None] = _quietly,
-    made_by: Mapping[str, str] | None = None,
+    output: Path, passed_over: Callable[[Path, str], None] | None = None, made_by: Mapping[str, str] | None = None
 ) -> Iterator[State]:
     """Yield the states that `newest` chooses from, by steps in descending order."""
+    report = passed_over or (lambda _path, _why: None)
     found = [(folder, manifest.read(folder)) for folder in _folders(output)]
     for folder, described in found:
         if described is None and not folder.name.endswith((".partial", ".old")):
-            passed_over(folder, "it was never finished, or was saved by something else")
+            report(folder, "it was never finished, or was saved by something else")
     whole = [(folder, described) for folder, described in found if described is not None]
     for folder, described in sorted(whole, key=lambda pair: pair[1].step, reverse=True):
         state = State(folder, described.step, described.made_by)
         if made_by is not None and state.differences(made_by):
-            passed_over(folder, "another run made it")
-            continue
-        wrong = manifest.damage(folder, described) or _not_finite(folder)
-        if wrong is None:
-            yield state
+            report(folder, "another run made it")
+        elif wrong := _damage(folder, described):
+            report(folder, wrong)
         else:
-            passed_over(folder, wrong)
+            yield state
 
 
 def is_strangers(folder: Path, around: Path) -> bool:
@@ -125,8 +118,7 @@ def at(folder: Path) -> State:
     if described is None:
         what = "is not a complete saved state" if os.path.lexists(folder) else "does not exist"
         raise ConfigError(f"{folder} {what}", hint="name another with --resume")
-    wrong = manifest.damage(folder, described) or _not_finite(folder)
-    if wrong:
+    if wrong := _damage(folder, described):
         raise TrainingError(f"{folder} cannot be trusted: {wrong}", hint="name another with --resume")
     return State(folder, described.step, described.made_by)
 
@@ -137,7 +129,10 @@ def _folders(output: Path) -> list[Path]:
     return sorted(path for path in folders if wanted.fullmatch(path.name) and path.is_dir())
 
 
-def _not_finite(folder: Path) -> str | None:
+def _damage(folder: Path, described: Manifest) -> str | None:
+    """Return why a complete state must not be used: it was changed, or its values are not finite."""
+    if wrong := manifest.damage(folder, described):
+        return wrong
     try:
         result.check_finite(folder / "model.safetensors")
     except TrainingError as exc:

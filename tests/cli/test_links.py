@@ -10,7 +10,7 @@ import pytest
 
 from lora_training import cli, files
 from lora_training.runtime import events
-from lora_training.supervise import journal, record, tail
+from lora_training.supervise import attempt, record
 from tests.helpers import ROOT
 
 if TYPE_CHECKING:
@@ -109,13 +109,13 @@ def emit(path: Path) -> None:
 
 
 def look(path: Path) -> None:
-    tail.Tail(path, print).close()
+    attempt.Tail(path, print).close()
 
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "document": lambda path: files.write(path, "x"),
     "empty file": files.touch,
-    "supervisor's event": lambda path: journal.append(path, "closed"),
+    "supervisor's event": lambda path: record.append_event(path, "closed"),
     "training's event": emit,
     "reader of events": look,
 }

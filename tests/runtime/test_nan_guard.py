@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lora_training.supervise.attempt import Ended
 from lora_training.supervise.failures import classify
-from lora_training.supervise.loop import Ended
 from tests.runtime.conftest import CACHED, Trainer, Training, copied_images, dataset, finite, poison, same, start_ranks
 
 GUARD = {"progress": {}, "nan-guard": {}}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lora_training.launch.spec import LaunchSpec
-from lora_training.supervise.child import Process
+from lora_training.supervise.attempt import Process
 
 
 def spec(code: str, folder: Path) -> LaunchSpec:
@@ -81,7 +81,7 @@ os._exit(9)
 
 
 def test_a_process_that_left_the_session_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_training.supervise.child._DRAIN_S", 0.2)
+    monkeypatch.setattr("lora_training.supervise.attempt._DRAIN_S", 0.2)
     stray = "import subprocess, sys; s = subprocess.Popen(['sleep', '60'], start_new_session=True); print(s.pid)"
     pid, code = run(stray, tmp_path)
     os.kill(int(pid), signal.SIGKILL)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from lora_training.supervise.attempt import Ended
 from lora_training.supervise.failures import classify
-from lora_training.supervise.loop import Ended
 
 
 @pytest.mark.parametrize(

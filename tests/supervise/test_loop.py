@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from dataclasses import dataclass, field
 
-from lora_training.supervise.loop import Attempt, Ended, Patience
+from lora_training.supervise.attempt import Attempt, Ended, Patience
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lora_training.supervise import environment, journal, record, tensors
+from lora_training.supervise import digests, environment, record
 
 OLD = {"name": "cats", "config": "c", "output": "o", "command": "x", "made_by": {}, "state": "complete", "started": 1.0}
 
@@ -66,15 +66,15 @@ def test_an_attempt_that_makes_no_sense_is_left_out(tmp_path: Path) -> None:
 def test_an_event_after_half_a_line_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"event": "start"}\n{"event": "st')
-    journal.append(path, "restart", from_step=4)
-    journal.append(path, "closed", state="complete")
+    record.append_event(path, "restart", from_step=4)
+    record.append_event(path, "closed", state="complete")
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[1] == '{"event": "st'
     assert [json.loads(line)["event"] for line in lines[2:]] == ["restart", "closed"]
 
 
 def test_an_event_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
-    journal.append(tmp_path / "no folder" / "events.jsonl", "closed")
+    record.append_event(tmp_path / "no folder" / "events.jsonl", "closed")
 
 
 def test_each_package_is_in_the_environment_by_its_normal_name() -> None:
@@ -108,12 +108,13 @@ def lora(path: Path, value: float, shape: tuple[int, int] = (2, 3), **metadata: 
 
 def test_the_same_tensors_have_the_same_digests_whatever_the_metadata_say(tmp_path: Path) -> None:
     one = lora(tmp_path / "one.safetensors", 1.0, ss_training_started_at="1")
-    assert tensors.read(one) == tensors.read(lora(tmp_path / "two.safetensors", 1.0, ss_training_started_at="2"))
-    other = tensors.read(lora(tmp_path / "other.safetensors", 1.0, shape=(3, 2)))
-    assert {name for name, digest in tensors.read(one).items() if other[name] != digest} == {"a.lora_up.weight"}
+    two = lora(tmp_path / "two.safetensors", 1.0, ss_training_started_at="2")
+    assert digests.of_tensors(one) == digests.of_tensors(two)
+    other = digests.of_tensors(lora(tmp_path / "other.safetensors", 1.0, shape=(3, 2)))
+    assert {name for name, digest in digests.of_tensors(one).items() if other[name] != digest} == {"a.lora_up.weight"}
 
 
 def test_how_far_two_loras_are_apart(tmp_path: Path) -> None:
     one, other = lora(tmp_path / "one.safetensors", 1.0), lora(tmp_path / "other.safetensors", 1.25)
-    assert tensors.farthest(one, other) == 0.25
-    assert tensors.farthest(one, one) == 0.0
+    assert digests.largest_difference(one, other) == 0.25
+    assert digests.largest_difference(one, one) == 0.0

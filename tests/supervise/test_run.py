@@ -16,8 +16,8 @@ import pytest
 from lora_training import manifest
 from lora_training.errors import ConfigError, Interrupted, LoraError, TrainingError
 from lora_training.launch.spec import LaunchSpec
-from lora_training.supervise import record, states, tensors
-from lora_training.supervise.loop import Patience
+from lora_training.supervise import digests, record, states
+from lora_training.supervise.attempt import Patience
 from lora_training.supervise.run import Order, Run
 from tests.helpers import ROOT
 from tests.supervise.test_child import gone
@@ -292,7 +292,7 @@ def test_the_result_has_the_digests_of_the_lora(bench: Bench) -> None:
     result = bench.record.result
     assert result
     assert len(result["sha256"]) == len(result["tensors_sha256"]) == 64
-    assert tensors.recorded(bench.output.with_suffix(".run")) == tensors.read(bench.output)
+    assert digests.recorded_tensors(bench.output.with_suffix(".run")) == digests.of_tensors(bench.output)
 
 
 def test_a_run_that_is_gone_on_with_keeps_its_earlier_attempts(bench: Bench) -> None:

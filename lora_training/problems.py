@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Severity = Literal["error", "warning"]
+# `ok` is a line of `lora doctor` about a check that passed
+Severity = Literal["error", "warning", "ok"]
 
 
 @dataclass(frozen=True, order=True)

@@ -52,7 +52,7 @@ def runtime_problems(here: Workspace) -> list[Problem]:
     if not are_checked(here):
         return []
     found = registry.check(_sd_scripts(here), cache=here.cache / "checked")
-    return [Problem(_UPSTREAM, str(each), cure(each.patch)) for each in found]
+    return [Problem(_UPSTREAM, each.message, cure(each.where)) for each in found]
 
 
 def cure(name: str) -> str:
@@ -70,9 +70,9 @@ def refuse_unfit(tree: Path, names: Iterable[str], cache: Path | None) -> None:
 
     found = registry.check(tree, names, cache)
     if found:
-        others = sorted({each.patch for each in found[1:]} - {found[0].patch})
+        others = sorted({each.where for each in found[1:]} - {found[0].where})
         more = f"; nor do {', '.join(others)}" if others else ""
-        raise PatchError(f"a runtime patch does not fit: {found[0]}{more}", hint=cure(found[0].patch))
+        raise PatchError(f"a runtime patch does not fit: {found[0].message}{more}", hint=cure(found[0].where))
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ def unfit_targets(here: Workspace, upstream: str, trees: Sequence[Path]) -> list
     ]
 
 
-def _is_below(problem: verify.Problem, trees: Sequence[Path]) -> bool:
+def _is_below(problem: verify.Mismatch, trees: Sequence[Path]) -> bool:
     return problem.file is None or any(problem.file.is_relative_to(tree) for tree in trees)
 
 
-def _shown(problem: verify.Problem, trees: Sequence[Path]) -> str:
+def _shown(problem: verify.Mismatch, trees: Sequence[Path]) -> str:
     file = problem.file
     below = (str(file.relative_to(tree)) for tree in trees if file and file.is_relative_to(tree))
     return next(below, f"{problem.target.module} (no such module)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +10,9 @@ from lora_training import workspace
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
 
 if TYPE_CHECKING:
-    from lora_training.app.doctor.finding import Finding
+    from lora_training.problems import Problem
+
+_LEVELS = {"error": "problem", "warning": "warn", "ok": "ok"}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,9 +27,9 @@ def doctor(*, as_json: bool) -> None:
         found = list(health.examine(here, progress))
     finally:
         progress.close()
-    counts = {level: sum(each.level == level for each in found) for level in ("problem", "warn")}
+    counts = {level: sum(_LEVELS[each.severity] == level for each in found) for level in ("problem", "warn")}
     if as_json:
-        print_json({"ok": not counts["problem"], "findings": [asdict(each) for each in found]})
+        print_json({"ok": not counts["problem"], "findings": [_document(each) for each in found]})
     else:
         for each in found:
             _print(each)
@@ -37,8 +38,12 @@ def doctor(*, as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-def _print(each: Finding) -> None:
-    say(f"{each.level:<8} {each.about:<12} {each.text}")
+def _document(each: Problem) -> dict[str, str | None]:
+    return {"about": each.where, "level": _LEVELS[each.severity], "text": each.message, "hint": each.hint}
+
+
+def _print(each: Problem) -> None:
+    say(f"{_LEVELS[each.severity]:<8} {each.where:<12} {each.message}")
     for line in (each.hint or "").splitlines():
         say(f"{'':<21} {line}")
 

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lora_training import nearest
 from lora_training.errors import ConfigError
+from lora_training.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import ModuleType
+
+    from lora_training.runtime.run import Watcher
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,13 @@ class NoSettings:
     """The settings of a patch that can only be switched on or off."""
 
 
-def always(_start: Start, _settings: Any) -> None:
-    """Return None: the default of `unneeded`, for a patch that every run needs."""
+def nothing(_first: Any, _settings: Any) -> None:
+    """Do nothing: the default of `install`, and that of `unneeded`, for a patch that every run needs."""
+
+
+def one_process(start: Start, _settings: Any) -> str | None:
+    """Return why a patch for several processes is not needed in a run with one."""
+    return "there is one process" if int(start.environ.get("WORLD_SIZE", "1")) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class RuntimePatch:
 
     `install` is called once for each module that `targets` names, right after its import, with the settings: an
     instance of `settings`, a frozen dataclass whose fields are the keys of `[runtime.NAME]` (see `parse_settings`).
+    `watcher` makes the patch's `Watcher` of the run from them; such a patch has `training.TARGETS` among its targets.
     `unneeded` returns why a run does not need the patch, or None. `prepare` is called before anything of upstream is
     imported, for changes that have to come first. The module that defines a patch must not import torch or upstream at
     the top, directly or indirectly.
@@ -75,10 +84,11 @@ class RuntimePatch:
     verification: str
     removal_condition: str
     targets: tuple[Target, ...]
-    install: Callable[[ModuleType, Any], None]
+    install: Callable[[ModuleType, Any], None] = nothing
+    watcher: Callable[[Any], Watcher] | None = None
     settings: type = NoSettings
     on_by_default: bool = False
-    unneeded: Callable[[Start, Any], str | None] = always
+    unneeded: Callable[[Start, Any], str | None] = nothing
     prepare: Callable[[], None] | None = None
 
 
@@ -91,15 +101,6 @@ def wrap_function(module: ModuleType, name: str, around: Callable[..., Any]) -> 
     from wrapt import wrap_function_wrapper
 
     wrap_function_wrapper(module, name, around)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem in a table of settings; `key` is None when it concerns the whole table."""
-
-    key: str | None
-    message: str
-    hint: str | None = None
 
 
 def limits(default: Any = dataclasses.MISSING, *, least: float | None = None, most: float | None = None) -> Any:
@@ -123,16 +124,13 @@ def settings_problems(kind: type, table: Mapping[str, Any]) -> Iterator[Problem]
     types = typing.get_type_hints(kind)
     for key, value in table.items():
         if key not in fields:
-            yield Problem(
-                key,
-                f"there is no setting `{key}`",
-                nearest.hint(key, fields) or f"it has: {', '.join(fields) or 'no settings'}",
-            )
+            hint = nearest.hint(key, fields) or f"it has: {', '.join(fields) or 'no settings'}"
+            yield Problem(f"there is no setting `{key}`", hint, key=key)
         elif wrong := _wrong(types[key], value, fields[key].metadata):
-            yield Problem(key, f"`{key}` must be {wrong}, not {value!r}")
+            yield Problem(f"`{key}` must be {wrong}, not {value!r}", key=key)
     for key, field in fields.items():
         if key not in table and field.default is dataclasses.MISSING:
-            yield Problem(None, f"the setting `{key}` is missing")
+            yield Problem(f"the setting `{key}` is missing")
 
 
 def _wrong(kind: Any, value: Any, bounds: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import without
 from lora_training.errors import PatchError
-from lora_training.runtime import model, patches, verify
+from lora_training.problems import Problem
+from lora_training.runtime import model, patches, training, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -47,16 +48,16 @@ def chosen(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, dict[str,
     return {name: dict(value) for name, value in merged.items() if value is not False}
 
 
-def problems(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, list[model.Problem]]:
+def problems(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, list[Problem]]:
     """Return the problems in the settings of `[runtime]`, by patch. Unknown patch names are ignored."""
     found = {name: _problems(name, value) for name, value in chosen(table).items() if name in available()}
     return {name: wrong for name, wrong in found.items() if wrong}
 
 
-def _problems(name: str, value: Mapping[str, Any]) -> list[model.Problem]:
+def _problems(name: str, value: Mapping[str, Any]) -> list[Problem]:
     if name in taken_out():
         hint = f"set it to false; `lora upstream bump` puts {name} back at a commit that it fits"
-        return [model.Problem(None, f"it is taken out of this checkout, says {_FILE}", hint)]
+        return [Problem(f"it is taken out of this checkout, says {_FILE}", hint)]
     return list(model.settings_problems(available()[name].settings, value))
 
 
@@ -77,18 +78,23 @@ def listing() -> list[Listed]:
 
 
 def _listed(patch: RuntimePatch) -> Listed:
-    summary = (sys.modules[patch.install.__module__].__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    summary = (
+        (sys.modules[f"{patches.__name__}.{patch.name.replace('-', '_')}"].__doc__ or "")
+        .split("\n\n")[0]
+        .replace("\n", " ")
+    )
     values = {field.name: None if field.default is MISSING else field.default for field in fields(patch.settings)}
     return Listed(patch.name, summary.strip(), patch.on_by_default, values, patch.name in taken_out())
 
 
-def check(tree: Path, names: Iterable[str] | None = None, cache: Path | None = None) -> list[verify.Problem]:
+def check(tree: Path, names: Iterable[str] | None = None, cache: Path | None = None) -> list[Problem]:
     """Return the problems with the targets of those patches, for trainings that run a script of `tree`.
 
     Without `names`, every patch that is not disabled is checked.
     """
     wanted = available().keys() - taken_out() if names is None else names
-    return verify.targets([available()[name] for name in sorted(wanted)], [tree], cache)
+    found = verify.targets([available()[name] for name in sorted(wanted)], [tree], cache)
+    return [Problem(str(each), where=each.patch) for each in found]
 
 
 def needed(table: Mapping[str, Mapping[str, Any]], start: Start) -> list[str]:
@@ -111,7 +117,9 @@ def install(table: Mapping[str, Mapping[str, Any]], tree: Path, start: Start) ->
         lines.append(f"{name}: not needed, {why_not}" if why_not else f"{name}: on")
         if not why_not:
             needed[name] = parsed
-    _refuse(check(tree, needed))
+    if found := check(tree, needed):
+        hint = "bring the tree to its pin (`lora upstream status`) or switch the patch off in [runtime]"
+        raise PatchError("\n".join(problem.message for problem in found), hint=hint)
     for name, parsed in needed.items():
         if (prepare := available()[name].prepare) is not None:
             prepare()
@@ -124,14 +132,6 @@ def _known(name: str) -> RuntimePatch:
     if name not in available():
         raise PatchError(f"there is no runtime patch named {name!r}", hint=f"there are: {', '.join(available())}")
     return available()[name]
-
-
-def _refuse(found: list[verify.Problem]) -> None:
-    if found:
-        raise PatchError(
-            "\n".join(map(str, found)),
-            hint="bring the tree to its pin (`lora upstream status`) or switch the patch off in [runtime]",
-        )
 
 
 # the hooks to run after a module's import, by the module's name
@@ -159,6 +159,8 @@ def _hook(patch: RuntimePatch, parsed: Any, name: str, tree: Path) -> Callable[[
         verified = verify.locate(name, tree)
         if verified is None or not verified.samefile(str(module.__file__)):
             raise PatchError(f"runtime patch {patch.name}: {name} came from {module.__file__}, not from {verified}")
+        if (make := patch.watcher) is not None:
+            training.watch(module, patch.name, lambda: make(parsed))
         patch.install(module, parsed)
         installed.add(patch.name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ class Run:
     `recorder` is upstream's LossRecorder, once it exists. `step` counts optimizer steps done; `epoch` counts from 1;
     `loss` is that of the last batch, as upstream read it. `moved`: a step was made and its loss is not recorded yet.
     `leaving`: the exception given to `leave`. `passing`: the state saved next is temporary. `state_only`: no LoRA is
-    saved with it.
+    saved with it. `batch_loss` and `norm` are tensors, and `on_host` their values, once `read` has fetched them.
     """
 
     trainer: Any
@@ -89,9 +89,16 @@ class Run:
     leaving: BaseException | None = None
     passing: bool = False
     state_only: bool = False
-    _loss: Any = None
-    _norm: Any = None
-    _on_host: tuple[float, float] | None = None
+    batch_loss: Any = None
+    norm: Any = None
+    on_host: tuple[float, float] | None = None
+    # the one of this process while upstream trains: its functions get no trainer to find it by
+    current: ClassVar[Run | None] = None
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """The optimizers that the accelerator prepared."""
+        return list(self.accelerator._optimizers)  # noqa: SLF001 - the only way to them from here
 
     def tell(self, point: str, *args: Any) -> None:
         """Call the hook `point` of every watcher."""
@@ -108,9 +115,10 @@ class Run:
         Upstream reads the loss after the optimizer's step. Here both numbers come in one transfer before it, and the
         loss stays on the host, so that upstream's own read does not wait for the device a second time.
         """
-        if self._on_host is None:
-            self._on_host = _to_host(self._loss, self._norm if self._norm is not None else _total_norm(optimizer))
-        return self._on_host
+        if self.on_host is None:
+            norm = self.norm if self.norm is not None else _total_norm(optimizer)
+            self.on_host = _to_host(self.batch_loss, norm)
+        return self.on_host
 
     def leave(self, reason: BaseException, *, save: bool = True) -> None:
         """Have upstream save state and LoRA at this step, then raise `reason` on every rank.

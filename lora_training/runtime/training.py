@@ -42,39 +42,20 @@ STEP_TARGETS = (
 
 
 _watchers: dict[str, Watcher] = {}
-_run: Run | None = None
 
 
 def watch(module: ModuleType, name: str, make: Callable[[], Watcher]) -> None:
-    """Register the watcher of the patch `name`. Call it from the patch's `install`, which gets each of `TARGETS`."""
+    """Register the watcher of the patch `name` when `module`, one of `TARGETS`, is imported."""
     if name not in _watchers:
         _watchers[name] = make()
     if "__lora_watched__" not in vars(module):
         vars(module)["__lora_watched__"] = True
         # upstream's script is `__main__`, since it is run, not imported
         name = Path(str(module.__file__)).stem if module.__name__ == "__main__" else module.__name__
-        _INSTALL.get(name, _nothing)(module)
-
-
-def _nothing(_module: ModuleType) -> None:
-    """Do nothing: the patch relies on the target and does not change it."""
-
-
-def _install_in_script(module: ModuleType) -> None:
-    wrap_function(module, "NetworkTrainer.train", _train)
-    wrap_function(module, "tqdm", _progress_bar)
-
-
-def _install_in_accelerator_setup(module: ModuleType) -> None:
-    wrap_function(module, "prepare_accelerator", _prepare_accelerator)
-
-
-def _install_in_logging(module: ModuleType) -> None:
-    wrap_function(module, "LossRecorder.add", _add_loss)
-
-
-def _install_in_checkpoints(module: ModuleType) -> None:
-    vars(module)["shutil"] = SimpleNamespace(rmtree=_remove_state)
+        if name == "library.checkpoint_io":
+            vars(module)["shutil"] = SimpleNamespace(rmtree=_remove_state)
+        for function, around in _FUNCTIONS.get(name, {}).items():
+            wrap_function(module, function, around)
 
 
 def _remove_state(path: str) -> None:
@@ -82,33 +63,16 @@ def _remove_state(path: str) -> None:
         shutil.rmtree(path)
 
 
-_INSTALL = {
-    "library.checkpoint_io": _install_in_checkpoints,
-    "train_network": _install_in_script,
-    "library.accelerator_setup": _install_in_accelerator_setup,
-    "library.logging_util": _install_in_logging,
-}
-
-
 def _train(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    global _run  # noqa: PLW0603 - upstream's functions get no trainer to find the run by
-    run = _run = Run(trainer, args[0] if args else kwargs["args"], tuple(_watchers.values()))
+    run = Run.current = Run(trainer, args[0] if args else kwargs["args"], tuple(_watchers.values()))
     for watcher in run.watchers:
         watcher.run = run
-    wrap(trainer, "assert_extra_args", _assert_extra_args)
-    wrap(trainer, "post_process_network", _post_process_network)
-    wrap(trainer, "_build_metadata", _build_metadata)
-    wrap(trainer, "_run_validation_loop", _validate)
-    wrap(trainer, "_save_model", _save_model)
-    wrap(trainer, "_remove_model", _remove_model)
-    wrap(trainer, "on_step_start", _on_step_start)
-    wrap(trainer, "process_batch", _process_batch)
-    wrap(trainer, "all_reduce_network", _all_reduce_network)
-    wrap(trainer, "sample_images", _sample_images)
+    for name, around in _METHODS.items():
+        wrap(trainer, name, around)
     try:
         wrapped(*args, **kwargs)
     finally:
-        _run = None
+        Run.current = None
     if run.begun:
         run.tell("ended")
 
@@ -118,16 +82,16 @@ def wrap(instance: Any, name: str, around: Callable[..., Any]) -> None:
     method = getattr(instance, name)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return around(_run, method, *args, **kwargs) if _run else method(*args, **kwargs)
+        return around(Run.current, method, *args, **kwargs) if Run.current else method(*args, **kwargs)
 
     setattr(instance, name, wrapper)
 
 
 def _prepare_accelerator(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     accelerator = wrapped(*args, **kwargs)
-    if _run:
-        _run.accelerator = accelerator
-        _run.tell("accelerator_built")
+    if Run.current:
+        Run.current.accelerator = accelerator
+        Run.current.tell("accelerator_built")
     return accelerator
 
 
@@ -148,15 +112,16 @@ def _build_metadata(run: Run, method: Callable[..., None], *args: Any, **kwargs:
 
 def _progress_bar(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Begin the run: upstream creates the progress bar of all steps last before the loop, and it has the first step."""
-    if _run and kwargs.get("desc") == "steps":
-        _run.initial_step = _run.step = _run.args.max_train_steps - len(args[0])
-        _run.begun = True
+    run = Run.current
+    if run and kwargs.get("desc") == "steps":
+        run.initial_step = run.step = run.args.max_train_steps - len(args[0])
+        run.begun = True
         # only now, so that `state_saved` is called after every other patch's own part of saving
-        wrap(_run.accelerator, "save_state", _save_state)
-        wrap(_run.accelerator, "clip_grad_norm_", _clip)
-        for optimizer in _run.accelerator._optimizers:  # noqa: SLF001 - the only way to them from here
+        wrap(run.accelerator, "save_state", _save_state)
+        wrap(run.accelerator, "clip_grad_norm_", _clip)
+        for optimizer in run.optimizers:
             wrap(optimizer, "step", _step)
-        _run.tell("loop_begins")
+        run.tell("loop_begins")
     return wrapped(*args, **kwargs)
 
 
@@ -169,7 +134,7 @@ def _on_step_start(run: Run, method: Callable[..., None], *args: Any, **kwargs: 
 def _process_batch(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     loss = method(*args, **kwargs)
     if not run.validating:
-        run._loss, run._norm, run._on_host = loss, None, None  # noqa: SLF001 - `read` is what they are for
+        run.batch_loss, run.norm, run.on_host = loss, None, None
         run.tell("loss_made", loss)
     return loss
 
@@ -180,19 +145,18 @@ def _all_reduce_network(run: Run, method: Callable[..., None], accelerator: Any,
 
 
 def _clip(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    run._norm = method(*args, **kwargs)  # noqa: SLF001
-    return run._norm  # noqa: SLF001
+    run.norm = method(*args, **kwargs)
+    return run.norm
 
 
 def _step(run: Run, method: Any, *args: Any, **kwargs: Any) -> None:
     optimizer = method.__self__
-    if not run.accelerator.sync_gradients or run.agree("allows_step", optimizer):
-        if optimizer.scaler is None:
-            optimizer._is_overflow = False  # noqa: SLF001 - accelerate itself resets it only where it has a scaler
+    allowed = not run.accelerator.sync_gradients or run.agree("allows_step", optimizer)
+    if optimizer.scaler is None or not allowed:
+        # accelerate's flag for a skipped step, which keeps the schedule from advancing; it is reset by scalers only
+        optimizer._is_overflow = not allowed  # noqa: SLF001
+    if allowed:
         method(*args, **kwargs)
-    else:
-        # accelerate's flag for a skipped step; it keeps the schedule from advancing
-        optimizer._is_overflow = True  # noqa: SLF001
 
 
 def _sample_images(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -240,17 +204,18 @@ def _validate(run: Run, method: Callable[..., Any], *args: Any, **kwargs: Any) -
 
 
 def _add_loss(wrapped: Callable[..., None], recorder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if _run is None or _run.validating:
+    run = Run.current
+    if run is None or run.validating:
         wrapped(*args, **kwargs)
         return
-    _run.recorder = recorder
-    if _run.agree("keeps_loss", kwargs["loss"]):
+    run.recorder = recorder
+    if run.agree("keeps_loss", kwargs["loss"]):
         wrapped(*args, **kwargs)
-    _run.epoch, _run.loss, _run.average = kwargs["epoch"] + 1, kwargs["loss"], recorder.moving_average
-    if _run.moved:
-        _run.moved = False
-        _run.tell("step_ends")
-        _leave_if_asked(_run)
+    run.epoch, run.loss, run.average = kwargs["epoch"] + 1, kwargs["loss"], recorder.moving_average
+    if run.moved:
+        run.moved = False
+        run.tell("step_ends")
+        _leave_if_asked(run)
 
 
 def _leave_if_asked(run: Run) -> None:
@@ -260,3 +225,23 @@ def _leave_if_asked(run: Run) -> None:
         run.tell("left")
         run.accelerator.end_training()
         raise run.leaving
+
+
+# around which functions of upstream's modules, and methods of its trainer, the run is followed
+_FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
+    "train_network": {"NetworkTrainer.train": _train, "tqdm": _progress_bar},
+    "library.accelerator_setup": {"prepare_accelerator": _prepare_accelerator},
+    "library.logging_util": {"LossRecorder.add": _add_loss},
+}
+_METHODS: dict[str, Callable[..., Any]] = {
+    "assert_extra_args": _assert_extra_args,
+    "post_process_network": _post_process_network,
+    "_build_metadata": _build_metadata,
+    "_run_validation_loop": _validate,
+    "_save_model": _save_model,
+    "_remove_model": _remove_model,
+    "on_step_start": _on_step_start,
+    "process_batch": _process_batch,
+    "all_reduce_network": _all_reduce_network,
+    "sample_images": _sample_images,
+}

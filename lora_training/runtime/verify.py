@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Mismatch:
     """A target that does not match its patch. `file` is None when the module cannot be found."""
 
     patch: str
@@ -36,8 +36,8 @@ class Problem:
         return f"runtime patch {self.patch}: {self.target.name} in {self.file or self.target.module} {self.what}"
 
 
-def targets(patches: Iterable[RuntimePatch], trees: Sequence[Path], cache: Path | None = None) -> list[Problem]:
-    """Return the problems with the targets of `patches`, for a training that runs a script of `trees`.
+def targets(patches: Iterable[RuntimePatch], trees: Sequence[Path], cache: Path | None = None) -> list[Mismatch]:
+    """Return the targets of `patches` that do not match, for a training that runs a script of `trees`.
 
     The digests of a file are cached in the folder `cache` for as long as the file does not change.
     """
@@ -56,7 +56,7 @@ def targets(patches: Iterable[RuntimePatch], trees: Sequence[Path], cache: Path 
         digest = digests.get(target.module, {}).get(target.name)
         if digest != target.digest:
             what = "is missing" if digest is None else "has changed since the pin"
-            found.append(Problem(name, target, files[target.module], what))
+            found.append(Mismatch(name, target, files[target.module], what))
     return found
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from lora_training import cli
-from lora_training.app.doctor import finding, machine, packages, torch
+from lora_training.app.doctor import checkout as health
+from lora_training.app.doctor import machine, torch
 from lora_training.errors import UpstreamError
 from lora_training.launch.gpus import Gpu
 from tests.helpers import ROOT, commit, git, lora, repository
@@ -27,9 +28,9 @@ FINE = {
 
 
 def worst(found: Any) -> tuple[str, str]:
-    order = ("problem", "warn", "ok")
-    each = min(found, key=lambda each: order.index(each.level))
-    return each.level, f"{each.text} {each.hint}"
+    order = ("error", "warning", "ok")
+    each = min(found, key=lambda each: order.index(each.severity))
+    return each.severity, f"{each.message} {each.hint}"
 
 
 def test_packages_as_pinned_are_in_order(tmp_path: Path) -> None:
@@ -39,13 +40,13 @@ def test_packages_as_pinned_are_in_order(tmp_path: Path) -> None:
         "Num_Py==2.4 ; python_full_version >= '3.0' \\\n    --hash=sha256:bb\n    # via x\nclick[extra]==8.1\n"
     )
     pinned.write_text(text, encoding="utf-8")
-    assert packages.pins(text) == {"num-py": "2.4", "click": "8.1"}
-    assert worst(packages.against(pinned, {"num-py": "2.4", "click": "8.1"}))[0] == "ok"
-    level, text = worst(packages.against(pinned, {"num-py": "2.3", "click": "8.1"}))
-    assert (level, "num-py 2.3 (pinned: 2.4)" in text) == ("warn", True)
-    level, text = worst(packages.against(pinned, {"num-py": "2.4"}))
-    assert (level, "not installed: click" in text) == ("problem", True)
-    assert worst(packages.against(tmp_path / "none.txt", {}))[0] == "warn"
+    assert machine.pins(text) == {"num-py": "2.4", "click": "8.1"}
+    assert worst(machine.packages(pinned, {"num-py": "2.4", "click": "8.1"}))[0] == "ok"
+    level, text = worst(machine.packages(pinned, {"num-py": "2.3", "click": "8.1"}))
+    assert (level, "num-py 2.3 (pinned: 2.4)" in text) == ("warning", True)
+    level, text = worst(machine.packages(pinned, {"num-py": "2.4"}))
+    assert (level, "not installed: click" in text) == ("error", True)
+    assert worst(machine.packages(tmp_path / "none.txt", {}))[0] == "warning"
 
 
 def test_every_pin_of_ours_is_understood() -> None:
@@ -53,21 +54,21 @@ def test_every_pin_of_ours_is_understood() -> None:
     # of those with a condition, the ones for other machines do not count
     plain = [line for line in text.splitlines() if "==" in line and ";" not in line]
     assert len(plain) > 30
-    assert {line.split("==")[0].strip() for line in plain} <= packages.pins(text).keys()
-    assert "numpy" in packages.pins(text)
+    assert {line.split("==")[0].strip() for line in plain} <= machine.pins(text).keys()
+    assert "numpy" in machine.pins(text)
 
 
 @pytest.mark.parametrize(
     ("changed", "gpus", "level", "said"),
     [
         ({}, [H200], "ok", ""),
-        ({"gpus": []}, [], "warn", "trainings run on the CPU"),
-        ({"gpus": [], "cuda": None}, [H200], "problem", "a build for CPUs only"),
-        ({"gpus": [], "cuda": "13.0"}, [H200], "problem", "570.86.15 is too old for torch's CUDA 13.0"),
-        ({"gpus": []}, [H200], "problem", "CUDA_VISIBLE_DEVICES"),
-        ({"errors": {"cuda": "no kernel image"}}, [H200], "problem", "no kernel image"),
-        ({"errors": {"xformers": "undefined symbol"}}, [H200], "warn", "undefined symbol"),
-        ({"errors": {"torchvision": "operator does not exist"}}, [H200], "problem", "make setup"),
+        ({"gpus": []}, [], "warning", "trainings run on the CPU"),
+        ({"gpus": [], "cuda": None}, [H200], "error", "a build for CPUs only"),
+        ({"gpus": [], "cuda": "13.0"}, [H200], "error", "570.86.15 is too old for torch's CUDA 13.0"),
+        ({"gpus": []}, [H200], "error", "CUDA_VISIBLE_DEVICES"),
+        ({"errors": {"cuda": "no kernel image"}}, [H200], "error", "no kernel image"),
+        ({"errors": {"xformers": "undefined symbol"}}, [H200], "warning", "undefined symbol"),
+        ({"errors": {"torchvision": "operator does not exist"}}, [H200], "error", "make setup"),
     ],
 )
 def test_what_torch_says_is_held_against_the_gpus(changed: dict[str, Any], gpus: Any, level: str, said: str) -> None:
@@ -96,20 +97,20 @@ def test_an_environment_without_torch_is_a_problem_and_no_traceback(tmp_path: Pa
     python.write_text("#!/bin/sh\nexit 3\n", encoding="utf-8")
     python.chmod(0o755)
     for each in (python, tmp_path / "none"):
-        assert worst(torch.findings(torch.probe(str(each)), []))[0] == "problem"
+        assert worst(torch.findings(torch.probe(str(each)), []))[0] == "error"
 
 
 def test_a_folder_that_cannot_be_written_to_is_a_warning_with_a_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = list(machine.writable({"cache": tmp_path / "file" / "cache", "state": tmp_path / "new" / "state"}))
-    assert [each.level for each in found] == ["warn", "ok"]
+    assert [each.severity for each in found] == ["warning", "ok"]
     assert "LORA_CACHE" in str(found[0].hint)
     assert not (tmp_path / "new").exists()
 
 
 def test_without_git_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert worst(machine.git(tmp_path))[0] == "problem"
+    assert worst(machine.git(tmp_path))[0] == "error"
 
 
 def raising(error: Exception) -> Callable[[], Any]:
@@ -121,8 +122,8 @@ def raising(error: Exception) -> Callable[[], Any]:
 
 @pytest.mark.parametrize("error", [UpstreamError("gone"), PermissionError(13, "denied"), ValueError("odd")])
 def test_a_check_that_cannot_be_made_is_a_finding(error: Exception) -> None:
-    (found,) = finding.of("patches", raising(error))
-    assert (found.about, found.level) == ("patches", "problem")
+    (found,) = health.results("patches", raising(error))
+    assert (found.where, found.severity) == ("patches", "error")
 
 
 @pytest.fixture

@@ -5,27 +5,28 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from lora_training.app.doctor import finding, machine, packages
+from lora_training.app.doctor import machine
 from lora_training.app.doctor import torch as torches
-from lora_training.app.doctor.finding import ok, problem, warn
+from lora_training.app.doctor.machine import ok, problem, warn
+from lora_training.errors import LoraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from lora_training.app.doctor.finding import Finding
+    from lora_training.problems import Problem
     from lora_training.workspace import Workspace
 
 
-def examine(here: Workspace, say: Callable[[str], None]) -> Iterator[Finding]:
-    """Yield every finding, in the order of the output; `say` is called before slow checks."""
+def examine(here: Workspace, say: Callable[[str], None]) -> Iterator[Problem]:
+    """Yield the result of every check, in the order of the output; `say` is called before slow checks."""
     from lora_training.launch import gpus
     from lora_training.supervise import environment
 
-    checks: dict[str, Callable[[], Iterable[Finding]]] = {
+    checks: dict[str, Callable[[], Iterable[Problem]]] = {
         "python": machine.python,
         "git": lambda: _git(here),
-        "packages": lambda: packages.against(here.root / "requirements" / "train.txt", environment.packages()),
-        "transformers": lambda: packages.transformers(here.upstream("transformers").path),
+        "packages": lambda: machine.packages(here.root / "requirements" / "train.txt", environment.packages()),
+        "transformers": lambda: machine.transformers(here.upstream("transformers").path),
         "torch": lambda: torches.findings(_probe(say), gpus.described()),
         "upstream": lambda: _upstreams(here),
         "patches": lambda: _patches(here),
@@ -34,7 +35,17 @@ def examine(here: Workspace, say: Callable[[str], None]) -> Iterator[Finding]:
         "folders": lambda: machine.writable({"cache": here.cache, "state": here.state}),
     }
     for name, check in checks.items():
-        yield from finding.of(name, check)
+        yield from results(name, check)
+
+
+def results(about: str, check: Callable[[], Iterable[Problem]]) -> list[Problem]:
+    """Return the results of one check; a check that fails with an error is a problem."""
+    try:
+        return list(check())
+    except LoraError as exc:
+        return [problem(about, exc.message, exc.hint)]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        return [problem(about, f"cannot be checked: {exc}")]
 
 
 def _probe(say: Callable[[str], None]) -> dict[str, object]:
@@ -42,7 +53,7 @@ def _probe(say: Callable[[str], None]) -> dict[str, object]:
     return torches.probe(sys.executable)
 
 
-def _git(here: Workspace) -> Iterable[Finding]:
+def _git(here: Workspace) -> Iterable[Problem]:
     """Check git, which sealed trees, as in the container image, do not need."""
     from lora_training.upstream import pins
 
@@ -51,7 +62,7 @@ def _git(here: Workspace) -> Iterable[Finding]:
     return machine.git(here.root)
 
 
-def _upstreams(here: Workspace) -> Iterator[Finding]:
+def _upstreams(here: Workspace) -> Iterator[Problem]:
     """Check that each tree is at its pin. Edits are found by the check of the patches."""
     from lora_training.upstream import status
 
@@ -66,7 +77,7 @@ def _upstreams(here: Workspace) -> Iterator[Finding]:
             yield ok("upstream", f"{name} at its pin {read.pin[:12]}, from {read.source}")
 
 
-def _patches(here: Workspace) -> Iterator[Finding]:
+def _patches(here: Workspace) -> Iterator[Problem]:
     """Check that every patch is applied and no file has drifted."""
     from lora_training.app.targets import targets
     from lora_training.patching import lockfile, verify
@@ -82,7 +93,7 @@ def _patches(here: Workspace) -> Iterator[Finding]:
         yield ok("patches", f"verified: {', '.join(names)}") if names else warn("patches", "no tree to verify them in")
 
 
-def _runtime(here: Workspace) -> Iterator[Finding]:
+def _runtime(here: Workspace) -> Iterator[Problem]:
     """Check that the runtime patches fit their targets."""
     from lora_training.app.targets import are_checked, runtime_problems
     from lora_training.runtime import registry

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from lora_training.app.doctor.finding import Finding, ok, problem, warn
+from lora_training.app.doctor.machine import ok, problem, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lora_training.launch.gpus import Gpu
+    from lora_training.problems import Problem
 
 _TIMEOUT_S = 300
 # The oldest driver for each major version of CUDA, which runs all its minor versions (NVIDIA, CUDA Toolkit release
@@ -61,7 +62,7 @@ def probe(python: str = sys.executable) -> dict[str, Any]:
         return {"errors": {"torch": "the process that imports it ends without a word"}}
 
 
-def findings(found: dict[str, Any], gpus: Sequence[Gpu]) -> Iterator[Finding]:
+def findings(found: dict[str, Any], gpus: Sequence[Gpu]) -> Iterator[Problem]:
     """Compare the result of `probe` with the GPUs that the driver reports."""
     errors = found["errors"]
     yield from (_imported(name, found, errors) for name in ("torch", "torchvision", "xformers"))
@@ -69,7 +70,7 @@ def findings(found: dict[str, Any], gpus: Sequence[Gpu]) -> Iterator[Finding]:
         yield from _cuda(found, errors, gpus)
 
 
-def _imported(name: str, found: dict[str, Any], errors: dict[str, str]) -> Finding:
+def _imported(name: str, found: dict[str, Any], errors: dict[str, str]) -> Problem:
     if name not in errors:
         built = f", for CUDA {found['cuda']}" if name == "torch" and found.get("cuda") else ""
         return ok(name, f"{found.get(name, 'not asked')}{built}")
@@ -78,7 +79,7 @@ def _imported(name: str, found: dict[str, Any], errors: dict[str, str]) -> Findi
     return warn(name, text, _MEND) if name == "xformers" else problem(name, text, _MEND)
 
 
-def _cuda(found: dict[str, Any], errors: dict[str, str], gpus: Sequence[Gpu]) -> Iterator[Finding]:
+def _cuda(found: dict[str, Any], errors: dict[str, str], gpus: Sequence[Gpu]) -> Iterator[Problem]:
     if not gpus:
         text = "none that a driver knows; trainings run on the CPU"
         yield warn("gpu", text, "enough for the smoke run; in a container: docker run --gpus all ...")
@@ -90,7 +91,7 @@ def _cuda(found: dict[str, Any], errors: dict[str, str], gpus: Sequence[Gpu]) ->
         yield _unusable(found.get("cuda"), gpus[0].driver, errors.get("cuda"))
 
 
-def _unusable(cuda: str | None, driver: str, error: str | None) -> Finding:
+def _unusable(cuda: str | None, driver: str, error: str | None) -> Problem:
     if cuda is None:
         return problem("gpu", "torch is a build for CPUs only", _MEND)
     if is_too_old(driver, cuda):

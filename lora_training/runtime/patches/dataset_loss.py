@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lora_training.errors import ConfigError
 from lora_training.runtime import training
-from lora_training.runtime.model import Problem, RuntimePatch, Target, limits, settings_problems
+from lora_training.runtime.model import RuntimePatch, Target, limits, settings_problems
 from lora_training.runtime.run import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import ModuleType
 
+    from lora_training.problems import Problem
     from lora_training.runtime.run import Run
 
 NAME = "dataset-loss"
@@ -131,10 +131,6 @@ def _weigh_datasets(datasets: list[Any]) -> None:
             subset.custom_attributes = subset.custom_attributes | {_FACTOR: each / dataset.num_train_images}
 
 
-def _install(module: ModuleType, settings: Settings) -> None:
-    training.watch(module, NAME, lambda: _DatasetLoss(settings))
-
-
 PATCH = RuntimePatch(
     name=NAME,
     reason="Upstream weighs all training images alike, and compares latents pixel by pixel only.",
@@ -147,6 +143,6 @@ PATCH = RuntimePatch(
         Target("library.dataset", "BaseDataset.__getitem__", "cc6945aee6ab27ed"),
         Target("library.custom_train_functions", "apply_masked_loss", "43a7187e9f9b337e"),
     ),
-    install=_install,
+    watcher=_DatasetLoss,
     settings=Settings,
 )

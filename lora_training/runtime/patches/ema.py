@@ -18,7 +18,6 @@ from lora_training.runtime.run import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
 NAME = "ema"
 STATE_FILE = "ema.pt"
@@ -93,8 +92,7 @@ class _Ema(Watcher):
         return list(self.run.network.parameters())
 
     def weights_moved(self) -> None:
-        optimizers = self.run.accelerator._optimizers  # noqa: SLF001 - the only way to them from here
-        if self.run.step % self._settings.every == 0 and not any(each.step_was_skipped for each in optimizers):
+        if self.run.step % self._settings.every == 0 and not any(each.step_was_skipped for each in self.run.optimizers):
             self._average.step(self._parameters())
 
     def saved(self, path: Path, again: Callable[[str], None]) -> None:
@@ -114,10 +112,6 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{path.stem}{_SUFFIX}{path.suffix}")
 
 
-def _install(module: ModuleType, settings: Settings) -> None:
-    training.watch(module, NAME, lambda: _Ema(settings))
-
-
 PATCH = RuntimePatch(
     name=NAME,
     reason="Upstream keeps no average of the weights, which is smoother than any one step's.",
@@ -130,6 +124,6 @@ PATCH = RuntimePatch(
         Target("train_network", "NetworkTrainer.post_process_network", "6779abda7b9f716d"),
         Target("diffusers.training_utils", "EMAModel", "eec2d1bed1f799af"),
     ),
-    install=_install,
+    watcher=_Ema,
     settings=Settings,
 )

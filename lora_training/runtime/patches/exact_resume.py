@@ -77,7 +77,6 @@ class _Losses(Watcher):
 
 
 def _install(module: ModuleType, _settings: NoSettings) -> None:
-    training.watch(module, _NAME, _Losses)
     if module.__name__ == "rich.style":
         # rich draws a random link id for each logged line from the generator that shuffles the captions
         vars(module)["randint"] = random.Random(0).randint  # noqa: S311 - it names links
@@ -325,5 +324,6 @@ PATCH = RuntimePatch(
         Target("accelerate.data_loader", "DataLoaderShard.__iter__", "92e3394cfb700c02"),
     ),
     install=_install,
+    watcher=lambda _settings: _Losses(),
     on_by_default=True,
 )

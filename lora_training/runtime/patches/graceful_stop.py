@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training.runtime import events, training
-from lora_training.runtime.model import NoSettings, RuntimePatch
+from lora_training.runtime.model import RuntimePatch
 from lora_training.runtime.run import Watcher
 
 if TYPE_CHECKING:
-    from types import FrameType, ModuleType
+    from types import FrameType
 
 
 NAME = "graceful-stop"
@@ -90,10 +90,6 @@ def _in_worker(leaving: Any, _worker: int) -> None:
     signal.signal(signal.SIGUSR1, handle)
 
 
-def _install(module: ModuleType, _settings: NoSettings) -> None:
-    training.watch(module, NAME, _GracefulStop)
-
-
 PATCH = RuntimePatch(
     name=NAME,
     reason="Upstream saves its state at fixed steps only, so whatever ends a training loses the work since the last.",
@@ -101,6 +97,6 @@ PATCH = RuntimePatch(
     verification="tests/runtime/test_graceful_stop.py",
     removal_condition="upstream saves and leaves when it gets SIGTERM",
     targets=training.TARGETS,
-    install=_install,
+    watcher=lambda _settings: _GracefulStop(),
     on_by_default=True,
 )

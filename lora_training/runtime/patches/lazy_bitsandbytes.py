@@ -12,7 +12,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from lora_training.runtime.model import NoSettings, RuntimePatch, Target
+from lora_training.runtime.model import RuntimePatch, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,18 +76,14 @@ def _prepare() -> None:
     sys.meta_path.insert(0, _Finder())
 
 
-def _install(_module: ModuleType, _settings: NoSettings) -> None:
-    """Do nothing: the target only verifies that bitsandbytes is still used inside of functions alone."""
-
-
 PATCH = RuntimePatch(
     name="lazy-bitsandbytes",
     reason="Each start imports PyTorch's compiler, seconds of work, because bitsandbytes is installed, used or not.",
     upstream_version="v0.11.1",
     verification="tests/runtime/test_lazy_bitsandbytes.py",
     removal_condition="bitsandbytes or diffusers imports the other's compiler only when it is used",
+    # verifies that bitsandbytes is still used inside of functions alone
     targets=(Target("diffusers.quantizers.bitsandbytes.utils", "_replace_with_bnb_linear", "2dd018b1807c4562"),),
-    install=_install,
     prepare=_prepare,
     on_by_default=True,
 )

@@ -126,16 +126,14 @@ def _halvings(scaler: Any) -> int:
 
 
 def _weights_are_finite(run: Run) -> bool:
-    groups = [group for optimizer in run.accelerator._optimizers for group in optimizer.param_groups]  # noqa: SLF001
+    groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
     return all(bool(each.isfinite().all()) for group in groups for each in group["params"])
 
 
-def install(module: ModuleType, settings: Settings) -> None:
-    """Add the image paths to each batch, and watch the run."""
+def install(module: ModuleType, _settings: Settings) -> None:
+    """Add the image paths to each batch."""
     if module.__name__ == "library.dataset":
         wrap_function(module, "BaseDataset.__getitem__", _name_images)
-    else:
-        training.watch(module, NAME, lambda: _NanGuard(settings))
 
 
 def _name_images(wrapped: Callable[..., Any], dataset: Any, args: tuple[int], kwargs: dict[str, Any]) -> Any:
@@ -165,6 +163,7 @@ PATCH = RuntimePatch(
         Target("train_network", "NetworkTrainer.process_batch", "4b04383f4d87bf11"),
     ),
     install=install,
+    watcher=_NanGuard,
     settings=Settings,
     on_by_default=True,
     unneeded=_unneeded,

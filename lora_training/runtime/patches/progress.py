@@ -16,7 +16,6 @@ from lora_training.runtime.run import Watcher
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from types import ModuleType
 
     from lora_training.runtime.run import Run
 
@@ -79,10 +78,6 @@ def _memory_mb(device: str) -> float:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
-def _install(module: ModuleType, _settings: NoSettings) -> None:
-    training.watch(module, NAME, _Progress)
-
-
 def _unneeded(start: Start, _settings: NoSettings) -> str | None:
     return None if start.environ.get(events.VARIABLE) else "nobody listens"
 
@@ -94,7 +89,7 @@ PATCH = RuntimePatch(
     verification="tests/runtime/test_events.py",
     removal_condition="upstream reports its progress in a form that is made for programs",
     targets=training.TARGETS,
-    install=_install,
+    watcher=lambda _settings: _Progress(),
     on_by_default=True,
     unneeded=_unneeded,
 )

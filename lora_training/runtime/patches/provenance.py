@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
 
 from lora_training.runtime import training
-from lora_training.runtime.model import NoSettings, RuntimePatch
+from lora_training.runtime.model import RuntimePatch
 from lora_training.runtime.run import Watcher
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 VARIABLE = "LORA_IDENTITY"
 
@@ -26,10 +22,6 @@ class _Provenance(Watcher):
         self.run.trainer._metadata.update({f"lora_{name}": value for name, value in made_by.items()})  # noqa: SLF001
 
 
-def _install(module: ModuleType, _settings: NoSettings) -> None:
-    training.watch(module, "provenance", _Provenance)
-
-
 PATCH = RuntimePatch(
     name="provenance",
     reason="Nothing in an upstream LoRA says at which commit and with which changes it was trained.",
@@ -37,6 +29,6 @@ PATCH = RuntimePatch(
     verification="tests/runtime/test_provenance.py",
     removal_condition="upstream writes its own commit into the metadata of a LoRA",
     targets=training.TARGETS,
-    install=_install,
+    watcher=lambda _settings: _Provenance(),
     on_by_default=True,
 )

@@ -10,14 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from typing import TYPE_CHECKING
 
 from lora_training.runtime import training
-from lora_training.runtime.model import NoSettings, RuntimePatch, Start, Target
+from lora_training.runtime.model import RuntimePatch, Target, one_process
 from lora_training.runtime.run import Watcher
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 NAME = "rank-noise"
 
@@ -32,14 +28,6 @@ class _RankNoise(Watcher):
             torch.manual_seed(int.from_bytes(hashlib.sha256(made_of.encode()).digest()[:8], "little") >> 1)
 
 
-def _install(module: ModuleType, _settings: NoSettings) -> None:
-    training.watch(module, NAME, _RankNoise)
-
-
-def _unneeded(start: Start, _settings: NoSettings) -> str | None:
-    return "there is one process" if int(start.environ.get("WORLD_SIZE", "1")) == 1 else None
-
-
 PATCH = RuntimePatch(
     name=NAME,
     reason="Upstream's ranks draw the same noise and the same timesteps at every step.",
@@ -51,6 +39,6 @@ PATCH = RuntimePatch(
         Target("library.loss", "get_noise_noisy_latents_and_timesteps", "ed57b13d7f132b3d"),
         Target("library.loss", "get_timesteps", "2b9a2403b7cc6042"),
     ),
-    install=_install,
-    unneeded=_unneeded,
+    watcher=lambda _settings: _RankNoise(),
+    unneeded=one_process,
 )

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.runtime.model import NoSettings, RuntimePatch, Start, Target, wrap_function
+from lora_training.runtime.model import NoSettings, RuntimePatch, Target, one_process, wrap_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,10 +46,6 @@ def _prepare_model(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...]
     return wrapped(*args, **kwargs)
 
 
-def _unneeded(start: Start, _settings: NoSettings) -> str | None:
-    return "there is one process" if int(start.environ.get("WORLD_SIZE", "1")) == 1 else None
-
-
 PATCH = RuntimePatch(
     name="ranks",
     reason="accelerate fails on a frozen model where several processes train on CPUs, and upstream prepares such.",
@@ -62,5 +58,5 @@ PATCH = RuntimePatch(
     ),
     install=_install,
     on_by_default=True,
-    unneeded=_unneeded,
+    unneeded=one_process,
 )

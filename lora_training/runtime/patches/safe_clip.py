@@ -8,14 +8,11 @@ skips its step. With a scaler, the scaler itself sees the gradient and skips it.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.runtime import training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Start
 from lora_training.runtime.run import Watcher
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 NAME = "safe-clip"
 # accelerate's distributed types in which a process does not hold all gradients
@@ -48,10 +45,6 @@ class _SafeClip(Watcher):
         return math.isfinite(norm) or optimizer.scaler is not None
 
 
-def _install(module: ModuleType, _settings: NoSettings) -> None:
-    training.watch(module, NAME, _SafeClip)
-
-
 def _unneeded(start: Start, _settings: NoSettings) -> str | None:
     if "--deepspeed" in start.flags:
         return "DeepSpeed clips by itself"
@@ -66,6 +59,6 @@ PATCH = RuntimePatch(
     verification="tests/runtime/test_fp16.py, tests/runtime/test_safe_clip.py",
     removal_condition="accelerate clips nothing by a norm that is not finite",
     targets=(*training.TARGETS, *training.STEP_TARGETS),
-    install=_install,
+    watcher=lambda _settings: _SafeClip(),
     unneeded=_unneeded,
 )

@@ -22,7 +22,6 @@ from lora_training.runtime.run import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
     from lora_training.runtime.run import Run
 
@@ -70,10 +69,6 @@ def _asked_for(name: str, prompts: str) -> dict[str, Any]:
     return {"prompt": prompt, "number": int(found[1]), "seed": int(found[2]) if found[2] else None}
 
 
-def _install(module: ModuleType, _settings: NoSettings) -> None:
-    training.watch(module, NAME, _Samples)
-
-
 def _unneeded(start: Start, _settings: NoSettings) -> str | None:
     if not start.environ.get(RUN_FOLDER):
         return "the run has no folder"
@@ -87,7 +82,7 @@ PATCH = RuntimePatch(
     verification="tests/runtime/test_samples.py",
     removal_condition="upstream can be told where samples go, and reports prompt and seed of each",
     targets=(*training.TARGETS, Target("library.sampling", "load_prompts", "995d6505ec071cea")),
-    install=_install,
+    watcher=lambda _settings: _Samples(),
     on_by_default=True,
     unneeded=_unneeded,
 )

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lora_training import config as cfg
+from lora_training import git_process, workspace
+from lora_training.config import checks, exchanged
+from lora_training.config import schema as schemas
+from lora_training.errors import ConfigError
+from lora_training.launch import gpus
+from lora_training.runtime import registry
+from lora_training.upstream import pins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +22,6 @@ if TYPE_CHECKING:
     from lora_training.config import Config
     from lora_training.config.schema import Schema
     from lora_training.problems import Problem
-    from lora_training.workspace import Workspace
 
 _UPSTREAM = "sd-scripts"
 
@@ -22,9 +30,7 @@ class Checkout:
     """The workspace and the tree of sd-scripts to check against."""
 
     def __init__(self, tree: Path | None) -> None:
-        from lora_training import workspace
-
-        self.workspace: Workspace = workspace.find()
+        self.workspace = workspace.find()
         self.tree = tree.absolute() if tree else self.workspace.upstream(_UPSTREAM).path
 
     def environ(self) -> Mapping[str, str]:
@@ -33,23 +39,16 @@ class Checkout:
 
     def load(self, file: Path, sets: tuple[str, ...]) -> Config:
         """Load a configuration with its overrides."""
-        from lora_training.config import load
-
-        return load(file, sets=sets, environ=self.environ())
+        return cfg.load(file, sets=sets, environ=self.environ())
 
     def schema(self, script: str) -> Schema:
         """Return the flags that a script of the tree accepts."""
-        from lora_training.config import schema as schemas
-
         return schemas.read(self.tree, script, cache=self.workspace.cache)
 
     def check(
         self, file: Path, sets: tuple[str, ...], progress: Callable[[str], None], *, quick: bool
     ) -> tuple[Problem, ...]:
         """Return the problems of a file, those of its text and script included; `quick` opens no file that it names."""
-        from lora_training.config import checks
-        from lora_training.launch import gpus
-
         installed = checks.installed_here()
         return checks.file(
             file,
@@ -57,9 +56,9 @@ class Checkout:
             sets=sets,
             environ=self.environ(),
             machine=checks.Machine(
-                self.runtime_names(),
+                tuple(registry.available()),
                 installed,
-                self.runtime_problems,
+                registry.problems,
                 None if quick else partial(self._file_problems, progress),
                 # an environment without torch is not used for training, so its GPUs are unknown
                 has_gpu=None if installed is None else lambda: gpus.has_one(os.environ),
@@ -68,9 +67,6 @@ class Checkout:
 
     def exchanged(self, file: Path, sets: tuple[str, ...]) -> str | None:
         """Describe what a configuration sends, fetches and executes; None if it does none of these or is unreadable."""
-        from lora_training.config import exchanged
-        from lora_training.errors import ConfigError
-
         try:
             config = self.load(file, sets)
             return exchanged.sentence(config, self.schema(config.script))
@@ -83,24 +79,8 @@ class Checkout:
 
         return start_checks.problems(self.workspace, config, schema, progress)
 
-    def runtime_problems(self, table: Mapping[str, Any]) -> Mapping[str, Iterable[Any]]:
-        """Return the problems in the settings of `[runtime]`."""
-        from lora_training.runtime import registry
-
-        return registry.problems(table)
-
-    def runtime_names(self) -> tuple[str, ...]:
-        """Return the names of all runtime patches."""
-        from lora_training.runtime import registry
-
-        return tuple(registry.available())
-
     def commit(self) -> str | None:
         """Return the tree's commit, None if unknown."""
-        from lora_training.upstream import pins
-
         if self.tree == self.workspace.upstream(_UPSTREAM).path:
             return pins.head(self.workspace.upstream(_UPSTREAM)).commit
-        from lora_training import git_process
-
         return git_process.head(self.tree)

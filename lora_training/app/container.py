@@ -8,13 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_training import config as cfg
 from lora_training import git_process, manifest, workspace
-from lora_training.config import paths
-from lora_training.containers import connection
+from lora_training.app import plan
+from lora_training.config import document, ours, paths, places
+from lora_training.config import schema as schemas
+from lora_training.config.checks import Machine, check, require
+from lora_training.config.places import Place
+from lora_training.containers import connection, running
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
 from lora_training.launch import container as containers
+from lora_training.launch import gpus
 from lora_training.launch.container import Mount, is_refused, merged
 from lora_training.patching import lockfile
+from lora_training.runtime import registry
+from lora_training.supervise import run_index, signals
 from lora_training.upstream import pins
 
 if TYPE_CHECKING:
@@ -22,12 +30,10 @@ if TYPE_CHECKING:
 
     from lora_training.app.train import Request, Watcher
     from lora_training.config import Config
-    from lora_training.config.places import Place
     from lora_training.config.schema import Schema
     from lora_training.containers.connection import Connection
     from lora_training.containers.running import Ended, Screen
     from lora_training.launch.container import Container, Engine, Order
-    from lora_training.supervise import signals
     from lora_training.workspace import Workspace
 
 # the labels that the Dockerfile sets
@@ -74,16 +80,15 @@ def train(here: Workspace, request: Request, options: Options, watcher: Watcher,
                 "this Podman lets the GPUs out without a word", hint="Podman 5.4 passes them on, and so does Docker"
             )
         make_folders(order.mounts)
-        _remember(here, order)
-        return _run(engine, containers.describe(order, _caller(), engine.kind), screen)
+        # the index of the checkout in the container is lost with it
+        run_index.add(here, order.output.with_suffix(".run"))
+        wanted = containers.describe(order, _caller(), engine.kind)
+        with signals.counted() as asked:
+            ended = running.run(engine, wanted, screen, asked)
+    return _code(ended, asked, wanted)
 
 
 def _order(here: Workspace, request: Request, options: Options, *, write: bool) -> Order:
-    from lora_training import config as cfg
-    from lora_training.app import plan
-    from lora_training.config import places
-    from lora_training.launch import gpus
-
     config = cfg.load(
         request.file, sets=request.sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)}
     )
@@ -94,9 +99,13 @@ def _order(here: Workspace, request: Request, options: Options, *, write: bool) 
     resume = request.resume
     if resume not in (None, "auto", "never"):
         resume = str(Path(resume).resolve())
-    if write:
-        _keep(resume or config.run.resume)
-    named = (*_around(config, resume), *places.places(config, schema))
+    chosen = resume or config.run.resume
+    if write and chosen not in ("auto", "never") and manifest.read(Path(chosen)):
+        # in the container, its folder may be read-only
+        manifest.keep(Path(chosen))
+    states = [state for state in (resume, config.run.resume) if state not in (None, "auto", "never")]
+    reads = [Place("config", config.path), *(Place("resume", Path(state)) for state in states)]
+    named = (*reads, *places.places(config, schema))
     return containers.Order(
         image=options.image or containers.IMAGE,
         config=Path(os.path.normpath(config.path)),
@@ -114,63 +123,35 @@ def _order(here: Workspace, request: Request, options: Options, *, write: bool) 
 
 def _is_secret(item: str) -> bool:
     """Return whether an item of `--set` is a key or token, which is passed in the container's environment instead."""
-    from lora_training.config import ours
-
     return item.partition("=")[0].strip().lstrip("-").rpartition(".")[2].replace("-", "_") in ours.SECRETS
 
 
 def _checked(here: Workspace, config: Config, *, write: bool) -> Schema:
     """Return the script's schema. Raises the configuration's problems here, where its paths exist."""
-    from lora_training.config import schema as schemas
-    from lora_training.config.checks import Machine, check, require
-    from lora_training.runtime import registry
-
     schema = schemas.read(here.upstream(_UPSTREAM).path, config.script, cache=here.cache if write else None)
     # the packages are those of the image, not those here
     require(config, check(config, schema, Machine(tuple(registry.available()), None, registry.problems)))
     return schema
 
 
-def _keep(resume: str) -> None:
-    """Mark the named state as kept here: in the container, its folder may be read-only."""
-    if resume not in ("auto", "never") and manifest.read(Path(resume)):
-        manifest.keep(Path(resume))
-
-
-def _around(config: Config, resume: str | None) -> Iterable[Place]:
-    """Yield the paths that the training reads, except those that the configuration's keys name."""
-    from lora_training.config.places import Place
-
-    yield Place("config", config.path)
-    for state in (resume, config.run.resume):
-        if state not in (None, "auto", "never"):
-            yield Place("resume", Path(state))
-
-
 def _caches(here: Workspace) -> dict[str, Path]:
     """Return the writable folders that no configuration names, by their path in the container."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    found = {_cache(here): here.cache, containers.HUB_HOME: Path(home)}
+    # a configuration may name the cache, so that it has the same path in the container
+    found = {os.path.normpath(here.cache): here.cache, containers.HUB_HOME: Path(home)}
     if os.environ.get("HF_HUB_CACHE"):
         found[containers.HUB_CACHE] = Path(os.environ["HF_HUB_CACHE"])
     # `~` of an unknown user is left as it is, where pathlib would raise
     return {target: Path(os.path.expanduser(folder)).absolute() for target, folder in found.items()}  # noqa: PTH111
 
 
-def _cache(here: Workspace) -> str:
-    """Return the path of the cache, which is the same in the container, since a configuration may name it."""
-    return os.path.normpath(here.cache)
-
-
 def _environment(here: Workspace) -> dict[str, str]:
-    from lora_training.config import document
-
     names = (*_PASSED_ON, *(override.where for override in document.from_environment(os.environ)))
     given = {name: os.environ[name] for name in names if name in os.environ}
     if os.environ.get("HF_HUB_CACHE"):
         given["HF_HUB_CACHE"] = containers.HUB_CACHE
     # the image's own hints at the next steps are only for a container that is started by hand
-    return {**given, workspace.CACHE_VARIABLE: _cache(here), _IMAGE_VARIABLE: ""}
+    return {**given, workspace.CACHE_VARIABLE: os.path.normpath(here.cache), _IMAGE_VARIABLE: ""}
 
 
 def _caller() -> containers.Caller:
@@ -185,22 +166,6 @@ def _kind(watcher: Watcher) -> Engine:
     except EngineError as exc:
         watcher.note(f"{exc.message}; this is the command for an ordinary Docker")
         return containers.Engine()
-
-
-def _remember(here: Workspace, order: Order) -> None:
-    """Add the run to this checkout's index: the one in the container is lost with it."""
-    from lora_training.supervise import run_index
-
-    run_index.add(here, order.output.with_suffix(".run"))
-
-
-def _run(engine: Connection, wanted: Container, screen: Screen) -> int:
-    from lora_training.containers import running
-    from lora_training.supervise import signals
-
-    with signals.counted() as asked:
-        ended = running.run(engine, wanted, screen, asked)
-    return _code(ended, asked, wanted)
 
 
 def _code(ended: Ended, asked: signals.Asked, wanted: Container) -> int:
@@ -233,16 +198,11 @@ def make_folders(mounts: Iterable[Mount]) -> None:
     """
     for mount in mounts:
         if mount.writable:
-            _make(Path(mount.source))
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigError(
-            f"cannot make {folder}: {exc.strerror}", hint="choose another, or mend its permissions"
-        ) from exc
+            try:
+                Path(mount.source).mkdir(parents=True, exist_ok=True)
+            except OSError as exc:
+                hint = "choose another, or mend its permissions"
+                raise ConfigError(f"cannot make {mount.source}: {exc.strerror}", hint=hint) from exc
 
 
 def _mount(path: Path, target: str, *, writable: bool) -> Mount:
@@ -276,7 +236,9 @@ def _led_to(link: Path, seen: Path, mounts: tuple[Mount, ...]) -> Iterator[Mount
 
 def _compare_image(here: Workspace, engine: Connection, image: str, watcher: Watcher, *, chosen: bool) -> None:
     """Compare the image with this checkout. A difference is an error, but a warning for an image chosen by name."""
-    wanted = _labels(here)
+    # the digest is that of the file itself, which the image's build checks with sha256sum
+    digest = hashlib.sha256((here.patches / lockfile.LOCK).read_bytes()).hexdigest()
+    wanted = {_PIN + name: pins.pin(here, name) for name in here.upstreams} | {_PATCHES: digest}
     labelled = connection.labels(engine, image)
     different, unsaid = _differences(labelled, wanted), [_noun(key) for key in wanted if not labelled.get(key)]
     if different and not chosen:
@@ -288,22 +250,9 @@ def _compare_image(here: Workspace, engine: Connection, image: str, watcher: Wat
         watcher.say(f"warning: the image {image} is not what this checkout would make: {'; '.join(different)}")
     if unsaid:
         watcher.say(f"warning: the image {image} does not say its {', '.join(unsaid)}")
-    for note in _differences(labelled, _revision(here)):
-        watcher.note(f"the image {image} was made from {note}")
-
-
-def _labels(here: Workspace) -> dict[str, str]:
-    """Return the labels of an image built from this checkout: its pins and its patch set."""
-    return {
-        **{_PIN + name: pins.pin(here, name) for name in here.upstreams},
-        # the file's own digest, which the image's build checks with sha256sum
-        _PATCHES: hashlib.sha256((here.patches / lockfile.LOCK).read_bytes()).hexdigest(),
-    }
-
-
-def _revision(here: Workspace) -> dict[str, str]:
     head = git_process.head(here.root)
-    return {_REVISION: head} if head else {}
+    for note in _differences(labelled, {_REVISION: head} if head else {}):
+        watcher.note(f"the image {image} was made from {note}")
 
 
 def _differences(labelled: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:

@@ -13,8 +13,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import workspace
+from lora_training import config as cfg
+from lora_training import miniature, workspace
+from lora_training.app.targets import refuse_unfit, targets
+from lora_training.config import schema as schemas
+from lora_training.config.checks import Machine, check, installed_here, machine, naming, require
+from lora_training.config.checks.view import View
 from lora_training.errors import ConfigError, PatchError, UpstreamError
+from lora_training.launch import gpus, spec
+from lora_training.patching import lockfile, series, verify
+from lora_training.runtime import bootstrap, events, registry
+from lora_training.runtime.model import Start
+from lora_training.runtime.patches import exact_resume, graceful_stop, provenance
+from lora_training.supervise import backup, record
+from lora_training.upstream import pins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +34,6 @@ if TYPE_CHECKING:
     from lora_training.config import Config
     from lora_training.config.schema import Schema
     from lora_training.launch.spec import LaunchSpec, Processes
-    from lora_training.patching.series import Target
     from lora_training.workspace import Workspace
 
 _UPSTREAM = "sd-scripts"
@@ -68,70 +79,59 @@ class Plan:
 
 
 def make(
-    here: Workspace,
-    file: Path,
-    sets: tuple[str, ...],
-    *,
-    write: bool,
-    environ: Mapping[str, str] | None = None,
+    here: Workspace, file: Path, sets: tuple[str, ...], *, write: bool, environ: Mapping[str, str] | None = None
 ) -> Plan:
     """Load, check and resolve a configuration. Raises LoraError for a problem in it, the trees or the patches.
 
     Without `write` nothing is written, not even to the cache. `environ` is the source of overrides (default:
     `os.environ`).
     """
-    from lora_training import config as cfg
-    from lora_training.launch import spec
-    from lora_training.runtime import bootstrap
-
     surroundings = os.environ if environ is None else environ
     config = cfg.load(file, sets=sets, environ={**surroundings, workspace.CACHE_VARIABLE: str(here.cache)})
-    processes = _processes(config)
+    started = _processes(config)
     tree = _tree(here, config)
     schema = _checked_schema(config, tree, here.cache if write else None)
-    runtime = _runtime(config, tree)
+    runtime = {} if tree.is_miniature else registry.chosen(config.runtime)
     dataset = cfg.dataset_document(config)
-    flags = cfg.to_argv(config, schema)
     # in `made_by` under this name, so that states from before it was a flag stay valid
-    launch = [f"mixed_precision={config.launch.mixed_precision}"] if config.launch.mixed_precision else []
-    made_by = _made_by(here, tree, [config.script, *flags, str(processes.count), *launch], dataset, runtime)
-    left_out = _left_out(config, schema, tree)
+    precision = [f"mixed_precision={config.launch.mixed_precision}"] if config.launch.mixed_precision else []
+    words = [config.script, *cfg.to_argv(config, schema), str(started.count), *precision]
+    made_by = _made_by(here, tree, words, dataset, runtime)
+    # these keys count in `made_by`, so that the run can be resumed on a machine with a GPU, as the same run
+    left_out = () if tree.is_miniature else machine.left_out(View(config, schema), _has_gpu)
     flags = cfg.to_argv(config, schema, without=left_out)
     target = output(flags)
-    folder = target.with_suffix(".run")
-    if dataset:
-        flags += ["--dataset_config", str(folder / "dataset.json")]
     logs = None if tree.is_miniature else _logs(flags, target)
+    if dataset:
+        flags += ["--dataset_config", str(target.with_suffix(".run") / "dataset.json")]
     if logs:
         flags += ["--log_prefix", f"{logs.name}/{_value(flags, 'log_prefix', '')}"]
-    given = bootstrap.environment(runtime) | _channels(folder, made_by)
-    given |= spec.loading(allow_pickle=config.run.allow_pickle)
-    launched = replace(_launched(config, tree, flags, processes, given), secrets=config.secrets)
+    environment = bootstrap.environment(runtime) | _channels(target.with_suffix(".run"), made_by)
+    launched = _launched(config, tree, flags, started, environment)
     if runtime:
-        _check_runtime(tree, runtime, launched, flags, here.cache / "checked" if write else None)
-    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, processes.count, logs, left_out)
+        # before an earlier run's files are renamed
+        start = Start(tuple(flags), {**os.environ, **launched.env})
+        refuse_unfit(tree.path, registry.needed(runtime, start), here.cache / "checked" if write else None)
+    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, started.count, logs, left_out)
 
 
 def _launched(
-    config: Config, tree: Tree, flags: list[str], processes: Processes, environment: Mapping[str, str]
+    config: Config, tree: Tree, flags: list[str], started: Processes, environment: dict[str, str]
 ) -> LaunchSpec:
-    from lora_training.launch import spec
-
-    return spec.build(
+    launched = spec.build(
         sys.executable,
         tree.path / f"{config.script}.py",
         flags,
-        processes=processes,
-        runtime=environment,
+        processes=started,
+        runtime=environment | spec.loading(allow_pickle=config.run.allow_pickle),
         mixed_precision=str(config.values.get("mixed_precision", "no")),
         cpu_threads=config.launch.num_cpu_threads_per_process or 1,
     )
+    return replace(launched, secrets=config.secrets)
 
 
 def _processes(config: Config) -> Processes:
     """Return the processes of the training, with a port that is free now where accelerate needs one."""
-    from lora_training.launch import gpus, spec
-
     found = spec.resolve(config.launch, lambda: gpus.usable(os.environ, gpus.installed))
     if found.count == 1 or found.file_store or found.machines > 1 or found.port:
         return found
@@ -145,12 +145,9 @@ def _made_by(
     here: Workspace, tree: Tree, flags: list[str], dataset: Mapping[str, Any] | None, runtime: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return digests of a run's inputs. The output folder does not count."""
-    from lora_training.config import dataset_text
-    from lora_training.patching import lockfile
-
     place = _value(flags, "output_dir", "")
     what = [word for word in flags if word not in (place, f"--output_dir={place}")]
-    text = dataset_text(dataset) if dataset else None
+    text = cfg.dataset_text(dataset) if dataset else None
     config = json.dumps([what, text, runtime], sort_keys=True).encode()
     return {
         "config": hashlib.sha256(config).hexdigest(),
@@ -161,8 +158,6 @@ def _made_by(
 
 def _logs(flags: list[str], target: Path) -> Path | None:
     """Return the log folder of the run's record, or a new one in `logging_dir`; None without a `logging_dir`."""
-    from lora_training.supervise import backup, record
-
     if not (place := _value(flags, "logging_dir", "")):
         return None
     known = record.read(target.with_suffix(".run"))
@@ -175,10 +170,6 @@ def _logs(flags: list[str], target: Path) -> Path | None:
 
 def _channels(folder: Path, made_by: Mapping[str, str]) -> dict[str, str]:
     """Return the variables for communication between the training process and the supervisor, named in `runtime`."""
-    from lora_training.runtime import events
-    from lora_training.runtime.patches import exact_resume, graceful_stop, provenance
-    from lora_training.supervise import record
-
     return {
         events.VARIABLE: str(folder / record.EVENTS),
         exact_resume.RUN_FOLDER: str(folder),
@@ -189,11 +180,6 @@ def _channels(folder: Path, made_by: Mapping[str, str]) -> dict[str, str]:
 
 def _tree(here: Workspace, config: Config) -> Tree:
     """Return upstream, verified to be at its pin and fully patched, or the miniature for a smoke run without it."""
-    from lora_training import miniature
-    from lora_training.app.targets import targets
-    from lora_training.patching import verify
-    from lora_training.upstream import pins
-
     upstream = here.upstream(_UPSTREAM)
     is_here = pins.head(upstream).commit is not None
     if not is_here and config.run.assets != SMOKE:
@@ -205,7 +191,8 @@ def _tree(here: Workspace, config: Config) -> Tree:
     problems = verify.trees(here, checked).problems
     if problems:
         raise PatchError("the source trees failed verification", hint="\n".join(verify.lines(problems)))
-    patches = tuple(f"{target.name}/{name}" for target in checked for name in _series(target))
+    found = ((target.name, name.removesuffix(".patch")) for target in checked for name in series.names(target.patches))
+    patches = tuple(map("/".join, found))
     if not is_here:
         folder = Path(miniature.__file__).parent
         return Tree(folder, "none", "the miniature (NOT sd-scripts)", patches, is_miniature=True)
@@ -215,68 +202,22 @@ def _tree(here: Workspace, config: Config) -> Tree:
 
 def _checked_schema(config: Config, tree: Tree, cache: Path | None) -> Schema:
     """Return the script's schema, after checking the configuration against it."""
-    from lora_training.config import schema as schemas
-    from lora_training.config.checks import Machine, check, installed_here, require
-    from lora_training.runtime import registry
-
     if tree.is_miniature:
         # the miniature has only the smoke run's flags, and rejects others itself
         require(config, config.problems)
         return schemas.read(tree.path, config.script)
     schema = schemas.read(tree.path, config.script, cache=cache)
-    names = tuple(registry.available())
-    machine = Machine(names, installed_here(), registry.problems, has_gpu=_has_gpu, trains=True)
-    require(config, check(config, schema, machine))
+    here = Machine(tuple(registry.available()), installed_here(), registry.problems, has_gpu=_has_gpu, trains=True)
+    require(config, check(config, schema, here))
     return schema
 
 
 def _has_gpu() -> bool:
-    from lora_training.launch import gpus
-
     return gpus.has_one(os.environ)
-
-
-def _left_out(config: Config, schema: Schema, tree: Tree) -> tuple[str, ...]:
-    """Return the keys that this machine cannot use and that are not passed on, though they count in `made_by`.
-
-    So the run can be resumed on a machine with a GPU, as the same run: a block swap only decides where weights are
-    stored, and the device does not identify a run either.
-    """
-    from lora_training.config.checks import machine
-    from lora_training.config.checks.view import View
-
-    return () if tree.is_miniature else machine.left_out(View(config, schema), _has_gpu)
-
-
-def _series(target: Target) -> tuple[str, ...]:
-    from lora_training.patching import series
-
-    return tuple(name.removesuffix(".patch") for name in series.names(target.patches))
-
-
-def _runtime(config: Config, tree: Tree) -> dict[str, dict[str, Any]]:
-    """Return the runtime patches that are switched on, with their settings."""
-    from lora_training.runtime import registry
-
-    return {} if tree.is_miniature else registry.chosen(config.runtime)
-
-
-def _check_runtime(
-    tree: Tree, runtime: Mapping[str, Any], launched: LaunchSpec, flags: list[str], cache: Path | None
-) -> None:
-    """Raise PatchError for an unfit runtime patch before an earlier run's files are renamed."""
-    from lora_training.app.targets import refuse_unfit
-    from lora_training.runtime import registry
-    from lora_training.runtime.model import Start
-
-    start = Start(tuple(flags), {**os.environ, **launched.env})
-    refuse_unfit(tree.path, registry.needed(runtime, start), cache)
 
 
 def output(flags: list[str]) -> Path:
     """Return the file that upstream writes at the end; `last` and `safetensors` are its defaults."""
-    from lora_training.config.checks import naming
-
     name, form = _value(flags, "output_name", "last"), _value(flags, "save_model_as", "safetensors")
     if wrong := naming.reason(name):
         raise ConfigError(f"`output_name` cannot be {naming.shown(name)}", hint=wrong)

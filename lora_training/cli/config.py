@@ -157,8 +157,9 @@ def schema(*, script: str, form: str, tree: Path | None, as_json: bool) -> None:
     if form == "jsonschema":
         from lora_training.config import jsonschema
         from lora_training.config import schema as schemas
+        from lora_training.runtime import registry
 
-        print_json(jsonschema.of(known, schemas.scripts(here.tree), here.runtime_names()))
+        print_json(jsonschema.of(known, schemas.scripts(here.tree), tuple(registry.available())))
     elif as_json or form == "json":
         flags = [flag.public() for flag in known.flags]
         print_json({"script": known.script, "upstream_commit": here.commit(), "flags": flags})

@@ -48,7 +48,7 @@ def test_a_package_that_is_not_the_one_that_a_patch_was_made_for_is_found(sd_scr
     assert found
     text = found.read_text(encoding="utf-8")
     write(tmp_path, {"accelerate/scheduler.py": text.replace("for _ in range(num_processes):", "for _ in range(1):")})
-    problems = [str(each) for each in registry.check(tmp_path, ["nan-guard"])]
+    problems = [each.message for each in registry.check(tmp_path, ["nan-guard"])]
     changed = f"AcceleratedScheduler.step in {tmp_path / 'accelerate/scheduler.py'} has changed since the pin"
     assert f"runtime patch nan-guard: {changed}" in problems
     assert "runtime patch nan-guard: NetworkTrainer.train in train_network is missing" in problems

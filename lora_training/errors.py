@@ -54,8 +54,9 @@ class TrainingError(LoraError):
 
 
 class Interrupted(LoraError):
-    """A signal ended the command. The exit code is 128 plus the signal's number, as in a shell."""
+    """A signal or `lora runs stop` ended the command. The exit code is 128 plus the signal's number, as in a shell."""
 
-    def __init__(self, message: str, *, signum: int, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, signum: int, hint: str | None = None, by_signal: bool = True) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = 128 + signum
+        self.by_signal = by_signal

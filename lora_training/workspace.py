@@ -62,6 +62,11 @@ class Workspace:
         return _expanded(RUNS_VARIABLE, moved).absolute() if moved else self.state / "runs"
 
     @property
+    def queue(self) -> Path:
+        """The jobs of the queue, beside the list of runs."""
+        return self.runs / "queue"
+
+    @property
     def upstreams(self) -> dict[str, Upstream]:
         """Every upstream that `.gitmodules` names, by the last part of its path, in the file's order."""
         parser = configparser.ConfigParser(interpolation=None, strict=False)

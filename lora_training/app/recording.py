@@ -217,8 +217,11 @@ def _is_sound(found: Any) -> bool:
     )
 
 
-def resolved(plan: Plan) -> str:
-    """Return the resolved configuration as a TOML file for `lora train`, with the same meaning on any machine."""
+def resolved(plan: Plan, *, keeps_auto: bool = False) -> str:
+    """Return the resolved configuration as a TOML file for `lora train`, with the same meaning on any machine.
+
+    With `keeps_auto`, a number of processes that is `auto` stays so, for a machine with another number of GPUs.
+    """
     from lora_training.config import resolved as resolving
     from lora_training.runtime import registry
 
@@ -226,7 +229,7 @@ def resolved(plan: Plan) -> str:
     off = {name: False for name, patch in registry.available().items() if patch.on_by_default}
     switches = off | {name: dict(settings) or True for name, settings in plan.runtime.items()}
     chosen = dict(plan.config.runtime) if plan.tree.is_miniature else switches
-    return resolving.toml(plan.config, plan.schema, processes=plan.processes, runtime=chosen)
+    return resolving.toml(plan.config, plan.schema, processes=None if keeps_auto else plan.processes, runtime=chosen)
 
 
 def inputs(here: Workspace, plan: Plan) -> dict[str, Any]:

@@ -18,10 +18,12 @@ from lora_training.supervise import run as supervising
 from lora_training.supervise.attempt import Patience
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from lora_training.app.plan import Plan
     from lora_training.supervise.result import Result
+    from lora_training.supervise.states import State
     from lora_training.workspace import Workspace
 
 
@@ -29,13 +31,15 @@ if TYPE_CHECKING:
 class Request:
     """A configuration file with its overrides, and the state to resume from (None: as the configuration says).
 
-    `detach`: continue in a background process when everything has been checked.
+    `detach`: continue in a background process when everything has been checked. `environ` is the source of overrides
+    (None: the process's own).
     """
 
     file: Path
     sets: tuple[str, ...] = ()
     resume: str | None = None
     detach: bool = False
+    environ: Mapping[str, str] | None = None
 
 
 class Watcher(supervising.Watcher, Protocol):
@@ -55,7 +59,7 @@ def train(here: Workspace, request: Request, watcher: Watcher) -> tuple[Plan, Re
     """
     # no patch command may change the trees now: each attempt imports upstream again, partly late in the run
     with transaction.shared_lock(here):
-        plan = plans.make(here, request.file, request.sets, write=True)
+        plan = plans.make(here, request.file, request.sets, write=True, environ=request.environ)
         resume = resuming.meant(plan, request.resume or plan.config.run.resume, watcher)
         try:
             return plan, run(here, plan, resume, watcher, detach=request.detach)
@@ -104,16 +108,22 @@ def run(
         if done:
             watcher.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
-        backup.refuse_links(plan.output)
-        state = resuming.state(plan, resume, watcher, is_rerun=rerun_of is not None)
-        recording.refuse_own_work(plan)
-        start_checks.check(here, plan, watcher, keeps=recording.renames_earlier(plan, resume, state))
+        state = checked(here, plan, resume, watcher, is_rerun=rerun_of is not None)
         began = {**recording.begin(here, plan, resume, state, watcher), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)
         run_index.add(here, plan.folder)
         if detach:
             background.detach(plan.folder)
         return supervising.Run(replace(_order(plan), began=began), watcher).go(state)
+
+
+def checked(here: Workspace, plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) -> State | None:
+    """Make the checks before a start, and return the state to resume from. Raises ConfigError for what is wrong."""
+    backup.refuse_links(plan.output)
+    state = resuming.state(plan, resume, watcher, is_rerun=is_rerun)
+    recording.refuse_own_work(plan)
+    start_checks.check(here, plan, watcher, keeps=recording.renames_earlier(plan, resume, state))
+    return state
 
 
 def _order(plan: Plan) -> supervising.Order:

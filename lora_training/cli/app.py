@@ -12,6 +12,7 @@ import lora_training
 _COMMANDS = {
     "train": ("lora_training.cli.train", "Train a LoRA from one TOML file."),
     "runs": ("lora_training.cli.runs", "List, show, stop and repeat runs."),
+    "queue": ("lora_training.cli.queue", "Add trainings, order them, and train one after the other."),
     "config": ("lora_training.cli.config", "Check, show, explain, import and create configurations."),
     "upstream": ("lora_training.cli.upstream", "Fetch the pinned source trees, show their state, and move a pin."),
     "patch": ("lora_training.cli.patch", "Apply, revert, verify and write patches."),

@@ -21,16 +21,16 @@ _COMMENT = (
 )
 
 
-def toml(config: Config, schema: Schema, *, processes: int, runtime: Mapping[str, Any]) -> str:
+def toml(config: Config, schema: Schema, *, processes: int | None, runtime: Mapping[str, Any]) -> str:
     """Return the file's text. It yields the same flags and dataset configuration, in the same order.
 
-    `processes` replaces `auto`; `runtime` has every runtime patch, with its settings or switched off. `[run] resume` is
-    left out.
+    `processes` replaces `auto`, which stays if it is None; `runtime` has every runtime patch, with its settings or
+    switched off. `[run] resume` is left out.
     """
     parts = [tomlout.comment([_COMMENT]), f"script = {tomlout.value(config.script)}", "", f"[{HEADING}]"]
     parts += [f"{key} = {tomlout.value(value)}" for key, value in _flags(config, schema)]
     launch = config.launch
-    if launch.num_processes == "auto":
+    if launch.num_processes == "auto" and processes is not None:
         launch = replace(launch, num_processes=processes)
     run = {key: value for key, value in asdict(config.run).items() if key != "resume"}
     ours = {"launch": _given(asdict(launch)), "run": _given(run), "runtime": dict(runtime)}

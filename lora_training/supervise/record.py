@@ -47,6 +47,7 @@ _START: _Kinds = {"path": str, "step": int, "sha256": str}
 _LATEST = 1e11
 # in bytes; small, since `lora runs list` reads every record
 _LARGEST = 4 * 2**20
+_TRIES, _PAUSE_S = 5, 0.05
 
 
 @dataclass
@@ -130,7 +131,7 @@ def alone(folder: Path) -> Iterator[None]:
     Raises LoraError when another process holds it, ConfigError when the folder is not writable or contains links.
     """
     with _lock_file(folder) as handle:
-        if not locks.acquire(handle.fileno()):
+        if not _acquire(handle.fileno()):
             raise LoraError(
                 f"another run is at work on {folder.with_suffix('')}",
                 hint="wait for it, end it with `lora runs stop`, or choose another output_name",
@@ -138,6 +139,15 @@ def alone(folder: Path) -> Iterator[None]:
         (folder / STOP).unlink(missing_ok=True)
         refuse_links(folder.rglob("*"))
         yield
+
+
+def _acquire(fd: int) -> bool:
+    """Lock the folder. A process that only asks whether it is locked holds the lock for a moment, too."""
+    for _ in range(_TRIES):
+        if locks.acquire(fd):
+            return True
+        time.sleep(_PAUSE_S)
+    return False
 
 
 def _lock_file(folder: Path) -> IO[str]:

@@ -213,7 +213,8 @@ class Run:
     def _interrupted(self) -> Interrupted:
         state = states.newest(self.order.output, made_by=self.order.made_by)
         where = f"stopped at step {state.step}, state saved" if state else "stopped before a state was saved"
-        return Interrupted(f"{where}; the same command goes on", signum=self._asked.signum)
+        message = f"{where}; the same command goes on"
+        return Interrupted(message, signum=self._asked.signum, by_signal=self._asked.count > 0)
 
     def _gave_up(self, ended: Ended, failure: Failure, *, again: str = "") -> TrainingError:
         log = self.record.attempts[-1]["log"]

@@ -1,0 +1,212 @@
+"""The queue: add configurations as jobs, and train one after the other, each exactly as `lora train` does."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training import files
+from lora_training.app import plan as plans
+from lora_training.app import recording, resuming, train
+from lora_training.errors import ConfigError, EngineError, Interrupted, LoraError, PatchError, UpstreamError
+from lora_training.patching import transaction
+from lora_training.supervise import jobs, record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+    from lora_training.app.plan import Plan
+    from lora_training.app.train import Watcher
+    from lora_training.supervise.jobs import Job
+    from lora_training.workspace import Workspace
+
+_POLL_S = 2.0
+
+
+def add(here: Workspace, paths: Sequence[Path], sets: tuple[str, ...], watcher: Watcher) -> list[dict[str, Any]]:
+    """Add a job for each configuration, or none if one of them is wrong. A complete run is not added."""
+    with transaction.shared_lock(here):
+        made = [found for path in paths if (found := _checked(here, path, sets, watcher))]
+    with jobs.locked(here.queue):
+        _refuse_same_output([job for job, _ in made], jobs.read(here.queue))
+        return [document(jobs.put(here.queue, job, text)) for job, text in made]
+
+
+def _checked(here: Workspace, path: Path, sets: tuple[str, ...], watcher: Watcher) -> tuple[Job, str] | None:
+    """Return a job and its complete configuration, after the checks of `lora train`; None for a complete run."""
+    plan = plans.make(here, path, sets, write=True)
+    if plan.config.run.resume == "never":
+        hint = "choose another output_name, and leave `resume` out: a job continues from its own newest state"
+        raise ConfigError(f'{path}: a job of the queue cannot have `resume = "never"`', hint=hint)
+    resume = resuming.meant(plan, plan.config.run.resume, watcher)
+    if resume == "auto" and recording.complete(plan):
+        watcher.note(f"{path}: {plan.output} is complete, so nothing is added")
+        return None
+    train.make_assets(here, plan, watcher)
+    train.checked(here, plan, resume, watcher)
+    _warn_of_secrets(plan, watcher)
+    named = None if plan.config.run.resume == "auto" else plan.config.run.resume
+    job = jobs.Job(Path(plan.output.stem), str(plan.config.path), str(plan.output), time.time(), named)
+    return job, recording.resolved(plan, keeps_auto=True)
+
+
+def _warn_of_secrets(plan: Plan, watcher: Watcher) -> None:
+    for variable in plan.config.secrets:
+        watcher.note(f"warning: keys and tokens are not kept in the queue; set {variable} where the worker runs")
+
+
+def _refuse_same_output(new: Sequence[Job], there: Iterable[Job]) -> None:
+    taken = {job.output: f"the job {job.folder.name}" for job in there if job.state != "done"}
+    for job in new:
+        if job.output in taken:
+            message = f"{job.source}: {taken[job.output]} trains {job.output} already"
+            raise ConfigError(message, hint="give each its own output_name; nothing has been added")
+        taken[job.output] = job.source
+
+
+def show(here: Workspace) -> list[dict[str, Any]]:
+    """Return the jobs in their order, for JSON. A job that was running when its worker died is `interrupted`."""
+    with jobs.shown(here.queue):
+        return [document(job) for job in jobs.read(here.queue)]
+
+
+def document(job: Job) -> dict[str, Any]:
+    """Return a job for JSON. Use it inside of `jobs.locked` or `jobs.shown`."""
+    state = "interrupted" if job.state == "running" and not job.is_held else job.state
+    return {
+        "id": job.folder.name,
+        "name": job.name,
+        "state": state,
+        "why": job.why,
+        "source": job.source,
+        "config": str(job.config),
+        "output": job.output,
+        "folder": str(Path(job.output).with_suffix(".run")),
+        "added": job.added,
+        "slurm": job.slurm,
+    }
+
+
+def move(here: Workspace, name: str, before: str | None) -> dict[str, Any]:
+    """Move a job to the place before another one, or to the end."""
+    with jobs.locked(here.queue):
+        job = _idle(here, name)
+        return document(jobs.move(here.queue, job, jobs.find(here.queue, before) if before else None))
+
+
+def remove(here: Workspace, names: Sequence[str], *, done: bool = False) -> list[str]:
+    """Remove jobs, and with `done` every job that is done; return them. Nothing that was trained is removed."""
+    with jobs.locked(here.queue):
+        found = [_idle(here, name) for name in names]
+        found += [job for job in jobs.read(here.queue) if done and job.state == "done"]
+        for job in dict.fromkeys(found):
+            jobs.remove(job)
+    return [job.folder.name for job in dict.fromkeys(found)]
+
+
+def pause(here: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Pause jobs, or without names all that wait. One that is trained now saves its state first."""
+    with jobs.locked(here.queue):
+        if not names:
+            waiting = [job for job in jobs.read(here.queue) if job.state == "waiting"]
+            return [document(job.save(state="paused")) for job in waiting]
+        return [_pause(jobs.find(here.queue, name)) for name in names]
+
+
+def _pause(job: Job) -> dict[str, Any]:
+    if job.is_held:
+        # its worker notes the pause when the training has ended
+        files.touch(Path(job.output).with_suffix(".run") / record.STOP)
+        return document(job)
+    if job.state in ("failed", "done"):
+        raise LoraError(f"{job.folder.name} is {job.state}, so there is nothing to pause")
+    return document(job.save(state="paused"))
+
+
+def resume(here: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Have paused and failed jobs wait for a worker again, or without names all paused ones."""
+    with jobs.locked(here.queue):
+        named = [_idle(here, name) for name in names]
+        for job in named:
+            if job.state == "done":
+                raise LoraError(f"{job.folder.name} is done", hint="`lora queue add` adds it again under another name")
+        found = named or [job for job in jobs.read(here.queue) if job.state == "paused"]
+        return [document(job.save(state="waiting")) for job in found]
+
+
+def _idle(here: Workspace, name: str) -> Job:
+    """Return a job that no worker holds."""
+    job = jobs.find(here.queue, name)
+    if job.is_held:
+        raise LoraError(f"{job.folder.name} is being trained", hint=f"`lora queue pause {job.folder.name}` stops it")
+    return job
+
+
+def work(
+    here: Workspace,
+    watching: Callable[[], AbstractContextManager[Watcher]],
+    names: Sequence[str] = (),
+    *,
+    gpus: str | None = None,
+    waits: bool = False,
+) -> list[str]:
+    """Train the jobs of the queue, or those of these names, until none is left; return those that failed.
+
+    With `waits`, wait for more of them then. Errors that are no job's fault, such as a missing upstream, are raised.
+    """
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    failed = []
+    while True:
+        with ExitStack() as held:
+            job = _take(here, names, held)
+            if job is not None:
+                with watching() as watcher:
+                    failed += [job.folder.name] if _train(here, job, watcher).state == "failed" else []
+            elif not waits:
+                return failed
+        if job is None:
+            time.sleep(_POLL_S)
+
+
+def _take(here: Workspace, names: Sequence[str], held: ExitStack) -> Job | None:
+    """Return the next job, held until the end of `held`: an interrupted one first."""
+    with jobs.locked(here.queue):
+        named = {jobs.find(here.queue, name).folder for name in names}
+        found = [job for job in jobs.read(here.queue) if (job.folder in named if named else job.slurm is None)]
+        # none of these is running if nobody holds it, and what is held is left alone
+        due = [job for state in ("running", "waiting") for job in found if job.state == state and not job.is_held]
+        if not due:
+            return None
+        held.enter_context(record.alone(due[0].folder))
+        return due[0].save(state="running")
+
+
+def _train(here: Workspace, job: Job, watcher: Watcher) -> Job:
+    """Train a job and return it with what became of it."""
+    watcher.note(f"job {job.folder.name}: {job.source}")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LORA_")}
+    try:
+        _, result = train.train(here, train.Request(job.config, resume=job.resume, environ=environ), watcher)
+    except Interrupted as exc:
+        if exc.by_signal:
+            # the job stays as it is, and the next worker continues it
+            raise
+        return job.save(state="paused", why=exc.message)
+    except (UpstreamError, EngineError, PatchError):
+        job.save(state="waiting")
+        raise
+    except (LoraError, OSError) as exc:
+        why = "\n".join(filter(None, (str(exc), getattr(exc, "hint", None))))
+        watcher.note(f"job {job.folder.name} failed: {why}")
+        return job.save(state="failed", why=why)
+    except Exception as exc:
+        # a bug: this job must not be the next worker's first one as well
+        job.save(state="failed", why=repr(exc))
+        raise
+    watcher.note(f"job {job.folder.name} is done: {result and result.path}")
+    return job.save(state="done")

@@ -1,0 +1,130 @@
+"""`lora queue`: add trainings, order them, and work on them one after the other."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_training import workspace
+from lora_training.cli.app import Group
+from lora_training.cli.output import drop_unread, json_option, print_json, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_FAILED = 6
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+def queue() -> None:
+    """Trainings that wait for their turn."""
+
+
+@queue.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value in each; may be repeated.")
+@json_option
+def add(files: tuple[Path, ...], *, sets: tuple[str, ...], as_json: bool) -> None:
+    """Check configurations as `lora train` does, and add a job for each; none if one of them is wrong."""
+    from lora_training.app import queue as app
+    from lora_training.cli.terminal import Terminal
+
+    here = workspace.find()
+    with closing(Terminal(verbose=False)) as terminal:
+        added = app.add(here, files, sets, terminal)
+    _print(added, as_json=as_json)
+
+
+@queue.command("list")
+@json_option
+def list_(*, as_json: bool) -> None:
+    """List the jobs in the order in which they are trained, and what became of each."""
+    from lora_training.app import queue as app
+
+    found = app.show(workspace.find())
+    if not found and not as_json:
+        say("no job yet: `lora queue add FILE` adds one")
+    _print(found, as_json=as_json)
+
+
+@queue.command()
+@click.argument("name")
+@click.option("--before", metavar="NAME", help="The job that follows it then.")
+@click.option("--last", is_flag=True, help="To the end.")
+@json_option
+def move(name: str, *, before: str | None, last: bool, as_json: bool) -> None:
+    """Move the job NAME in the order."""
+    from lora_training.app import queue as app
+
+    if (before is None) != last:
+        raise click.UsageError("say where to: --before NAME or --last")
+    _print([app.move(workspace.find(), name, before)], as_json=as_json)
+
+
+@queue.command()
+@click.argument("names", nargs=-1)
+@click.option("--done", is_flag=True, help="Also every job that is done.")
+@json_option
+def remove(names: tuple[str, ...], *, done: bool, as_json: bool) -> None:
+    """Remove the jobs NAMES from the queue. What they have trained stays."""
+    from lora_training.app import queue as app
+
+    if not names and not done:
+        raise click.UsageError("name a job, or give --done")
+    removed = app.remove(workspace.find(), names, done=done)
+    if as_json:
+        print_json({"removed": removed})
+    else:
+        say(*(f"{name}: removed" for name in removed))
+
+
+@queue.command()
+@click.argument("names", nargs=-1)
+@json_option
+def pause(names: tuple[str, ...], *, as_json: bool) -> None:
+    """Pause the jobs NAMES, or all that wait. One that is trained now saves its state and ends."""
+    from lora_training.app import queue as app
+
+    _print(app.pause(workspace.find(), names), as_json=as_json)
+
+
+@queue.command()
+@click.argument("names", nargs=-1)
+@json_option
+def resume(names: tuple[str, ...], *, as_json: bool) -> None:
+    """Let the paused or failed jobs NAMES, or all paused ones, wait for a worker again."""
+    from lora_training.app import queue as app
+
+    _print(app.resume(workspace.find(), names), as_json=as_json)
+
+
+@queue.command()
+@click.argument("names", nargs=-1)
+@click.option("--gpus", metavar="LIST", help="Train on these GPUs, as in 0,1; each job gets all of them.")
+@click.option("--wait", is_flag=True, help="Wait for more jobs when there are none.")
+@click.option("-v", "--verbose", is_flag=True, help="Show upstream's own log as it is written.")
+def work(names: tuple[str, ...], *, gpus: str | None, wait: bool, verbose: bool) -> None:
+    """Train one job after the other, or only the jobs NAMES; interrupted ones first. Exit code 6 if one failed.
+
+    For two at a time, start two workers with different --gpus.
+    """
+    from lora_training.app import queue as app
+    from lora_training.cli.terminal import Terminal
+
+    drop_unread()
+    failed = app.work(workspace.find(), lambda: closing(Terminal(verbose=verbose)), names, gpus=gpus, waits=wait)
+    if failed:
+        say(*(f"{name}: failed; `lora queue list` says why" for name in failed), err=True)
+        click.get_current_context().exit(_FAILED)
+
+
+def _print(found: Iterable[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"jobs": list(found)})
+        return
+    for job in found:
+        why = f" ({job['why'].splitlines()[0]})" if job["why"] else ""
+        say(f"{job['id']}: {job['state']}{why}, {job['output']}")

@@ -1,0 +1,174 @@
+"""`lora queue`: jobs that are checked when they are added, trained in order, never twice and never lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_training.supervise import jobs
+from tests.helpers import ROOT, Ran, lora
+
+pytest.importorskip("torch")
+SMOKE = ROOT / "configs" / "smoke.toml"
+
+
+class Queue:
+    """The queue of a checkout without upstream, whose jobs train the miniature for two steps."""
+
+    def __init__(self, home: Path, folder: Path) -> None:
+        self.home, self.folder, self.out = home, folder, folder / "out"
+
+    def config(self, name: str, **replaced: str) -> Path:
+        text = SMOKE.read_text(encoding="utf-8").replace("max_train_steps = 20", "max_train_steps = 2")
+        for before, after in {"smoke": name, "../output/smoke": str(self.out), **replaced}.items():
+            text = (
+                text.replace(f'"{before}"', f'"{after}"')
+                if before != "smoke"
+                else text.replace('output_name = "smoke"', f'output_name = "{name}"')
+            )
+        (self.folder / f"{name}.toml").write_text(text, encoding="utf-8")
+        return self.folder / f"{name}.toml"
+
+    def __call__(self, *args: str | Path) -> Ran:
+        return lora("queue", *args, cwd=self.home)
+
+    def add(self, *names: str) -> Ran:
+        ran = self("add", *(self.config(name) for name in names))
+        assert ran.code == 0, ran.err
+        return ran
+
+    def list(self) -> list[dict[str, Any]]:
+        return list(json.loads(self("list", "--json").out)["jobs"])
+
+    def states(self) -> dict[str, str]:
+        return {job["name"]: job["state"] for job in self.list()}
+
+    def worker(self) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "lora_training", "queue", "work"]
+        return subprocess.Popen(argv, cwd=self.home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def events(self, name: str, kind: str) -> list[dict[str, Any]]:
+        lines = (self.out / f"{name}.run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+@pytest.fixture
+def queue(no_upstream: Path, tmp_path: Path) -> Queue:
+    return Queue(no_upstream, tmp_path)
+
+
+def test_what_is_wrong_is_said_when_it_is_added_and_then_nothing_is(queue: Queue) -> None:
+    wrong = queue.config("wrong", AdamW="AdamX")
+    wrong.write_text(wrong.read_text(encoding="utf-8").replace("[run]", "[run]\nretrys = 1"), encoding="utf-8")
+    ran = queue("add", queue.config("right"), wrong)
+    assert ran.code == 3
+    assert "retrys" in ran.err
+    assert queue.list() == []
+
+
+def test_a_job_is_a_file_with_its_whole_configuration(queue: Queue) -> None:
+    added = queue("add", queue.config("cats"), "--set", "network_dim=8", "--json")
+    job = json.loads(added.out)["jobs"][0]
+    config = Path(job["config"])
+    queue.config("cats").unlink()
+    assert lora("config", "check", "--quick", config, cwd=queue.home).code in (0, 4)
+    assert "network_dim = 8" in config.read_text(encoding="utf-8")
+    assert job["output"] == str(queue.out / "cats.safetensors")
+
+
+def test_two_jobs_never_train_the_same_lora(queue: Queue) -> None:
+    queue.add("cats")
+    ran = queue("add", queue.config("dogs"), queue.config("cats"))
+    assert ran.code == 3
+    assert "0010-cats trains" in ran.err
+    assert queue("add", queue.config("dogs"), queue.config("dogs")).code == 3
+    assert list(queue.states()) == ["cats"]
+
+
+def test_jobs_are_moved_paused_and_removed(queue: Queue) -> None:
+    queue.add("a", "b", "c")
+    assert queue("move", "c", "--before", "a").code == 0
+    assert queue("move", "a", "--last").code == 0
+    assert [job["id"] for job in queue.list()] == ["0005-c", "0020-b", "0030-a"]
+    assert queue("pause", "b").code == 0
+    assert queue("remove", "0005-c").out == "0005-c: removed\n"
+    assert queue.states() == {"b": "paused", "a": "waiting"}
+    assert queue("pause").out.startswith("0030-a: paused")
+    assert queue("work").code == 0
+    assert queue("resume", "b").code == 0
+    assert queue.states() == {"b": "waiting", "a": "paused"}
+    missing = queue("remove", "x")
+    assert missing.code == 1
+    assert "jobs: 0020-b, 0030-a" in missing.err
+
+
+def test_four_jobs_with_a_broken_one_and_workers_that_are_killed(queue: Queue) -> None:
+    """Each good job is done once, with the bits that it has alone; the broken one is set aside with its sentence."""
+    import shutil
+
+    from tests.cli.test_train import weights
+
+    queue.add("one")
+    shutil.copytree(Path(os.environ["LORA_CACHE"]) / "smoke" / "images", queue.folder / "images")
+    broken = queue.config("broken", **{"${LORA_CACHE}/smoke/images": str(queue.folder / "images")})
+    assert queue("add", broken).code == 0
+    queue.add("two", "three")
+    next((queue.folder / "images").glob("*.png")).write_bytes(b"not a picture any more")
+    chance = random.Random(16)  # noqa: S311 - it chooses moments
+    for _ in range(3):
+        with queue.worker() as worker:
+            assert worker.stderr
+            for _ in range(chance.randint(1, 9)):
+                worker.stderr.readline()
+            worker.kill()
+            assert worker.wait() == -signal.SIGKILL
+    with queue.worker() as last:
+        said = last.communicate()[1]
+    assert last.returncode == (6 if "0020-broken failed" in said else 0), said
+    assert queue.states() == {
+        name: "failed" if name == "broken" else "done" for name in ("one", "broken", "two", "three")
+    }
+    why = next(job["why"] for job in queue.list() if job["name"] == "broken")
+    assert "images" in why
+    alone = lora("train", queue.config("alone"), cwd=queue.home)
+    assert alone.code == 0, alone.err
+    for name in ("one", "two", "three"):
+        assert [event["state"] for event in queue.events(name, "closed")] == ["complete"]
+        assert weights(queue.out / f"{name}.safetensors") == weights(queue.out / "alone.safetensors")
+
+
+def test_an_interrupted_job_is_the_first_and_a_held_one_is_left_alone(queue: Queue) -> None:
+    queue.add("first", "later", "held")
+    place = Path(os.environ["LORA_RUNS"]) / "queue"
+    jobs.find(place, "later").save(state="running")
+    held = jobs.find(place, "held").save(state="running")
+    from lora_training.supervise import record
+
+    with record.alone(held.folder):
+        assert queue.states() == {"first": "waiting", "later": "interrupted", "held": "running"}
+        assert "is being trained" in queue("remove", "held").err
+        with queue.worker() as worker:
+            assert worker.stderr
+            assert "job 0020-later" in worker.stderr.readline()
+            worker.send_signal(signal.SIGKILL)
+    assert queue.states()["later"] == "interrupted"
+
+
+@given(st.lists(st.integers(min_value=0, max_value=100), max_size=40))
+def test_there_is_always_a_number_between_two_others(places: list[int]) -> None:
+    numbers = ["0", "99999"]
+    for place in places:
+        low = place % (len(numbers) - 1)
+        numbers.insert(low + 1, jobs.between(numbers[low], numbers[low + 1]))
+    names = [f"{number}-x" for number in numbers[1:-1]]
+    assert names == sorted(set(names))

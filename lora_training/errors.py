@@ -23,6 +23,12 @@ class CheckFailed(LoraError):
     exit_code = 1
 
 
+class UsageError(LoraError):
+    """The arguments of a command are wrong, which Click itself could not know."""
+
+    exit_code = 2
+
+
 class ConfigError(LoraError):
     """The configuration is wrong."""
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import config as cfg
 from lora_training import miniature, workspace
-from lora_training.app.targets import refuse_unfit, targets
+from lora_training.app.targets import refuse_unfit, require_verified, targets
 from lora_training.config import schema as schemas
 from lora_training.config.checks import Machine, check, installed_here, machine, naming, require
 from lora_training.config.checks.view import View
-from lora_training.errors import ConfigError, PatchError, UpstreamError
+from lora_training.errors import ConfigError, UpstreamError
 from lora_training.launch import gpus, spec
-from lora_training.patching import lockfile, series, verify
+from lora_training.patching import lockfile, series
 from lora_training.runtime import bootstrap, events, registry
 from lora_training.runtime.model import Start
 from lora_training.runtime.patches import exact_resume, graceful_stop, provenance
@@ -188,9 +188,7 @@ def _tree(here: Workspace, config: Config) -> Tree:
             hint=f"`lora upstream sync` brings it from {upstream.url}; README, Mirrors, where that is out of reach",
         )
     checked = [target for target in targets(here) if is_here or target.name != _UPSTREAM]
-    problems = verify.trees(here, checked).problems
-    if problems:
-        raise PatchError("the source trees failed verification", hint="\n".join(verify.lines(problems)))
+    require_verified(here, checked)
     found = ((target.name, name.removesuffix(".patch")) for target in checked for name in series.names(target.patches))
     patches = tuple(map("/".join, found))
     if not is_here:

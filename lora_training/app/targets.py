@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import lora_training
 from lora_training.errors import PatchError
+from lora_training.patching import verify as patch_verify
 from lora_training.patching.series import Target
 from lora_training.patching.verify import Problem
 from lora_training.runtime import registry, verify
@@ -27,6 +28,13 @@ _PACKAGE = Path(lora_training.__file__).resolve().parent
 def targets(workspace: Workspace, names: Sequence[str] = ()) -> list[Target]:
     """Return the named upstreams as targets of patch commands; all of them when none is named."""
     return [target(workspace, name) for name in names or workspace.upstreams]
+
+
+def require_verified(here: Workspace, checked: Sequence[Target]) -> None:
+    """Raise PatchError unless those trees are at their pins with every patch applied and nothing else changed."""
+    problems = patch_verify.trees(here, checked).problems
+    if problems:
+        raise PatchError("the source trees failed verification", hint="\n".join(patch_verify.lines(problems)))
 
 
 def edited(workspace: Workspace, name: str, files: Sequence[str]) -> Edited:

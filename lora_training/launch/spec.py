@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,15 @@ def build(
     else:
         launcher = _accelerate(python, processes, mixed_precision, cpu_threads)
     return LaunchSpec((*launcher, *command), env, script.parent)
+
+
+def tool(
+    python: str, script: Path, words: Sequence[str], *, tree: Path, cwd: Path, runtime: Mapping[str, str]
+) -> LaunchSpec:
+    """Describe a process that runs a script of `tree` other than a training; some import modules from its top."""
+    path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **loading(allow_pickle=False), **runtime}
+    return LaunchSpec((*proc.module(_RUNTIME, python), str(script), *words), env, cwd)
 
 
 def loading(*, allow_pickle: bool) -> dict[str, str]:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _Tensors = list[tuple[str, dict[str, Any]]]
-_UP = ("lora_up.weight", "lora_B.weight")
+# The ends of the names of a LoRA's up matrices.
+UP = ("lora_up.weight", "lora_B.weight")
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,20 @@ def check(path: Path, *, before: Fingerprint | None, told: tuple[int, int] | Non
         raise TrainingError(
             f"training ended without writing {path}", hint="the log says why; upstream ends so on an empty dataset, too"
         )
+    return Result(path, check_values(path), _check_steps(path, told))
+
+
+def check_values(path: Path) -> int:
+    """Check a LoRA: readable, not empty, finite, not all zero. Return the number of its tensors."""
     tensors = tensors_of(path)
     if not tensors:
         raise TrainingError(f"{path} holds no tensors")
     _require_finite(path, tensors)
     # the up matrices start at zero, so a LoRA in which all of them are zero has no effect
-    ups = [tensor for name, tensor in tensors if name.endswith(_UP)]
+    ups = [tensor for name, tensor in tensors if name.endswith(UP)]
     if ups and not any(values(tensor).any() for tensor in ups):
         raise TrainingError(f"{path} changes nothing: every up matrix is zero")
-    return Result(path, len(tensors), _check_steps(path, told))
+    return len(tensors)
 
 
 def tensors_of(path: Path) -> _Tensors:

@@ -105,16 +105,11 @@ def _read(tree: Path, names: Sequence[str], cache: Path | None) -> dict[str, Sch
 
 
 def _from_json(data: dict[str, Any]) -> Schema:
-    flags = tuple(_flag(raw) for raw in data["flags"])
+    flags = tuple(map(Flag.of, data["flags"]))
     styles = {k: Style(_table(v["dataset"]), _table(v["subset"])) for k, v in data["datasets"]["styles"].items()}
     return Schema(
         data["script"], flags, DatasetSchema(_table(data["datasets"]["general"]), styles), data["bucket_steps"]
     )
-
-
-def _flag(raw: dict[str, Any]) -> Flag:
-    choices = raw["choices"]
-    return Flag(**{**raw, "choices": None if choices is None else tuple(choices), "options": tuple(raw["options"])})
 
 
 def _table(raw: dict[str, Any]) -> Table:

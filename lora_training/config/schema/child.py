@@ -2,6 +2,7 @@
 
 `child.py read TREE SCRIPT...` imports each script, calls its `setup_parser()` and prints the parsers as JSON. All
 packages outside the standard library and the tree are replaced by stand-ins, so that none has to be installed.
+`child.py parsers TREE SCRIPT...` runs each script, which need not have `setup_parser()`, until it parses its arguments.
 `child.py convert` reads a type function's source and a word from standard input, and prints the converted word.
 
 An audit hook refuses network, processes and writing. It protects against accidents in code that has not been reviewed
@@ -21,6 +22,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import sys
 import traceback
 import types
@@ -280,16 +282,51 @@ def _shape(value: Any) -> dict[str, list[str]]:
 
 def read(tree: pathlib.Path, scripts: list[str], styles: dict[str, str]) -> dict[str, Any]:
     """Return the flags of each script, or an error for it, the dataset tables, and the files that were looked at."""
-    finder, origins = Finder(tree), Origins()
-    origins.watch()
-    sys.meta_path.insert(0, finder)
-    sys.path.insert(0, str(tree))
+    finder, origins = _prepared(tree)
     vars(importlib.import_module("voluptuous"))["Schema"] = Validator
-    sys.addaudithook(audit)
     found: dict[str, Any] = {name: _told(tree, lambda name=name: _flags(name, origins)) for name in scripts}
     has_datasets = (tree / "library/config_util.py").exists()
     tables = _told(tree, lambda: datasets(styles)) if has_datasets else {"value": None}
     return {"scripts": found, "datasets": tables, "looked_at": sorted(finder.looked_at)}
+
+
+def _prepared(tree: pathlib.Path) -> tuple[Finder, Origins]:
+    finder, origins = Finder(tree), Origins()
+    origins.watch()
+    sys.meta_path.insert(0, finder)
+    sys.path.insert(0, str(tree))
+    sys.addaudithook(audit)
+    return finder, origins
+
+
+class Parses(BaseException):
+    """Carries the parser with which a script was about to parse its arguments."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+def parsers(tree: pathlib.Path, scripts: list[str]) -> dict[str, Any]:
+    """Return the description and all arguments of each script, or an error for it, and the files looked at."""
+    finder, origins = _prepared(tree)
+
+    def refuse(parser: argparse.ArgumentParser, *_args: Any, **_kwargs: Any) -> Any:
+        raise Parses(parser)
+
+    argparse.ArgumentParser.parse_known_args = refuse  # type: ignore[assignment, method-assign]
+    found = {name: _told(tree, lambda name=name: _parser(tree / f"{name}.py", origins)) for name in scripts}
+    return {"scripts": found, "looked_at": sorted(finder.looked_at | {f"{name}.py" for name in scripts})}
+
+
+def _parser(path: pathlib.Path, origins: Origins) -> dict[str, Any]:
+    sys.argv = [str(path)]
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except Parses as parses:
+        actions = [action for action in parses.parser._actions if not isinstance(action, argparse._HelpAction)]
+        return {"description": parses.parser.description, "flags": [flag(action, origins) for action in actions]}
+    raise TypeError("it parses no arguments")
 
 
 def _flags(script: str, origins: Origins) -> list[dict[str, Any]]:
@@ -349,6 +386,8 @@ def main() -> None:
     if sys.argv[1] == "read":
         _, _, tree, styles, *scripts = sys.argv
         answer = read(pathlib.Path(tree).resolve(), scripts, json.loads(styles))
+    elif sys.argv[1] == "parsers":
+        answer = parsers(pathlib.Path(sys.argv[2]).resolve(), sys.argv[3:])
     else:
         answer = convert(*json.load(sys.stdin))
     json.dump(answer, out)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PUBLIC = ("name", "dest", "type", "default", "choices", "nargs", "action", "help", "required", "const", "defined_in")
 
@@ -30,6 +33,12 @@ class Flag:
     options: tuple[str, ...] = ()
     type_source: str | None = None
     defined_in: str | None = None
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Flag:
+        """Return the flag that the reader describes in JSON values."""
+        choices = raw["choices"]
+        return cls(**{**raw, "choices": None if choices is None else tuple(choices), "options": tuple(raw["options"])})
 
     @property
     def is_switch(self) -> bool:

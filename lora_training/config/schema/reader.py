@@ -43,6 +43,13 @@ def read(tree: Path, scripts: Sequence[str]) -> Answer:
     return Answer(flags, datasets or _NO_DATASETS, tuple(data["looked_at"]))
 
 
+def read_parsers(tree: Path, scripts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """Return description and flags of each of the scripts, by its path without `.py`, and the files they depend on."""
+    data = _ask(["parsers", str(tree.absolute()), *scripts], f"the arguments of {', '.join(scripts)}")
+    found = {name: _value(told, f"the arguments of {name}.py") for name, told in data["scripts"].items()}
+    return found, tuple(data["looked_at"])
+
+
 def digests(tree: Path, paths: Iterable[str]) -> dict[str, str | None]:
     """Return the sha256 of each path in the tree; None for a missing file."""
     return {path: digest(read_bytes(tree / path)) for path in paths}

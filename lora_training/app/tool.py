@@ -1,0 +1,271 @@
+"""Run a script of the pinned, patched sd-scripts: its arguments are checked before, its results afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training import safetensors_header
+from lora_training.app import targets, tool_list
+from lora_training.config.schema import tools
+from lora_training.errors import Interrupted, LoraError, TrainingError, UpstreamError, UsageError
+from lora_training.launch import spec
+from lora_training.patching import transaction
+from lora_training.preflight import checking, images, listing
+from lora_training.remembered import Remembered
+from lora_training.runtime import bootstrap
+from lora_training.supervise import digests, result, signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lora_training.config.schema.tools import Tool, Word
+    from lora_training.launch.spec import LaunchSpec
+    from lora_training.workspace import Workspace
+
+RECORD = "tools.jsonl"
+_UPSTREAM = "sd-scripts"
+_RUNTIME: dict[str, dict[str, dict[str, Any]]] = {}
+# The arguments that name a file or folder to write, in all of upstream's scripts at the pin.
+_WRITES = re.compile(
+    r"(\w+_)?save_to|save_path|save_merged_model|model_to_save|out_?dir|out_json|output(_path|_dir)?|dst_\w+"
+)
+_FILE = re.compile(r"\.(safetensors|ckpt|pth?|bin|jsonl?|toml|png|jpe?g|webp|bmp)$", re.IGNORECASE)
+# It looks for the configuration of its model in the current folder.
+_IN_ITS_FOLDER = ("make_captions",)
+_WAIT_S = 10.0
+_SHOWN = 10
+
+
+def tree(here: Workspace) -> Path:
+    """Return the folder of sd-scripts."""
+    return here.upstream(_UPSTREAM).path
+
+
+def read(here: Workspace, name: str) -> Tool:
+    """Return the description and the arguments of a script. Raises UsageError for an unknown name."""
+    return tools.read(tree(here), tools.path_of(tree(here), name), here.cache)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A script with checked arguments: its input files and folders, and the files that it writes, by place in `words`.
+
+    `folders` are those that it writes to as it goes.
+    """
+
+    tool: Tool
+    words: tuple[str, ...]
+    inputs: tuple[Path, ...]
+    outputs: dict[int, Path]
+    folders: tuple[Path, ...]
+    recursive: bool = False
+
+
+def call(tool: Tool, words: Sequence[str]) -> Call:
+    """Check the arguments of a script. Raises UsageError for those that it would refuse, or that name missing files."""
+    placed, values = tools.parse(tool, words)
+    given = {dest: [word for word in _flat(value) if isinstance(word, tools.Word)] for dest, value in values.items()}
+    writes = {word.place: Path(word).absolute() for d, some in given.items() if _WRITES.fullmatch(d) for word in some}
+    reads = {word.place: word for some in given.values() for word in some if word.place not in writes}
+    inputs = {place: Path(word).absolute() for place, word in reads.items() if _exists(tool, word)}
+    outputs = {place: path for place, path in writes.items() if path.suffix and not path.is_dir()}
+    folders = tuple(path for path in writes.values() if path not in outputs.values())
+    if tool.name in _IN_ITS_FOLDER:
+        placed = [str(inputs.get(place, word)) for place, word in enumerate(placed)]
+    return Call(tool, tuple(placed), tuple(inputs.values()), outputs, folders, bool(values.get("recursive")))
+
+
+def _flat(value: Any) -> list[Any]:
+    return [each for inner in value for each in _flat(inner)] if isinstance(value, list) else [value]
+
+
+def _exists(tool: Tool, word: Word) -> bool:
+    """Return whether an argument names a file or folder. Raises UsageError for a missing file and an empty folder."""
+    try:
+        path = Path(word)
+        there, is_empty = path.exists(), path.is_dir() and not any(path.iterdir())
+    except (OSError, ValueError):  # such as a prompt, too long for a name
+        return False
+    if is_empty:
+        raise UsageError(f"{tool.name}: {word} is an empty folder")
+    if not there and _FILE.search(word) and "://" not in word and "\n" not in word:
+        raise UsageError(f"{tool.name}: {word} does not exist", hint="paths are relative to the current folder")
+    return there
+
+
+def run(here: Workspace, name: str, words: Sequence[str], progress: Callable[[str], None]) -> list[Path]:
+    """Run a script with its arguments and return the files that it wrote. Raises LoraError, also for a bad result."""
+    made = call(read(here, name), words)
+    _refuse_lacking(tree(here), made.tool)
+    with transaction.shared_lock(here):
+        targets.require_verified(here, targets.targets(here))
+        before = _seen(made)
+        with _noted(here, made, before) as written:
+            with _staged(made) as staged:
+                code = _wait(launched(here, made, staged))
+                _refuse_failed(made, code)
+                _finish(made, staged)
+            written += [*made.outputs.values(), *_changed(made, before)]
+            _refuse_unreadable(made, before, progress)
+    return written
+
+
+def _refuse_lacking(upstream: Path, tool: Tool) -> None:
+    lacks = next(iter(tool_list.listing(upstream, tool.name))).lacks
+    if lacks:
+        raise UpstreamError(f"{tool.name} needs {', '.join(lacks)}", hint="it is not among the training packages")
+
+
+def launched(here: Workspace, made: Call, staged: dict[int, Path]) -> LaunchSpec:
+    """Return the child process of a call whose output files are `staged`."""
+    words = [str(staged.get(place, word)) for place, word in enumerate(made.words)]
+    script = tree(here) / f"{made.tool.path}.py"
+    environment = bootstrap.environment(_RUNTIME.get(made.tool.name, {}))
+    cwd = script.parent if made.tool.name in _IN_ITS_FOLDER else Path.cwd()
+    return spec.tool(sys.executable, script, words, tree=tree(here), cwd=cwd, runtime=environment)
+
+
+def _wait(child: LaunchSpec) -> int:
+    """Run the child on our own terminal until it ends. Raises Interrupted after a signal, once it has ended."""
+    with signals.counted() as asked:
+        process = subprocess.Popen(child.argv, cwd=child.cwd, env=os.environ | dict(child.env))
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+            if asked.count:
+                _end(process)
+    if asked.count:
+        name = signal.Signals(asked.signum).name
+        raise Interrupted(f"interrupted by {name}; what was not complete is removed", signum=asked.signum)
+    return process.returncode
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_WAIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _refuse_failed(made: Call, code: int) -> None:
+    if code:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        raise TrainingError(f"{made.tool.name} {how}", hint="its messages are above; nothing that it wrote is kept")
+
+
+# -- output files
+
+
+@contextmanager
+def _staged(made: Call) -> Iterator[dict[int, Path]]:
+    """Yield a path in a new folder beside each output file, under the same name, since some scripts record that."""
+    folders: set[Path] = set()
+    staged: dict[int, Path] = {}
+    try:
+        for place, output in made.outputs.items():
+            folder = output.parent / f".{output.name}.{os.getpid()}.partial"
+            if not output.parent.is_dir():
+                raise UsageError(f"the folder {output.parent} does not exist")
+            folder.mkdir()
+            folders.add(folder)
+            staged[place] = folder / output.name
+            if output.suffix in (".json", ".jsonl") and output.is_file():
+                shutil.copyfile(output, staged[place])  # upstream's metadata scripts add to it
+        yield staged
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _finish(made: Call, staged: dict[int, Path]) -> None:
+    """Check the files that a script wrote, and rename them. Raises TrainingError; then none is renamed."""
+    for place, output in made.outputs.items():
+        if not staged[place].is_file():
+            raise TrainingError(f"{made.tool.name} ended without writing {output}", hint="its messages are above")
+        check(staged[place], output)
+    for place, output in made.outputs.items():
+        for path in staged[place].parent.iterdir():
+            path.replace(output.parent / path.name)
+
+
+def check(path: Path, name: Path) -> None:
+    """Check a safetensors file: every value of a LoRA, the header of a model. Raises TrainingError that says `name`."""
+    if path.suffix != ".safetensors":
+        return
+    try:
+        header = safetensors_header.read(path)
+        if any(key.endswith(result.UP) for key in header.tensors):
+            result.check_values(path)
+    except safetensors_header.Damaged as exc:
+        raise TrainingError(f"{name} {exc}") from exc
+    except TrainingError as exc:
+        raise TrainingError(exc.message.replace(str(path), str(name)), hint=exc.hint) from exc
+
+
+# -- what it read and wrote
+
+
+def _seen(made: Call) -> dict[Path, int]:
+    """Return the files in the folders of a call, with the time of their last change."""
+    folders = [path for path in (*made.inputs, *made.folders) if path.is_dir()]
+    found = (path for folder in folders for path in (folder.rglob("*") if made.recursive else folder.iterdir()))
+    return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
+
+
+def _changed(made: Call, before: dict[Path, int]) -> list[Path]:
+    return [path for path, time_ns in sorted(_seen(made).items()) if before.get(path) != time_ns]
+
+
+def _refuse_unreadable(made: Call, before: dict[Path, int], progress: Callable[[str], None]) -> None:
+    """Raise TrainingError for the images in the input folders that no script can read: most leave them out silently."""
+    inside = [path for path in before if path.suffix in listing.extensions() and _is_below(path, made.inputs)]
+    found = checking.broken(map(str, inside), images.decode, Remembered(None, ""), "images", progress)
+    if found:
+        lines = [f"{path} ({why})" for path, why in found.items()]
+        what = "image does" if len(found) == 1 else "images do"
+        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+        hint = "\n".join([*lines[1:_SHOWN], *more, "mend, replace or remove them; the others are done"])
+        raise TrainingError(f"{len(found)} {what} not decode: {lines[0]}", hint=hint)
+
+
+def _is_below(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+@contextmanager
+def _noted(here: Workspace, made: Call, before: dict[Path, int]) -> Iterator[list[Path]]:
+    """Append a line to the record, however the call ends: the arguments, and digests of what was read and written."""
+    written: list[Path] = []
+    began, why = time.time(), None
+    read_first = digests.of([path for path in made.inputs if path.is_file()], here.cache / "digests")
+    try:
+        yield written
+    except LoraError as exc:
+        why = exc.message
+        raise
+    finally:
+        folders = {str(path): sum(each.parent == path for each in before) for path in made.inputs if path.is_dir()}
+        entry = {
+            "time": began,
+            "tool": made.tool.path,
+            "arguments": list(made.words),
+            "cwd": str(Path.cwd()),
+            "inputs": {**read_first, **folders},
+            "outputs": digests.of(written, None),
+            "error": why,
+        }
+        with suppress(OSError), (here.state / RECORD).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")

@@ -1,0 +1,73 @@
+"""`lora tool`: upstream's other scripts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from lora_training import workspace
+from lora_training.cli.app import Group
+from lora_training.cli.output import ProgressLine, json_option, print_json, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
+
+
+class _Tools(Group):
+    """A group in which each of upstream's scripts is a command, besides `list`."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        arguments = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
+        return super().get_command(ctx, cmd_name) or click.Command(
+            cmd_name, callback=_run(cmd_name), params=[arguments], context_settings=_PASSED_ON, add_help_option=False
+        )
+
+
+@click.group(
+    cls=_Tools, context_settings={"help_option_names": ["-h", "--help"]}, subcommand_metavar="list | NAME [ARGS]..."
+)
+def tool() -> None:
+    """Run NAME, a script of the pinned sd-scripts, such as resize_lora. `lora tool NAME --help` shows its arguments."""
+
+
+@tool.command("list")
+@json_option
+def list_(*, as_json: bool) -> None:
+    """List upstream's scripts, with what each does and the packages that it lacks here."""
+    from lora_training.app import tool as app
+    from lora_training.app import tool_list
+
+    found = tool_list.listing(app.tree(workspace.find()))
+    if as_json:
+        print_json({"tools": [asdict(each) for each in found]})
+        return
+    width = max(len(each.name) for each in found)
+    for each in found:
+        lacks = f"  [lacks {', '.join(each.lacks)}]" if each.lacks else ""
+        options = f"  [some options need {', '.join(each.options_lack)}]" if each.options_lack else ""
+        say(f"{each.name:{width}}  {each.purpose}{lacks}{options}")
+
+
+def _run(name: str) -> Callable[[tuple[str, ...]], None]:
+    def run(words: tuple[str, ...]) -> None:
+        from lora_training.app import tool as app
+
+        here = workspace.find()
+        if "--help" in words or "-h" in words:
+            from lora_training.config.schema import tools
+
+            click.echo(tools.parser(app.read(here, name)).format_help(), nl=False)
+            return
+        progress = ProgressLine()
+        try:
+            written = app.run(here, name, words, progress)
+        finally:
+            progress.close()
+        for path in written[:20]:
+            say(f"wrote {path}", err=True)
+
+    return run

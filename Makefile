@@ -72,6 +72,6 @@ UV_COMPILE := .lora/uv/bin/uv pip compile --quiet --universal --python-version 3
 	--generate-hashes --no-emit-package transformers --custom-compile-command "make requirements" pyproject.toml
 
 requirements: setup-dev  ## compile requirements/*.txt from pyproject.toml
-	@$(UV_COMPILE) --extra train -o requirements/train.txt
+	@$(UV_COMPILE) --extra train --extra ui -o requirements/train.txt
 	@$(UV_COMPILE) -c requirements/train.txt -o requirements/lora.txt
-	@$(UV_COMPILE) --extra train --extra dev -c requirements/train.txt -o requirements/dev.txt
+	@$(UV_COMPILE) --extra train --extra ui --extra dev -c requirements/train.txt -o requirements/dev.txt

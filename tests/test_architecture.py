@@ -37,7 +37,8 @@ def imports() -> dict[str, dict[str, set[str]]]:
 
 # who may import whom; types count as well
 ALLOWED = {
-    "cli": {"app", *SUBJECTS, "runtime"},
+    "cli": {"app", *SUBJECTS, "runtime", "ui"},
+    "ui": {"app", *SUBJECTS},
     "app": SUBJECTS | {"runtime", "miniature"},
     "containers": {"launch", "supervise"},
     "supervise": {"launch"},

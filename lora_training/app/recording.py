@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lora_training.supervise.states import State
     from lora_training.workspace import Workspace
 
-CONFIG, INPUTS, ENVIRONMENT = "config.toml", "inputs.json", "environment.json"
+CONFIG, INPUTS, ENVIRONMENT, ORIGINS = "config.toml", "inputs.json", "environment.json", "origins.json"
 _SHOWN = 3
 # in bytes
 _LARGEST = 16 * 2**20
@@ -171,6 +171,7 @@ def _start(plan: Plan, state: State | None, earlier: Record | None) -> dict[str,
 
 def _write(here: Workspace, plan: Plan, watcher: Watcher, *, goes_on: bool) -> None:
     files.write(plan.folder / CONFIG, resolved(plan))
+    files.write(plan.folder / ORIGINS, json.dumps(_origins(plan), indent=1) + "\n")
     reads = inputs(here, plan)
     before = read(plan.folder, INPUTS) if goes_on else {}
     changed = changes(before, reads, "dataset") if before else []
@@ -178,6 +179,14 @@ def _write(here: Workspace, plan: Plan, watcher: Watcher, *, goes_on: bool) -> N
         watcher.note(f"the data set is not what it was when this run began: {'; '.join(changed)}")
     _keep(plan.folder / INPUTS, reads, goes_on=goes_on)
     _keep(plan.folder / ENVIRONMENT, surroundings(here, plan), goes_on=goes_on)
+
+
+def _origins(plan: Plan) -> dict[str, str]:
+    """Return the origin of each of upstream's flags, and of each overridden key of other tables."""
+    from lora_training.config import show
+
+    tables = {".".join(map(str, path)): where for path, where in plan.config.origins.items()}
+    return tables | {key: show.origin(entry) for key, entry in plan.config.entries.items()}
 
 
 def _keep(path: Path, document: dict[str, Any], *, goes_on: bool) -> None:

@@ -174,7 +174,7 @@ def _changes_from_record(plan: Plan, folder: Path, made_by: Mapping[str, str]) -
         return None
     if then is None:
         return None
-    before, after = dict(_leaves("", then)), dict(_leaves("", parsed(recording.resolved(plan))))
+    before, after = dict(leaves("", then)), dict(leaves("", parsed(recording.resolved(plan))))
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     wanted = [name for name in names if not _PASSED_OVER.fullmatch(name)]
     return {name.removeprefix("flags."): (before.get(name), after.get(name)) for name in wanted}
@@ -183,7 +183,7 @@ def _changes_from_record(plan: Plan, folder: Path, made_by: Mapping[str, str]) -
 def _change_lines(found: dict[str, tuple[Any, Any]], shown: int) -> Iterator[str]:
     """Yield `key: old -> new` for the first of them, and the number of the others."""
     for name, (then, now) in itertools.islice(found.items(), shown):
-        yield f"{name}: {_said(then)} -> {_said(now)}"
+        yield f"{name}: {said(then)} -> {said(now)}"
     if len(found) > shown:
         yield f"and {len(found) - shown} more"
 
@@ -206,16 +206,18 @@ def _kept_by_state(found: dict[str, tuple[Any, Any]] | None) -> Iterator[str]:
         )
 
 
-def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+def leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each key of nested tables with its value; the number of a table in a list counts from 1."""
     if isinstance(value, dict):
         for name, each in value.items():
-            yield from _leaves(f"{prefix}.{name}" if prefix else name, each)
+            yield from leaves(f"{prefix}.{name}" if prefix else name, each)
     elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
         for number, each in enumerate(value, 1):
-            yield from _leaves(f"{prefix}[{number}]", each)
+            yield from leaves(f"{prefix}[{number}]", each)
     else:
         yield prefix, value
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
+    """Return a value as text; None is a key that is not given."""
     return "not given" if value is None else json.dumps(value, default=str, ensure_ascii=False)

@@ -98,6 +98,32 @@ def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool,
         click.get_current_context().exit(1)
 
 
+@runs.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME NAME...")
+@json_option
+def compare(names: tuple[str, ...], *, as_json: bool) -> None:
+    """Show runs beside each other: how far they are, and exactly the keys in which their configurations differ."""
+    from lora_training.app import compare as comparing
+    from lora_training.app import overview
+
+    here = workspace.find()
+    chosen = [app.find(here, name) for name in names]
+    found = comparing.compare(chosen)
+    histories = overview.Histories()
+    rows = [overview.row(folder, run, histories.of(folder)) for folder, run in chosen]
+    if as_json:
+        print_json({"runs": rows, "differences": {key: list(values) for key, values in found.keys.items()}})
+        return
+    table = [["", *found.names]]
+    table += [[key, *(str(row[key] or "-") for row in rows)] for key in ("state", "step", "total", "loss", "each")]
+    table += [[key, *("not given" if value is None else value for value in each)] for key, each in found.keys.items()]
+    widths = [max(len(line[at]) for line in table) for at in range(len(table[0]))]
+    for line in table:
+        say("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+    for name in found.unreadable:
+        say(f"{name}: its configuration cannot be read")
+
+
 def _lines(folder: Path, run: Record) -> Iterator[str]:
     yield f"{run.name}: {app.state(folder, run)}" + (f" ({run.why})" if run.why else "")
     yield from (f"config    {run.config}", f"output    {run.output}", f"record    {folder}")

@@ -2,68 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from lora_training import printable
 from lora_training.cli.output import ProgressLine, is_live, say
+from lora_training.supervise.figures import Figures
 
 _LOADING = "loading upstream and the model"
-_MB_A_GB = 1024
 # The number of progress lines of a training where there is no terminal.
 _LINES = 10
-
-
-@dataclass
-class Figures:
-    """The progress of an attempt. Seconds per step and the time left only count its own steps, also after a resume."""
-
-    step: int = 0
-    total: int = 0
-    epochs: int = 0
-    checkpoints: int = 0
-    _last: dict[str, Any] = field(default_factory=dict)
-    _steps: int = 0
-    _seconds: float = 0.0
-
-    def take(self, event: dict[str, Any]) -> None:
-        """Update the figures from an object of `events.jsonl`."""
-        match event.get("event"):
-            case "attempt":
-                self._steps, self._seconds, self._last = 0, 0.0, {}
-            case "start":
-                self.step, self.total = event.get("initial_step", 0), event["total_steps"]
-                self.epochs = event.get("epochs", 0)
-            case "step":
-                self._steps, self._seconds = self._steps + 1, self._seconds + event["seconds"]
-                self.step, self._last = event["step"], event
-            case "checkpoint":
-                self.checkpoints += 1
-
-    @property
-    def known(self) -> bool:
-        """Whether this attempt has made a step."""
-        return bool(self._last)
-
-    def words(self) -> list[str]:
-        """Return the figures after a step, each with its name, the most important ones first."""
-        event = self._last
-        rates = " ".join("not finite" if rate is None else f"{rate:.2g}" for rate in dict.fromkeys(event["lr"]))
-        loss = "not finite" if event["avr_loss"] is None else f"{event['avr_loss']:.4f}"
-        found = [f"step {self.step}/{self.total}", f"{self._left()} left", f"loss {loss}", f"{self._each:.3g} s/step"]
-        found += [f"epoch {event['epoch']}" + f"/{self.epochs}" * bool(self.epochs), f"lr {rates}" if rates else ""]
-        found += ["" if event["memory_mb"] is None else _memory(event["memory_mb"])]
-        found += [f"{self.checkpoints} checkpoint{'s' * (self.checkpoints > 1)}" if self.checkpoints else ""]
-        return [word for word in found if word]
-
-    @property
-    def _each(self) -> float:
-        return self._seconds / self._steps
-
-    def _left(self) -> str:
-        hours, rest = divmod(round((self.total - self.step) * self._each), 3600)
-        minutes, seconds = divmod(rest, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 class _LiveLine:
@@ -160,7 +107,3 @@ class Terminal:
         """Remove the live line."""
         if self._line:
             self._line.close()
-
-
-def _memory(megabytes: float) -> str:
-    return f"{megabytes:.0f} MB" if megabytes < _MB_A_GB else f"{megabytes / _MB_A_GB:.1f} GB"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +14,29 @@ if TYPE_CHECKING:
     from lora_training.supervise.record import Record
     from lora_training.workspace import Workspace
 
+_IDENT = re.compile(r"[0-9a-f]{16}")
+
 
 def add(workspace: Workspace, folder: Path) -> None:
     """Add the run in `folder` to the index. Nothing is done where the index is not writable, as in a container."""
     index = workspace.runs
     try:
         index.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-        (index / name).write_text(f"{folder}\n", encoding="utf-8")
+        (index / ident(folder)).write_text(f"{folder}\n", encoding="utf-8")
     except OSError:
         return
+
+
+def ident(folder: Path) -> str:
+    """Return the name of a run's file in the index, which serves as its id."""
+    return hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+
+
+def at(workspace: Workspace, name: str) -> tuple[Path, Record] | None:
+    """Return the run with that id; None if there is none."""
+    folder = _folder(workspace.runs / name) if _IDENT.fullmatch(name) else None
+    run = record.read(folder) if folder else None
+    return (folder, run) if folder and run else None
 
 
 def runs(workspace: Workspace) -> list[tuple[Path, Record]]:

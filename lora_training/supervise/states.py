@@ -54,7 +54,7 @@ def good(
 ) -> Iterator[State]:
     """Yield the states that `newest` chooses from, by steps in descending order."""
     report = passed_over or (lambda _path, _why: None)
-    found = [(folder, manifest.read(folder)) for folder in _folders(output)]
+    found = [(folder, manifest.read(folder)) for folder in folders(output)]
     for folder, described in found:
         if described is None and not folder.name.endswith((".partial", ".old")):
             report(folder, "it was never finished, or was saved by something else")
@@ -85,7 +85,7 @@ def is_anothers(folder: Path, made_by: Mapping[str, str]) -> bool:
 
 def by_maker(output: Path, made_by: Mapping[str, str]) -> tuple[list[Path], list[Path]]:
     """Return the complete states under the name of `output`: those that match `made_by`, and the others."""
-    finished = [folder for folder in _folders(output) if manifest.read(folder)]
+    finished = [folder for folder in folders(output) if manifest.read(folder)]
     others = [folder for folder in finished if is_anothers(folder, made_by)]
     return [folder for folder in finished if folder not in others], others
 
@@ -100,7 +100,7 @@ def clear_passing(output: Path, *, before: int | None = None) -> None:
 
     A state that some run was started from, by name, stays.
     """
-    for folder in _folders(output):
+    for folder in folders(output):
         described = manifest.read(folder)
         is_due = before is None or (described is not None and described.step < before)
         if is_due and manifest.is_passing(folder) and not manifest.is_kept(folder):
@@ -109,7 +109,7 @@ def clear_passing(output: Path, *, before: int | None = None) -> None:
 
 def kept(output: Path) -> list[Path]:
     """The states under the name of `output` that some run was started from."""
-    return [folder for folder in _folders(output) if manifest.is_kept(folder)]
+    return [folder for folder in folders(output) if manifest.is_kept(folder)]
 
 
 def at(folder: Path) -> State:
@@ -123,10 +123,11 @@ def at(folder: Path) -> State:
     return State(folder, described.step, described.made_by)
 
 
-def _folders(output: Path) -> list[Path]:
+def folders(output: Path) -> list[Path]:
+    """The folders under the names of states of `output`, complete or not."""
     wanted = re.compile(re.escape(output.stem) + PLACE + KIND)
-    folders = output.parent.iterdir() if output.parent.is_dir() else ()
-    return sorted(path for path in folders if wanted.fullmatch(path.name) and path.is_dir())
+    there = output.parent.iterdir() if output.parent.is_dir() else ()
+    return sorted(path for path in there if wanted.fullmatch(path.name) and path.is_dir())
 
 
 def _damage(folder: Path, described: Manifest) -> str | None:

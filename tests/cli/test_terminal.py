@@ -14,7 +14,7 @@ from typing import IO, Any
 import pytest
 
 from lora_training.cli.output import ProgressLine
-from lora_training.cli.terminal import Figures
+from lora_training.supervise.figures import Figures
 from tests.helpers import ROOT
 
 FOLLOW = """

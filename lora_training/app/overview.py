@@ -1,0 +1,174 @@
+"""What there is to see of a run: its figures and files, derived each time from its record, its lock and its events."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training import files
+from lora_training.app import runs
+from lora_training.supervise import backup, curve, record, run_index, states
+from lora_training.supervise.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lora_training.supervise.record import Record
+    from lora_training.workspace import Workspace
+
+# the end of a log that is shown, in bytes and lines
+_LOG, _LOG_LINES = 32 * 1024, 200
+_KEPT = 500
+
+
+class Histories:
+    """The histories of runs, each read on from where it was. Nothing is lost with them: they are read again."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[threading.Lock, History]] = {}
+
+    def of(self, folder: Path) -> History:
+        """Return the history of the run in `folder`, up to date."""
+        if len(self._known) > _KEPT:
+            self._known.clear()
+        lock, history = self._known.setdefault(folder, (threading.Lock(), History(folder)))
+        with lock:
+            history.update()
+        return history
+
+
+def rows(here: Workspace, histories: Histories) -> list[dict[str, Any]]:
+    """Return the figures of every run, newest first."""
+    return [row(folder, run, histories.of(folder)) for folder, run in run_index.runs(here)]
+
+
+def row(folder: Path, run: Record, history: History) -> dict[str, Any]:
+    """Return the figures of a run. Seconds per step and the time left are those of its last attempt."""
+    figures = history.figures
+    state = runs.state(folder, run)
+    alive = state == "running"
+    began = bool(run.attempts) or bool(history.steps)
+    return {
+        "id": run_index.ident(folder),
+        "name": run.name,
+        "state": state,
+        "stopping": alive and (folder / record.STOP).exists(),
+        "why": run.why if state != "died" else "its process was killed; Resume goes on from its newest state",
+        "step": figures.step,
+        "total": figures.total,
+        "loss": figures.loss() if figures.known else None,
+        "each": f"{figures.each:.3g}" if figures.known else None,
+        "left": figures.left() if alive and figures.known else None,
+        "words": figures.words() if figures.known else [],
+        "started": run.started,
+        "attempts": len(run.attempts),
+        "config": run.config,
+        "output": run.output,
+        "rerun": run.rerun_of is not None,
+        "made_by": run.made_by,
+        "preparing": alive and not figures.known and began,
+        "tensorboard": run.tensorboard,
+    }
+
+
+def files_of(run: Record) -> list[dict[str, Any]]:
+    """Return the LoRA and the checkpoints of a run, newest first, each with an id; only these can be downloaded."""
+    output = Path(run.output)
+    found = []
+    for path in (output, *backup.checkpoints(output)):
+        try:
+            stat = path.lstat()
+        except OSError:
+            continue
+        found.append({"id": _ident(path.name), "name": path.name, "size": stat.st_size, "time": stat.st_mtime})
+    return sorted(found, key=lambda each: (each["name"] != output.name, -each["time"]))
+
+
+def states_of(run: Record) -> list[str]:
+    """Return the names of the folders with saved states of a run."""
+    return [folder.name for folder in states.folders(Path(run.output))]
+
+
+def file_of(run: Record, ident: str) -> Path | None:
+    """Return the file of a run with that id; None if it is not one of its files."""
+    names = (each["name"] for each in files_of(run) if each["id"] == ident)
+    name = next(names, None)
+    return Path(run.output).with_name(name) if name else None
+
+
+def samples_of(history: History) -> dict[str, Any]:
+    """Return the sample images as a grid: prompts, and for each step the image of each prompt or None.
+
+    Of two images of one step and prompt the later one counts, since a resume makes them again.
+    """
+    found = [each for each in map(_sample, history.samples) if each]
+    places = {(each["step"], each["number"]): each for each in found}
+    prompts = {each["number"]: each for each in found}
+    columns = sorted(prompts)
+    lines = [(step, [places.get((step, at)) for at in columns]) for step in sorted({step for step, _ in places})]
+    return {"prompts": [prompts[at] for at in columns], "lines": lines}
+
+
+def _sample(event: dict[str, Any]) -> dict[str, Any] | None:
+    step, number, path = event.get("step"), event.get("number"), event.get("path")
+    if not isinstance(step, int) or not isinstance(number, int) or not isinstance(path, str):
+        return None
+    name = os.path.basename(path)  # noqa: PTH119 - a text
+    told = {key: str(event[key]) if event.get(key) is not None else None for key in ("prompt", "seed")}
+    return {"id": _ident(name), "name": name, "step": step, "number": number, **told}
+
+
+def sample_file(folder: Path, history: History, ident: str) -> Path | None:
+    """Return the sample image with that id, which is in the run's own folder; None if no event names it."""
+    names = (each["name"] for each in map(_sample, history.samples) if each and each["id"] == ident)
+    name = next(names, None)
+    return folder / record.SAMPLES / name if name else None
+
+
+def _ident(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+
+
+def log_of(folder: Path, run: Record, number: int = 0) -> Path | None:
+    """Return the log of an attempt (0: the last one), which is in the run's own folder; None without one."""
+    chosen = run.attempts[number - 1 :][:1]
+    return folder / Path(chosen[0]["log"]).name if chosen else None
+
+
+def log_tail(path: Path | None) -> str:
+    """Return the last lines of a log."""
+    if path is None:
+        return ""
+    try:
+        with open(path, "rb", opener=files.opener) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG))
+            text = file.read(_LOG).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-_LOG_LINES:])
+
+
+def curves(history: History, points: int, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    """Return the curves of a run, or of its steps from `low` to `high`, in about `points` rows."""
+    found = [
+        each
+        for each in curve.rows(history.steps)
+        if (low is None or each[0] >= low) and (high is None or each[0] <= high)
+    ]
+    return {
+        **curve.columns(curve.thinned(found, points)),
+        "all": len(found),
+        "offset": history.offset,
+        "smoothing": curve.SMOOTHING,
+        "marks": list(marks(history)),
+    }
+
+
+def marks(history: History) -> Iterator[dict[str, Any]]:
+    """Yield the marks on the curve: skipped steps, restarts and deaths, resumes."""
+    for each in history.marks:
+        if each.kind in ("bad", "resume"):
+            yield {"step": each.step, "kind": each.kind, "text": each.text}

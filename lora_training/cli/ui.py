@@ -1,0 +1,40 @@
+"""`lora ui`: the page in a browser."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlunsplit
+
+import click
+
+from lora_training import workspace
+from lora_training.cli.output import say
+from lora_training.errors import LoraError
+
+_PORT = 8765
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--port", default=_PORT, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+@click.option("--allow-host", "named", multiple=True, metavar="NAME", help="Another name of this server; repeatable.")
+def ui(host: str, port: int, *, named: tuple[str, ...]) -> None:
+    """Watch, compare, start and stop runs in a browser."""
+    try:
+        from lora_training.ui import app, guard
+    except ModuleNotFoundError as exc:
+        hint = "`make setup` installs what the page needs; elsewhere: pip install 'lora-training[ui]'"
+        raise LoraError(f"the page needs the package {exc.name}", hint=hint) from None
+    here = workspace.find()
+    is_open = not guard.is_loopback(host)
+    token = guard.token(here.state / "ui" / f"token-{os.geteuid()}")
+    hosts = guard.Hosts(tuple(name.lower() for name in (*named, host)), open=is_open)
+    listening = app.listen(host, port)
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104 - compared
+    port = listening.getsockname()[1]
+    say(f"the page: {urlunsplit(('http', f'{shown}:{port}', '/', f'token={token}', ''))}")
+    if is_open:
+        say(f"warning: others in the network can reach port {port}, and what is sent is not encrypted", err=True)
+        say(f"hint: from another machine, `ssh -L {port}:127.0.0.1:{port} THIS-MACHINE` needs no --host", err=True)
+    say("Ctrl-C ends the page; runs go on", err=True)
+    app.serve(app.create(here, token, hosts), listening)

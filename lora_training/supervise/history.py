@@ -1,0 +1,168 @@
+"""A run's history, read from its events: the values of each step, the marks on its curve, its sample images."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lora_training import files
+from lora_training.supervise import record
+from lora_training.supervise.figures import Figures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# in bytes; the most that is read of a file at once
+_CHUNK = 4 * 2**20
+# the most of each that are kept: a record may be anybody's
+_MARKS, _SAMPLES, _RATES = 2000, 20_000, 8
+_SHOWN_IMAGES = 3
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened at a step. `kind` is `bad` (skipped, died, failed), `resume`, `saved` or `note`."""
+
+    step: int
+    kind: str
+    text: str
+    time: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """The values of one training step; a value that is not finite or missing is NaN."""
+
+    step: int
+    loss: float
+    seconds: float
+    memory: float
+    rates: tuple[float, ...]
+
+
+@dataclass
+class History:
+    """The events of the run in `folder`, as far as `update` has read them; `offset` is where it goes on."""
+
+    folder: Path
+    offset: int = 0
+    steps: list[Step] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    figures: Figures = field(default_factory=Figures)
+    last: float = 0.0
+    _file: tuple[int, int] | None = None
+    _open: bool = False
+
+    def update(self) -> None:
+        """Read the events that are new; begin again where the file is another one now."""
+        path = self.folder / record.EVENTS
+        try:
+            found = path.stat()
+            if (found.st_dev, found.st_ino) != self._file or found.st_size < self.offset:
+                self.__init__(self.folder, _file=(found.st_dev, found.st_ino))  # type: ignore[misc]
+            for end, event in events_since(path, self.offset):
+                self.offset = end
+                self._take(event)
+        except (OSError, EOFError):
+            return
+
+    def _take(self, event: dict[str, Any]) -> None:
+        self.last = number(event.get("time"), self.last)
+        try:
+            self.figures.take(event)
+            self._note(event)
+        except (KeyError, TypeError, ValueError, ArithmeticError):
+            # a line that is not as the training writes it
+            return
+
+    def _note(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "step":
+                rates = tuple(number(rate) for rate in event["lr"][:_RATES])
+                loss, seconds, memory = (number(event.get(name)) for name in ("loss", "seconds", "memory_mb"))
+                self.steps.append(Step(int(event["step"]), loss, seconds, memory, rates))
+            case "sample" if len(self.samples) < _SAMPLES:
+                self.samples.append(event)
+            case kind if len(self.marks) < _MARKS:
+                self._mark(kind, event)
+
+    def _mark(self, kind: str, event: dict[str, Any]) -> None:
+        match kind:
+            case "attempt":
+                self._attempt(event)
+            case "skipped":
+                images = event["images"]
+                shown = ", ".join(str(each).rpartition("/")[2] for each in images[:_SHOWN_IMAGES])
+                more = f" and {len(images) - _SHOWN_IMAGES} more" if len(images) > _SHOWN_IMAGES else ""
+                self._add("bad", f"step {event['step']} skipped, not finite: {shown}{more}", event["step"])
+            case "restart":
+                self._open = False
+                self._add("bad", str(event["why"]))
+            case "failed":
+                self._add("bad", str(event["message"]), event["step"])
+            case "checkpoint" | "state":
+                what = "checkpoint" if kind == "checkpoint" else "state"
+                self._add("saved", f"{what} saved: {str(event['path']).rpartition('/')[2]}", event["step"])
+            case "note":
+                self._add("note", str(event["text"]))
+            case "closed":
+                self._open = False
+                done = event["state"] == "complete"
+                why = f": {event['why']}" if event["why"] else ""
+                self._add("note" if done or event["state"] == "stopped" else "bad", f"{event['state']}{why}")
+
+    def _attempt(self, event: dict[str, Any]) -> None:
+        begins = int(event["from_step"])
+        if self._open:
+            self._add("bad", "the run was killed: nothing was recorded after this step")
+        if self.steps or begins:
+            self._add("resume", f"attempt {event['number']} goes on from step {begins}", begins)
+        self._open = True
+
+    def _add(self, kind: str, text: str, step: int | None = None) -> None:
+        self.marks.append(Mark(self.figures.step if step is None else int(step), kind, text, self.last))
+
+
+def number(value: Any, otherwise: float = math.nan) -> float:
+    """Return a finite number as a float, and anything else as NaN or what is given."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        return float(value) if is_number and math.isfinite(value) else otherwise
+    except OverflowError:
+        return otherwise
+
+
+def events_since(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the complete events after a byte offset, each with the offset of its end, at which the next one begins.
+
+    A line that is no object is passed over. Raises OSError if the file is missing, and EOFError if `offset` is not the
+    end of a line in it: it is another run's file by now.
+    """
+    with open(path, "rb", opener=files.opener) as file:
+        if not 0 <= offset <= file.seek(0, os.SEEK_END):
+            raise EOFError(str(path))
+        if offset:
+            file.seek(offset - 1)
+            if file.read(1) != b"\n":
+                raise EOFError(str(path))
+        file.seek(offset)
+        rest = b""
+        while chunk := file.read(_CHUNK):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                offset += len(line) + 1
+                if event := _object(line):
+                    yield offset, event
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

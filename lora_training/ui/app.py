@@ -1,0 +1,59 @@
+"""The server of the page: its routes, its files, and how it listens."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from lora_training.app.overview import Histories
+from lora_training.errors import LoraError
+from lora_training.ui import guard, web
+from lora_training.ui.actions import Actions
+from lora_training.ui.pages import Pages
+from lora_training.ui.started import Started
+
+if TYPE_CHECKING:
+    from lora_training.workspace import Workspace
+
+_HERE = Path(__file__).parent
+
+
+def create(here: Workspace, token: str, hosts: guard.Hosts) -> Starlette:
+    """Return the application for a checkout."""
+    routes = [
+        *Actions(here, Started(here)).routes(),
+        *Pages(here, Histories()).routes(),
+        Mount("/static", StaticFiles(directory=_HERE / "static")),
+        Mount("/vendor", StaticFiles(directory=_HERE / "vendor")),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(guard.Guard, token=token, hosts=hosts)],
+        exception_handlers={LoraError: web.refused, HTTPException: web.refused},
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at an address. Raises LoraError if it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as exc:
+        hint = "another `lora ui` may be there already; `--port 0` takes any free one"
+        raise LoraError(f"cannot listen at {host}, port {port}: {exc}", hint=hint) from None
+
+
+def serve(app: Starlette, listening: socket.socket) -> None:
+    """Answer requests until a signal ends it; runs go on."""
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=1
+    )
+    uvicorn.Server(config).run([listening])

@@ -1,0 +1,36 @@
+"""`lora weights`: what is in a file of weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from lora_training.cli.app import Group
+from lora_training.cli.output import json_option, print_json, say
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+def weights() -> None:
+    """Look into files of weights."""
+
+
+@weights.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE [FILE]", type=click.Path(path_type=Path))
+@json_option
+def show(files: tuple[Path, ...], *, as_json: bool) -> None:
+    """Describe a .safetensors FILE: its family, tensors, ranks, alphas and what made it; of two, what differs."""
+    from lora_training.app import weights as app
+
+    if len(files) > 2:  # noqa: PLR2004 - a file, or two to compare
+        raise click.UsageError("give one file, or two to compare")
+    described = [app.describe(file) for file in files]
+    difference = app.compare(*files) if len(files) > 1 else None
+    if as_json:
+        print_json({"files": [asdict(each) for each in described], "difference": difference and asdict(difference)})
+        return
+    for each in described:
+        say(*app.lines(each))
+    if difference:
+        say(*app.difference_lines(difference))

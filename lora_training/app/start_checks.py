@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lora_training.app.train import Watcher
     from lora_training.config import Config
     from lora_training.config.schema import Schema
-    from lora_training.preflight.finding import Finding, Job
+    from lora_training.preflight.job import Job
     from lora_training.problems import Problem
     from lora_training.workspace import Workspace
 
@@ -29,15 +29,13 @@ def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None
 
     `keeps`: existing files under the run's name are renamed, not overwritten.
     """
-    script = str(plan.tree.path / f"{plan.config.script}.py")
-    words = list(plan.spec.argv[plan.spec.argv.index(script) + 1 :])
-    found = _findings(
-        plan.config, replace(_job(here, plan.config, words, plan.spec.cwd), keeps=keeps), watcher.progress
-    )
-    for finding in found:
-        if finding.severity == "warning":
-            watcher.say(f"warning: {finding.message}", *_hint(finding))
-    _refuse([finding for finding in found if finding.severity == "error"])
+    job = _job(here, plan.config, plan.schema, plan.output, plan.spec.cwd)
+    found = _run(plan.config, replace(job, keeps=keeps), watcher.progress)
+    for problem in found:
+        if problem.severity == "warning":
+            hint = (f"         {line}" for line in (problem.hint or "").splitlines())
+            watcher.say(f"warning: {problem.message}", *hint)
+    _refuse([problem for problem in found if problem.severity == "error"])
 
 
 def problems(here: Workspace, config: Config, schema: Schema, progress: Callable[[str], None]) -> Iterator[Problem]:
@@ -50,7 +48,8 @@ def problems(here: Workspace, config: Config, schema: Schema, progress: Callable
     if config.run.assets == plans.SMOKE and not (here.cache / plans.SMOKE).exists():
         return  # `lora train` makes them
     try:
-        job = _job(here, config, cfg.to_argv(config, schema), schema.tree or Path())
+        output = plans.output(cfg.to_argv(config, schema))
+        job = _job(here, config, schema, output, schema.tree or Path())
     except ConfigError as exc:
         named = next((entry for entry in config.entries.values() if f"`{entry.key}`" in exc.message), None)
         yield config.problem(exc.message, named.path if named else (), hint=exc.hint)
@@ -60,13 +59,13 @@ def problems(here: Workspace, config: Config, schema: Schema, progress: Callable
         message = "this environment has no training packages, so no image and no cache file was opened"
         yield config.problem(message, (), hint="`make setup` brings them", severity="warning")
     # the files under the run's name are unknown here, so the space for all of them is required
-    for finding in _findings(config, replace(job, keeps=True, only_looks=True), progress):
-        entry = config.entries.get(finding.key or "")
+    for problem in _run(config, replace(job, keeps=True, only_looks=True), progress):
+        entry = config.entries.get(problem.key or "")
         place = entry.path if entry else ("datasets",)
-        yield config.problem(finding.message, place, hint=finding.hint, severity=finding.severity)
+        yield config.problem(problem.message, place, hint=problem.hint, severity=problem.severity)
 
 
-def _findings(config: Config, job: Job, progress: Callable[[str], None]) -> list[Finding]:
+def _run(config: Config, job: Job, progress: Callable[[str], None]) -> list[Problem]:
     from lora_training.preflight import checks
 
     depth = "quick" if config.run.checks == "all" and not _opens_images() else config.run.checks
@@ -80,14 +79,12 @@ def _opens_images() -> bool:
     return find_spec("PIL") is not None and find_spec("numpy") is not None
 
 
-def _job(here: Workspace, config: Config, words: list[str], cwd: Path) -> Job:
-    from lora_training import config as cfg
-    from lora_training.app import plan as plans
-    from lora_training.preflight.finding import Job, flags
+def _job(here: Workspace, config: Config, schema: Schema, output: Path, cwd: Path) -> Job:
+    from lora_training.config import argv
+    from lora_training.preflight.job import Job
 
-    dataset = cfg.dataset_document(config)
-    cache = here.cache / "checked"
-    return Job(config.script, flags(words), dataset, plans.output(words), cwd, {**os.environ}, cache)
+    values, dataset = argv.flag_values(config, schema), argv.dataset_document(config)
+    return Job(config.script, values, dataset, output, cwd, {**os.environ}, here.cache / "checked")
 
 
 def _processes(config: Config) -> Iterator[Problem]:
@@ -126,13 +123,9 @@ def _place(config: Config, job: Job) -> Iterator[Problem]:
         yield config.problem(f"cannot write to {folder}", entry.path if entry else (), hint=hint)
 
 
-def _refuse(errors: Sequence[Finding]) -> None:
+def _refuse(errors: Sequence[Problem]) -> None:
     if errors:
         first, *rest = errors
-        more = [line for finding in rest for line in (f"also: {finding.message}", *(finding.hint or "").splitlines())]
+        more = [line for problem in rest for line in (f"also: {problem.message}", *(problem.hint or "").splitlines())]
         hint = [*(first.hint or "").splitlines(), *more]
         raise ConfigError(first.message, hint="\n".join(hint) or None)
-
-
-def _hint(finding: Finding) -> list[str]:
-    return [f"         {line}" for line in (finding.hint or "").splitlines()]

@@ -47,6 +47,15 @@ def to_argv(
     return argv + (["--dataset_config", str(dataset_config)] if dataset_config else [])
 
 
+def flag_values(config: Config, schema: Schema) -> dict[str, Any]:
+    """Return the value of each flag by its name in upstream, with paths made absolute.
+
+    Raises `encode.Refused` for a path that names an unknown variable.
+    """
+    flags = [(schema.flag(entry.key), entry) for entry in config.entries.values()]
+    return {flag.dest: encode.resolved(flag, entry, config.folder, config.variables) for flag, entry in flags if flag}
+
+
 def encoded(config: Config, schema: Schema, entry: Entry) -> list[str] | Problem:
     """Return the arguments for one entry, or the problem with it."""
     flag = schema.flag(entry.key)

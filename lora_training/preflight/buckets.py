@@ -11,55 +11,40 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lora_training.preflight import checking, images
-from lora_training.preflight.finding import Finding
+from lora_training.preflight import images, scan
 from lora_training.remembered import Remembered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from lora_training.preflight.finding import Job, Progress
+    from lora_training.preflight.job import Job, Progress
     from lora_training.preflight.listing import Subset
+    from lora_training.problems import Problem
 
 _STEPS = 64  # upstream's default
-_SHOWN = 10
+_WHAT = "sizes of images"
 
 
-def findings(job: Job, subsets: Sequence[Subset], progress: Progress) -> Iterator[Finding]:
-    """Return an error for each rule that lists the images on which upstream would fail."""
-    yield from _listed(
-        _zero_area(job, subsets, progress),
-        "too small for a bucket",
-        "enlarge or remove them, or set bucket_no_upscale = false",
-    )
+def problems(job: Job, subsets: Sequence[Subset], progress: Progress) -> Iterator[Problem]:
+    """Yield an error for each rule that lists the images on which upstream would fail."""
+    found, what = _zero_area(job, subsets, progress), "too small for a bucket"
+    cure = "enlarge or remove them, or set bucket_no_upscale = false"
+    yield from scan.problems(found, f"image is {what}", f"images are {what}", cure)
     if not job.on("cache_latents") and not job.on("cache_latents_to_disk"):
-        found = _unfit(job, subsets, progress)
-        yield from _listed(
-            found, "not of the size of `resolution`", "set enable_bucket = true, or cache_latents = true"
-        )
-
-
-def _listed(found: Mapping[str, str], what: str, cure: str) -> Iterator[Finding]:
-    if found:
-        lines = [f"{path} ({why})" for path, why in found.items()]
-        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        message = f"{len(found)} {'image is' if len(found) == 1 else 'images are'} {what}: {lines[0]}"
-        yield Finding(message, "\n".join([*lines[1:_SHOWN], *more, cure]))
+        found, what = _unfit(job, subsets, progress), "not of the size of `resolution`"
+        cure = "set enable_bucket = true, or cache_latents = true"
+        yield from scan.problems(found, f"image is {what}", f"images are {what}", cure)
 
 
 def _zero_area(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str, str]:
     found: dict[str, str] = {}
     for subset in subsets:
         size, steps = subset.size, subset.options.get("bucket_reso_steps") or _STEPS
-        if (
-            size
-            and isinstance(steps, int)
-            and subset.options.get("enable_bucket")
-            and subset.options.get("bucket_no_upscale")
-        ):
+        switches = ("enable_bucket", "bucket_no_upscale")
+        if size and isinstance(steps, int) and all(map(subset.options.get, switches)):
             judge = Remembered(job.cache, f"buckets 1 {size} {steps} {subset.passed_over}")
-            check = partial(_wrong, area=size[0] * size[1], steps=steps, passed_over=subset.passed_over)
-            found |= checking.broken(subset.images, check, judge, "sizes of images", progress)
+            check = partial(_no_bucket, area=size[0] * size[1], steps=steps, passed_over=subset.passed_over)
+            found |= scan.broken(subset.images, check, judge, _WHAT, progress)
     return found
 
 
@@ -74,26 +59,24 @@ def _unfit(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str,
         crops = bool(options.get("random_crop"))
         judge = Remembered(job.cache, f"sizes 1 {subset.size} {crops} {subset.passed_over}")
         check = partial(_other_size, wanted=subset.size, crops=crops, passed_over=subset.passed_over)
-        found |= checking.broken(subset.images, check, judge, "sizes of images", progress)
+        found |= scan.broken(subset.images, check, judge, _WHAT, progress)
     return found
 
 
 def _other_size(path: str, *, wanted: tuple[int, int], crops: bool, passed_over: int) -> str | None:
-    size = images.size(path)
-    if size is None or size == wanted or size[0] * size[1] <= passed_over:
+    width, height = images.size(path) or wanted
+    if (width, height) == wanted or width * height <= passed_over:
         return None
-    if crops and size[0] >= wanted[0] and size[1] >= wanted[1]:
+    if crops and width >= wanted[0] and height >= wanted[1]:
         return None
-    return f"{size[0]}x{size[1]}, not {wanted[0]}x{wanted[1]}, and enable_bucket is off"
+    return f"{width}x{height}, not {wanted[0]}x{wanted[1]}, and enable_bucket is off"
 
 
-def _wrong(path: str, *, area: int, steps: int, passed_over: int) -> str | None:
+def _no_bucket(path: str, *, area: int, steps: int, passed_over: int) -> str | None:
     size = images.size(path)
-    if size is None or size[0] * size[1] <= passed_over:
+    if size is None or size[0] * size[1] <= passed_over or all(bucket(*size, area, steps)):
         return None
     width, height = bucket(*size, area, steps)
-    if width and height:
-        return None
     return f"{size[0]}x{size[1]}, which bucket_no_upscale rounds to {width}x{height} in steps of {steps}"
 
 

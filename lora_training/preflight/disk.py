@@ -1,4 +1,4 @@
-"""Check that the expected output fits on the disks. Quotas are not taken into account."""
+"""Check that the checkpoints, states and caches of a training fit on the disks. Quotas are not taken into account."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_training import families, manifest
-from lora_training.preflight import saves, sizes
-from lora_training.preflight.finding import Finding
+from lora_training.preflight import sizes
+from lora_training.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
-    from lora_training.preflight.finding import Job
+    from lora_training.preflight.job import Job
     from lora_training.preflight.listing import Subset
 
+_DEFAULT_STEPS = 1600
 _LEAST = 1 << 20  # a log, a record, and the smallest LoRA
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _THOUSAND = 1000
@@ -47,40 +48,36 @@ def free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def findings(
+def problems(
     job: Job, subsets: Sequence[Subset], cached: Collection[str], free: Callable[[Path], int] = free
-) -> list[Finding]:
+) -> list[Problem]:
     """Return an error if not even one checkpoint fits, a warning if not everything fits, nothing if sizes are unknown.
 
     `cached` has the images whose latents are on the disk already.
     """
     with contextlib.suppress(OSError):
-        return list(_findings(job, subsets, cached, free))
+        return list(_problems(job, subsets, cached, free))
     return []
 
 
-def _findings(
+def _problems(
     job: Job, subsets: Sequence[Subset], cached: Collection[str], free: Callable[[Path], int]
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     disks: dict[int, _Disk] = {}
     folder = next(path for path in job.output.parents if path.exists())
-    there = free(folder)
+    left = free(folder)
     least = _checkpoints(job, subsets, _disk(disks, folder))
-    if there < least:
-        message = f"the disk of {job.output.parent} has {_shown(there)} left; one checkpoint takes {_shown(least)}"
-        yield Finding(message, "make room, or choose another output_dir")
+    if left < least:
+        message = f"the disk of {job.output.parent} has {_shown(left)} left; one checkpoint takes {_shown(least)}"
+        yield Problem(message, "make room, or choose another output_dir")
         return
     _caches(job, subsets, cached, disks)
-    yield from _short(disks.values(), free)
-
-
-def _short(disks: Collection[_Disk], free: Callable[[Path], int]) -> Iterator[Finding]:
-    for disk in disks:
-        there = free(disk.folder)
-        if there < disk.needed:
-            message = f"the disk of {disk.folder} has {_shown(there)} left, and about {_shown(disk.needed)} are to come"
+    for disk in disks.values():
+        left = free(disk.folder)
+        if left < disk.needed:
+            message = f"the disk of {disk.folder} has {_shown(left)} left, and about {_shown(disk.needed)} are to come"
             hint = f"{', '.join(disk.parts)}; save_last_n_steps and save_last_n_epochs keep fewer checkpoints"
-            yield Finding(message, hint, "warning")
+            yield Problem(message, hint, "warning")
 
 
 def _disk(disks: dict[int, _Disk], folder: Path) -> _Disk:
@@ -90,29 +87,26 @@ def _disk(disks: dict[int, _Disk], folder: Path) -> _Disk:
 def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
     """Add the checkpoints that the run will write, less the existing ones; return the least size of one save."""
     loras, states = _earlier(job.output)
-    number = saves.count(job, subsets)
+    all_loras, all_states = saves(job, subsets)
     lora = max(map(_size, loras), default=0) or sizes.lora(job) or 0
     state = max(map(_size, states), default=0) or sizes.state(job) or 0
     # existing files that are not replaced take space besides the new ones: all with `keeps`, else kept states
-    there = (0, 0) if job.keeps else (len(loras), sum(not manifest.is_kept(each) for each in states))
-    more = max(0, number.loras - there[0])
+    replaced = (0, 0) if job.keeps else (len(loras), sum(not manifest.is_kept(each) for each in states))
+    more = max(0, all_loras - replaced[0])
     disk.add(more, lora, "LoRAs")
     # a new state is written before the one that it replaces is removed
-    disk.add(max(1, number.states - there[1]) if number.states else 0, state, "states")
+    disk.add(max(1, all_states - replaced[1]) if all_states else 0, state, "states")
     sure = (lora if loras else lora // _MARGIN) if more else 0
-    sure += (state if states else state // _MARGIN) if number.states else 0
+    sure += (state if states else state // _MARGIN) if all_states else 0
     return max(_LEAST, sure)
 
 
 def _earlier(output: Path) -> tuple[list[Path], list[Path]]:
     """Return the LoRAs and the states that earlier attempts at this run have written."""
-    ours = re.compile(rf"{re.escape(output.stem)}(?:-step\d{{8,}}|-\d{{6,}})?(-state|{re.escape(output.suffix)})")
-    found: dict[str, list[Path]] = {"-state": [], output.suffix: []}
-    for path in output.parent.iterdir() if output.parent.is_dir() else ():
-        match = ours.fullmatch(path.name)
-        if match:
-            found[match[1]].append(path)
-    return found[output.suffix], found["-state"]
+    name = re.compile(rf"{re.escape(output.stem)}(?:-step\d{{8,}}|-\d{{6,}})?(-state|{re.escape(output.suffix)})")
+    folder = output.parent.iterdir() if output.parent.is_dir() else ()
+    found = [(match[1], path) for path in folder if (match := name.fullmatch(path.name))]
+    return [path for kind, path in found if kind != "-state"], [path for kind, path in found if kind == "-state"]
 
 
 def _size(path: Path) -> int:
@@ -139,3 +133,47 @@ def _caches(job: Job, subsets: Sequence[Subset], cached: Collection[str], disks:
 def _shown(size: float) -> str:
     power = min(len(_UNITS) - 1, int(math.log(max(1, size), _THOUSAND)))
     return f"{size / _THOUSAND**power:.3g} {_UNITS[power]}"
+
+
+def saves(job: Job, subsets: Sequence[Subset]) -> tuple[int, int]:
+    """Return the greatest number of LoRAs and of states that exist at one time, the final ones included.
+
+    They are saved by steps and by epochs, and upstream removes some of them again.
+    """
+    # batches are not filled across buckets, so this is an estimate
+    batches = sum(len(s.images) * s.repeats / int(s.options.get("batch_size") or 1) for s in subsets)
+    epoch = max(1, math.ceil(batches / (job.number("gradient_accumulation_steps") or 1)))
+    steps = int(job.number("max_train_steps") or _DEFAULT_STEPS)
+    if job.number("max_train_epochs"):
+        steps = int(job.number("max_train_epochs") or 0) * epoch
+    loras = _by_steps(job, steps, "save_last_n_steps") + _by_epochs(job, steps, epoch, "save_last_n_epochs")
+    states = 0
+    if job.on("save_state"):
+        states = _by_steps(job, steps, "save_last_n_steps_state", "save_last_n_steps")
+        states += _by_epochs(job, steps, epoch, "save_last_n_epochs_state", "save_last_n_epochs")
+    last = job.on("save_state") or job.on("save_state_on_train_end")
+    return loras + 1, states + last
+
+
+def _by_steps(job: Job, steps: int, *last: str) -> int:
+    every = int(job.number("save_every_n_steps") or 0)
+    if every < 1:
+        return 0
+    kept = _first(job, *last)
+    # the oldest is removed only after the new one is saved
+    return min(steps // every, kept // every + 2) if kept is not None else steps // every
+
+
+def _by_epochs(job: Job, steps: int, epoch: int, *last: str) -> int:
+    epochs = math.ceil(steps / epoch)
+    ratio = int(job.number("save_n_epoch_ratio") or 0)
+    every = max(1, epochs // ratio) if ratio > 0 else int(job.number("save_every_n_epochs") or 0)
+    if every < 1:
+        return 0
+    kept = _first(job, *last)
+    done = (epochs - 1) // every
+    return min(done, kept + 1) if kept is not None else done
+
+
+def _first(job: Job, *names: str) -> int | None:
+    return next((int(number) for name in names if (number := job.number(name))), None)

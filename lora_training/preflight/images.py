@@ -1,67 +1,108 @@
-"""Decode every image before the start: upstream fails on a broken one during training or while caching latents."""
+"""Check every image: upstream fails on a broken one during training or while caching latents.
+
+PIL goes by the content, not by the name: for an EPS named `a.png`, it would start Ghostscript. So the format of the
+content is checked before PIL opens a file.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import warnings
+from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from lora_training.preflight import checking, formats
-from lora_training.preflight.finding import Finding
+from lora_training.preflight import contents, listing, scan
+from lora_training.problems import Problem
 from lora_training.remembered import Remembered
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from lora_training.preflight.finding import Job, Progress
+    from lora_training.preflight.job import Job, Progress
     from lora_training.preflight.listing import Subset
 
-_SHOWN = 10
+_START = 16  # bytes by which PIL tells formats apart
 # conversion of these modes to RGB or RGBA, which upstream does, never fails
 _PLAIN = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
-def missing(subsets: Sequence[Subset]) -> list[Finding]:
+@cache
+def formats() -> tuple[str, ...]:
+    """Return PIL's names for the formats of the file suffixes that upstream lists."""
+    from PIL import Image
+
+    endings = listing.extensions()  # also imports the plugins for formats that PIL lacks
+    Image.init()
+    names = Image.registered_extensions()
+    return tuple(dict.fromkeys(names[ending] for ending in endings if ending in names))
+
+
+def refused(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str, str]:
+    """Return the images in other formats, pipes and devices, with reasons; also images whose latents are cached."""
+    if find_spec("PIL") is None:
+        return {}
+    seen = Remembered(job.cache, f"formats 1 {' '.join(formats())}")
+    paths = [path for subset in subsets for path in (*subset.images, *subset.extra)]
+    return scan.broken(paths, wrong_format, seen, "formats of images", progress)
+
+
+def refusals(found: Mapping[str, str]) -> Iterator[Problem]:
+    """Yield one error for all refused images."""
+    known = ", ".join(formats()) if found else ""
+    cure = "save them anew in one of these formats, or remove them"
+    yield from scan.problems(found, f"image is not {known}", f"images are not {known}", cure)
+
+
+def wrong_format(path: str) -> str | None:
+    """Return why PIL must not open a file, or None. Missing files and files that are no image are checked elsewhere."""
+    from PIL import Image
+
+    try:
+        start = contents.start(path)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        return exc.strerror
+    accepts = [Image.OPEN[name][1] for name in formats()]
+    if contents.kind(start) or any(accept is None or accept(start[:_START]) for accept in accepts):
+        return None
+    return contents.image(start) or "it begins like none of them"
+
+
+def missing(subsets: Sequence[Subset]) -> list[Problem]:
     """Return an error if there are no images at all."""
     if any(subset.images for subset in subsets):
         return []
     where = ", ".join(subset.name for subset in subsets if subset.name) or "the dataset"
     hint = "upstream would end without training anything; file endings are all in lower or all in upper case"
-    return [Finding(f"there are no images in {where}", hint=hint)]
+    return [Problem(f"there are no images in {where}", hint=hint)]
 
 
-def findings(
+def problems(
     job: Job, subsets: Sequence[Subset], cached: Collection[str], progress: Progress, refused: Collection[str] = ()
-) -> list[Finding]:
-    """Return the images that do not decode. `cached` images have latents on the disk; `refused` images are left out."""
+) -> Iterator[Problem]:
+    """Yield the images that do not decode. `cached` images have latents on the disk; `refused` images are left out.
+
+    For images with cached latents, which upstream need not open, it is a warning.
+    """
+    import PIL
+
     # do not report corrupt EXIF data or very large images: they do not stop the training
     warnings.filterwarnings("ignore", module=r"PIL\.")
     paths = [path for subset in subsets for path in (*subset.images, *subset.extra) if path not in refused]
-    found = checking.broken(paths, decode, Remembered(job.cache, f"images {_judge()}"), "images", progress)
+    seen = Remembered(job.cache, f"images {PIL.__version__} {' '.join(formats())}")
+    found = scan.broken(paths, decode, seen, "images", progress)
     small = {path for subset in subsets for path in _passed_over(subset, found)}
-    return list(_report({path: wrong for path, wrong in found.items() if path not in small}, cached))
-
-
-def _report(found: dict[str, str], cached: Collection[str]) -> Iterator[Finding]:
-    """Return one error for all; a warning for images with cached latents, which upstream need not open."""
-    for severity, some in (
-        ("error", [path for path in found if path not in cached]),
-        ("warning", [path for path in found if path in cached and os.path.lexists(path)]),
-    ):
-        if some:
-            what = "image does" if len(some) == 1 else "images do"
-            tail = "" if severity == "error" else ", and only cached latents stand in"
-            message = f"{len(some)} {what} not decode{tail}: {some[0]} ({found[some[0]]})"
-            more = [f"{path} ({found[path]})" for path in some[1:_SHOWN]]
-            more += [f"and {len(some) - _SHOWN} more"] if len(some) > _SHOWN else []
-            yield Finding(message, "\n".join([*more, "mend, replace or remove them"]), severity)  # type: ignore[arg-type]
-
-
-def _judge() -> str:
-    import PIL
-
-    return f"{PIL.__version__} {' '.join(formats.known())}"
+    found = {path: why for path, why in found.items() if path not in small}
+    cure = "mend, replace or remove them"
+    errors = {path: why for path, why in found.items() if path not in cached}
+    yield from scan.problems(errors, "image does not decode", "images do not decode", cure)
+    latents = ", and only cached latents stand in"
+    warned = {path: why for path, why in found.items() if path in cached and os.path.lexists(path)}
+    one, many = f"image does not decode{latents}", f"images do not decode{latents}"
+    yield from scan.problems(warned, one, many, cure, "warning")
 
 
 def decode(path: str) -> str | None:
@@ -71,28 +112,20 @@ def decode(path: str) -> str | None:
     if os.path.exists(path) and not os.path.isfile(path):
         return "not a file"
     try:
-        with Image.open(path, formats=formats.known()) as image:
+        with Image.open(path, formats=formats()) as image:
             # at an eighth of the size a JPEG is still read to its end, with less time and memory
             image.draft("RGB", (1, 1))
             image.load()
             if image.mode not in _PLAIN:
                 image.convert("RGB")
     except Image.UnidentifiedImageError:
-        return _kind(path)
+        try:
+            return contents.kind(contents.start(path)) or "no image that PIL knows"
+        except OSError as exc:
+            return str(exc.strerror)
     except Exception as exc:  # noqa: BLE001 - each decoder raises its own exceptions
         return str(getattr(exc, "strerror", None) or exc or type(exc).__name__)
     return None
-
-
-def _kind(path: str) -> str:
-    from lora_training.preflight import foreign
-
-    try:
-        with open(path, "rb") as file:
-            start = file.read(foreign.ENOUGH)
-    except OSError as exc:
-        return str(exc.strerror)
-    return foreign.kind(start) or "no image that PIL knows"
 
 
 def _passed_over(subset: Subset, found: Collection[str]) -> Iterator[str]:
@@ -109,7 +142,7 @@ def size(path: str) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=formats.known()) as image:
+        with Image.open(path, formats=formats()) as image:
             return (image.width, image.height)
     except (OSError, ValueError, SyntaxError):
         return None

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from lora_training import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from lora_training.preflight.finding import Job
+    from lora_training.preflight.job import Job
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # plugins that add suffixes to upstream's list; PIL opens such files once the plugin is imported
@@ -88,8 +88,8 @@ def _subsets(job: Job, document: Mapping[str, Any]) -> Iterator[Subset]:
 def _document(job: Job) -> Mapping[str, Any]:
     if job.dataset is not None:
         return job.dataset
-    if job.value("dataset_config"):
-        return _read_config(_absolute(job, job.value("dataset_config") or ""))
+    if path := job.value("dataset_config"):
+        return _read_config(_absolute(job, path))
     folder = job.value("train_data_dir")
     if job.value("in_json"):
         table = {"metadata_file": job.value("in_json"), **({"image_dir": folder} if folder else {})}
@@ -102,14 +102,19 @@ def _read_config(path: str) -> Mapping[str, Any]:
     """Parse a dataset configuration in upstream's own format, TOML or JSON."""
     import toml
 
+    parse = json.loads if path.lower().endswith(".json") else toml.loads
+    return _table(path, lambda: parse(files.read_any(path, _LONGEST).decode("utf-8")), "has no datasets")
+
+
+def _table(path: str, read: Callable[[], Any], otherwise: str) -> dict[str, Any]:
+    """Return the table that `read` finds in the file `path`. Raises Unreadable, with `otherwise` if it is none."""
     try:
-        text = files.read_any(path, _LONGEST).decode("utf-8")
-        document = json.loads(text) if path.lower().endswith(".json") else toml.loads(text)
-    except (OSError, ValueError, IndexError, TypeError, RecursionError) as exc:
+        found = read()
+    except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError) as exc:
         raise Unreadable(f"{path} cannot be read: {exc}") from exc
-    if not isinstance(document, dict):
-        raise Unreadable(f"{path} has no datasets")
-    return document
+    if not isinstance(found, dict):
+        raise Unreadable(f"{path} {otherwise}")
+    return found
 
 
 def _numbered(job: Job, folder: str | None, *, is_reg: bool) -> Iterator[dict[str, Any]]:
@@ -135,7 +140,7 @@ def _subset(job: Job, table: Mapping[str, Any], dataset: Mapping[str, Any], gene
     if "conditioning_data_dir" not in table:
         return Subset(folder or "", images, options)
     beside = _absolute(job, table["conditioning_data_dir"])
-    pairs = [_first(beside, _stem(os.path.basename(image))) for image in images]
+    pairs = [_first(beside, os.path.splitext(os.path.basename(image))[0]) for image in images]
     return Subset(folder or "", images, options, tuple(pair for pair in pairs if pair))
 
 
@@ -187,24 +192,14 @@ def names(folder: str) -> list[str]:
 def _folder(folder: str, *, cached: bool) -> list[str]:
     """Return the images directly in a folder; hidden files are skipped, as by `glob`."""
     if cached and os.path.isfile(os.path.join(folder, _INFO_CACHE)):
-        return list(_json(os.path.join(folder, _INFO_CACHE)))
+        return list(_names(os.path.join(folder, _INFO_CACHE)))
     endings = extensions()
     return [os.path.join(folder, name) for name in names(folder) if name[0] != "." and name.endswith(endings)]
 
 
-def _json(path: str) -> dict[str, Any]:
-    try:
-        found = json.loads(files.read_any(path, files.LISTING))
-    except (OSError, ValueError, RecursionError) as exc:
-        raise Unreadable(f"{path} cannot be read: {exc}") from exc
-    if not isinstance(found, dict):
-        raise Unreadable(f"{path} is no table of images")
-    return found
-
-
 def _listed(path: str, folder: str | None) -> Iterator[str]:
     """Return the images that a metadata file names; for missing files, each known suffix is tried."""
-    for key in _keys(path):
+    for key in _names(path):
         if not os.path.isabs(key) and folder is None:
             raise Unreadable(f"{path} names {key}, for which `image_dir` is needed")
         image = os.path.join(folder or "", key)
@@ -213,21 +208,19 @@ def _listed(path: str, folder: str | None) -> Iterator[str]:
         yield image
 
 
-def _keys(path: str) -> list[str]:
-    if not path.endswith(".jsonl"):
-        return list(_json(path))
-    try:
-        lines = io.StringIO(files.read_any(path, files.LISTING).decode("utf-8"))
-        return list(dict.fromkeys(str(json.loads(line)["image_path"]) for line in lines))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise Unreadable(f"{path} cannot be read: {exc}") from exc
+def _names(path: str) -> dict[str, Any]:
+    """Return the names in a metadata file, by name: a JSON object, or one object a line."""
+
+    def read() -> Any:
+        data = files.read_any(path, files.LISTING)
+        if path.endswith(".jsonl"):
+            return dict.fromkeys(str(json.loads(line)["image_path"]) for line in io.StringIO(data.decode("utf-8")))
+        return json.loads(data)
+
+    return _table(path, read, "is no table of images")
 
 
 def _first(folder: str, stem: str) -> str | None:
     return min(
         (path for end in extensions() if os.path.lexists(path := os.path.join(folder, stem + end))), default=None
     )
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(path)[0]

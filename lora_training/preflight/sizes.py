@@ -7,15 +7,16 @@ import re
 from typing import TYPE_CHECKING
 
 from lora_training import families
-from lora_training.preflight import tensors, weights
+from lora_training.preflight import contents, weights
+from lora_training.safetensors_header import Damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lora_training.preflight.finding import Job
+    from lora_training.preflight.contents import Tensor
+    from lora_training.preflight.job import Job
     from lora_training.preflight.listing import Subset
-    from lora_training.preflight.tensors import Tensor
 
 _WHOLE, _HALF = 4, 2  # bytes per number
 _DEFAULT_DIM = 4
@@ -32,7 +33,8 @@ _T5_WIDTH = 4096
 def lora(job: Job) -> int | None:
     """Estimate a LoRA of the standard kind from the tensor shapes in the headers of its base models."""
     values = _values(job)
-    return values * _bytes(job) if values else None
+    half = (job.value("save_precision") or "float") in ("fp16", "bf16") or job.on("full_fp16") or job.on("full_bf16")
+    return values * (_HALF if half else _WHOLE) if values else None
 
 
 def state(job: Job) -> int | None:
@@ -43,14 +45,9 @@ def state(job: Job) -> int | None:
     return values * (_WHOLE + kept) if values else None
 
 
-def _bytes(job: Job) -> int:
-    half = (job.value("save_precision") or "float") in ("fp16", "bf16") or job.on("full_fp16") or job.on("full_bf16")
-    return _HALF if half else _WHOLE
-
-
 def _values(job: Job) -> int | None:
     """Return the number of the network's parameters."""
-    settings = job.flags.get("network_args", ())
+    settings = job.values("network_args")
     plain = (job.value("network_module") or "").startswith("networks.lora")
     if not plain or job.on("dim_from_weights") or any(_DIMS.match(word) for word in settings):
         return None
@@ -64,8 +61,8 @@ def _tensors(job: Job) -> Iterator[tuple[str, Tensor]]:
     text = not job.on("network_train_unet_only")
     for path in _files(job):
         try:
-            header = tensors.read(path)
-        except (tensors.Damaged, OSError):
+            header = contents.tensors(path)
+        except (Damaged, OSError):
             continue
         for name, tensor in header.items():
             if name.endswith("weight") and not _LEFT_OUT.search(name) and (text or not _TEXT.search(name)):

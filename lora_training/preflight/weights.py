@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training import families, files
-from lora_training.preflight import checkpoints, foreign, hub, tensors
-from lora_training.preflight.finding import Finding
+from lora_training.preflight import checkpoints, contents
+from lora_training.problems import Problem
+from lora_training.safetensors_header import Damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from lora_training.preflight.finding import Job
+    from lora_training.preflight.job import Job
 
 MODEL = "pretrained_model_name_or_path"
 # upstream's flags for weights: a file, a folder in diffusers' format, or a hub id
@@ -24,22 +26,20 @@ KEYS = (
     *("llm_adapter_path", "controlnet_model_name_or_path", "network_weights", "base_weights"),
 )
 _HUB = (MODEL, "vae")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 _TENSORS = (".safetensors", ".sft")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _FOLLOW: dict[str | None, Callable[[Path], str]] = {"resolved": os.path.realpath, "linked": os.readlink}
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "transformer")
 
 
-def findings(job: Job) -> list[Finding]:
-    """Return the problems of all weight files. Missing files are reported by the check of the configuration."""
-    found = []
+def problems(job: Job) -> Iterator[Problem]:
+    """Yield the problems of all weight files. Missing files are reported by the check of the configuration."""
     for key in KEYS:
-        for value in job.flags.get(key, ()):
-            path = Path(job.cwd, value)
-            for wrong in _one(job, key, value, path):
-                message, hint = wrong
-                found.append(Finding(f"`{key}`: {message}", hint, key=key))
-    return found
+        for value in job.values(key):
+            for message, hint in _one(job, key, value, Path(job.cwd, value)):
+                yield Problem(f"`{key}`: {message}", hint, key=key)
 
 
 def _one(job: Job, key: str, value: str, path: Path) -> Iterator[tuple[str, str | None]]:
@@ -49,21 +49,37 @@ def _one(job: Job, key: str, value: str, path: Path) -> Iterator[tuple[str, str 
         elif path.exists():
             yield from _file(job, key, path)
         elif key in _HUB:
-            yield from hub.missing(value, job.environ)
+            yield from _missing_offline(value, job.environ)
     except OSError as exc:
         yield f"{exc.filename or path} cannot be read: {exc.strerror or exc}", None
+
+
+def _missing_offline(name: str, environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
+    """Report a model that is not in the hub's cache while HF_HUB_OFFLINE prevents its download."""
+    offline, cache = environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE, _hub_cache(environ)
+    if offline and _HUB_NAME.fullmatch(name) and not (cache / f"models--{name.replace('/', '--')}").exists():
+        message = f"{name} is not in the hub's cache, {cache}, and HF_HUB_OFFLINE is set"
+        yield message, "fetch it while online, or give a file"
+
+
+def _hub_cache(environ: Mapping[str, str]) -> Path:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(name):
+            return Path(os.path.expanduser(environ[name]))
+    home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    return Path(os.path.expanduser(home)) / "hub"
 
 
 def _file(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
     wrong = damage(path)
     if wrong:
-        yield f"{path} {wrong}", foreign.mend(wrong)
+        yield f"{path} {wrong}", contents.mend(wrong)
         return
     if key != MODEL:
         return
     yield from _links(job, path)
     if path.suffix.lower() in _TENSORS:
-        kind = checkpoints.kind(tensors.read(path))
+        kind = checkpoints.kind(contents.tensors(path))
         mismatch = checkpoints.mismatch(job.script, kind, v2=job.on("v2")) if kind else None
         if mismatch:
             yield f"{path} {mismatch[0]}", mismatch[1]
@@ -73,14 +89,12 @@ def damage(path: Path) -> str | None:
     """Return the problem with a weight file, or None. Reads only its start and end. Raises OSError."""
     if path.suffix.lower() in _TENSORS:
         try:
-            tensors.read(path)
-        except tensors.Damaged as exc:
+            contents.tensors(path)
+        except Damaged as exc:
             return str(exc)
         return None
-    with open(path, "rb", opener=files.opener_of_any) as file:
-        start = file.read(foreign.ENOUGH)
-    other = foreign.kind(start)
-    if other:
+    start = contents.start(path)
+    if other := contents.kind(start):
         return f"is {other}"
     if start.startswith(b"PK\x03\x04") and path.suffix.lower() in _PICKLES and not _is_whole_zip(path):
         return f"is cut off or damaged, after {path.stat().st_size} bytes"
@@ -137,15 +151,15 @@ def _folder(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
 
 def _part(folder: Path, *, is_needed: bool) -> Iterator[tuple[str, str | None]]:
     """Check one part's weights: safetensors if present, else pickles. Of several variants, one complete is enough."""
-    there = sorted(folder.iterdir()) if folder.is_dir() else []
-    weights = [p for p in there if p.suffix == ".safetensors"] or [p for p in there if p.suffix == ".bin"]
+    present = sorted(folder.iterdir()) if folder.is_dir() else []
+    weights = [p for p in present if p.suffix == ".safetensors"] or [p for p in present if p.suffix == ".bin"]
     if is_needed and not weights:
         yield f"{folder} has no weights", "fetch the model again"
     wrong = {file: why for file in weights if (why := damage(file))}
     for file, why in wrong.items():
         if "-of-" in file.name or len(wrong) == len(weights):
-            yield f"{file} {why}", foreign.mend(why)
-    for index in (p for p in there if p.name.endswith(".safetensors.index.json")):
+            yield f"{file} {why}", contents.mend(why)
+    for index in (p for p in present if p.name.endswith(".safetensors.index.json")):
         listed = _json(index)
         names = set((listed or {}).get("weight_map", {}).values())
         missing = sorted(name for name in names if not (folder / str(name)).exists())

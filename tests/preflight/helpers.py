@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_training.preflight.finding import Job
+from lora_training.preflight.job import Job
 
 
 def job(folder: Path, *subsets: Mapping[str, Any], script: str = "train_network", **more: Any) -> Job:
@@ -17,14 +17,8 @@ def job(folder: Path, *subsets: Mapping[str, Any], script: str = "train_network"
         else None
     )
     apart = {name: more.pop(name) for name in ("cache", "environ") if name in more}
-    flags = {name: values(value) for name, value in more.items()}
+    flags = {name: str(value) if isinstance(value, Path) else value for name, value in more.items()}
     return Job(script, flags, document, folder / "out" / "it.safetensors", folder, **apart)
-
-
-def values(value: Any) -> tuple[str, ...]:
-    if value is True:
-        return ()
-    return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
 
 
 def picture(path: Path, size: tuple[int, int] = (32, 24), mode: str = "RGB", **more: Any) -> Path:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lora_training import manifest
-from lora_training.preflight import disk, listing, saves, sizes
+from lora_training.preflight import disk, listing, sizes
 from tests.helpers import write
 from tests.preflight.helpers import checkpoint, job
 
 if TYPE_CHECKING:
-    from lora_training.preflight.finding import Finding, Job
+    from lora_training.preflight.job import Job
+    from lora_training.problems import Problem
 
 # 16 inputs and outputs a matrix, and what no LoRA is for
 MODEL = {
@@ -29,10 +30,10 @@ MB = 1_000_000
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model with a header alone: nothing here reads its data."""
-    from lora_training.preflight import tensors
+    from lora_training.preflight import contents
 
     path = checkpoint(tmp_path / "a.safetensors", {"a": (1,)})
-    monkeypatch.setattr(tensors, "read", lambda _path: {n: tensors.Tensor("F16", s) for n, s in MODEL.items()})
+    monkeypatch.setattr(contents, "tensors", lambda _path: {n: contents.Tensor("F16", s) for n, s in MODEL.items()})
     return path
 
 
@@ -42,8 +43,8 @@ def training(folder: Path, model: Path, **more: object) -> Job:
     return job(folder, {"image_dir": str(folder / "images")}, **flags, **more)
 
 
-def found(work: Job, free: int) -> list[Finding]:
-    return disk.findings(work, listing.subsets(work), frozenset(), lambda _folder: free)
+def found(work: Job, free: int) -> list[Problem]:
+    return disk.problems(work, listing.subsets(work), frozenset(), lambda _folder: free)
 
 
 def test_a_lora_and_its_state_are_estimated_from_the_models_header(tmp_path: Path, model: Path) -> None:
@@ -127,7 +128,7 @@ def test_caches_to_come_are_added_up_and_those_that_are_there_are_not(tmp_path: 
     assert "2 cached latents of 65.5 kB, 2 cached text encoder outputs of 631 kB" in (only.hint or "")
     images = frozenset(str(tmp_path / "images" / name) for name in ("a.png", "b.png"))
     write(tmp_path, {"images/a_te_outputs.npz": "", "images/b_te_outputs.npz": ""})
-    assert disk.findings(work, listing.subsets(work), images, lambda _folder: 11 * MB) == []
+    assert disk.problems(work, listing.subsets(work), images, lambda _folder: 11 * MB) == []
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_saves_are_counted_as_upstream_makes_and_removes_them(
 ) -> None:
     """A hundred steps, two in each epoch."""
     work = training(tmp_path, model, max_train_steps=100, **flags)
-    assert saves.count(work, listing.subsets(work)) == saves.Saves(loras, states)
+    assert disk.saves(work, listing.subsets(work)) == (loras, states)
 
 
 def test_a_disk_that_does_not_say_what_is_left_is_no_reason_to_stop(tmp_path: Path, model: Path) -> None:
@@ -157,4 +158,4 @@ def test_a_disk_that_does_not_say_what_is_left_is_no_reason_to_stop(tmp_path: Pa
         raise PermissionError(13, "Permission denied")
 
     work = training(tmp_path, model)
-    assert disk.findings(work, listing.subsets(work), frozenset(), free) == []
+    assert disk.problems(work, listing.subsets(work), frozenset(), free) == []

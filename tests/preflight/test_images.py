@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_training.preflight import checking, checks, images, listing
+from lora_training.preflight import checks, images, listing, scan
 from lora_training.remembered import Remembered
 from tests.preflight.helpers import cut, job, nothing, picture
 
 if TYPE_CHECKING:
-    from lora_training.preflight.finding import Finding, Job
+    from lora_training.preflight.job import Job
+    from lora_training.problems import Problem
 
 pytest.importorskip("PIL")
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
 
 
-def found(work: Job, *, cached: frozenset[str] = frozenset()) -> list[Finding]:
+def found(work: Job, *, cached: frozenset[str] = frozenset()) -> list[Problem]:
     subsets = listing.subsets(work)
-    return images.missing(subsets) or images.findings(work, subsets, cached, nothing)
+    return images.missing(subsets) or list(images.problems(work, subsets, cached, nothing))
 
 
 def test_all_images_that_do_not_decode_are_named_at_once(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_an_interrupt_keeps_what_was_found_good(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        checking.broken(paths, lambda _path: None, Remembered(tmp_path / "cache", "x"), "files", interrupt)
+        scan.broken(paths, lambda _path: None, Remembered(tmp_path / "cache", "x"), "files", interrupt)
     left = Remembered(tmp_path / "cache", "x").unknown(paths)
     assert len(left) == 100
     assert len(Remembered(tmp_path / "cache", "another judge").unknown(paths)) == 200
@@ -168,4 +169,4 @@ def test_a_bug_in_a_check_is_not_swallowed(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        checking.broken(["a"], check, Remembered(None, "x"), "files", nothing)
+        scan.broken(["a"], check, Remembered(None, "x"), "files", nothing)

@@ -15,7 +15,8 @@ from tests.helpers import ROOT, write
 from tests.preflight.helpers import job, nothing
 
 if TYPE_CHECKING:
-    from lora_training.preflight.finding import Finding, Job
+    from lora_training.preflight.job import Job
+    from lora_training.problems import Problem
 
 np = pytest.importorskip("numpy")
 NAME = "a_0064x0048_sd.npz"
@@ -26,9 +27,9 @@ def cache(path: Path, **more: object) -> Path:
     return path
 
 
-def set_aside(work: Job) -> tuple[frozenset[str], list[Finding]]:
+def set_aside(work: Job) -> tuple[frozenset[str], list[Problem]]:
     held, outputs = latents.used(work, listing.subsets(work))
-    return latents.set_aside(work, held, outputs, nothing)
+    return latents.rename_broken(work, held, outputs, nothing)
 
 
 def cut_short(path: Path) -> None:

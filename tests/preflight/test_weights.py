@@ -21,7 +21,7 @@ ODD = {"double_blocks.0.img_attn.qkv.weight": (4, 4)}
 
 
 def said(folder: Path, script: str = "train_network", **flags: object) -> list[str]:
-    found = weights.findings(job(folder, script=script, **flags))
+    found = list(weights.problems(job(folder, script=script, **flags)))
     assert all(each.severity == "error" for each in found)
     return [f"{each.message}\n{each.hint}" for each in found]
 

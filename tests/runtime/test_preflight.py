@@ -13,7 +13,7 @@ import pytest
 from lora_training import families, workspace
 from lora_training.config import schema as schemas
 from lora_training.preflight import buckets, images, listing, weights
-from lora_training.preflight.finding import Job
+from lora_training.preflight.job import Job
 from tests.helpers import ROOT, lora
 from tests.runtime.conftest import CACHED, SMOKE, Trainer, copied_images, dataset
 

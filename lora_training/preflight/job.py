@@ -1,9 +1,9 @@
-"""The results of the checks before a start, and the description of a run that they need."""
+"""The description of a training for the checks before its start."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -13,18 +13,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """An error, which will end the training, or a warning, which may. `key` is the flag that it is about."""
-
-    message: str
-    hint: str | None = None
-    severity: Literal["error", "warning"] = "error"
-    key: str | None = None
-
-
-@dataclass(frozen=True)
 class Job:
-    """A training to check: its script, its flags as passed to upstream, and the LoRA file that it will write.
+    """A training to check: its script, the values of its flags, and the LoRA file that it will write.
 
     `dataset` is upstream's dataset configuration, if there is one besides the flags; `cwd` is the folder where upstream
     runs; `cache` is a folder for the list of files found good, None for no list. With `keeps`, existing files under the
@@ -32,7 +22,7 @@ class Job:
     """
 
     script: str
-    flags: Mapping[str, tuple[str, ...]]
+    flags: Mapping[str, Any]
     dataset: Mapping[str, Any] | None
     output: Path
     cwd: Path
@@ -41,9 +31,18 @@ class Job:
     keeps: bool = False
     only_looks: bool = False
 
+    def values(self, name: str) -> list[str]:
+        """Return a flag's values as text; none if it is a switch or is not given."""
+        found = self.flags.get(name)
+        if found is None or isinstance(found, bool):
+            return []
+        if isinstance(found, dict):
+            return [f"{key}={value}" for key, value in found.items()]
+        return [str(value) for value in found] if isinstance(found, list) else [str(found)]
+
     def value(self, name: str) -> str | None:
         """Return a flag's single value; None if it is not given or takes no value."""
-        return next(iter(self.flags.get(name, ())), None)
+        return next(iter(self.values(name)), None)
 
     def number(self, name: str) -> float | None:
         """Return a flag's value as a number; None if it is not one."""
@@ -53,18 +52,5 @@ class Job:
             return None
 
     def on(self, name: str) -> bool:
-        """Whether a flag is given."""
-        return name in self.flags
-
-
-def flags(words: list[str]) -> dict[str, tuple[str, ...]]:
-    """Parse a command line such as `--a 1 2 --b=-x --c` into flags and values; the last flag of each name counts."""
-    found: dict[str, list[str]] = {}
-    name = ""
-    for word in words:
-        if word.startswith("--"):
-            name, joined, value = word[2:].partition("=")
-            found[name] = [value] if joined else []
-        elif name:
-            found[name].append(word)
-    return {name: tuple(values) for name, values in found.items()}
+        """Whether a flag is given, or a switch is on."""
+        return self.flags.get(name) not in (None, False)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
-from itertools import islice
+from collections import deque
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+from lora_training.problems import Problem
 
-    from lora_training.preflight.finding import Progress
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from lora_training.preflight.job import Progress
+    from lora_training.problems import Severity
     from lora_training.remembered import Remembered
 
     Check = Callable[[str], str | None]
 
 _MOST_THREADS = 8  # each may hold a decoded image
-_IN_HAND = 4  # files queued per thread, so that no thread is idle
 _LINE_EVERY = 50
 _WORTH_A_LINE = 1000
+_SHOWN = 10
 
 
 def broken(paths: Iterable[str], check: Check, seen: Remembered, what: str, progress: Progress) -> dict[str, str]:
@@ -51,35 +54,29 @@ def _checked(check: Check, paths: Iterable[str]) -> Iterator[tuple[str, str | No
     The threads are daemons, unlike those of a pool, so that the process can exit while one hangs on a dead network
     disk.
     """
-    todo: SimpleQueue[str | None] = SimpleQueue()
+    todo = deque(paths)
+    number = len(todo)
     done: SimpleQueue[tuple[str, str | None] | Exception] = SimpleQueue()
-    threads = min(_MOST_THREADS, (os.cpu_count() or 1) + 1)
-    for _ in range(threads):
-        Thread(target=_work, args=(check, todo, done), daemon=True).start()
-    waiting = iter(paths)
-    running = _give(todo, islice(waiting, threads * _IN_HAND))
+
+    def work() -> None:
+        while todo:
+            try:
+                path = todo.popleft()
+            except IndexError:
+                # another thread took the last one
+                return
+            done.put(_result(check, path))
+
+    for _ in range(min(_MOST_THREADS, (os.cpu_count() or 1) + 1)):
+        Thread(target=work, daemon=True).start()
     try:
-        while running:
+        for _ in range(number):
             result = done.get()
             if isinstance(result, Exception):
                 raise result
-            running += _give(todo, islice(waiting, 1)) - 1
             yield result
     finally:
-        for _ in range(threads):
-            todo.put(None)
-
-
-def _give(todo: SimpleQueue[str | None], paths: Iterable[str]) -> int:
-    given = list(paths)
-    for path in given:
-        todo.put(path)
-    return len(given)
-
-
-def _work(check: Check, todo: SimpleQueue[str | None], done: SimpleQueue[tuple[str, str | None] | Exception]) -> None:
-    while (path := todo.get()) is not None:
-        done.put(_result(check, path))
+        todo.clear()
 
 
 def _result(check: Check, path: str) -> tuple[str, str | None] | Exception:
@@ -87,3 +84,14 @@ def _result(check: Check, path: str) -> tuple[str, str | None] | Exception:
         return path, check(path)
     except Exception as exc:  # noqa: BLE001 - raised again by the thread that reads the result
         return exc
+
+
+def problems(
+    found: Mapping[str, str], one: str, many: str, cure: str, severity: Severity = "error"
+) -> Iterator[Problem]:
+    """Yield one problem for all files in `found`, each with its reason: the first ten, and the number of the others."""
+    if found:
+        lines = [f"{path} ({why})" for path, why in found.items()]
+        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+        message = f"{len(lines)} {one if len(lines) == 1 else many}: {lines[0]}"
+        yield Problem(message, "\n".join([*lines[1:_SHOWN], *more, cure]), severity)

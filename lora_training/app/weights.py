@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lora_training import files, safetensors_header
 from lora_training.config.importers import metadata as importer
 from lora_training.errors import ConfigError
-from lora_training.preflight import checkpoints, foreign, tensors
+from lora_training.preflight import checkpoints, contents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -83,11 +83,11 @@ def describe(path: Path) -> Described:
     )
 
 
-def _read(path: Path) -> tuple[Mapping[str, tensors.Tensor], Header]:
+def _read(path: Path) -> tuple[Mapping[str, contents.Tensor], Header]:
     try:
-        return tensors.read(path), safetensors_header.read(path)
-    except (tensors.Damaged, safetensors_header.Damaged) as exc:
-        raise ConfigError(f"{path} {exc}", hint=foreign.mend(str(exc))) from exc
+        return contents.tensors(path), safetensors_header.read(path)
+    except safetensors_header.Damaged as exc:
+        raise ConfigError(f"{path} {exc}", hint=contents.mend(str(exc))) from exc
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror or exc}") from exc
 
@@ -152,7 +152,7 @@ def compare(one: Path, other: Path) -> Difference:
     )
 
 
-def _form(tensor: tensors.Tensor) -> str:
+def _form(tensor: contents.Tensor) -> str:
     return f"{tensor.dtype} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
 
 

@@ -168,6 +168,9 @@ FAMILIES = (
         inert=_WHOLE_RANGE,
     ),
 )
+_SMOKE = "smoke"
+# what `[run] assets` can name: the smoke run's tiny model, and those of the other families
+ASSETS = (_SMOKE, f"{_SMOKE}-sd2", *(f"{_SMOKE}-{f.name.replace('_', '-')}" for f in FAMILIES if f.name))
 _BY_SCRIPT = {family.script: family for family in FAMILIES}
 
 

@@ -18,6 +18,7 @@ from tests import surroundings
 from tests.helpers import ROOT
 
 LONGEST = (
+    "families/test_families.py",
     "image/test_image.py",
     "cli/test_bump_trains.py",
     "cli/test_train.py",

@@ -43,6 +43,7 @@ ALLOWED = {
     "containers": {"launch", "supervise"},
     "supervise": {"launch"},
     "launch": {"config"},
+    "smoke": {"runtime"},
     "__main__.py": {"cli"},
 }
 # in a process of its own, or after a training environment that is not there yet has been made

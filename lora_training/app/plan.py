@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lora_training.workspace import Workspace
 
 _UPSTREAM = "sd-scripts"
-# the only value of `assets`: the generated files that `configs/smoke.toml` trains on
+# the `assets` of `configs/smoke.toml`, which the miniature can train, too
 SMOKE = "smoke"
 
 

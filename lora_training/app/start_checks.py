@@ -41,11 +41,10 @@ def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None
 def problems(here: Workspace, config: Config, schema: Schema, progress: Callable[[str], None]) -> Iterator[Problem]:
     """Yield the problems that `check` and other steps of `lora train` would report for a configuration."""
     from lora_training import config as cfg
-    from lora_training.app import plan as plans
 
     yield from _processes(config)
     yield from _state(config)
-    if config.run.assets == plans.SMOKE and not (here.cache / plans.SMOKE).exists():
+    if config.run.assets and not (here.cache / config.run.assets).exists():
         return  # `lora train` makes them
     try:
         output = plans.output(cfg.to_argv(config, schema))

@@ -160,12 +160,14 @@ def _warn_of_miniature(watcher: Watcher) -> None:
 
 
 def make_assets(here: Workspace, plan: Plan, watcher: Watcher) -> None:
-    """Generate the smoke run's model and images in a child process, since that imports torch."""
-    folder = here.cache / plans.SMOKE
-    if plan.config.run.assets == plans.SMOKE and not folder.exists():
+    """Generate a smoke run's model and images in a child process, since that imports torch."""
+    assets = plan.config.run.assets
+    folder = here.cache / str(assets)
+    if assets and not folder.exists():
         watcher.say(f"making a tiny model, its tokenizer and some images in {folder}")
+        family = assets.partition("-")[2]
         try:
-            proc.run([*proc.module("lora_training.smoke"), str(folder)], cwd=here.root)
+            proc.run([*proc.module("lora_training.smoke"), str(folder), *filter(None, [family])], cwd=here.root)
         except proc.ProcError as exc:
             last = (exc.hint or "").splitlines()[-1:]
             raise LoraError(f"cannot make {folder}", hint="; ".join(last) or None) from exc

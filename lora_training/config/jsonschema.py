@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lora_training import families
 from lora_training.config import ours
 from lora_training.config.argv import REFUSED
 
@@ -23,7 +24,7 @@ _OF_LAUNCH: dict[str, dict[str, Any]] = {
     "rdzv_backend": {"enum": ["static", "c10d"]},
 }
 _OF_RUN: dict[str, dict[str, Any]] = {
-    "assets": {"enum": ["smoke"]},
+    "assets": {"enum": list(families.ASSETS)},
     "resume": {"type": "string"},
     "retries": {"type": "integer", "minimum": 0},
     "checks": {"enum": ["all", "quick", "none"]},

@@ -55,12 +55,12 @@ class Launch:
 class Run:
     """The `[run]` table: resuming, restarting, checks. `resume` is `auto`, `never` or an absolute path.
 
-    `stall_timeout` is in seconds. `assets = "smoke"` has a tiny model and images made under `${LORA_CACHE}/smoke`
-    before the start. `checks` selects the checks before the start: all, those that do not open every image and cache
-    file, or none. `allow_pickle` lets pickled weights be loaded in full, which may run code that they contain.
+    `stall_timeout` is in seconds. `assets` has a tiny model and images made before the start, in the folder of that
+    name in `${LORA_CACHE}`. `checks` selects the checks before the start: all, those that do not open every image and
+    cache file, or none. `allow_pickle` lets pickled weights be loaded in full, which may run code that they contain.
     """
 
-    assets: Literal["smoke"] | None = None
+    assets: str | None = None
     resume: str = "auto"
     retries: int = 3
     stall_timeout: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_training import nearest
+from lora_training import families, nearest
 from lora_training.config import paths
 from lora_training.config.model import Launch, Run
 
@@ -65,7 +65,7 @@ _LAUNCH = {
     "num_cpu_threads_per_process": _integer(1, "threads of one process on the CPU; 1 unless given"),
 }
 _RUN = {
-    "assets": _one_of("smoke", text="what to make before the start: the smoke run's tiny model and images"),
+    "assets": _one_of(*families.ASSETS, text="what to make before the start: a smoke run's tiny model and images"),
     "resume": _Key(
         '"auto", "never" or the path of a saved state',
         lambda v: isinstance(v, str) and bool(v),

@@ -101,10 +101,16 @@ def digest_in(tree: ast.Module, name: str) -> str | None:
 
     `name` is a function, a class, a variable assigned at the top, or a member of a class as `Class.member`.
     """
+    found = find(tree, name)
+    return None if found is None else hashlib.sha256(repr(_shape(found)).encode()).hexdigest()[:16]
+
+
+def find(tree: ast.Module, name: str) -> ast.AST | None:
+    """Return the node of `name` in the module `tree`, by a name as `digest_in` takes it."""
     found: ast.AST | None = tree
     for part in name.split("."):
         found = _member(found, part)
-    return None if found is None else hashlib.sha256(repr(_shape(found)).encode()).hexdigest()[:16]
+    return found
 
 
 def _member(parent: ast.AST | None, name: str) -> ast.AST | None:

@@ -1,4 +1,4 @@
-"""`python -m lora_training.smoke FOLDER`: write the smoke run's files to FOLDER, in the training environment."""
+"""`python -m lora_training.smoke FOLDER [FAMILY]`: write a smoke run's files to FOLDER, in the training environment."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from pathlib import Path
 from lora_training.smoke.make import make
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), *sys.argv[2:])

@@ -19,26 +19,26 @@ _SUBJECTS = (
 _COLOURS = ("red", "blue", "green", "yellow")
 
 
-def write(folder: Path) -> None:
-    """Write `SHAPE.png` (64 x 64, RGB) and `SHAPE.txt` for each shape."""
+def write(folder: Path, size: int = SIZE) -> None:
+    """Write `SHAPE.png` (RGB, `size` pixels on each side) and `SHAPE.txt` for each shape."""
     folder.mkdir(parents=True)
     for (shape, ink, paper), colour in zip(_SUBJECTS, _COLOURS, strict=True):
-        _draw(shape, ink, paper).save(folder / f"{shape}.png")
+        _draw(shape, ink, paper, size).save(folder / f"{shape}.png")
         caption = f"smoke, a {colour} {shape}, flat background, simple drawing\n"
         (folder / f"{shape}.txt").write_text(caption, encoding="utf-8")
 
 
-def _draw(shape: str, ink: tuple[int, int, int], paper: tuple[int, int, int]) -> Image.Image:
-    image = Image.new("RGB", (SIZE, SIZE), paper)
+def _draw(shape: str, ink: tuple[int, int, int], paper: tuple[int, int, int], size: int) -> Image.Image:
+    image = Image.new("RGB", (size, size), paper)
     draw = ImageDraw.Draw(image)
-    low, high = SIZE // 4, 3 * SIZE // 4
+    low, high = size // 4, 3 * size // 4
     match shape:
         case "circle":
             draw.ellipse((low, low, high, high), fill=ink)
         case "square":
             draw.rectangle((low, low, high, high), fill=ink)
         case "triangle":
-            draw.polygon([(SIZE // 2, low), (low, high), (high, high)], fill=ink)
+            draw.polygon([(size // 2, low), (low, high), (high, high)], fill=ink)
         case _:
-            draw.rectangle((0, low, SIZE, SIZE // 2), fill=ink)
+            draw.rectangle((0, low, size, size // 2), fill=ink)
     return image

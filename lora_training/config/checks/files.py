@@ -86,9 +86,10 @@ def _resolved(view: View, value: str) -> Path | None:
 
 
 def is_made(view: View, path: Path) -> bool:
-    """Whether `lora` creates the file itself before the start, as it does the smoke run's model and images."""
+    """Whether `lora` creates the file itself before the start, as it does a smoke run's model and images."""
     cache = view.config.variables.get(CACHE_VARIABLE)
-    return bool(view.config.run.assets == "smoke" and cache and path.is_relative_to(Path(cache, "smoke")))
+    assets = view.config.run.assets
+    return bool(assets and cache and path.is_relative_to(Path(cache, assets)))
 
 
 def _near(path: Path) -> str | None:

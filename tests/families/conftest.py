@@ -1,0 +1,37 @@
+"""The tiny models of every family, made once for all processes of a test run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_training.families import ASSETS
+from tests.helpers import ROOT
+
+MAKE = """
+import sys
+from pathlib import Path
+from lora_training.smoke.make import make
+
+for name in sys.argv[2:]:
+    make(Path(sys.argv[1], name), name.partition("-")[2])
+"""
+
+
+@pytest.fixture(scope="session")
+def cache(sd_scripts: Path) -> Path:
+    """A folder for LORA_CACHE with all models; the first process makes them, in one process that imports torch once."""
+    pytest.importorskip("torch")
+    folder = Path(os.environ["HOME"], "families")
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        names = [name for name in ASSETS[1:] if not (folder / name).exists()]
+        if names:
+            subprocess.run([sys.executable, "-c", MAKE, folder, *names], cwd=ROOT, check=True, capture_output=True)
+    return folder

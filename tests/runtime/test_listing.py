@@ -12,8 +12,8 @@ from tests.helpers import ROOT, lora, write
 
 SMOKE = ROOT / "configs" / "smoke.toml"
 DEFAULT = {
-    *("exact-resume", "graceful-stop", "lazy-bitsandbytes", "nan-guard", "progress", "provenance", "ranks"),
-    "samples",
+    *("exact-resume", "graceful-stop", "lazy-bitsandbytes", "local-tokenizers", "nan-guard", "progress", "provenance"),
+    *("ranks", "samples", "scalar-outputs"),
 }
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "lora-state.json"
+# Between the name of a run and the suffix of a LoRA or a state: upstream's `-step00000010` or `-000002`.
+PLACE = r"(?:-step\d{8,}|-\d{6,})?"
 # The losses so far. Only the displayed average depends on them, so they may be written after the manifest.
 LOSSES = "lora-losses.json"
 # Marks a state that was saved only because the run was stopped.
@@ -77,12 +79,8 @@ def _is_sound(found: Any) -> bool:
         and all(isinstance(each, str) for each in made_by.values())
         and bool(listed)
         and all(digests)
-        and all(map(_is_plain, listed))
+        and not any("\0" in name or {"", ".", ".."} & set(name.split("/")) for name in listed)
     )
-
-
-def _is_plain(name: str) -> bool:
-    return "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def mark_passing(folder: Path) -> None:
@@ -99,7 +97,7 @@ def keep(folder: Path) -> None:
     """Protect the state in `folder`, which a run was started from: `lora` will not remove, rename or replace it."""
     try:
         for path in {folder, folder.resolve()}:
-            _write_text(_kept_mark(path), digest(folder / NAME) + "\n")
+            _write_text(path.with_name(path.name + _KEPT), digest(folder / NAME) + "\n")
     except OSError as exc:
         # without write access, nothing can be removed either
         if exc.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -109,7 +107,8 @@ def keep(folder: Path) -> None:
 def is_kept(folder: Path) -> bool:
     """Return whether a run was started from exactly this state in `folder`."""
     try:
-        return files.read(_kept_mark(folder)).decode("ascii").strip() == digest(folder / NAME)
+        mark = files.read(folder.with_name(folder.name + _KEPT))
+        return mark.decode("ascii").strip() == digest(folder / NAME)
     except (OSError, ValueError):
         return False
 
@@ -170,10 +169,6 @@ def digest(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             found.update(chunk)
     return found.hexdigest()
-
-
-def _kept_mark(folder: Path) -> Path:
-    return folder.with_name(folder.name + _KEPT)
 
 
 def _write_text(path: Path, text: str) -> None:

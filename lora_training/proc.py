@@ -33,10 +33,9 @@ class ProcError(LoraError):
 
     def __init__(self, completed: Completed) -> None:
         self.completed = completed
-        super().__init__(
-            f"`{shlex.join(completed.argv)}` ended with code {completed.returncode}",
-            hint=_tail(completed.stderr or completed.stdout) or None,
-        )
+        last = (completed.stderr or completed.stdout).strip().splitlines()[-_TAIL_LINES:]
+        message = f"`{shlex.join(completed.argv)}` ended with code {completed.returncode}"
+        super().__init__(message, hint="\n".join(last) or None)
 
 
 def module(name: str, python: str = sys.executable) -> tuple[str, ...]:
@@ -71,7 +70,8 @@ def run(
         raise ProcError(Completed(tuple(argv), 124, "", f"not done after {timeout_s:g} seconds")) from exc
     except FileNotFoundError as exc:
         raise ProcError(Completed(tuple(argv), 127, "", f"{exc.filename}: not found")) from exc
-    completed = Completed(tuple(argv), done.returncode, _text(done.stdout), _text(done.stderr))
+    texts = (data.decode("utf-8", "surrogateescape") for data in (done.stdout, done.stderr))
+    completed = Completed(tuple(argv), done.returncode, *texts)
     if completed.returncode not in allowed:
         raise ProcError(completed)
     return completed
@@ -114,11 +114,3 @@ def stream(
             raise
     if child.returncode:
         raise ProcError(Completed(tuple(argv), child.returncode, "", "\n".join(said)))
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
-
-
-def _tail(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])

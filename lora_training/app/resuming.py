@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import shell
+from lora_training import manifest, shell
 from lora_training.app import recording
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import backup, record, states
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lora_training.supervise.states import State
 
 _SHOWN, _OFFERED = 5, 3
-_STATE = re.compile(states.PLACE + states.KIND + "$")
+_STATE = re.compile(manifest.PLACE + states.KIND + "$")
 # keys without an effect on the training itself, such as the output folder
 _PASSED_OVER = re.compile(r"run\..*|flags\.output_dir")
 # torch stores the learning rate and settings of each parameter group in the state

@@ -103,7 +103,7 @@ def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
 
 def _earlier(output: Path) -> tuple[list[Path], list[Path]]:
     """Return the LoRAs and the states that earlier attempts at this run have written."""
-    name = re.compile(rf"{re.escape(output.stem)}(?:-step\d{{8,}}|-\d{{6,}})?(-state|{re.escape(output.suffix)})")
+    name = re.compile(rf"{re.escape(output.stem)}{manifest.PLACE}(-state|{re.escape(output.suffix)})")
     folder = output.parent.iterdir() if output.parent.is_dir() else ()
     found = [(match[1], path) for path in folder if (match := name.fullmatch(path.name))]
     return [path for kind, path in found if kind != "-state"], [path for kind, path in found if kind == "-state"]

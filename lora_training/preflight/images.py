@@ -68,7 +68,7 @@ def wrong_format(path: str) -> str | None:
     accepts = [Image.OPEN[name][1] for name in formats()]
     if contents.kind(start) or any(accept is None or accept(start[:_START]) for accept in accepts):
         return None
-    return contents.image(start) or "it begins like none of them"
+    return contents.image(start) or "another format, by its first bytes"
 
 
 def missing(subsets: Sequence[Subset]) -> list[Problem]:
@@ -99,7 +99,7 @@ def problems(
     cure = "mend, replace or remove them"
     errors = {path: why for path, why in found.items() if path not in cached}
     yield from scan.problems(errors, "image does not decode", "images do not decode", cure)
-    latents = ", and only cached latents stand in"
+    latents = ", and only their cached latents will be used"
     warned = {path: why for path, why in found.items() if path in cached and os.path.lexists(path)}
     one, many = f"image does not decode{latents}", f"images do not decode{latents}"
     yield from scan.problems(warned, one, many, cure, "warning")

@@ -127,7 +127,7 @@ def _inflates(file: IO[bytes]) -> str | None:
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
         if any(part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for part in parts):
-            return "packed as numpy packs nothing"
+            return "compressed by a method that numpy does not use"
         size, whole = os.fstat(file.fileno()).st_size, sum(part.file_size for part in parts)
         if whole > max(_MOST, _GROWTH * size):
             return f"{size} bytes that would inflate to {whole}"

@@ -68,21 +68,20 @@ class Subset:
 
 def subsets(job: Job) -> list[Subset]:
     """Return every subset that upstream would use, including empty ones. Raises Unreadable."""
+    found: list[Subset] = []
     try:
-        return list(_subsets(job, _document(job)))
+        document = _document(job)
+        for dataset in document.get("datasets", []):
+            first: dict[str, Subset] = {}
+            for table in dataset.get("subsets", []):
+                subset = _subset(job, table, dataset, document.get("general", {}))
+                # upstream takes the first subset of each name, and skips subsets with fewer than one repeat
+                if subset.options.get("num_repeats", 1) >= 1:
+                    first.setdefault(subset.name, subset)
+            found += first.values()
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        raise Unreadable(f"{job.value('dataset_config')} is no dataset configuration: {exc}") from exc
-
-
-def _subsets(job: Job, document: Mapping[str, Any]) -> Iterator[Subset]:
-    for dataset in document.get("datasets", []):
-        names = set()
-        for table in dataset.get("subsets", []):
-            subset = _subset(job, table, dataset, document.get("general", {}))
-            # upstream takes the first subset of each name, and skips subsets with fewer than one repeat
-            if subset.name not in names and subset.options.get("num_repeats", 1) >= 1:
-                names.add(subset.name)
-                yield subset
+        raise Unreadable(f"{job.value('dataset_config') or 'this'} is no dataset configuration: {exc}") from exc
+    return found
 
 
 def _document(job: Job) -> Mapping[str, Any]:

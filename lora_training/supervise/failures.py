@@ -80,7 +80,7 @@ _SIGNS = (
         Failure(
             "bad-arguments",
             "upstream does not take the arguments: {}",
-            "`lora config check` shows what it knows; this one it did not",
+            "`lora config check` did not find this; a shell line of the command is in the run's folder, command.sh",
         ),
     ),
     (

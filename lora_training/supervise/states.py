@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # Upstream's names are NAME-step00000010-state, NAME-000002-state and NAME-state. A second one beside a kept state is
 # NAME-state.2; one that is being written or replaced ends in .partial or .old.
-PLACE = r"(?:-step\d{8,}|-\d{6,})?"
 KIND = r"-state(?:\.\d+)?(?:\.partial|\.old)?"
 
 
@@ -125,7 +124,7 @@ def at(folder: Path) -> State:
 
 def folders(output: Path) -> list[Path]:
     """The folders under the names of states of `output`, complete or not."""
-    wanted = re.compile(re.escape(output.stem) + PLACE + KIND)
+    wanted = re.compile(re.escape(output.stem) + manifest.PLACE + KIND)
     there = output.parent.iterdir() if output.parent.is_dir() else ()
     return sorted(path for path in there if wanted.fullmatch(path.name) and path.is_dir())
 

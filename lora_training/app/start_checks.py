@@ -41,6 +41,7 @@ def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None
 def problems(here: Workspace, config: Config, schema: Schema, progress: Callable[[str], None]) -> Iterator[Problem]:
     """Yield the problems that `check` and other steps of `lora train` would report for a configuration."""
     from lora_training import config as cfg
+    from lora_training.app import plan as plans
 
     yield from _processes(config)
     yield from _state(config)

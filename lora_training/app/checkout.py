@@ -46,15 +46,25 @@ class Checkout:
         return schemas.read(self.tree, script, cache=self.workspace.cache)
 
     def check(
-        self, file: Path, sets: tuple[str, ...], progress: Callable[[str], None], *, quick: bool
+        self,
+        file: Path,
+        sets: tuple[str, ...],
+        progress: Callable[[str], None],
+        *,
+        quick: bool,
+        text: str | None = None,
     ) -> tuple[Problem, ...]:
-        """Return the problems of a file, those of its text and script included; `quick` opens no file that it names."""
+        """Return the problems of a file, those of its text and script included; `quick` opens no file that it names.
+
+        `text` takes the place of the file's.
+        """
         installed = checks.installed_here()
         return checks.file(
             file,
             self.schema,
             sets=sets,
             environ=self.environ(),
+            text=text,
             machine=checks.Machine(
                 tuple(registry.available()),
                 installed,

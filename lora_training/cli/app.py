@@ -14,6 +14,7 @@ _COMMANDS = {
     "runs": ("lora_training.cli.runs", "List, show, stop and repeat runs."),
     "queue": ("lora_training.cli.queue", "Add trainings, order them, and train one after the other."),
     "ui": ("lora_training.cli.ui", "Watch, compare, start and stop runs in a browser."),
+    "gpus": ("lora_training.cli.gpus", "Show the GPUs of this machine."),
     "config": ("lora_training.cli.config", "Check, show, explain, import and create configurations."),
     "upstream": ("lora_training.cli.upstream", "Fetch the pinned source trees, show their state, and move a pin."),
     "patch": ("lora_training.cli.patch", "Apply, revert, verify and write patches."),

@@ -61,9 +61,9 @@ class Document:
     texts: dict[KeyPath, str] = field(default_factory=dict)
 
 
-def read(path: Path) -> Document:
-    """Parse a file. Raises Unreadable, with line and column if known."""
-    text = _text(path)
+def read(path: Path, text: str | None = None) -> Document:
+    """Parse a file, or `text` in its place. Raises Unreadable, with line and column if known."""
+    text = text_of(path) if text is None else text
     if nesting.has_long_keys(text):
         raise Unreadable(_deep(path, ", or a line has more than a thousand dots"))
     try:
@@ -85,7 +85,8 @@ def _deep(path: Path, more: str = "") -> Problem:
     return Problem(f"arrays or tables are nested more than {nesting.LIMIT} deep{more}", where=str(path))
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a file. Raises Unreadable."""
     try:
         with path.open("rb") as file:
             data = file.read(MOST + 1)

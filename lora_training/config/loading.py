@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     from lora_training.problems import Problem
 
 
-def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
+def load(
+    path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] | None = None, text: str | None = None
+) -> Config:
     """Read a configuration file, then apply the `LORA_*` variables of `environ`, then the `--set` items.
 
-    `environ` (by default the process's own) also supplies `${NAME}` in paths. Raises Unreadable (a ConfigError) if the
-    file is not valid TOML, and ConfigError if an override does not fit; all other problems are in `Config.problems`.
+    `text` takes the place of the file's; `environ` (by default the process's own) also supplies `${NAME}` in paths.
+    Raises Unreadable (a ConfigError) if the file is not valid TOML, and ConfigError if an override does not fit; all
+    other problems are in `Config.problems`.
     """
     variables = dict(os.environ if environ is None else environ)
     path = Path(path).absolute()
-    doc = document.read(path)
+    doc = document.read(path, text)
     doc = document.override(doc, [*document.from_environment(variables), *document.from_sets(sets)])
     return _Builder(path, doc, variables).config()
 

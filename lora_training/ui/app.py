@@ -17,6 +17,8 @@ from lora_training.app.overview import Histories
 from lora_training.errors import LoraError
 from lora_training.ui import guard, web
 from lora_training.ui.actions import Actions
+from lora_training.ui.forms import Forms
+from lora_training.ui.machine import Machine
 from lora_training.ui.pages import Pages
 from lora_training.ui.started import Started
 
@@ -31,6 +33,8 @@ def create(here: Workspace, token: str, hosts: guard.Hosts) -> Starlette:
     routes = [
         *Actions(here, Started(here)).routes(),
         *Pages(here, Histories()).routes(),
+        *Forms(here).routes(),
+        *Machine(here).routes(),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
         Mount("/vendor", StaticFiles(directory=_HERE / "vendor")),
     ]

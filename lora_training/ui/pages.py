@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from anyio import to_thread
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
@@ -169,8 +168,3 @@ def _number(request: Request, name: str) -> float | None:
         return float(request.query_params.get(name, ""))
     except ValueError:
         return None
-
-
-async def threaded(function: Any, *args: Any) -> Any:
-    """Call a function that reads or writes files without blocking the server."""
-    return await to_thread.run_sync(partial(function, *args))

@@ -6,11 +6,13 @@ import functools
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import jinja2
+from anyio import to_thread
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
@@ -58,14 +60,14 @@ def _when(moment: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
 
 
-def fragment(name: str, **values: Any) -> str:
+def fragment(template: str, /, **values: Any) -> str:
     """Return a template as HTML."""
-    return _templates().get_template(name).render(values)
+    return _templates().get_template(template).render(values)
 
 
-def page(name: str, status: int = 200, **values: Any) -> Response:
+def page(template: str, /, status: int = 200, **values: Any) -> Response:
     """Return a template as a page."""
-    return HTMLResponse(fragment(name, **values), status)
+    return HTMLResponse(fragment(template, **values), status)
 
 
 def answer(document: Any, status: int = 200) -> Response:
@@ -129,3 +131,8 @@ def download(path: Path | None, media_type: str, *, inline: bool = False) -> Res
         "Cache-Control": "private, max-age=3600" if inline else "no-store",
     }
     return StreamingResponse(chunks(), media_type=media_type, headers=headers)
+
+
+async def threaded(function: Any, *args: Any) -> Any:
+    """Call a function that reads or writes files without blocking the server."""
+    return await to_thread.run_sync(partial(function, *args))

@@ -135,6 +135,7 @@ def shoot() -> Callable[[Any, str], None]:
 
     def keep(page: Any, name: str) -> None:
         SHOTS.mkdir(parents=True, exist_ok=True)
+        page.evaluate("scrollTo(0, 0)")
         for size, width, scheme in (("wide", 1280, "light"), ("phone", 390, "dark")):
             page.emulate_media(color_scheme=scheme)
             page.set_viewport_size({"width": width, "height": 860})

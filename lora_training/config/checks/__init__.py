@@ -117,13 +117,14 @@ def file(
     sets: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
     machine: Machine = Machine(),
+    text: str | None = None,
 ) -> tuple[Problem, ...]:
-    """Check a file, also one that is not valid TOML or names an unknown script.
+    """Check a file, or `text` in its place, also one that is not valid TOML or names an unknown script.
 
     `read` returns the schema of a script; it raises ConfigError if there is no such script.
     """
     try:
-        config = load(path, sets=sets, environ=environ)
+        config = load(path, sets=sets, environ=environ, text=text)
     except Unreadable as exc:
         return (exc.problem,)
     except ConfigError as exc:

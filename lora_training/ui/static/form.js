@@ -1,0 +1,168 @@
+// The form of a configuration. The TOML is what counts: an edit goes to the server, which answers with the new text.
+"use strict";
+import { act, post, toast } from "./page.js";
+
+const editor = document.getElementById("editor");
+const form = document.getElementById("form");
+const text = document.getElementById("text");
+const script = document.getElementById("script");
+const search = document.getElementById("search");
+const only = document.getElementById("only");
+let { name, digest } = editor.dataset;
+let shape = "";
+let saved = digest ? text.value : null;
+let queue = [];
+let busy = false;
+
+function problems(found) {
+  for (const each of form.querySelectorAll(".finding")) each.textContent = "";
+  const box = document.getElementById("findings");
+  box.replaceChildren();
+  for (const { id, severity, line, message, hint } of found) {
+    const said = [message, hint].filter(Boolean).join(" — ");
+    const place = id && document.getElementById(`e-${id}`);
+    const field = place?.closest(".field");
+    if (place) {
+      place.textContent += (place.textContent ? "\n" : "") + said;
+      place.className = `finding ${severity}`;
+    }
+    field?.querySelector("input, select").setAttribute("aria-describedby", place.id);
+    const item = document.createElement(field ? "button" : "p");
+    item.className = `finding ${severity}`;
+    item.textContent = (line ? `line ${line}: ` : "") + said;
+    if (field) {
+      item.type = "button";
+      item.addEventListener("click", () => { reveal(field); field.querySelector("input, select").focus(); });
+    }
+    box.append(item);
+  }
+  box.hidden = !found.length;
+}
+
+function reveal(field) {
+  search.value = "";
+  only.checked = false;
+  filter();
+  for (let each = field.closest("details"); each; each = each.parentElement.closest("details")) each.open = true;
+}
+
+function fill(values) {
+  for (const field of form.querySelectorAll(".field")) {
+    const input = field.querySelector("input, select");
+    const value = values[input.name];
+    field.classList.toggle("set", value !== undefined);
+    if (input === document.activeElement && input.dataset.typing) continue;
+    if (input.tagName === "SELECT" && value !== undefined && ![...input.options].some((each) => each.value === value)) {
+      input.append(new Option(value, value));
+    }
+    input.value = value ?? "";
+    input.dataset.shown = input.value;
+  }
+}
+
+function filter() {
+  const wanted = search.value.trim().toLowerCase();
+  for (const group of form.querySelectorAll(".group")) {
+    let count = 0;
+    for (const field of group.querySelectorAll(".field")) {
+      const found = !wanted || field.textContent.toLowerCase().includes(wanted);
+      field.hidden = !found || (only.checked && !field.classList.contains("set"));
+      count += !field.hidden;
+    }
+    const set = group.querySelectorAll(".set").length;
+    group.querySelector(".count").textContent = set ? `${set} set` : "";
+    group.hidden = !count && (Boolean(wanted) || only.checked);
+    if ((wanted || only.checked) && count) group.querySelectorAll(".more").forEach((each) => { each.open = true; });
+    if (wanted && count) group.open = true;
+  }
+}
+
+async function send() {
+  if (busy) return;
+  busy = true;
+  const edits = queue;
+  queue = [];
+  const asked = text.value;
+  try {
+    const found = await post("/draft", { name, text: asked, edits, shape });
+    // typed in the meantime: that text counts, and is sent next
+    if (text.value === asked) text.value = found.text;
+    if (found.html !== null) form.innerHTML = found.html;
+    shape = found.shape;
+    script.value = found.script;
+    fill(found.values);
+    if (found.html !== null) form.querySelectorAll(".more").forEach((each) => { each.open = Boolean(each.querySelector(".set")); });
+    problems(found.problems);
+    filter();
+    form.dataset.ready = Number(form.dataset.ready ?? 0) + 1;
+  } catch (error) {
+    problems([{ severity: "error", message: error.message }]);
+    form.dataset.ready = Number(form.dataset.ready ?? 0) + 1;
+  }
+  busy = false;
+  document.getElementById("changed").hidden = text.value === saved;
+  if (queue.length || text.value !== asked && !edits.length) send();
+}
+
+function edit(change) {
+  queue.push(change);
+  send();
+}
+
+let waiting = null;
+function changed({ target }) {
+  clearTimeout(waiting);
+  delete target.dataset.typing;
+  if (target.name && target.value !== target.dataset.shown) {
+    target.dataset.shown = target.value;
+    edit({ id: target.name, text: target.value === "" ? null : target.value });
+  }
+}
+
+form.addEventListener("change", changed);
+form.addEventListener("input", (event) => {
+  event.target.dataset.typing = "yes";
+  clearTimeout(waiting);
+  waiting = setTimeout(() => { changed(event); event.target.dataset.typing = "yes"; }, 500);
+});
+form.addEventListener("focusout", ({ target }) => { delete target.dataset.typing; });
+form.addEventListener("click", ({ target }) => {
+  if (target.dataset.do) edit({ do: target.dataset.do, id: target.dataset.id });
+});
+form.addEventListener("submit", (event) => event.preventDefault());
+document.getElementById("add-dataset").addEventListener("click", () => edit({ do: "add", id: "datasets" }));
+script.addEventListener("change", () => edit({ id: "script", text: script.value }));
+search.addEventListener("input", filter);
+only.addEventListener("change", filter);
+text.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(send, 400); });
+
+async function save(target = name, known = digest) {
+  try {
+    const found = await post(`/configs/${encodeURIComponent(target)}/save`, { text: text.value, digest: known });
+    if (target !== name) { location.assign(`/configs/${encodeURIComponent(target)}`); return false; }
+    digest = found.digest;
+    saved = text.value;
+    document.getElementById("changed").hidden = true;
+    history.replaceState(null, "", `/configs/${encodeURIComponent(name)}`);
+    toast(`${name}.toml saved`);
+    return true;
+  } catch (error) {
+    toast(error.message, true);
+    return false;
+  }
+}
+
+document.getElementById("save").addEventListener("click", () => save());
+document.getElementById("save-as").addEventListener("click", () => {
+  const target = prompt("Name of the new configuration", `${name}-2`);
+  if (target) save(target, "");
+});
+document.getElementById("train").addEventListener("click", async () => {
+  if ((digest && text.value === saved) || await save()) await act("/train", { name });
+});
+addEventListener("beforeunload", (event) => { if (digest && text.value !== saved) event.preventDefault(); });
+
+const report = sessionStorage.getItem("report");
+sessionStorage.removeItem("report");
+if (report) toast(report);
+send();

@@ -11,6 +11,7 @@ from starlette.responses import StreamingResponse
 
 from lora_training.supervise import record
 from lora_training.supervise.history import events_since
+from lora_training.ui import web
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -56,7 +57,7 @@ class _Feed:
         for name, html in self.parts().items():
             if self.sent.get(name) != html:
                 self.sent[name] = html
-                yield _message("part", {"name": name, "html": html})
+                yield _message("part", {"name": name, "html": html, "version": web.version(html)})
 
     def _events(self, path: Path, offset: int) -> Iterator[str]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import time
@@ -39,13 +40,18 @@ def _templates() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
     )
-    found.filters |= {"bytes": _bytes, "when": _when, "short": lambda text: str(text)[:7]}
+    found.filters |= {"version": version, "bytes": _bytes, "when": _when, "short": lambda text: str(text)[:7]}
     return found
 
 
 def _shown(value: Any) -> Any:
     """Escape what is invisible or reorders a line in texts of others; markup of a template stays as it is."""
     return printable.lines(value) if type(value) is str else "" if value is None else value
+
+
+def version(html: str) -> str:
+    """Return a short digest of a part of a page, by which its script knows that it has it already."""
+    return hashlib.sha256(html.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def _bytes(size: float) -> str:

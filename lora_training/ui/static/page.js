@@ -72,9 +72,11 @@ document.addEventListener("click", async (event) => {
 
 // -- parts
 
-function show({ name, html }) {
+function show({ name, html, version }) {
   const part = document.querySelector(`[data-part="${name}"]`);
   if (!part) return document.dispatchEvent(new CustomEvent("lora:part", { detail: { name, html } }));
+  if (part.dataset.version === version) return;
+  part.dataset.version = version;
   const active = part.contains(document.activeElement) ? document.activeElement : null;
   const open = [...part.querySelectorAll("details")].map((each) => each.open);
   const checked = [...part.querySelectorAll("input:checked")].map((each) => each.value);

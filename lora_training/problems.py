@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # `ok` is a line of `lora doctor` about a check that passed
 Severity = Literal["error", "warning", "ok"]
@@ -36,3 +39,24 @@ class Problem:
     def place(self) -> str:
         """Return `where:line:column`, as far as known."""
         return f"{self.where}:{self.position.line}:{self.position.column}" if self.position else self.where
+
+    def __str__(self) -> str:
+        """Return the place and the message."""
+        return f"{self.place}: {self.message}"
+
+    def lines(self) -> Iterator[str]:
+        """Yield the problem for people: a line for it, and an indented one for each line of the hint."""
+        yield f"{self.place}: {self.severity}: {self.message}"
+        yield from (f"    hint: {line}" for line in (self.hint or "").splitlines())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the problem as JSON values."""
+        return {
+            "severity": self.severity,
+            "where": self.where,
+            "line": self.position.line if self.position else None,
+            "column": self.position.column if self.position else None,
+            "key": self.key,
+            "message": self.message,
+            "hint": self.hint,
+        }

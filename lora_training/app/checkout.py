@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_training import config as cfg
 from lora_training import git_process, workspace
-from lora_training.config import checks, exchanged
+from lora_training.config import checks, show
 from lora_training.config import schema as schemas
 from lora_training.errors import ConfigError
 from lora_training.launch import gpus
@@ -16,14 +18,46 @@ from lora_training.runtime import registry
 from lora_training.upstream import pins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from lora_training.config import Config
     from lora_training.config.schema import Schema
-    from lora_training.problems import Problem
+    from lora_training.problems import Problem, Severity
 
 _UPSTREAM = "sd-scripts"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The problems of a file, and what its training would do besides; that is None if it has errors, too."""
+
+    file: Path
+    problems: tuple[Problem, ...]
+    side_effects: str | None
+
+    def count(self, severity: Severity) -> int:
+        """Return the number of errors or warnings."""
+        return sum(problem.severity == severity for problem in self.problems)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report for people."""
+        for problem in self.problems:
+            yield from problem.lines()
+        counted = ((self.count("error"), "error"), (self.count("warning"), "warning"))
+        yield f"{self.file}: " + ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for number, word in counted)
+        if self.side_effects:
+            yield f"{self.file}: {self.side_effects}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "file": str(self.file),
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+            "problems": [problem.as_json() for problem in self.problems],
+            "exchanged": self.side_effects,
+        }
 
 
 class Checkout:
@@ -75,13 +109,15 @@ class Checkout:
             ),
         )
 
-    def exchanged(self, file: Path, sets: tuple[str, ...]) -> str | None:
-        """Describe what a configuration sends, fetches and executes; None if it does none of these or is unreadable."""
-        try:
-            config = self.load(file, sets)
-            return exchanged.sentence(config, self.schema(config.script))
-        except ConfigError:
-            return None
+    def report(self, file: Path, sets: tuple[str, ...], progress: Callable[[str], None], *, quick: bool) -> Report:
+        """Check a file; `quick` opens no file that it names."""
+        found = self.check(file, sets, progress, quick=quick)
+        side_effects = None
+        if not any(problem.severity == "error" for problem in found):
+            with contextlib.suppress(ConfigError):
+                config = self.load(file, sets)
+                side_effects = show.side_effects(config, self.schema(config.script))
+        return Report(file, found, side_effects)
 
     def _file_problems(self, progress: Callable[[str], None], config: Config, schema: Schema) -> Iterable[Problem]:
         """Return the problems of the files that `lora train` would report before it starts."""

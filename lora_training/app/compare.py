@@ -42,10 +42,10 @@ def compare(chosen: Sequence[tuple[Path, Record]]) -> Compared:
 
 def recorded(folder: Path) -> dict[str, Any] | None:
     """Return the keys of a run's recorded configuration with their values; None if it cannot be read."""
-    from lora_training.config.resolved import parsed
+    from lora_training import tomls
 
     text = recording.config(folder)
     try:
-        return None if text is None else dict(resuming.leaves("", parsed(text)))
+        return None if text is None else dict(resuming.leaves("", tomls.loads(text)))
     except (ValueError, RecursionError):
         return None

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from lora_training import config as cfg
 from lora_training import git_process, manifest, workspace
 from lora_training.app import plan
-from lora_training.config import document, ours, paths, places
+from lora_training.config import files as named_files
+from lora_training.config import loading, paths, tables
 from lora_training.config import schema as schemas
 from lora_training.config.checks import Machine, check, require
-from lora_training.config.places import Place
+from lora_training.config.files import NamedPath
 from lora_training.containers import connection, running
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
 from lora_training.launch import container as containers
@@ -104,14 +105,14 @@ def _order(here: Workspace, request: Request, options: Options, *, write: bool) 
         # in the container, its folder may be read-only
         manifest.keep(Path(chosen))
     states = [state for state in (resume, config.run.resume) if state not in (None, "auto", "never")]
-    reads = [Place("config", config.path), *(Place("resume", Path(state)) for state in states)]
-    named = (*reads, *places.places(config, schema))
+    reads = [NamedPath("config", config.path), *(NamedPath("resume", Path(state)) for state in states)]
+    named = (*reads, *named_files.named_paths(config, schema))
     return containers.Order(
         image=options.image or containers.IMAGE,
         config=Path(os.path.normpath(config.path)),
         output=output,
         mounts=mounts_of(named, _caches(here)),
-        sets=(*(item for item in request.sets if not _is_secret(item)), *places.rewrites(config, schema)),
+        sets=(*(item for item in request.sets if not _is_secret(item)), *named_files.expanded_sets(config, schema)),
         resume=resume,
         verbose=options.verbose,
         env={**_environment(here), **config.secrets},
@@ -123,7 +124,7 @@ def _order(here: Workspace, request: Request, options: Options, *, write: bool) 
 
 def _is_secret(item: str) -> bool:
     """Return whether an item of `--set` is a key or token, which is passed in the container's environment instead."""
-    return item.partition("=")[0].strip().lstrip("-").rpartition(".")[2].replace("-", "_") in ours.SECRETS
+    return item.partition("=")[0].strip().lstrip("-").rpartition(".")[2].replace("-", "_") in tables.SECRETS
 
 
 def _checked(here: Workspace, config: Config, *, write: bool) -> Schema:
@@ -146,7 +147,7 @@ def _caches(here: Workspace) -> dict[str, Path]:
 
 
 def _environment(here: Workspace) -> dict[str, str]:
-    names = (*_PASSED_ON, *(override.where for override in document.from_environment(os.environ)))
+    names = (*_PASSED_ON, *(override.where for override in loading.from_environment(os.environ)))
     given = {name: os.environ[name] for name in names if name in os.environ}
     if os.environ.get("HF_HUB_CACHE"):
         given["HF_HUB_CACHE"] = containers.HUB_CACHE
@@ -178,7 +179,7 @@ def _code(ended: Ended, asked: signals.Asked, wanted: Container) -> int:
     raise TrainingError(f"the container {wanted.name} was ended from outside: {why}", hint=hint)
 
 
-def mounts_of(places: Iterable[Place], caches: Mapping[str, Path]) -> tuple[Mount, ...]:
+def mounts_of(places: Iterable[NamedPath], caches: Mapping[str, Path]) -> tuple[Mount, ...]:
     """Return the mounts for `places` that exist or will be created, and for `caches` (by their path in the container).
 
     Writes nothing. Raises ConfigError as `launch.container.merged`.

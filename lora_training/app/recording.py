@@ -79,9 +79,9 @@ def _require_guard(plan: Plan) -> None:
 
 def refuse_own_work(plan: Plan) -> None:
     """Raise ConfigError when this run reads a file that it would rename or overwrite."""
-    from lora_training.config import inputs as reading
+    from lora_training.config import files as named
 
-    read_first = reading.inputs(plan.config, plan.schema).models
+    read_first = named.inputs(plan.config, plan.schema).models
     both = [path for path in (plan.output, *backup.checkpoints(plan.output)) if path in read_first]
     if both:
         raise ConfigError(f"{both[0]} is read by this run, which has its name", hint="choose another output_name")
@@ -183,10 +183,8 @@ def _write(here: Workspace, plan: Plan, watcher: Watcher, *, goes_on: bool) -> N
 
 def _origins(plan: Plan) -> dict[str, str]:
     """Return the origin of each of upstream's flags, and of each overridden key of other tables."""
-    from lora_training.config import show
-
     tables = {".".join(map(str, path)): where for path, where in plan.config.origins.items()}
-    return tables | {key: show.origin(entry) for key, entry in plan.config.entries.items()}
+    return tables | {key: entry.origin for key, entry in plan.config.entries.items()}
 
 
 def _keep(path: Path, document: dict[str, Any], *, goes_on: bool) -> None:
@@ -216,11 +214,11 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 def _is_sound(found: Any) -> bool:
     """Return whether a document has the expected types and is not nested too deep."""
-    from lora_training.config import nesting
+    from lora_training.config import document
 
     return (
         isinstance(found, dict)
-        and not nesting.too_deep(found)
+        and not document.is_too_deep(found)
         and all(isinstance(found.get(name, {}), dict) for name in _TABLES)
         and all(isinstance(each, dict) for each in found.get("files", {}).values())
     )
@@ -231,21 +229,21 @@ def resolved(plan: Plan, *, keeps_auto: bool = False) -> str:
 
     With `keeps_auto`, a number of processes that is `auto` stays so, for a machine with another number of GPUs.
     """
-    from lora_training.config import resolved as resolving
+    from lora_training.config import show
     from lora_training.runtime import registry
 
     # patches that are on by default and off in this run must stay off
     off = {name: False for name, patch in registry.available().items() if patch.on_by_default}
     switches = off | {name: dict(settings) or True for name, settings in plan.runtime.items()}
     chosen = dict(plan.config.runtime) if plan.tree.is_miniature else switches
-    return resolving.toml(plan.config, plan.schema, processes=None if keeps_auto else plan.processes, runtime=chosen)
+    return show.resolved(plan.config, plan.schema, processes=None if keeps_auto else plan.processes, runtime=chosen)
 
 
 def inputs(here: Workspace, plan: Plan) -> dict[str, Any]:
     """Return digests of every file that the training reads, and one each of the data set and the models."""
-    from lora_training.config import inputs as reading
+    from lora_training.config import files as named
 
-    found = reading.inputs(plan.config, plan.schema)
+    found = named.inputs(plan.config, plan.schema)
     read_files = {
         "dataset": digests.of(found.dataset, here.cache / "digests"),
         "models": digests.of(found.models, here.cache / "digests"),

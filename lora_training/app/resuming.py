@@ -162,19 +162,19 @@ def _changes_from_record(plan: Plan, folder: Path, made_by: Mapping[str, str]) -
 
     Returns None when `folder` has no readable configuration of the run that `made_by` identifies.
     """
-    from lora_training.config.resolved import parsed
+    from lora_training import tomls
 
     known = record.read(folder)
     if known is None or known.made_by != dict(made_by):
         return None
     text = recording.config(folder)
     try:
-        then = parsed(text) if text is not None else None
+        then = tomls.loads(text) if text is not None else None
     except (ValueError, RecursionError):
         return None
     if then is None:
         return None
-    before, after = dict(leaves("", then)), dict(leaves("", parsed(recording.resolved(plan))))
+    before, after = dict(leaves("", then)), dict(leaves("", tomls.loads(recording.resolved(plan))))
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     wanted = [name for name in names if not _PASSED_OVER.fullmatch(name)]
     return {name.removeprefix("flags."): (before.get(name), after.get(name)) for name in wanted}

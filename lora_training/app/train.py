@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from lora_training import files, proc
 from lora_training.app import plan as plans
 from lora_training.app import recording, resuming, start_checks
-from lora_training.config import dataset_text, exchanged
+from lora_training.config import dataset_text, show
 from lora_training.config.checks import machine
 from lora_training.errors import LoraError
 from lora_training.patching import transaction
@@ -100,7 +100,7 @@ def run(
     if plan.tree.is_miniature:
         _warn_of_miniature(watcher)
     _warn_of_left_out(plan, watcher)
-    if said := exchanged.sentence(plan.config, plan.schema):
+    if said := show.side_effects(plan.config, plan.schema):
         watcher.note(said)
     make_assets(here, plan, watcher)
     with files.full_disk_reported(), record.alone(plan.folder):

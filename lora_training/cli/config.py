@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_training import shell
 from lora_training.app.checkout import Checkout
 from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
 
-if TYPE_CHECKING:
-    from lora_training.config import Config
-    from lora_training.config.importers import Imported
-    from lora_training.config.schema import Flag, Schema
-    from lora_training.problems import Problem
-
-_UPSTREAM = "sd-scripts"
-_SHOWN, _WIDEST = 1000, 60  # rows of a report, and characters of a key in it
 _file = click.Path(path_type=Path, dir_okay=False)
 _sets = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value; may be repeated.")
+_force = click.option("--force", is_flag=True, help="Write over an existing file.")
 _tree = click.option(
     "--tree",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -34,9 +24,6 @@ _tree = click.option(
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def config() -> None:
     """Configurations: one TOML file for each training, checked against the pinned sd-scripts."""
-
-
-# -- check
 
 
 @config.command()
@@ -52,58 +39,13 @@ def check(
     """Report every problem of FILES and of the files that they name. Exit code 1 when there is an error."""
     here = Checkout(tree)
     progress = ProgressLine()
-    results = {file: here.check(file, sets, progress, quick=quick) for file in files}
-    right = [file for file, found in results.items() if not any(each.severity == "error" for each in found)]
-    exchanged = {file: here.exchanged(file, sets) for file in right}
+    reports = [here.report(file, sets, progress, quick=quick) for file in files]
     if as_json:
-        rows = [{**_checked(file, found), "exchanged": exchanged.get(file)} for file, found in results.items()]
-        print_json({"files": rows})
+        print_json({"files": [report.as_json() for report in reports]})
     else:
-        for file, found in results.items():
-            _print_problems(file, found)
-            if exchanged.get(file):
-                say(f"{file}: {exchanged[file]}")
-    failing = ("error", "warning") if strict else ("error",)
-    if any(problem.severity in failing for found in results.values() for problem in found):
+        say(*(line for report in reports for line in report.lines()))
+    if any(report.count("error") or (strict and report.count("warning")) for report in reports):
         click.get_current_context().exit(1)
-
-
-def _checked(file: Path, found: tuple[Problem, ...]) -> dict[str, Any]:
-    return {
-        "file": str(file),
-        "errors": sum(problem.severity == "error" for problem in found),
-        "warnings": sum(problem.severity == "warning" for problem in found),
-        "problems": [_problem(problem) for problem in found],
-    }
-
-
-def _problem(problem: Problem) -> dict[str, Any]:
-    position = problem.position
-    return {
-        "severity": problem.severity,
-        "where": problem.where,
-        "line": position.line if position else None,
-        "column": position.column if position else None,
-        "key": problem.key,
-        "message": problem.message,
-        "hint": problem.hint,
-    }
-
-
-def _print_problems(file: Path, found: tuple[Problem, ...]) -> None:
-    for problem in found:
-        say(f"{problem.place}: {problem.severity}: {problem.message}")
-        for line in (problem.hint or "").splitlines():
-            say(f"    hint: {line}")
-    counted = _checked(file, found)
-    say(f"{file}: {_count(counted['errors'], 'error')}, {_count(counted['warnings'], 'warning')}")
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-# -- show
 
 
 @config.command()
@@ -125,24 +67,10 @@ def show(file: Path, *, form: str, origin: bool, sets: tuple[str, ...], tree: Pa
         click.echo(shown.as_toml(loaded, origins=origin), nl=False)
     elif form == "sh":
         click.echo(shown.as_shell(loaded, here.schema(loaded.script), here.tree), nl=False)
+    elif origin:
+        say(*shown.arguments_with_origins(loaded, here.schema(loaded.script)))
     else:
-        _show_argv(loaded, here.schema(loaded.script), origin=origin)
-
-
-def _show_argv(loaded: Config, known: Schema, *, origin: bool) -> None:
-    from lora_training.config import argv, show
-
-    if not origin:
-        say(*show.arguments(loaded, known))
-        return
-    show.arguments(loaded, known)  # raises for a value that cannot be passed as an argument
-    for entry in loaded.entries.values():
-        words = argv.encoded(loaded, known, entry)
-        text = shell.join(words) if isinstance(words, list) and words else f"(no {entry.key})"
-        say(f"{text}  # {show.origin(entry)}")
-
-
-# -- schema
+        say(*shown.arguments(loaded, here.schema(loaded.script)))
 
 
 @config.command()
@@ -156,26 +84,14 @@ def schema(*, script: str, form: str, tree: Path | None, as_json: bool) -> None:
     known = here.schema(script)
     if form == "jsonschema":
         from lora_training.config import jsonschema
-        from lora_training.config import schema as schemas
         from lora_training.runtime import registry
 
-        print_json(jsonschema.of(known, schemas.scripts(here.tree), tuple(registry.available())))
+        print_json(jsonschema.of(known, tuple(registry.available())))
     elif as_json or form == "json":
         flags = [flag.public() for flag in known.flags]
         print_json({"script": known.script, "upstream_commit": here.commit(), "flags": flags})
     else:
-        for flag in known.flags:
-            say(_one_line(flag))
-
-
-def _one_line(flag: Flag) -> str:
-    kind = "switch" if flag.is_switch else (flag.type or "str") + ("*" if flag.is_list else "")
-    choices = f" ({', '.join(str(c) for c in flag.choices if c is not None)})" if flag.choices else ""
-    default = "" if flag.default in (None, False) else f" = {flag.default!r}"
-    return f"{flag.dest}: {kind}{choices}{default}"
-
-
-# -- explain
+        say(*(flag.summary for flag in known.flags))
 
 
 @config.command()
@@ -189,54 +105,35 @@ def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
     here = Checkout(tree)
     found = explained.explain(here.tree, key, cache=here.workspace.cache)
     if as_json:
-        print_json(explained.as_json(found))
+        print_json(found.as_json())
     else:
         say(*explained.lines(found))
-
-
-# -- import
 
 
 @config.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=_file, help="Where to write the configuration; by default it is printed.")
 @click.option("--script", help="Which of upstream's scripts, where the file does not say.")
-@click.option("--force", is_flag=True, help="Write over an existing file.")
+@_force
 @_tree
 @json_option
 def import_(
     file: Path, *, output: Path | None, script: str | None, force: bool, tree: Path | None, as_json: bool
 ) -> None:
     """Convert another trainer's FILE (`-`: a command line on stdin), with a report of each key."""
-    from lora_training.config import importers
+    from lora_training.config import document, importers
 
     here = Checkout(tree)
     source = importers.read(file, sys.stdin.buffer if str(file) == "-" else None)
     imported = importers.convert(source, here.schema, script=script)
     if output:
-        _write(output, imported.toml(), force=force)
+        document.write(output, imported.toml(), force=force)
     if as_json:
         print_json({**imported.as_json(), "output": str(output) if output else None})
         return
     if not output:
         click.echo(imported.toml(), nl=False)
-    _print_report(imported)
-
-
-def _print_report(imported: Imported) -> None:
-    rows = imported.rows[:_SHOWN]
-    width = min(max((len(row.key) for row in rows), default=0), _WIDEST)
-    for row in rows:
-        arrow = f" -> {row.to}" if row.to else ""
-        note = f" ({row.note})" if row.note else ""
-        outcome = "left out" if row.outcome == "defaulted" else row.outcome
-        say(f"{outcome:9} {row.key:{width}}{arrow}{note}", err=True)
-    if len(imported.rows) > _SHOWN:
-        say(f"... and {len(imported.rows) - _SHOWN} more, which --json shows", err=True)
-    say(f"{imported.kind}: {imported.summary()}", err=True)
-
-
-# -- new
+    say(*imported.report(), err=True)
 
 
 @config.command()
@@ -246,7 +143,7 @@ def _print_report(imported: Imported) -> None:
 @click.option("--images", help="The folder of images.")
 @click.option("--output-dir", help="Where the LoRA is to be written.")
 @_sets
-@click.option("--force", is_flag=True, help="Write over an existing file.")
+@_force
 def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, **given: str | None) -> None:
     """Write the configuration NAME from a preset. Paths that are not given are asked for on a terminal."""
     from lora_training import workspace
@@ -254,29 +151,7 @@ def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, *
 
     if not name.name:
         raise click.UsageError("NAME must be the name of a file")
-    here = workspace.find()
-    chosen = presets.find(here.root / "configs", preset)
-    asking = sys.stdin.isatty()
-    target = name if name.suffix == ".toml" else name.with_name(f"{name.name}.toml")
-    answers = {}
-    for key, (question, default) in presets.questions(chosen).items():
-        answer = given.get(key) or (click.prompt(question, default=default) if asking else default)
-        is_folder = key in ("images", "output_dir")
-        answers[key] = (
-            presets.as_seen_from(target.parent, answer, is_folder=is_folder) if answer != default else default
-        )
-    _write(target, presets.fill(chosen, answers, sets), force=force)
+    chosen = presets.find(workspace.find().root / "configs", preset)
+    ask = click.prompt if sys.stdin.isatty() else None
+    target = presets.write(chosen, name, given, sets, force=force, ask=ask)
     say(f"{target}: written from the preset {chosen.stem}; next: lora config check {target}")
-
-
-def _write(path: Path, text: str, *, force: bool) -> None:
-    """Write a file atomically. Raises ConfigError if it exists and `force` is not set."""
-    from lora_training import files
-    from lora_training.errors import ConfigError
-
-    if not force and os.path.lexists(path):
-        raise ConfigError(f"{path} exists", hint="choose another name, or give --force")
-    try:
-        files.write(path, text)
-    except OSError as exc:
-        raise ConfigError(f"cannot write {path}: {exc.strerror}") from None

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from lora_training.config.argv import dataset_document, dataset_text, to_argv
     from lora_training.config.checks import Machine, check, require
     from lora_training.config.loading import load
-    from lora_training.config.model import Config, Entry, Launch, Run
+    from lora_training.config.model import Config, Entry
     from lora_training.config.schema import Schema
+    from lora_training.config.tables import Launch, Run
 
 __all__ = [
     "Config",
@@ -41,8 +42,9 @@ _HOMES = {
     "argv": ("dataset_document", "dataset_text", "to_argv"),
     "checks": ("Machine", "check", "require"),
     "loading": ("load",),
-    "model": ("Config", "Entry", "Launch", "Run"),
+    "model": ("Config", "Entry"),
     "schema": ("Schema",),
+    "tables": ("Launch", "Run"),
 }
 
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from lora_training import nearest
-from lora_training.config import encode, ours, paths
+from lora_training.config import encode, paths, tables
 from lora_training.config import schema as schemas
 from lora_training.errors import ConfigError
 from lora_training.problems import Problem
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Upstream copies the content of the first two files into its parsed arguments unchecked, and loads states unchecked.
 _RESUME = "`[run] resume` and `--resume` take the folder of a state, which is checked before the start"
 REFUSED = {
-    "config_file": "`lora config import` turns such a file into one of ours",
+    "config_file": "`lora config import` converts such a file",
     "output_config": "`lora config show --as toml` prints the whole configuration",
     "resume": _RESUME,
     "resume_from_huggingface": f"fetch the state first: {_RESUME}",
@@ -42,7 +42,7 @@ def to_argv(
             continue
         found = encoded(config, schema, entry)
         if isinstance(found, Problem):
-            raise ConfigError(f"{found.place}: {found.message}", hint=found.hint)
+            raise ConfigError(str(found), hint=found.hint)
         argv += found
     return argv + (["--dataset_config", str(dataset_config)] if dataset_config else [])
 
@@ -53,48 +53,43 @@ def flag_values(config: Config, schema: Schema) -> dict[str, Any]:
     Raises `encode.Refused` for a path that names an unknown variable.
     """
     flags = [(schema.flag(entry.key), entry) for entry in config.entries.values()]
-    return {flag.dest: encode.resolved(flag, entry, config.folder, config.variables) for flag, entry in flags if flag}
+    return {flag.dest: encode.resolved(flag, entry, config.resolve) for flag, entry in flags if flag}
 
 
 def encoded(config: Config, schema: Schema, entry: Entry) -> list[str] | Problem:
     """Return the arguments for one entry, or the problem with it."""
     flag = schema.flag(entry.key)
     if flag is None:
-        return _at(config, entry, f"upstream's {schema.script} has no flag `{entry.key}`", unknown_hint(schema, entry))
+        message = f"upstream's {schema.script} has no flag `{entry.key}`"
+        return config.problem(message, entry.path, hint=_unknown_hint(schema, entry))
     if flag.dest in REFUSED:
-        return _at(config, entry, f"`{flag.dest}` is not passed on", REFUSED[flag.dest])
+        return config.problem(f"`{flag.dest}` is not passed on", entry.path, hint=REFUSED[flag.dest])
     try:
-        return encode.words(flag, entry, config.folder, config.variables)
+        return encode.words(flag, entry, config.resolve)
     except encode.Refused as exc:
-        return _at(config, entry, exc.message, exc.hint, exc.path)
+        return config.problem(exc.message, (*entry.path, *exc.path), hint=exc.hint)
 
 
-def unknown_hint(schema: Schema, entry: Entry) -> str | None:
+def _unknown_hint(schema: Schema, entry: Entry) -> str | None:
     """Return a hint for a key that upstream does not know, such as the nearest known key."""
     if isinstance(entry.value, dict):
         flags = [flag.dest for flag in schema.flags if flag.is_list]
         return nearest.hint(entry.key, flags) or "tables inside a table are for flags that take key=value lists"
-    home = ours.table_of(entry.key)
+    style = schema.datasets.styles["dreambooth"]
+    home = tables.table_of(entry.key)
     if home:
         return f"`{entry.key}` belongs under [{home}]"
-    style = schema.datasets.styles["dreambooth"]
     if entry.key in style.dataset.keys or entry.key in style.subset.keys:
         return f"`{entry.key}` belongs under [[datasets]]"
     others = schemas.owners(schema.tree).get(entry.key) if schema.tree else None
     if others:
         return f"only {', '.join(others)} {'has' if len(others) == 1 else 'have'} it"
-    return nearest.hint(entry.key, schema.keys) or _heading_hint(entry)
-
-
-def _heading_hint(entry: Entry) -> str | None:
-    """Suggest one of this project's tables when the heading looks like a misspelling of it."""
+    if near := nearest.hint(entry.key, schema.keys):
+        return near
+    # the heading may be a misspelling of one of this project's tables
     heading = str(entry.path[0]) if len(entry.path) > 1 else ""
-    near = nearest.name(heading, ("launch", "run", "runtime", "datasets")) if heading else None
-    return f"did you mean the table [{near}] instead of [{heading}]?" if near and near != heading else None
-
-
-def _at(config: Config, entry: Entry, message: str, hint: str | None, below: KeyPath = ()) -> Problem:
-    return config.problem(message, (*entry.path, *below), hint=hint)
+    table = nearest.name(heading, ("launch", "run", "runtime", "datasets")) if heading else None
+    return f"did you mean the table [{table}] instead of [{heading}]?" if table and table != heading else None
 
 
 def dataset_document(config: Config) -> dict[str, Any] | None:
@@ -119,25 +114,21 @@ def dataset_text(document: Mapping[str, Any]) -> str:
 
 
 def _absolute(config: Config, value: Any, path: KeyPath = ()) -> Any:
+    if path and path[-1] == "custom_attributes":
+        return _plain(value)
     if isinstance(value, list):
         return [_absolute(config, item, (*path, number)) for number, item in enumerate(value)]
     if isinstance(value, dict):
-        return {key: _absolute_key(config, key, item, (*path, key)) for key, item in value.items()}
-    return _plain(value)
+        return {key: _absolute(config, item, (*path, key)) for key, item in value.items()}
+    if not (isinstance(value, str) and path and paths.is_path_key(str(path[-1]))):
+        return _plain(value)
+    try:
+        return config.absolute(value)
+    except paths.UnknownVariable as exc:
+        problem = config.problem(str(exc), path, hint=exc.hint)
+        raise ConfigError(str(problem), hint=problem.hint) from None
 
 
 def _plain(value: Any) -> Any:
     """Return a value with dates and times, which JSON lacks, as strings."""
     return json.loads(json.dumps(value, default=str))
-
-
-def _absolute_key(config: Config, key: str, value: Any, path: KeyPath) -> Any:
-    if key == "custom_attributes":
-        return _plain(value)
-    if not (isinstance(value, str) and paths.is_path_key(key)):
-        return _absolute(config, value, path)
-    try:
-        return paths.absolute(value, config.folder, config.variables)
-    except paths.UnknownVariable as exc:
-        problem = config.problem(str(exc), path, hint=exc.hint)
-        raise ConfigError(f"{problem.place}: {problem.message}", hint=problem.hint) from None

@@ -10,7 +10,7 @@ import tomlkit.exceptions
 from tomlkit.items import AoT, Item, Table
 
 from lora_training import tomls
-from lora_training.config import document, tomlout
+from lora_training.config import document, loading, tomlout
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class Draft:
     def flags(self) -> Iterator[tuple[str, KeyPath]]:
         """Yield the key of each of upstream's flags with its place."""
         for name, value in self._doc.items():
-            if name in document.OURS and (name != "general" or "datasets" in self._doc):
+            if name in loading.TABLES and (name != "general" or "datasets" in self._doc):
                 continue
-            if isinstance(value, dict) and not document.is_value_table(name):
+            if isinstance(value, dict) and not loading.is_value_table(name):
                 yield from ((key.replace("-", "_"), (name, key)) for key in value)
             else:
                 yield name.replace("-", "_"), (name,)
@@ -117,7 +117,7 @@ class Draft:
         if key in places:
             return places[key]
         beside = next((path[0] for each in near if len(path := places.get(each, ())) > 1), None)
-        taken = home in document.OURS or not isinstance(self._doc.get(home, {}), dict)
+        taken = home in loading.TABLES or not isinstance(self._doc.get(home, {}), dict)
         return (str(beside or (f"{home}_flags" if taken else home)), key)
 
     def add(self, path: KeyPath) -> None:

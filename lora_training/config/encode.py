@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import nearest
 from lora_training.config import paths
-from lora_training.config.schema import types
+from lora_training.config.schema import reader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Callable
 
     from lora_training.config.model import Entry
+    from lora_training.config.positions import Path as KeyPath
     from lora_training.config.schema import Flag
 
+    # returns a path as upstream gets it; raises UnknownVariable
+    Resolve = Callable[[Flag, str], str]
+
 _LEGAL = {"int": "a whole number", "float": "a number", "str": "a string", "Path": "a string", None: "a string"}
+_WIDEST = 60  # characters of a value in a message
 _LITERAL_TABLES = ("optimizer_args", "lr_scheduler_args")  # upstream parses these arguments with ast.literal_eval
 TABLES = ("network_args", *_LITERAL_TABLES)  # upstream splits each of these arguments at `=`
 
@@ -26,48 +30,45 @@ TABLES = ("network_args", *_LITERAL_TABLES)  # upstream splits each of these arg
 class Refused(ValueError):
     """The flag does not take this value. `path` leads from the flag to the invalid part."""
 
-    def __init__(self, message: str, hint: str | None = None, path: tuple[str | int, ...] = ()) -> None:
+    def __init__(self, message: str, hint: str | None = None, path: KeyPath = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.path = path
 
 
-def words(flag: Flag, entry: Entry, folder: Path, variables: Mapping[str, str]) -> list[str]:
+def words(flag: Flag, entry: Entry, resolve: Resolve) -> list[str]:
     """Return the arguments that set `flag` to the entry's value; none if the value equals an absent flag.
 
     Raises Refused for a value of the wrong type or shape, or one that a command line cannot carry.
     """
-    value = entry.text if entry.text is not None and flag.takes_text else entry.value
+    value = entry.given(flag)
     if flag.is_switch:
         return _switch(flag, value)
     if flag.is_list:
-        return _listed(flag, _items(flag, value, folder, variables))
+        return _listed(flag, _items(flag, value, resolve))
     if flag.action == "append":
-        return [w for item in _as_list(value) for w in _single(flag, _scalar(flag, item, folder, variables))]
-    return _single(flag, _scalar(flag, value, folder, variables))
+        return [w for item in _as_list(value) for w in _single(flag, _scalar(flag, item, resolve))]
+    return _single(flag, _scalar(flag, value, resolve))
 
 
-def resolved(flag: Flag, entry: Entry, folder: Path, variables: Mapping[str, str]) -> Any:
+def resolved(flag: Flag, entry: Entry, resolve: Resolve) -> Any:
     """Return the entry's value with paths made absolute, and all other values unchanged.
 
     Raises Refused for a path that names an unknown variable.
     """
-    value = entry.text if entry.text is not None and flag.takes_text else entry.value
+    value = entry.given(flag)
     if not paths.is_path(flag):
         return value
-    if isinstance(value, list):
-        return [_resolved(flag, item, folder, variables) for item in value]
-    return _resolved(flag, value, folder, variables)
+    items = [_path(flag, item, resolve) if isinstance(item, str) else item for item in _as_list(value)]
+    return items if isinstance(value, list) else items[0]
 
 
-def _resolved(flag: Flag, value: Any, folder: Path, variables: Mapping[str, str]) -> Any:
-    if not isinstance(value, str):
-        return value
+def _path(flag: Flag, text: str, resolve: Resolve, path: KeyPath = ()) -> str:
     try:
-        return paths.resolve(flag, value, folder, variables)
+        return resolve(flag, text)
     except paths.UnknownVariable as exc:
-        raise Refused(f"`{flag.dest}`: {exc}", exc.hint) from None
+        raise Refused(f"`{flag.dest}`: {exc}", exc.hint, path) from None
 
 
 def _switch(flag: Flag, value: Any) -> list[str]:
@@ -82,7 +83,7 @@ def _switch(flag: Flag, value: Any) -> list[str]:
     return []
 
 
-def _items(flag: Flag, value: Any, folder: Path, variables: Mapping[str, str]) -> list[str]:
+def _items(flag: Flag, value: Any, resolve: Resolve) -> list[str]:
     if isinstance(value, dict):
         return _pairs(flag, value)
     items = _as_list(value)
@@ -90,7 +91,7 @@ def _items(flag: Flag, value: Any, folder: Path, variables: Mapping[str, str]) -
         raise Refused(f"`{flag.dest}` takes {flag.nargs} values, not {len(items)}")
     if flag.nargs == "+" and not items:
         raise Refused(f"`{flag.dest}` takes at least one value")
-    found = [_scalar(flag, item, folder, variables, (n,)) for n, item in enumerate(items)]
+    found = [_scalar(flag, item, resolve, (n,)) for n, item in enumerate(items)]
     for number, word in enumerate(found if flag.dest in TABLES else ()):
         if "=" not in word:
             hint = "better still, make it a table with lines key = value"
@@ -118,7 +119,7 @@ def _pair(flag: Flag, key: str, value: Any) -> str:
     return f"{key}={_carried(text, (key,))}"
 
 
-def _pair_value(value: Any, path: tuple[str | int, ...], *, literal: bool) -> str:
+def _pair_value(value: Any, path: KeyPath, *, literal: bool) -> str:
     if isinstance(value, str):
         return repr(value) if literal and not _is_literal(value) else value
     if isinstance(value, bool | int | float):
@@ -140,43 +141,30 @@ def _is_literal(text: str) -> bool:
     return True
 
 
-def _scalar(
-    flag: Flag, value: Any, folder: Path, variables: Mapping[str, str], path: tuple[str | int, ...] = ()
-) -> str:
+def _scalar(flag: Flag, value: Any, resolve: Resolve, path: KeyPath = ()) -> str:
     """Return the argument for one value, after checking its type and choices."""
     text = _typed(flag, value, path)
-    if flag.choices is not None and not types.chosen(flag, text):
+    if flag.choices is not None and not reader.is_choice(flag, text):
         legal = [choice for choice in flag.choices if choice is not None]
         near = nearest.name(text, map(str, legal))
         hint = (f"did you mean {near!r}? " if near else "") + f"legal: {', '.join(map(str, legal))}"
         raise Refused(f"`{flag.dest}` cannot be {_shown(value)}", hint, path)
-    if paths.is_path(flag):
-        try:
-            text = paths.resolve(flag, text, folder, variables)
-        except paths.UnknownVariable as exc:
-            raise Refused(f"`{flag.dest}`: {exc}", exc.hint, path) from None
-    return _carried(text, path)
+    return _carried(_path(flag, text, resolve, path) if paths.is_path(flag) else text, path)
 
 
-def _typed(flag: Flag, value: Any, path: tuple[str | int, ...]) -> str:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if flag.type in ("str", "Path", None):
-        right = isinstance(value, str)
-    elif flag.type == "int":
-        right = number and isinstance(value, int)
-    elif flag.type == "float":
-        right = number
-    else:
-        right = number or isinstance(value, str)
-    if not right:
+def _typed(flag: Flag, value: Any, path: KeyPath) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    kinds: dict[str | None, bool] = {"int": is_number and isinstance(value, int), "float": is_number}
+    is_right = isinstance(value, str) if flag.type in ("str", "Path", None) else is_number or isinstance(value, str)
+    if not kinds.get(flag.type, is_right):
         raise Refused(f"`{flag.dest}` must be {_legal(flag)}, not {_shown(value)}", _cure(flag, value), path)
-    if number and not math.isfinite(value):
+    if is_number and not math.isfinite(value):
         raise Refused(f"`{flag.dest}` cannot be {_shown(value)}: it must be finite", path=path)
     text = value if isinstance(value, str) else _number(value)
-    reason = types.refusal(flag, text)
+    reason = reader.refusal(flag, text)
     if reason is not None and isinstance(value, float) and value.is_integer():
         # upstream's int_or_float() accepts 1 and 0.5, and fails on 1.0
-        text, reason = str(int(value)), types.refusal(flag, str(int(value)))
+        text, reason = str(int(value)), reader.refusal(flag, str(int(value)))
     if reason is not None:
         raise Refused(f"`{flag.dest}` cannot be {_shown(value)}: {reason}", path=path)
     return text
@@ -187,7 +175,7 @@ def _legal(flag: Flag) -> str:
 
 
 def _cure(flag: Flag, value: Any) -> str | None:
-    if isinstance(value, str) and flag.type in ("int", "float") and types.refusal(flag, value) is None:
+    if isinstance(value, str) and flag.type in ("int", "float") and reader.refusal(flag, value) is None:
         return f"write it without quotes: {value}"
     if isinstance(value, int | float) and not isinstance(value, bool) and flag.type in ("str", None):
         return f'write it in quotes: "{value}"'
@@ -202,7 +190,7 @@ def _number(value: float) -> str:
     return format(Decimal(text), "f") if "e" in text and text.startswith("-") else text
 
 
-def _carried(text: str, path: tuple[str | int, ...]) -> str:
+def _carried(text: str, path: KeyPath) -> str:
     if "\0" in text:
         raise Refused("a command line cannot carry a NUL character", path=path)
     if text == "--":
@@ -219,12 +207,12 @@ def _listed(flag: Flag, items: list[str]) -> list[str]:
     if len(items) == 1:
         return _single(flag, items[0])
     for number, word in enumerate(items):
-        if word.startswith("-") and not types.is_negative_number(word):
+        if word.startswith("-") and not reader.is_negative_number(word):
             hint = "upstream's parser would take it for another flag"
             raise Refused(f"an item of `{flag.dest}` cannot start with `-`: {word!r}", hint, (number,))
     return [flag.name, *items]
 
 
 def _shown(value: Any) -> str:
-    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - fits on one line of output
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_training import families, nearest
-from lora_training.config import history, ours
+from lora_training.config import history, tables
 from lora_training.config import schema as schemas
 from lora_training.errors import ConfigError, UpstreamError
 
@@ -21,18 +21,31 @@ if TYPE_CHECKING:
 class Explained:
     """The description of a key.
 
-    It has the key's entry in this project's tables (`ours.described`), the flag in each script that has it, the dataset
-    tables that accept it, the scripts where it has no effect, and its changes between versions.
+    It has the key's table among this project's own with the accepted values and the help, the flag in each script that
+    has it, the dataset tables that accept it, the scripts where it has no effect, and its changes between versions.
     """
 
     key: str
-    ours: tuple[str, str, str] | None
+    own: dict[str, str] | None
     flags: dict[str, Flag]
     dataset_tables: dict[str, str]
     absent: tuple[str, ...]
     inert: dict[str, str]
     changes: tuple[history.Change, ...]
     versions: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the description as JSON values."""
+        return {
+            "key": self.key,
+            "ours": self.own,
+            "scripts": {script: flag.public() for script, flag in self.flags.items()},
+            "dataset_tables": self.dataset_tables,
+            "absent": list(self.absent),
+            "inert": self.inert,
+            "versions": list(self.versions),
+            "changes": [asdict(change) for change in self.changes],
+        }
 
 
 def explain(tree: Path, key: str, *, cache: Path | None = None) -> Explained:
@@ -42,19 +55,20 @@ def explain(tree: Path, key: str, *, cache: Path | None = None) -> Explained:
     """
     key = key.lstrip("-").replace("-", "_")
     read = schemas.read_all(tree, cache=cache)
-    flags = {script: flag for script, schema in read.items() if (flag := schema.flag(key))}
     if not read:
         raise UpstreamError(f"no training script in {tree}", hint="run `lora upstream sync`")
-    tables = _dataset_tables(next(iter(read.values())), key)
-    own = ours.described(key)
-    if not flags and not tables and not own:
-        known = {name for schema in read.values() for name in schema.keys} | {*ours.LAUNCH_KEYS, *ours.RUN_KEYS}
+    flags = {script: flag for script, schema in read.items() if (flag := schema.flag(key))}
+    datasets = _dataset_tables(next(iter(read.values())), key)
+    home = tables.table_of(key)
+    if not flags and not datasets and not home:
+        known = {name for schema in read.values() for name in schema.keys}.union(*tables.TABLES.values())
         raise ConfigError(f"upstream has no flag `{key}`", hint=nearest.hint(key, known))
+    about = tables.TABLES[home][key] if home else {}
     return Explained(
         key=key,
-        ours=own,
+        own={"table": home, "takes": about["takes"], "help": about["help"]} if home else None,
         flags=flags,
-        dataset_tables=tables,
+        dataset_tables=datasets,
         absent=tuple(script for script in read if script not in flags),
         inert={script: inert[key].reason for script in flags if key in (inert := families.of(script).inert)},
         changes=history.changes(tree, key, cache=cache),
@@ -63,39 +77,21 @@ def explain(tree: Path, key: str, *, cache: Path | None = None) -> Explained:
 
 
 def _dataset_tables(schema: Schema, key: str) -> dict[str, str]:
-    style = schema.datasets.styles["dreambooth"]
-    tables = {"[general]": schema.datasets.general, "[[datasets]]": style.dataset, "[[datasets.subsets]]": style.subset}
-    for other in schema.datasets.styles.values():
-        if key in other.subset.keys:
-            tables["[[datasets.subsets]]"] = other.subset
-    return {name: str(table.keys[key]) for name, table in tables.items() if key in table.keys}
-
-
-def as_json(found: Explained) -> dict[str, Any]:
-    """Return the description as JSON values."""
-    return {
-        "key": found.key,
-        "ours": dict(zip(("table", "takes", "help"), found.ours, strict=True)) if found.ours else None,
-        "scripts": {script: flag.public() for script, flag in found.flags.items()},
-        "dataset_tables": found.dataset_tables,
-        "absent": list(found.absent),
-        "inert": found.inert,
-        "versions": list(found.versions),
-        "changes": [asdict(change) for change in found.changes],
-    }
+    styles = schema.datasets.styles
+    named = [("[general]", schema.datasets.general), ("[[datasets]]", styles["dreambooth"].dataset)]
+    named += [("[[datasets.subsets]]", style.subset) for style in styles.values()]
+    return {name: str(table.keys[key]) for name, table in named if key in table.keys}
 
 
 def lines(found: Explained) -> Iterator[str]:
     """Return the description as lines of text."""
     yield found.key
-    if found.ours:
-        table, takes, text = found.ours
-        yield f"  in [{table}], ours: {takes}"
-        yield f"    help: {text}"
-    if not found.flags and not found.dataset_tables:
-        return
-    for flag, scripts in _grouped(found.flags):
-        yield f"  in: {', '.join(scripts)}"
+    if found.own:
+        yield f"  in [{found.own['table']}], lora's own: {found.own['takes']}"
+        yield f"    help: {found.own['help']}"
+    for flag in dict.fromkeys(found.flags.values()):
+        # scripts that share one definition
+        yield f"  in: {', '.join(script for script, other in found.flags.items() if other == flag)}"
         yield from (f"    {name}: {text}" for name, text in _facts(flag))
     for table, shape in found.dataset_tables.items():
         yield f"  in {table}: {shape}"
@@ -103,13 +99,8 @@ def lines(found: Explained) -> Iterator[str]:
         yield f"  not in: {', '.join(found.absent)}"
     for script, reason in found.inert.items():
         yield f"  does nothing in {script}: {reason}"
-    yield from _history(found)
-
-
-def _grouped(flags: dict[str, Flag]) -> Iterator[tuple[Flag, list[str]]]:
-    """Return each distinct definition of the flag with the scripts that share it."""
-    for flag in dict.fromkeys(flags.values()):
-        yield flag, [script for script, other in flags.items() if other == flag]
+    if found.flags or found.dataset_tables:
+        yield from _history(found)
 
 
 def _facts(flag: Flag) -> Iterator[tuple[str, str]]:
@@ -126,19 +117,16 @@ def _history(found: Explained) -> Iterator[str]:
         yield "  changes: no other version of upstream is on this machine (fetch its tags to see them)"
         return
     yield f"  changes since {found.versions[0]}:" + ("" if found.changes else " none")
-    for (version, what), scripts in _told(found.changes).items():
-        yield f"    {version}: {what} in {', '.join(scripts)}"
+    scripts: dict[tuple[str, str], list[str]] = {}
+    for change in found.changes:
+        scripts.setdefault((change.version, _in_words(change)), []).append(change.script)
+    for (version, what), names in scripts.items():
+        yield f"    {version}: {what} in {', '.join(names)}"
 
 
-def _told(changes: tuple[history.Change, ...]) -> dict[tuple[str, str], list[str]]:
-    """Group equal changes: (version, change in words) -> scripts."""
-    told: dict[tuple[str, str], list[str]] = {}
-    for change in changes:
-        fields = "; ".join(_field(name, *values) for name, values in change.fields.items())
-        what = f"{change.what} ({fields})" if fields else change.what
-        told.setdefault((change.version, what), []).append(change.script)
-    return told
-
-
-def _field(name: str, old: object, new: object) -> str:
-    return "help reworded" if name == "help" else f"{name}: {old!r} -> {new!r}"
+def _in_words(change: history.Change) -> str:
+    fields = [
+        "help reworded" if name == "help" else f"{name}: {old!r} -> {new!r}"
+        for name, (old, new) in change.fields.items()
+    ]
+    return f"{change.what} ({'; '.join(fields)})" if fields else change.what

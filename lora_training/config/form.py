@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import document, ours
+from lora_training.config import loading, tables
 from lora_training.config.argv import REFUSED
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ _LOSS = ("loss_weight", "lambda_struct", "lambda_light", "lambda_color", "lambda
 _FIRST_OF_DATASET = ("resolution", "batch_size", "enable_bucket", "bucket_no_upscale")
 _FIRST_OF_SUBSET = ("image_dir", "num_repeats", "caption_extension", "class_tokens", "shuffle_caption", "keep_tokens")
 _SWITCH = ("true", "false")
-_CHOICES = {"mixed_precision": ("no", "fp16", "bf16"), "backend": ("accelerate", "filestore"), "allow_pickle": _SWITCH}
-_CHOICES |= {"checks": ("all", "quick", "none"), "rdzv_backend": ("static", "c10d"), "assets": ("smoke",)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,9 @@ def groups(schema: Schema, datasets: Sequence[int], runtime: Mapping[str, bool])
     for title in homes:
         fields = [_flag(flag) for key, flag in flags.items() if home(flag) == title and key not in ESSENTIAL]
         found.append(Group(title.replace("_", " "), tuple(fields)))
-    found += [_ours("launch", ours.LAUNCH_KEYS), _ours("run", ours.RUN_KEYS)]
+    for table, keys in tables.TABLES.items():
+        own = (_own(table, key) for key in keys if (table, key) not in _ESSENTIAL_OURS)
+        found.append(Group(table, tuple(own)))
     patches = [Field(f"runtime/{name}", name, default="on" if on else "off") for name, on in runtime.items()]
     return [*found, Group("runtime patches", tuple(patches))]
 
@@ -100,7 +100,7 @@ def ident_of(key: str | None) -> str | None:
     if key is None:
         return None
     first, *rest = key.split(".")
-    return "/".join((first, *rest)) if first in document.OURS and rest else (rest[-1] if rest else first)
+    return "/".join((first, *rest)) if first in loading.TABLES and rest else (rest[-1] if rest else first)
 
 
 def _flag(flag: Flag) -> Field:
@@ -116,14 +116,9 @@ def _word(value: Any) -> str:
 
 
 def _own(table: str, key: str) -> Field:
-    described = ours.described(key)
-    text = f"{described[2]}: {described[1]}" if described else ""
-    return Field(f"{table}/{key}", key, text, choices=_CHOICES.get(key, ()), is_text=key == "resume")
-
-
-def _ours(table: str, keys: Sequence[str]) -> Group:
-    fields = (_own(table, key) for key in keys if (table, key) not in _ESSENTIAL_OURS)
-    return Group(table, tuple(fields))
+    about = tables.TABLES[table][key]
+    choices = _SWITCH if about["schema"].get("type") == "boolean" else tuple(about["schema"].get("enum", ()))
+    return Field(f"{table}/{key}", key, f"{about['help']}: {about['takes']}", choices=choices, is_text=key == "resume")
 
 
 def _datasets(schema: Schema, counts: Sequence[int]) -> Iterator[Group]:

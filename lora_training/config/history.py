@@ -7,6 +7,7 @@ import tarfile
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lora_training.config.schema import Flag
-    from lora_training.repositories import Repo
 
 _LOCAL = {"GIT_NO_LAZY_FETCH": "1"}  # do not fetch objects that a partial clone left out
 _COMPARED = ("type", "default", "choices", "nargs", "action", "help")
@@ -42,7 +42,9 @@ def versions(tree: Path) -> tuple[str, ...]:
     try:
         with repositories.opened(tree) as repo:
             listed = repo.git.tag("--list", "v*", "--sort=creatordate", "--merged", "HEAD")
-            return tuple(tag for tag in listed.split() if _is_here(repo, tag))
+            with repo.git.custom_environment(**_LOCAL):
+                is_local = partial(repo.git.succeeds, "cat-file", "-e")
+                return tuple(tag for tag in listed.split() if is_local(f"{tag}:train_network.py"))
     except proc.ProcError:
         return ()
 
@@ -87,11 +89,6 @@ def _flags(tree: Path, version: str | None, key: str, cache: Path | None) -> dic
 def _in(tree: Path, key: str, cache: Path | None) -> dict[str, Flag]:
     found = ((script, schema.flag(key)) for script, schema in schemas.read_all(tree, cache=cache).items())
     return {script: flag for script, flag in found if flag is not None}
-
-
-def _is_here(repo: Repo, tag: str) -> bool:
-    with repo.git.custom_environment(**_LOCAL):
-        return repo.git.succeeds("cat-file", "-e", f"{tag}:train_network.py")
 
 
 @contextmanager

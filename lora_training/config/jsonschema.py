@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_training import families
-from lora_training.config import ours
+from lora_training.config import tables
 from lora_training.config.argv import REFUSED
+from lora_training.config.schema import scripts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,38 +14,23 @@ if TYPE_CHECKING:
     from lora_training.config.schema import Flag, Schema, Shape, Table
 
 _TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "dict": "object", "Path": "string"}
-_OF_LAUNCH: dict[str, dict[str, Any]] = {
-    "num_processes": {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]},
-    "gpu_ids": {"type": "array", "items": {"type": "integer", "minimum": 0}, "uniqueItems": True, "minItems": 1},
-    "mixed_precision": {"enum": ["no", "fp16", "bf16"]},
-    "backend": {"enum": ["accelerate", "filestore"]},
-    "main_process_ip": {"type": "string"},
-    "main_process_port": {"type": "integer", "minimum": 1, "maximum": 65535},
-    "rdzv_backend": {"enum": ["static", "c10d"]},
-}
-_OF_RUN: dict[str, dict[str, Any]] = {
-    "assets": {"enum": list(families.ASSETS)},
-    "resume": {"type": "string"},
-    "retries": {"type": "integer", "minimum": 0},
-    "checks": {"enum": ["all", "quick", "none"]},
-    "allow_pickle": {"type": "boolean"},
-    "stall_timeout": {"type": "number", "exclusiveMinimum": 0},
-}
 
 
-def of(schema: Schema, scripts: Iterable[str], runtime: Iterable[str]) -> dict[str, Any]:
+def of(schema: Schema, runtime: Iterable[str]) -> dict[str, Any]:
     """Return the JSON Schema (draft 7, which Taplo supports) of a configuration for the schema's script."""
     flags = {flag.dest: _flag(flag) for flag in schema.flags if flag.dest not in REFUSED}
     style = schema.datasets.styles["dreambooth"]
-    tables = [_table(s.subset) for s in schema.datasets.styles.values()]
+    subsets = [_table(s.subset) for s in schema.datasets.styles.values()]
     dataset = _table(style.dataset)
-    dataset["properties"] |= {"subsets": {"type": "array", "items": {"anyOf": tables}}}
-    ours_tables = {
-        "script": {"enum": sorted(scripts), "description": "which of upstream's scripts trains"},
+    dataset["properties"] |= {"subsets": {"type": "array", "items": {"anyOf": subsets}}}
+    own = {
+        "script": {
+            "enum": list(scripts(schema.tree)) if schema.tree else [],
+            "description": "which of upstream's scripts trains",
+        },
         "datasets": {"type": "array", "items": dataset},
         "general": _table(schema.datasets.general),
-        "launch": _closed({key: _OF_LAUNCH.get(key, {"type": "integer"}) for key in ours.LAUNCH_KEYS}),
-        "run": _closed({key: _OF_RUN[key] for key in ours.RUN_KEYS}),
+        **{name: _closed({key: each["schema"] for key, each in keys.items()}) for name, keys in tables.TABLES.items()},
         "runtime": _closed({name: {"type": ["boolean", "object"]} for name in runtime}),
     }
     return {
@@ -53,7 +38,7 @@ def of(schema: Schema, scripts: Iterable[str], runtime: Iterable[str]) -> dict[s
         "title": f"lora configuration for {schema.script}",
         "type": "object",
         "required": ["script"],
-        "properties": {**flags, **ours_tables},
+        "properties": {**flags, **own},
         # any other table groups upstream's flags under a heading
         "additionalProperties": {"$ref": "#/definitions/flags"},
         "definitions": {"flags": _closed(flags)},

@@ -1,21 +1,35 @@
-"""Build a Config from a file and its overrides. Needs no upstream."""
+"""Build a Config from a file, the `LORA_*` variables and `--set`. Needs no upstream."""
 
 from __future__ import annotations
 
+import copy
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import nearest
-from lora_training.config import document, ours
-from lora_training.config.model import Config, Entry, Launch, Run
+from lora_training import nearest, tomls
+from lora_training.config import document, tables
+from lora_training.config.document import Document
+from lora_training.config.model import Config, Entry
+from lora_training.errors import ConfigError
+from lora_training.workspace import CACHE_VARIABLE, HOME_VARIABLE, RUNS_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from lora_training.config.document import Document
     from lora_training.config.positions import Path as KeyPath
     from lora_training.problems import Problem
+
+# the keys that are not upstream's flags
+TABLES = ("script", "datasets", "general", "launch", "run", "runtime")
+_PREFIX = "LORA_"
+# These are not overrides: three name folders, IMAGE marks the container image, and the supervisor passes the others to
+# the training process.
+_RESERVED = frozenset({HOME_VARIABLE, CACHE_VARIABLE, RUNS_VARIABLE}) | {
+    f"LORA_{name}" for name in ("EVENTS", "IDENTITY", "IMAGE", "RUNTIME", "RUN_FOLDER", "STOP_FILE", "SUPERVISOR")
+}
+_DIGITS = 10
 
 
 def load(
@@ -30,8 +44,118 @@ def load(
     variables = dict(os.environ if environ is None else environ)
     path = Path(path).absolute()
     doc = document.read(path, text)
-    doc = document.override(doc, [*document.from_environment(variables), *document.from_sets(sets)])
+    doc = override(doc, [*from_environment(variables), *from_sets(sets)])
     return _Builder(path, doc, variables).config()
+
+
+# -- overrides
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `LORA_*` variable or `--set` item: a dotted key, its text, and its name for messages."""
+
+    key: tuple[str, ...]
+    text: str
+    where: str
+
+
+def from_environment(environ: Mapping[str, str]) -> list[Override]:
+    """Return the overrides in the environment, such as `LORA_LEARNING_RATE` and `LORA_RUN__RESUME` (`__` is a dot)."""
+    names = sorted(n for n in environ if n.startswith(_PREFIX) and n not in _RESERVED)
+    return [Override(_key(n.removeprefix(_PREFIX).lower().split("__")), environ[n], n) for n in names]
+
+
+def from_sets(sets: Iterable[str]) -> Iterator[Override]:
+    """Yield the overrides of `--set key=value` items. Raises ConfigError for an item without a key or `=`."""
+    for item in sets:
+        key, equals, text = item.partition("=")
+        parts = _key(key.strip().lstrip("-").split("."))
+        if not equals or not all(parts):
+            raise ConfigError(f"--set {item}: not of the form key=value", hint="for example --set learning_rate=1e-4")
+        yield Override(parts, text, f"--set {key.strip()}")
+
+
+def _key(parts: Iterable[str]) -> tuple[str, ...]:
+    """Normalize `-` and `_` in a key: upstream's flags have `_`, runtime patches have `-`."""
+    first, *rest = (part.strip().replace("-", "_") for part in parts)
+    if first == "runtime" and rest:
+        rest[0] = rest[0].replace("_", "-")
+    return (first, *rest)
+
+
+def override(doc: Document, overrides: Iterable[Override]) -> Document:
+    """Return the document with the overrides applied. Raises ConfigError if one does not fit its structure."""
+    overrides = list(overrides)
+    if not overrides:
+        return doc
+    result = Document(copy.deepcopy(doc.data), doc.positions)
+    for item in overrides:
+        path = _place(result.data, item.key)
+        try:
+            _put(result.data, path, _value(item.text))
+        except LookupError:
+            hint = "items of a list are counted from 0"
+            raise ConfigError(f"{item.where}: the file has no such place", hint=hint) from None
+        result.origins[path] = item.where
+        result.texts[path] = item.text
+    return result
+
+
+def _value(text: str) -> Any:
+    """Parse the text as a TOML value; return the text itself if that fails."""
+    try:
+        data = tomls.loads(f"value = {text}")
+    except (tomls.TOMLDecodeError, RecursionError):
+        return text
+    return data["value"] if len(data) == 1 else text
+
+
+def is_value_table(name: str) -> bool:
+    """Whether a table of this name is a flag's value (key=value arguments, upstream's `*_args`), not a heading."""
+    return name.endswith("_args")
+
+
+def _place(data: dict[str, Any], key: tuple[str, ...]) -> KeyPath:
+    """Return the path to override: as given in this project's tables; of a flag, where the file sets it, or the top."""
+    if key[0] in TABLES:
+        return tuple(int(part) if part.isdecimal() and len(part) < _DIGITS else part for part in key)
+    start = next((i for i, part in enumerate(key) if is_value_table(part)), len(key) - 1)
+    flag, rest = key[start], key[start + 1 :]
+    homes = (name for name, table in data.items() if name not in TABLES and isinstance(table, dict) and flag in table)
+    home = None if flag in data else next(homes, None)
+    return (*((home,) if home else ()), flag, *rest)
+
+
+def _put(data: Any, path: KeyPath, value: Any) -> None:
+    """Set the value at a path. Raises LookupError if the document has no such place."""
+    *parents, last = path
+    owner = data
+    for part in parents:
+        owner = _step(owner, part)
+    match owner, last:
+        case (dict(), str()):
+            owner[last] = value
+        case (list(), int()) if last < len(owner):
+            owner[last] = value
+        case _:
+            raise LookupError(last)
+
+
+def _step(owner: Any, part: str | int) -> Any:
+    match owner, part:
+        case (list(), int()) if part < len(owner):
+            return owner[part]
+        case (dict(), str()):
+            below = owner.setdefault(part, {})
+        case _:
+            raise LookupError(part)
+    if is_value_table(part) and isinstance(below, list) and all(isinstance(w, str) and "=" in w for w in below):
+        below = owner[part] = dict(word.split("=", 1) for word in below)
+    return below
+
+
+# -- the Config
 
 
 class _Builder:
@@ -55,15 +179,18 @@ class _Builder:
             entries=self.entries,
             datasets=tuple(self._datasets()),
             general=data["general"] if self._has_general else {},
-            launch=self._launch(),
-            run=self._run(),
-            runtime=self._runtime(),
+            launch=tables.launch(data.get("launch", {}), self.report),
+            run=tables.run(data.get("run", {}), self.bare.folder, self.variables, self.report),
+            runtime=tables.runtime(data.get("runtime", {}), self.report),
             variables=self.variables,
             secrets=self.secrets,
             positions=self.doc.positions,
             origins=self.doc.origins,
             problems=tuple(self.problems),
         )
+
+    def report(self, message: str, path: KeyPath, *, hint: str | None = None) -> None:
+        self.problems.append(self.bare.problem(message, path, hint=hint))
 
     @property
     def _has_general(self) -> bool:
@@ -75,89 +202,55 @@ class _Builder:
         if isinstance(script, str) and script:
             return script.removesuffix(".py")
         message = "`script` is missing" if script is None else "`script` must be the name of one of upstream's scripts"
-        self.problems.append(self.bare.problem(message, ("script",), hint='for example: script = "sdxl_train_network"'))
+        self.report(message, ("script",), hint='for example: script = "sdxl_train_network"')
         return ""
-
-    def _launch(self) -> Launch:
-        launch, problems = ours.launch(self.doc.data.get("launch", {}), self.bare.problem)
-        self.problems += problems
-        return launch
-
-    def _run(self) -> Run:
-        raw = self.doc.data.get("run", {})
-        run, problems = ours.run(raw, self.bare.path.parent, self.variables, self.bare.problem)
-        self.problems += problems
-        return run
-
-    def _runtime(self) -> dict[str, Any]:
-        runtime, problems = ours.runtime(self.doc.data.get("runtime", {}), self.bare.problem)
-        self.problems += problems
-        return runtime
 
     def _datasets(self) -> Iterator[dict[str, Any]]:
         raw = self.doc.data.get("datasets", [])
         hint = "write each dataset under its own [[datasets]]"
         if not isinstance(raw, list):
-            self.problems.append(self.bare.problem("`datasets` must be an array of tables", ("datasets",), hint=hint))
+            self.report("`datasets` must be an array of tables", ("datasets",), hint=hint)
             return
         for number, dataset in enumerate(raw):
             if isinstance(dataset, dict):
                 yield dataset
             else:
-                self.problems.append(self.bare.problem("a dataset must be a table", ("datasets", number), hint=hint))
+                self.report("a dataset must be a table", ("datasets", number), hint=hint)
 
     def _flags(self) -> None:
         for name, value in self.doc.data.items():
-            if name in document.OURS and (name != "general" or self._has_general):
+            if name in TABLES and (name != "general" or self._has_general):
                 continue
-            if isinstance(value, dict) and not document.is_value_table(name):
+            if isinstance(value, dict) and not is_value_table(name):
                 for key, inner in value.items():
                     self._add(key, inner, (name, key))
             else:
                 self._add(name, value, (name,))
-        self._launch_precision()
-        self._order()
-
-    def _launch_precision(self) -> None:
-        """Pass `[launch] mixed_precision` on as the flag: upstream gives accelerate the flag's default otherwise."""
+        # upstream would give accelerate the default of the flag instead
         launch = self.doc.data.get("launch")
         precision = launch.get("mixed_precision") if isinstance(launch, dict) else None
         if isinstance(precision, str) and "mixed_precision" not in self.entries:
             self._add("mixed_precision", precision, ("launch", "mixed_precision"))
+        self.entries = dict(sorted(self.entries.items(), key=lambda item: self._order(item[1])))
+
+    def _order(self, entry: Entry) -> tuple[int, int, int]:
+        """Return a sort key: the file's order; overrides of keys that the file does not have come last."""
+        place = self.doc.positions.get(entry.path)
+        return (0, place.line, place.column) if place else (1, 0, 0)
 
     def _add(self, name: str, value: Any, path: KeyPath) -> None:
         key = name.replace("-", "_")
-        if self._is_misplaced(name, value, path) or self._is_secret(key, self.doc.texts.get(path, value)):
-            return
-        first = self.entries.get(key)
-        if first is not None:
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            # often a misspelt `[[datasets]]`
+            hint = nearest.hint(name, ["datasets"]) or "only `datasets` is an array of tables"
+            self.report(f"`[[{name}]]` is not known", path, hint=hint)
+        elif key in tables.SECRETS and isinstance(text := self.doc.texts.get(path, value), str):
+            self.secrets[tables.SECRETS[key]] = text
+        elif first := self.entries.get(key):
             where = f"line {first.position.line}" if first.position else first.where
-            hint = f"it is already set in {where}; keep one of them"
-            self.problems.append(self.bare.problem(f"`{key}` is given twice", path, hint=hint))
-            return
-        origin = next((self.doc.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.doc.origins), "")
-        where = origin or str(self.bare.path)
-        position = None if origin else self.doc.positions.get(path)
-        self.entries[key] = Entry(key, value, where, path, position, self.doc.texts.get(path))
-
-    def _is_secret(self, key: str, value: Any) -> bool:
-        """Keep a key or token in `secrets`, which are never printed; return whether the flag is one."""
-        if key not in ours.SECRETS or not isinstance(value, str):
-            return False
-        self.secrets[ours.SECRETS[key]] = value
-        return True
-
-    def _is_misplaced(self, name: str, value: Any, path: KeyPath) -> bool:
-        """Report a list of tables in place of a flag, often a misspelt `[[datasets]]`; return whether it is one."""
-        if not (isinstance(value, list) and value and all(isinstance(item, dict) for item in value)):
-            return False
-        hint = nearest.hint(name, ["datasets"]) or "only `datasets` is an array of tables"
-        self.problems.append(self.bare.problem(f"`[[{name}]]` is not known", path, hint=hint))
-        return True
-
-    def _order(self) -> None:
-        """Sort the entries in the file's order; overrides of keys that the file does not have come last."""
-        last = (1, 0, 0)
-        places = {key: self.doc.positions.get(entry.path) for key, entry in self.entries.items()}
-        order = {key: (0, place.line, place.column) if place else last for key, place in places.items()}
-        self.entries = dict(sorted(self.entries.items(), key=lambda item: order[item[0]]))
+            self.report(f"`{key}` is given twice", path, hint=f"it is already set in {where}; keep one of them")
+        else:
+            origins = (self.doc.origins.get(path[:length]) for length in range(len(path), 0, -1))
+            origin = next(filter(None, origins), None)
+            place = None if origin else self.doc.positions.get(path)
+            self.entries[key] = Entry(key, value, origin or str(self.bare.path), path, place, self.doc.texts.get(path))

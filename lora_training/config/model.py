@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from lora_training.config import paths
+from lora_training.config.tables import Launch, Run
 from lora_training.problems import Problem
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_training.config.positions import Path as KeyPath
+    from lora_training.config.schema import Flag, Schema
     from lora_training.problems import Position, Severity
 
 
@@ -31,41 +34,14 @@ class Entry:
     position: Position | None = None
     text: str | None = None
 
+    def given(self, flag: Flag) -> Any:
+        """Return the value for a flag: for one that takes text, an override's own text."""
+        return self.text if self.text is not None and flag.takes_text else self.value
 
-@dataclass(frozen=True)
-class Launch:
-    """The `[launch]` table: processes, precision, machines. None leaves a setting to the launcher.
-
-    `num_processes` is the total over all machines; `auto` means one for each GPU.
-    """
-
-    num_processes: int | Literal["auto"] | None = None
-    gpu_ids: tuple[int, ...] | None = None
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
-    backend: Literal["accelerate", "filestore"] | None = None
-    num_machines: int | None = None
-    machine_rank: int | None = None
-    main_process_ip: str | None = None
-    main_process_port: int | None = None
-    rdzv_backend: Literal["static", "c10d"] | None = None
-    num_cpu_threads_per_process: int | None = None
-
-
-@dataclass(frozen=True)
-class Run:
-    """The `[run]` table: resuming, restarting, checks. `resume` is `auto`, `never` or an absolute path.
-
-    `stall_timeout` is in seconds. `assets` has a tiny model and images made before the start, in the folder of that
-    name in `${LORA_CACHE}`. `checks` selects the checks before the start: all, those that do not open every image and
-    cache file, or none. `allow_pickle` lets pickled weights be loaded in full, which may run code that they contain.
-    """
-
-    assets: str | None = None
-    resume: str = "auto"
-    retries: int = 3
-    stall_timeout: float | None = None
-    checks: Literal["all", "quick", "none"] = "all"
-    allow_pickle: bool = False
+    @property
+    def origin(self) -> str:
+        """Return `file:line:column`, `LORA_NAME` or `--set key`."""
+        return f"{self.where}:{self.position.line}:{self.position.column}" if self.position else self.where
 
 
 @dataclass(frozen=True)
@@ -102,12 +78,32 @@ class Config:
         """The folder that relative paths are relative to."""
         return self.path.parent
 
+    def absolute(self, value: str) -> str:
+        """Return a path of this configuration as an absolute path. Raises UnknownVariable."""
+        return paths.absolute(value, self.folder, self.variables)
+
+    def resolve(self, flag: Flag, value: str) -> str:
+        """Return a path as upstream gets it: absolute, or a hub id unchanged. Raises UnknownVariable."""
+        return paths.resolve(flag, value, self.folder, self.variables)
+
+    def setting(self, key: str, schema: Schema) -> Any:
+        """Return what upstream will use for a flag: its value, with absolute paths, or upstream's default.
+
+        None if the script has no such flag. Raises encode.Refused for a path that names an unknown variable.
+        """
+        from lora_training.config import encode
+
+        flag, entry = schema.flag(key), self.entries.get(key)
+        if flag is None or entry is None:
+            return flag.default if flag else None
+        return encode.resolved(flag, entry, self.resolve)
+
     def problem(self, message: str, path: KeyPath, *, hint: str | None = None, severity: Severity = "error") -> Problem:
         """Return a problem located at a path of the document, its nearest enclosing position, or its override."""
         key = ".".join(map(str, path)) or None
-        for length in range(len(path), -1, -1):
-            if path[:length] in self.origins:
-                return Problem(message, hint, severity, key, self.origins[path[:length]])
-            if path[:length] in self.positions:
-                return Problem(message, hint, severity, key, str(self.path), self.positions[path[:length]])
+        for place in (path[:length] for length in range(len(path), -1, -1)):
+            if place in self.origins:
+                return Problem(message, hint, severity, key, self.origins[place])
+            if place in self.positions:
+                return Problem(message, hint, severity, key, str(self.path), self.positions[place])
         return Problem(message, hint, severity, key, str(self.path))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _ENDINGS = ("_dir", "_path", "_file", "_json", "_weights", "_prompts", "_config")
 _CERTAIN = ("_dir", "_file", "_json", "_prompts", "_config")
+_HUB = ("_or_path", "vae", "text_encoder", "byt5", "gemma2")  # flags whose value may be a hub id
 _ELSEWHERE = "_in_repo"  # a path on the hub
 _HELP = re.compile(r"(?:path to|directory|saved state|[\w-]+ model path)\b", re.IGNORECASE)
 _WRITTEN = re.compile(r"(?:output|logging|console_log|tokenizer_cache)_")
@@ -66,9 +67,20 @@ def resolve(flag: Flag, value: str, folder: Path, variables: Mapping[str, str]) 
     return absolute(value, folder, variables)
 
 
-def exists(path: Path) -> bool:
+def is_hub_id(flag: Flag, value: str, folder: Path) -> bool:
+    """Whether upstream would look for the value on the hub: `org/name`, and no such local path."""
+    plain = value.count("/") == 1 and flag.dest.endswith(_HUB) and not looks_like_path(value)
+    return plain and not exists(folder / value)
+
+
+def exists(path: Path | str) -> bool:
     """Whether a file or folder exists; False for a name that the system refuses to look up."""
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long or not accessible
+
+
+def is_file(path: Path | str) -> bool:
+    """Whether a regular file exists; False for a name that the system refuses to look up."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for a name that is too long or not accessible
 
 
 def below(folder: Path) -> tuple[Path, ...]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from typing import TypeAlias
 
+from lora_training import tomls
 from lora_training.problems import Position
 
 Path: TypeAlias = "tuple[str | int, ...]"
 
-_BLANK = " \t"
-_SPACE = " \t\r\n"
-_BARE_END = " \t\r\n.=]"
-_VALUE_END = ",]}\r\n#"
-_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\", "e": "\x1b"}
-_HEX = {"x": 2, "u": 4, "U": 8}
+_SPACE = re.compile(r"[ \t\r\n]+|#[^\n]*")
+_BARE = re.compile(r"[^ \t\r\n.=\]]*")
+_SCALAR = re.compile(r"[^,\]}\r\n#]*")
+# what to look for after each opening quote: escapes, and the end; one or two quotes may precede the closing three
+_ENDS = {
+    '"""': re.compile(r'\\.|"{3,5}', re.DOTALL),
+    "'''": re.compile("'{3,5}"),
+    '"': re.compile(r'\\.|"'),
+    "'": re.compile("'"),
+}
 
 
 def index(text: str) -> dict[Path, Position]:
@@ -26,12 +32,8 @@ def index(text: str) -> dict[Path, Position]:
     scanner = _Scanner(text)
     scanner.document()
     starts = [0, *(i + 1 for i, char in enumerate(text) if char == "\n")]
-    return {path: _position(starts, offset) for path, offset in scanner.found.items()}
-
-
-def _position(starts: list[int], offset: int) -> Position:
-    line = bisect_right(starts, offset)
-    return Position(line, offset - starts[line - 1] + 1)
+    lines = {path: bisect_right(starts, offset) for path, offset in scanner.found.items()}
+    return {path: Position(lines[path], offset - starts[lines[path] - 1] + 1) for path, offset in scanner.found.items()}
 
 
 class _Scanner:
@@ -52,16 +54,15 @@ class _Scanner:
     # -- headers and keys
 
     def _header(self) -> Path:
-        is_array = self.text.startswith("[[", self.at)
-        self.at += 2 if is_array else 1
-        parts = self._key()
-        self.at += 2 if is_array else 1
+        brackets = 2 if self.text.startswith("[[", self.at) else 1
+        self.at += brackets
+        *parents, (name, offset) = self._key()
+        self.at += brackets
         path: Path = ()
-        for name, offset in parts[:-1]:
-            path = self._inside((*path, name), offset)
-        name, offset = parts[-1]
+        for parent, place in parents:
+            path = self._inside((*path, parent), place)
         path = (*path, name)
-        if not is_array:
+        if brackets == 1:
             return self._inside(path, offset)
         self.found.setdefault(path, offset)
         number = self._lengths.get(path, 0)
@@ -80,18 +81,18 @@ class _Scanner:
         for name, offset in self._key():
             path = (*path, name)
             self.found.setdefault(path, offset)
-        self._skip(_BLANK)
         self.at += 1  # the equals sign
         self._value(path)
 
     def _key(self) -> list[tuple[str, int]]:
         parts = []
         while True:
-            self._skip(_BLANK)
+            self._skip()
             offset = self.at
-            name = self._string() if self.text[self.at] in "\"'" else self._until(_BARE_END)
-            parts.append((name, offset))
-            self._skip(_BLANK)
+            text = self._string() if self.text[self.at] in _ENDS else self._bare(_BARE)
+            # the parser knows the escapes
+            parts.append((tomls.loads(f"key = {text}")["key"] if text[:1] == '"' else text.strip("'"), offset))
+            self._skip()
             if self.text[self.at] != ".":
                 return parts
             self.at += 1
@@ -99,28 +100,22 @@ class _Scanner:
     # -- values
 
     def _value(self, path: Path) -> None:
-        self._skip(_BLANK)
+        self._skip()
         char = self.text[self.at]
-        if char in "\"'":
+        if char in _ENDS:
             self._string()
         elif char == "[":
-            self._array(path)
+            number = 0
+            while self._next("]"):
+                item = (*path, number)
+                self.found[item] = self.at
+                self._value(item)
+                number += 1
         elif char == "{":
-            self._inline(path)
+            while self._next("}"):
+                self._pair(path)
         else:
-            self._until(_VALUE_END)
-
-    def _array(self, path: Path) -> None:
-        number = 0
-        while self._next("]"):
-            item = (*path, number)
-            self.found[item] = self.at
-            self._value(item)
-            number += 1
-
-    def _inline(self, path: Path) -> None:
-        while self._next("}"):
-            self._pair(path)
+            self._bare(_SCALAR)
 
     def _next(self, end: str) -> bool:
         """Skip an opening bracket or comma; return whether an item follows."""
@@ -128,55 +123,27 @@ class _Scanner:
         if self.text[self.at] != end:
             self.at += self.text[self.at] in "[{,"
             self._skip()
-        if self.text[self.at] == end:
-            self.at += 1
-            return False
-        return True
+        is_end = self.text[self.at] == end
+        self.at += is_end
+        return not is_end
 
     # -- text
 
     def _string(self) -> str:
-        quote = self.text[self.at]
-        long = self.text.startswith(quote * 3, self.at)
-        self.at += 3 if long else 1
         start = self.at
-        while not self.text.startswith(quote * (3 if long else 1), self.at):
-            self.at += 2 if quote == '"' and self.text[self.at] == "\\" else 1
-        raw = self.text[start : self.at]
-        self.at += 3 if long else 1
-        while long and self.text.startswith(quote, self.at):  # one or two quotes may precede the closing three
-            self.at += 1
-        return raw if quote == "'" else _unescaped(raw)
-
-    def _until(self, ends: str) -> str:
-        start = self.at
-        while self.at < len(self.text) and self.text[self.at] not in ends:
-            self.at += 1
+        quote = self.text[start : start + 3] if self.text[start : start + 3] in _ENDS else self.text[start]
+        ends = _ENDS[quote].finditer(self.text, start + len(quote))
+        self.at = next(found.end() for found in ends if found[0][0] != "\\")
         return self.text[start : self.at]
 
-    def _skip(self, what: str = _SPACE) -> bool:
-        """Skip blanks, and also comments where line breaks are allowed; return whether any text is left."""
-        while self.at < len(self.text):
-            char = self.text[self.at]
-            if char == "#" and what is _SPACE:
-                self._until("\n")
-            elif char in what:
-                self.at += 1
-            else:
-                return True
-        return False
+    def _bare(self, pattern: re.Pattern[str]) -> str:
+        start = self.at
+        found = pattern.match(self.text, start)
+        self.at = found.end() if found else start
+        return self.text[start : self.at]
 
-
-def _unescaped(raw: str) -> str:
-    """Return the text of a quoted key, which has no line breaks."""
-    parts, at = [], 0
-    while at < len(raw):
-        if raw[at] != "\\":
-            parts.append(raw[at])
-            at += 1
-            continue
-        kind = raw[at + 1]
-        digits = _HEX.get(kind, 0)
-        parts.append(chr(int(raw[at + 2 : at + 2 + digits], 16)) if digits else _ESCAPES.get(kind, ""))
-        at += 2 + digits
-    return "".join(parts)
+    def _skip(self) -> bool:
+        """Skip blanks, line breaks and comments; return whether any text is left."""
+        while found := _SPACE.match(self.text, self.at):
+            self.at = found.end()
+        return self.at < len(self.text)

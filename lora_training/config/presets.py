@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from lora_training import nearest
-from lora_training.config import document, paths, tomlout
+from lora_training.config import document, loading, paths, tomlout
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lora_training.config.positions import Path as KeyPath
     from lora_training.problems import Position
 
+# a `key = value` line, with its comment
+_PAIR = re.compile(r"""([\w.-]+\s*=\s*)("(?:[^"\\]|\\.)*"|'[^']*'|\[[^\]]*\]|[^\s#]+)(\s*(?:#.*)?)$""")
 # key -> its question, and the last parts of the preset's paths that the answer is written to
-_MODEL = ("pretrained_model_name_or_path",)
 _ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "model": ("the base model (a file, a folder or a hub id)", _MODEL),
+    "model": ("the base model (a file, a folder or a hub id)", ("pretrained_model_name_or_path",)),
     "images": ("the folder of images", ("image_dir",)),
     "output_dir": ("where to write the LoRA", ("output_dir",)),
 }
@@ -46,12 +47,12 @@ def find(folder: Path, name: str | None) -> Path:
 def questions(preset: Path) -> dict[str, tuple[str, str]]:
     """Return what to ask the user for a preset: key -> question and default."""
     data = document.read(preset).data
-    found = {key: _first(data, leaves) for key, (_, leaves) in _ASKED.items()}
-    return {key: (_ASKED[key][0], value) for key, value in found.items() if value is not None}
-
-
-def _first(data: object, leaves: tuple[str, ...]) -> str | None:
-    return next((value for path, value in _strings(data) if path[-1] in leaves), None)
+    asked: dict[str, tuple[str, str]] = {}
+    for key, (question, leaves) in _ASKED.items():
+        defaults = [value for path, value in _strings(data) if path[-1] in leaves]
+        if defaults:
+            asked[key] = (question, defaults[0])
+    return asked
 
 
 def _strings(data: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
@@ -65,13 +66,36 @@ def _strings(data: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
             yield from _strings(value, (*path, number))
 
 
-def as_seen_from(folder: Path, answer: str, *, is_folder: bool = False) -> str:
+def write(
+    preset: Path,
+    name: Path,
+    given: Mapping[str, str | None],
+    sets: Sequence[str],
+    *,
+    force: bool,
+    ask: Callable[..., str] | None,
+) -> Path:
+    """Write a configuration from a preset and return its path, whose name ends in `.toml`.
+
+    Paths that are not `given` are asked for by `ask` (question, default), or left as they are in the preset.
+    """
+    target = name if name.suffix == ".toml" else name.with_name(f"{name.name}.toml")
+    answers = {}
+    for key, (question, default) in questions(preset).items():
+        answer = given.get(key) or (ask(question, default=default) if ask else default)
+        is_folder = key in ("images", "output_dir")
+        answers[key] = default if answer == default else _from_folder(target.parent, answer, is_folder=is_folder)
+    document.write(target, fill(preset, answers, sets), force=force)
+    return target
+
+
+def _from_folder(folder: Path, answer: str, *, is_folder: bool) -> str:
     """Return a path typed in the current folder as a path relative to `folder`; a hub id is returned unchanged.
 
     `is_folder` says that it is a path, also where nothing exists there yet.
     """
-    is_path = os.path.exists(answer) or is_folder or paths.looks_like_path(answer)  # noqa: PTH110 - "" is not a file
-    if not is_path or answer.startswith(("~", "${")) or os.path.isabs(answer):  # noqa: PTH117 - the text is kept unchanged
+    is_path = (answer and paths.exists(answer)) or is_folder or paths.looks_like_path(answer)
+    if not is_path or answer.startswith(("~", "${")) or PurePath(answer).is_absolute():
         return answer
     return os.path.relpath(answer, folder)
 
@@ -88,19 +112,13 @@ def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str]) -> str:
         for key, (_, leaves) in _ASKED.items():
             if path[-1] in leaves and old != answers.get(key, old):
                 new[path] = tomlout.string(answers[key])
-    overridden = document.override(doc, document.from_sets(sets))
+    overridden = loading.override(doc, loading.from_sets(sets))
     for path in overridden.origins:
         if path not in doc.positions:
             hint = "add it to the file once it is written"
             raise ConfigError(f"--set {'.'.join(map(str, path))}: the preset does not have it", hint=hint)
-        new[path] = tomlout.value(_at(overridden.data, path))
+        new[path] = tomlout.value(document.value_at(overridden.data, path))
     return _replaced(text, {doc.positions[path]: value for path, value in new.items()})
-
-
-def _at(data: object, path: KeyPath) -> object:
-    for part in path:
-        data = data[part]  # type: ignore[index] # the path comes from this document
-    return data
 
 
 def _replaced(text: str, values: Mapping[Position, str]) -> str:
@@ -114,6 +132,3 @@ def _replaced(text: str, values: Mapping[Position, str]) -> str:
             raise ConfigError(f"line {place.line} of the preset holds more than one value on a line")
         lines[place.line - 1] = f"{head}{found[1]}{value}{found[3]}"
     return "\n".join(lines)
-
-
-_PAIR = re.compile(r"""([\w.-]+\s*=\s*)("(?:[^"\\]|\\.)*"|'[^']*'|\[[^\]]*\]|[^\s#]+)(\s*(?:#.*)?)$""")

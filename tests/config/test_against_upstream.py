@@ -15,9 +15,9 @@ from lora_training import proc, repositories
 from lora_training.config import argv, encode, load, schema, to_argv, tomlout
 from lora_training.config.checks.datasets import tables
 from lora_training.config.checks.view import View
-from lora_training.config.ours import SECRETS
 from lora_training.config.paths import is_path
-from lora_training.config.schema.types import converted
+from lora_training.config.schema.reader import converted
+from lora_training.config.tables import SECRETS
 from tests.config.helpers import HERE
 
 pytestmark = pytest.mark.upstream

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora_training.config.checks import optimizer, scheduler
-from lora_training.config.schema import choices
+from lora_training.config.schema import source
 from tests.config.helpers import images, needs_torch
 from tests.helpers import ROOT, lora
 
@@ -106,7 +106,7 @@ def test_a_name_that_upstream_takes_is_right(tmp_path: Path, sd_scripts: Path, f
 
 
 def test_upstream_starts_every_scheduler_that_is_right_and_no_other(sd_scripts: Path) -> None:
-    names = choices.schedulers(sd_scripts)
+    names = source.schedulers(sd_scripts)
     asked = json.dumps([*names, "cosin"])
     done = subprocess.run(
         [sys.executable, "-c", UPSTREAM], cwd=sd_scripts, input=asked, capture_output=True, text=True, check=False
@@ -119,8 +119,8 @@ def test_upstream_starts_every_scheduler_that_is_right_and_no_other(sd_scripts: 
 
 
 def test_what_we_say_of_packages_is_of_upstreams_own_names(sd_scripts: Path) -> None:
-    assert set(optimizer._NAMES) <= {name.lower() for name in choices.optimizers(sd_scripts)}
+    assert set(optimizer._NAMES) <= {name.lower() for name in source.optimizers(sd_scripts)}
     needs_torch()
     import torch
 
-    assert {name for name in choices.classes("torch.optim") if not hasattr(torch.optim, name)} == set()
+    assert {name for name in source.classes("torch.optim") if not hasattr(torch.optim, name)} == set()

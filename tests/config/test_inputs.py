@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lora_training.config.inputs import inputs
+from lora_training.config.files import inputs
 from tests.config.helpers import images
 from tests.helpers import write
 

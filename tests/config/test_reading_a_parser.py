@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lora_training.config import schema
-from lora_training.config.schema import networks, reader
+from lora_training.config.schema import reader, source
 from lora_training.errors import ConfigError, UpstreamError
 from tests.config.conftest import FILES
 from tests.helpers import write
@@ -221,13 +221,13 @@ def test_the_dataset_schema_is_read_too(small):
 
 def test_a_network_s_arguments_are_followed_from_function_to_function(tree):
     wanted = {"loraplus_lr_ratio", "block_dims", "block_alphas", "conv_dim", "dropout"}
-    assert networks.arguments(tree, "networks.lora") == wanted
+    assert source.network_arguments(tree, "networks.lora") == wanted
 
 
 def test_arguments_that_go_where_nobody_can_follow_are_not_known(tree):
     write(tree, {"networks/lora.py": "def create_network(a, **kwargs):\n    return Net(**kwargs)\n"})
-    assert networks.arguments(tree, "networks.lora") is None
-    assert networks.arguments(tree, "lycoris.kohya") is None
+    assert source.network_arguments(tree, "networks.lora") is None
+    assert source.network_arguments(tree, "lycoris.kohya") is None
 
 
 def test_bucket_steps_of_a_class_and_its_base_both_hold(tree):

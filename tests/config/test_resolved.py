@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.config import dataset_document, load, resolved, to_argv
+from lora_training.config import dataset_document, load, show, to_argv
 from lora_training.config.schema import read
 from tests.helpers import ROOT
 
@@ -17,7 +17,7 @@ BASE = 'script = "train_network"\n'
 def again(config, schema, folder: Path, **more):
     folder.mkdir()
     file = folder / "config.toml"
-    text = resolved.toml(config, schema, processes=more.pop("processes", 1), runtime=more.pop("runtime", {}))
+    text = show.resolved(config, schema, processes=more.pop("processes", 1), runtime=more.pop("runtime", {}))
     file.write_text(text, encoding="utf-8")
     loaded = load(file, environ={})
     assert loaded.problems == ()

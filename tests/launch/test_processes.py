@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lora_training.config.model import Launch
+from lora_training.config.tables import Launch
 from lora_training.errors import ConfigError
 from lora_training.launch.spec import Processes, resolve
 from tests.helpers import ROOT, lora

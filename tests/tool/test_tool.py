@@ -15,7 +15,7 @@ import pytest
 
 from lora_training import safetensors_header
 from lora_training.config.schema import reader, tools
-from lora_training.config.schema.flags import Flag
+from lora_training.config.schema.model import Flag
 from lora_training.config.schema.tools import Tool
 from lora_training.supervise import result
 from tests.helpers import ROOT, Ran, lora

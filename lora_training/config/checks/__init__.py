@@ -8,7 +8,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lora_training import shell
-from lora_training.config import inputs
 from lora_training.config.argv import encoded
 from lora_training.config.checks import (
     buckets,
@@ -28,6 +27,7 @@ from lora_training.config.checks import (
 )
 from lora_training.config.checks.view import View
 from lora_training.config.document import Unreadable
+from lora_training.config.files import DATA
 from lora_training.config.loading import load
 from lora_training.errors import ConfigError
 from lora_training.problems import Problem
@@ -88,7 +88,7 @@ def check(
         right = {key: entry for key, entry in config.entries.items() if key not in view.refused}
         if any(_is_of_data(problem) for problem in found):
             # which images are meant is unclear, but not which models
-            right = {key: entry for key, entry in right.items() if key not in inputs.DATA}
+            right = {key: entry for key, entry in right.items() if key not in DATA}
             models = replace(config, entries=right, datasets=(), general={})
             found += [problem for problem in machine.files(models, schema) if problem.key in right]
         else:
@@ -107,7 +107,7 @@ def _first(config: Config, problems: Iterable[Problem]) -> Iterator[Problem]:
 def _is_of_data(problem: Problem) -> bool:
     """Whether an error is about the data, so that the images to check are not known."""
     place = (problem.key or "").partition(".")[0]
-    return problem.severity == "error" and place in ("datasets", "general", *inputs.DATA)
+    return problem.severity == "error" and place in ("datasets", "general", *DATA)
 
 
 def file(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_training import nearest
-from lora_training.config.schema import choices
+from lora_training.config.schema import source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -36,11 +36,11 @@ def problems(
         yield view.problem(f"`{key}`: `{name}` is no class", key, hint="a class's name begins with a capital")
     elif module:
         there = installed is None or not installed(name.partition(".")[0])  # a missing package has been reported
-        if not there and not choices.is_module(module, view.schema.tree or Path()):
+        if not there and not source.is_module(module, view.schema.tree or Path()):
             yield view.problem(f"`{key}`: there is no module `{module}`", key)
     if module:
         return
-    public = choices.classes(home) if installed else frozenset()
+    public = source.classes(home) if installed else frozenset()
     if bare in public:
         return
     hint = nearest.hint(bare, [*own, *public]) or "a class of another package is written with its module: package.Class"

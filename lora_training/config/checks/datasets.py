@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lora_training import nearest
-from lora_training.config.schema.shapes import STYLE_KEYS
+from lora_training.config.schema.model import STYLE_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import exchanged, paths
+from lora_training.config import paths
 from lora_training.files import read_any
 from lora_training.workspace import CACHE_VARIABLE
 
@@ -52,7 +52,8 @@ def _flag(view: View, key: str, value: Any) -> Iterator[Problem]:
         return
     if value.startswith("data:"):
         return  # metadata_thumbnail accepts a data URL
-    if not exchanged.is_hub_id(key, value, view.config):
+    flag = view.schema.keys[key]
+    if not paths.is_hub_id(flag, value, view.config.folder):
         yield from _missing(view, value, view.path(key), f"`{key}`")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_training import families, nearest
 from lora_training.config import paths
-from lora_training.config.schema import networks
+from lora_training.config.schema import source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ def _family(view: View, module: str) -> Iterator[Problem]:
 
 
 def _arguments(view: View, module: str, tree: Path) -> Iterator[Problem]:
-    known = networks.arguments(tree, module)
+    known = source.network_arguments(tree, module)
     if known is None:
         return
     for place, name, _ in view.pairs("network_args"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_training.config.checks import classes
-from lora_training.config.schema import choices
+from lora_training.config.schema import source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ _INDEX_NAMES = {"lycoris": "lycoris-lora", "lion_pytorch": "lion-pytorch"}
 
 
 def _known(view: View, name: str, key: str, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
-    own = choices.optimizers(view.schema.tree) if view.schema.tree else frozenset()
+    own = source.optimizers(view.schema.tree) if view.schema.tree else frozenset()
     if own and name.lower() not in {each.lower() for each in own}:
         yield from classes.problems(view, key, name, "torch.optim", installed, own=own)
 

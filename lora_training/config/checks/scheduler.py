@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_training import nearest
 from lora_training.config.checks import classes
-from lora_training.config.schema import choices
+from lora_training.config.schema import source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def _is_replaced(view: View) -> bool:
 
 
 def _known(view: View, name: str, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
-    there = choices.schedulers(view.schema.tree) if installed and view.schema.tree else frozenset()
+    there = source.schedulers(view.schema.tree) if installed and view.schema.tree else frozenset()
     right = sorted(there - BROKEN)
     if name.startswith("adafactor"):
         hint = "leave lr_scheduler out: Adafactor with relative_step brings its own"

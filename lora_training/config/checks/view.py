@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config.schema.shapes import STYLE_KEYS
+from lora_training.config.schema.model import STYLE_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

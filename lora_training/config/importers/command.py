@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.config import document
 from lora_training.config.importers.draft import whole
-from lora_training.config.schema.types import is_negative_number
+from lora_training.config.schema.reader import is_negative_number
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:

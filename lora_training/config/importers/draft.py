@@ -6,22 +6,23 @@ import ast
 import json
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_training import nearest
-from lora_training.config import encode, nesting, ours, tomlout
+from lora_training.config import document, encode, tables, tomlout
 from lora_training.config.argv import REFUSED
 from lora_training.config.model import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from lora_training.config.schema import Flag, Schema
 
 Outcome = Literal["mapped", "renamed", "defaulted", "lost"]
+# each outcome in the report, in the order of its counts
+_IN_WORDS: dict[Outcome, str] = {"mapped": "mapped", "renamed": "renamed", "defaulted": "left out", "lost": "lost"}
 _SEARCHES = 100
-_SHOWN = 1000
+_SHOWN, _WIDEST = 1000, 60  # rows of a report, and characters of a key in it
 _DIGITS = 10
 _LONGEST = 1000  # characters of a value that is parsed as a Python literal
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "")
@@ -53,16 +54,6 @@ class Row:
     outcome: Outcome
     to: str | None = None
     note: str | None = None
-
-
-class _AnyVariable(dict[str, str]):
-    """An environment in which every variable is set, since `${NAME}` is only resolved when the file is used."""
-
-    def __contains__(self, _name: object) -> bool:
-        return True
-
-    def __missing__(self, _name: str) -> str:
-        return ""
 
 
 class NotTaken(ValueError):
@@ -103,8 +94,8 @@ class Draft:
         if taken is None or (flag.is_switch and taken is False):
             self.defaulted(key, "not set" if taken is None else "off, as it is by default")
             return True
-        if flag.dest in ours.SECRETS:
-            self.lost(key, f"a secret is not written down: give it to the environment as {ours.SECRETS[flag.dest]}")
+        if flag.dest in tables.SECRETS:
+            self.lost(key, f"a secret is not written down: give it to the environment as {tables.SECRETS[flag.dest]}")
             return False
         if flag.dest in REFUSED:
             self.lost(key, REFUSED[flag.dest])
@@ -177,11 +168,6 @@ class Imported:
         """Return the number of keys with this outcome."""
         return sum(row.outcome == outcome for row in self.rows)
 
-    def summary(self) -> str:
-        """Return the counts in words."""
-        kinds: tuple[Outcome, ...] = ("mapped", "renamed", "defaulted", "lost")
-        return f"{len(self.rows)} keys: " + ", ".join(f"{self.count(kind)} {kind}" for kind in kinds)
-
     def data(self) -> dict[str, Any]:
         """Return the configuration as a document."""
         data: dict[str, Any] = {"script": self.schema.script}
@@ -202,6 +188,19 @@ class Imported:
         head += ["Could not be carried over:", *lost[:_SHOWN]] if lost else []
         head += [f"  ... and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
         return tomlout.comment(head) + "\n" + tomlout.document(self.data())
+
+    def report(self) -> Iterator[str]:
+        """Yield a line for each key, up to a thousand, and the counts."""
+        rows = self.rows[:_SHOWN]
+        width = min(max((len(row.key) for row in rows), default=0), _WIDEST)
+        for row in rows:
+            to = f" -> {row.to}" if row.to else ""
+            note = f" ({row.note})" if row.note else ""
+            yield f"{_IN_WORDS[row.outcome]:9} {row.key:{width}}{to}{note}"
+        if len(self.rows) > _SHOWN:
+            yield f"... and {len(self.rows) - _SHOWN} more, which --json shows"
+        counts = ", ".join(f"{self.count(outcome)} {words}" for outcome, words in _IN_WORDS.items())
+        yield f"{self.kind}: {len(self.rows)} keys: {counts}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the configuration and the report as JSON values."""
@@ -230,7 +229,7 @@ def typed(flag: Flag, value: Any) -> Any:
         return _switch(flag, value)
     taken = _listed(flag, value) if flag.is_list else _scalar(flag, value)
     try:
-        encode.words(flag, Entry(flag.dest, taken, ""), Path(), _AnyVariable())
+        encode.words(flag, Entry(flag.dest, taken, ""), lambda _, path: path)
     except encode.Refused as exc:
         raise NotTaken(exc.message + (f" ({exc.hint})" if exc.hint else "")) from None
     return taken
@@ -300,4 +299,4 @@ def from_json(text: str) -> Any:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return None if nesting.too_deep(found) or nesting.oddity(found) else found
+    return None if document.is_too_deep(found) or document.oddity(found) else found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lora_training import safetensors_header, tomls
-from lora_training.config import document, nesting
+from lora_training.config import document
 from lora_training.errors import ConfigError
 from lora_training.files import read_any
 
@@ -100,9 +100,9 @@ def _document(path: Path, suffix: str, text: str) -> Source:
 
 
 def _refuse_odd(path: Path, content: dict[str, Any]) -> None:
-    if nesting.too_deep(content):
-        raise ConfigError(f"{path} is nested more than {nesting.LIMIT} deep")
-    if (odd := nesting.oddity(content)) is not None:
+    if document.is_too_deep(content):
+        raise ConfigError(f"{path} is nested more than {document.DEEPEST} deep")
+    if (odd := document.oddity(content)) is not None:
         raise ConfigError(f"{path} has {odd}")
 
 
@@ -118,7 +118,7 @@ def _parsed(path: Path, suffix: str, text: str) -> Any:
 
 
 def _toml(text: str) -> Any:
-    if nesting.has_long_keys(text):
+    if document.has_long_keys(text):
         raise ValueError("a line has more than a thousand dots")
     return tomls.loads(text)
 
@@ -148,8 +148,8 @@ def _refuse_growth(events: Iterable[Any]) -> None:
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if isinstance(event, AliasEvent):
             raise ValueError("a part that is used again (`*name`) is not taken over")  # noqa: TRY004 - not about a type
-        if depth > nesting.LIMIT:
-            raise ValueError(f"it is nested more than {nesting.LIMIT} deep")
+        if depth > document.DEEPEST:
+            raise ValueError(f"it is nested more than {document.DEEPEST} deep")
 
 
 def _refuse_foreign(path: Path, content: dict[str, Any]) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_training import nearest
 from lora_training.config.schema import cache as _cache
-from lora_training.config.schema.flags import Flag
-from lora_training.config.schema.shapes import DatasetSchema, Shape, Style, Table
+from lora_training.config.schema.model import DatasetSchema, Flag, Schema, Shape, Style, Table, from_json
 from lora_training.errors import ConfigError, UpstreamError
 
 if TYPE_CHECKING:
@@ -20,33 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["DatasetSchema", "Flag", "Schema", "Shape", "Style", "Table", "owners", "read", "read_all", "scripts"]
 
 _SCRIPT = re.compile(r"(?:[a-z0-9_]+_)?train_network")
-
-
-@dataclass(frozen=True)
-class Schema:
-    """The flags and dataset tables that one script accepts.
-
-    `bucket_reso_steps` must be divisible by `bucket_steps`; `tree` is the folder that was read, if it still exists.
-    """
-
-    script: str
-    flags: tuple[Flag, ...] = field(repr=False)
-    datasets: DatasetSchema = field(repr=False)
-    bucket_steps: int = 1
-    tree: Path | None = field(default=None, compare=False)
-
-    @functools.cached_property
-    def keys(self) -> dict[str, Flag]:
-        """The keys that a configuration may use: each flag's dest, in the order of upstream's parser."""
-        return {flag.dest: flag for flag in self.flags}
-
-    def flag(self, key: str) -> Flag | None:
-        """Return the flag for a key: its dest, or any of its options with or without dashes."""
-        return self.keys.get(key) or self._options.get(key.lstrip("-").replace("-", "_"))
-
-    @functools.cached_property
-    def _options(self) -> dict[str, Flag]:
-        return {option.lstrip("-").replace("-", "_"): flag for flag in self.flags for option in flag.options}
 
 
 def scripts(tree: Path) -> tuple[str, ...]:
@@ -87,31 +58,14 @@ def owners(tree: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read(tree: Path, names: Sequence[str], cache: Path | None) -> dict[str, Schema]:
-    kept = {name: _cache.load(cache, tree, name) if cache else None for name in names}
-    missing = [name for name, found in kept.items() if found is None]
+    known = {name: _cache.load(cache, tree, name) if cache else None for name in names}
+    missing = [name for name, found in known.items() if found is None]
     if missing:
-        from lora_training.config.schema import buckets, reader
-        from lora_training.config.schema.source import Tree
+        from lora_training.config.schema import reader
 
         answer = reader.read(tree, missing)
-        for name, flags in answer.flags.items():
-            source = Tree(tree)
-            steps = buckets.required_steps(source, name)
-            found = {"script": name, "flags": flags, "datasets": answer.datasets, "bucket_steps": steps}
-            kept[name] = found
+        for name, found in answer.scripts.items():
+            known[name] = whole = {"script": name, "datasets": answer.datasets, **found}
             if cache:
-                _cache.store(cache, tree, name, found, source.seen | reader.digests(tree, answer.looked_at))
-    return {name: replace(_from_json(found), tree=tree) for name, found in kept.items() if found}
-
-
-def _from_json(data: dict[str, Any]) -> Schema:
-    flags = tuple(map(Flag.of, data["flags"]))
-    styles = {k: Style(_table(v["dataset"]), _table(v["subset"])) for k, v in data["datasets"]["styles"].items()}
-    return Schema(
-        data["script"], flags, DatasetSchema(_table(data["datasets"]["general"]), styles), data["bucket_steps"]
-    )
-
-
-def _table(raw: dict[str, Any]) -> Table:
-    shapes = {key: Shape(tuple(s["scalars"]), tuple(s["sequence"])) for key, s in raw["keys"].items()}
-    return Table(shapes, tuple(raw["required"]))
+                _cache.store(cache, tree, name, whole, answer.looked_at)
+    return {name: from_json(found, tree) for name, found in known.items() if found}

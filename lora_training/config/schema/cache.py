@@ -1,4 +1,4 @@
-"""Cache schemas on disk. An entry is valid while all files that it was read from are unchanged."""
+"""Cache on disk what was read of a script. An entry is valid while all files that it was read from are unchanged."""
 
 from __future__ import annotations
 
@@ -10,40 +10,43 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import files as safe_files
-from lora_training.config.schema.source import digest, read_bytes
+from lora_training import files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 def load(folder: Path, tree: Path, script: str) -> dict[str, Any] | None:
-    """Return the cached schema for the current content of the tree, or None."""
+    """Return the cached description of a script for the current content of the tree, or None."""
     try:
         entry = json.loads(_path(folder, tree, script).read_bytes())
-        valid = entry["reader"] == _reader() and _unchanged(tree, entry["files"])
-        return entry["schema"] if valid else None
+        unchanged = all(_digest(tree / path) == digest for path, digest in entry["files"].items())
+        return entry["schema"] if entry["reader"] == _reader() and unchanged else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def store(folder: Path, tree: Path, script: str, schema: Mapping[str, Any], files: Mapping[str, str | None]) -> None:
-    """Cache a schema with the digests of the files it was read from. A failure to write is ignored."""
+def store(folder: Path, tree: Path, script: str, found: Mapping[str, Any], looked_at: Iterable[str]) -> None:
+    """Cache the description of a script and the digests of the files `looked_at`. A failure to write is ignored."""
     path = _path(folder, tree, script)
-    text = json.dumps({"reader": _reader(), "files": dict(files), "schema": dict(schema)})
+    digests = {name: _digest(tree / name) for name in looked_at}
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        safe_files.write(path, text)
+        files.write(path, json.dumps({"reader": _reader(), "files": digests, "schema": dict(found)}))
 
 
 def _path(folder: Path, tree: Path, script: str) -> Path:
     # the script's digest is in the name, so that two versions of a tree do not evict each other's entry
-    content = digest(read_bytes(tree / f"{script}.py")) or "none"
+    content = _digest(tree / f"{script}.py") or "none"
     return folder / "schemas" / f"{script}-{content[:16]}.json"
 
 
-def _unchanged(tree: Path, files: Mapping[str, str | None]) -> bool:
-    return all(digest(read_bytes(tree / path)) == wanted for path, wanted in files.items())
+def _digest(path: Path) -> str | None:
+    """Return the sha256 of a file; None for a missing file."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
 
 
 @cache

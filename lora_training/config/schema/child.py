@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import inspect
 import json
+import math
 import os
 import pathlib
 import re
@@ -217,6 +219,38 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
+# -- bucket sizes
+
+
+class Group(StandIn):
+    """A dataset group that records the steps of bucket sizes that a trainer requires."""
+
+    def __init__(self) -> None:
+        super().__init__("DatasetGroup")
+        self.steps = [1]
+
+    def verify_bucket_reso_steps(self, least: int) -> None:
+        """Record a step."""
+        self.steps.append(least)
+
+
+def bucket_steps(module: types.ModuleType, defaults: argparse.Namespace) -> int:
+    """Return the number that must divide `bucket_reso_steps`; 1 if upstream requires none.
+
+    Upstream's trainers check it in `assert_extra_args`, which the last class of the script with that method is asked.
+    """
+    group = Group()
+    own = [each for each in vars(module).values() if getattr(each, "__module__", None) == module.__name__]
+    trainers = [each for each in own if isinstance(each, type) and "assert_extra_args" in vars(each)]
+    if not trainers:
+        return 1
+    check: Any = types.MethodType(vars(trainers[-1])["assert_extra_args"], object.__new__(trainers[-1]))
+    others = check.__code__.co_argcount - len(("self", "args"))
+    with contextlib.suppress(Exception):
+        check(defaults, *[group] * others)
+    return math.lcm(*group.steps)
+
+
 # -- the dataset configuration
 
 
@@ -281,10 +315,10 @@ def _shape(value: Any) -> dict[str, list[str]]:
 
 
 def read(tree: pathlib.Path, scripts: list[str], styles: dict[str, str]) -> dict[str, Any]:
-    """Return the flags of each script, or an error for it, the dataset tables, and the files that were looked at."""
+    """Return what is read of each script, or an error, the dataset tables, and the files that were looked at."""
     finder, origins = _prepared(tree)
     vars(importlib.import_module("voluptuous"))["Schema"] = Validator
-    found: dict[str, Any] = {name: _told(tree, lambda name=name: _flags(name, origins)) for name in scripts}
+    found: dict[str, Any] = {name: _told(tree, lambda name=name: _script(name, origins)) for name in scripts}
     has_datasets = (tree / "library/config_util.py").exists()
     tables = _told(tree, lambda: datasets(styles)) if has_datasets else {"value": None}
     return {"scripts": found, "datasets": tables, "looked_at": sorted(finder.looked_at)}
@@ -329,17 +363,19 @@ def _parser(path: pathlib.Path, origins: Origins) -> dict[str, Any]:
     raise TypeError("it parses no arguments")
 
 
-def _flags(script: str, origins: Origins) -> list[dict[str, Any]]:
-    module = importlib.import_module(script)
+def _script(name: str, origins: Origins) -> dict[str, Any]:
+    module = importlib.import_module(name)
     StandIn.decides = False
     try:
         parser = module.setup_parser()
         if not isinstance(parser, argparse.ArgumentParser):
             raise TypeError("setup_parser() returns no parser")
         actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
-        return [flag(action, origins) for action in actions]
+        flags = [flag(action, origins) for action in actions]
     finally:
         StandIn.decides = True
+    defaults = {action.dest: action.default for action in actions}
+    return {"flags": flags, "bucket_steps": bucket_steps(module, argparse.Namespace(**defaults))}
 
 
 def _told(tree: pathlib.Path, function: Any) -> dict[str, Any]:

@@ -1,22 +1,24 @@
-"""Start a child process to read the flags of upstream's scripts."""
+"""Ask a child process for the flags of upstream's scripts, and for what their type functions make of a word."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training import proc
-from lora_training.config.schema.shapes import STYLE_KEYS
-from lora_training.config.schema.source import digest, read_bytes
+from lora_training.config.schema.model import STYLE_KEYS
 from lora_training.errors import UpstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
+
+    from lora_training.config.schema.model import Flag
 
 TIMEOUT_S = 60.0
 _CHILD = Path(__file__).with_name("child.py")
@@ -24,23 +26,25 @@ _CHILD = Path(__file__).with_name("child.py")
 _ALONE = ("-I", "-S", "-B", "-X", f"pycache_prefix={os.devnull}", "-W", "ignore")
 _NOTHING: dict[str, Any] = {"keys": {}, "required": []}
 _NO_DATASETS = {"general": _NOTHING, "styles": {"dreambooth": {"dataset": _NOTHING, "subset": _NOTHING}}}
+_NEGATIVE = re.compile(r"-\d+$|-\d*\.\d+$")  # argparse's own pattern
+_PYTHON = {"int": int, "float": float, "str": str, "Path": str, None: str}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The flags of each script and the dataset tables as JSON values, and the files of the tree that they depend on."""
+    """The `flags` and `bucket_steps` of each script, the dataset tables, and the files of the tree they depend on."""
 
-    flags: dict[str, list[dict[str, Any]]]
+    scripts: dict[str, dict[str, Any]]
     datasets: dict[str, Any]
     looked_at: tuple[str, ...]
 
 
 def read(tree: Path, scripts: Sequence[str]) -> Answer:
-    """Return the flags of `scripts`. Raises UpstreamError, naming file and line, if one cannot be read."""
+    """Read the parsers of `scripts`. Raises UpstreamError, naming file and line, if one cannot be read."""
     data = _ask(["read", str(tree.absolute()), json.dumps(STYLE_KEYS), *scripts], f"the flags of {tree}")
-    flags = {name: _value(found, f"setup_parser() of {name}.py") for name, found in data["scripts"].items()}
+    found = {name: _value(each, f"setup_parser() of {name}.py") for name, each in data["scripts"].items()}
     datasets = _value(data["datasets"], "the dataset schema of library/config_util.py")
-    return Answer(flags, datasets or _NO_DATASETS, tuple(data["looked_at"]))
+    return Answer(found, datasets or _NO_DATASETS, tuple(data["looked_at"]))
 
 
 def read_parsers(tree: Path, scripts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
@@ -50,16 +54,10 @@ def read_parsers(tree: Path, scripts: Sequence[str]) -> tuple[dict[str, dict[str
     return found, tuple(data["looked_at"])
 
 
-def digests(tree: Path, paths: Iterable[str]) -> dict[str, str | None]:
-    """Return the sha256 of each path in the tree; None for a missing file."""
-    return {path: digest(read_bytes(tree / path)) for path in paths}
-
-
-@functools.lru_cache(maxsize=1024)
-def convert(source: str, word: str) -> tuple[str, Any]:
-    """Call a type function: return `value` and the result, `refusal` and a message, or `unknown` and None."""
-    answer = _ask(["convert"], "a type function", stdin=json.dumps([source, word]))
-    return next(iter(answer.items()), ("unknown", None))
+def _value(found: dict[str, Any], what: str) -> Any:
+    if "error" in found:
+        raise UpstreamError(f"cannot read {what}: {found['error']}")
+    return found["value"]
 
 
 def _ask(words: Sequence[str], what: str, stdin: str | None = None) -> dict[str, Any]:
@@ -71,7 +69,49 @@ def _ask(words: Sequence[str], what: str, stdin: str | None = None) -> dict[str,
     return answer
 
 
-def _value(found: dict[str, Any], what: str) -> Any:
-    if "error" in found:
-        raise UpstreamError(f"cannot read {what}: {found['error']}")
-    return found["value"]
+# -- words
+
+
+class Unknown(Exception):
+    """The type function cannot be called without upstream's packages."""
+
+
+def is_negative_number(word: str) -> bool:
+    """Whether argparse takes a word with a leading `-` for a value."""
+    return bool(_NEGATIVE.match(word))
+
+
+def converted(flag: Flag, word: str) -> Any:
+    """Convert `word` as upstream's parser would. Raises ValueError if it would refuse, Unknown if that is unknown."""
+    if flag.type in _PYTHON:
+        return _PYTHON[flag.type](word)
+    answer = _converted(flag.type_source, word) if flag.type_source else {}
+    if "refusal" in answer:
+        raise ValueError(answer["refusal"])
+    if "value" not in answer:
+        raise Unknown(str(flag.type))
+    return answer["value"]
+
+
+@functools.lru_cache(maxsize=1024)
+def _converted(source: str, word: str) -> dict[str, Any]:
+    return _ask(["convert"], "a type function", stdin=json.dumps([source, word]))
+
+
+def refusal(flag: Flag, word: str) -> str | None:
+    """Return why upstream's parser would refuse `word`, or None."""
+    try:
+        converted(flag, word)
+    except ValueError as exc:
+        return str(exc)
+    except Unknown:
+        return None
+    return None
+
+
+def is_choice(flag: Flag, word: str) -> bool:
+    """Whether the converted `word` is one of the flag's choices."""
+    try:
+        return converted(flag, word) in (flag.choices or ())
+    except Unknown:
+        return True

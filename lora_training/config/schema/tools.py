@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lora_training import nearest
 from lora_training.config.schema import cache as _cache
-from lora_training.config.schema import reader, scripts, types
-from lora_training.config.schema.flags import Flag
+from lora_training.config.schema import reader, scripts
+from lora_training.config.schema.model import Flag
 from lora_training.errors import UpstreamError, UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def read(tree: Path, path: str, cache: Path | None = None) -> Tool:
         answer, looked_at = reader.read_parsers(tree, [path])
         kept = answer[path]
         if cache:
-            _cache.store(cache, tree, path, kept, reader.digests(tree, looked_at))
+            _cache.store(cache, tree, path, kept, looked_at)
     return Tool(path, kept["description"], tuple(map(Flag.of, kept["flags"])))
 
 
@@ -117,8 +117,8 @@ def _converter(flag: Flag) -> Callable[[str], Any] | None:
 
     def convert(word: str) -> Any:
         try:
-            return types.converted(flag, word)
-        except types.Unknown:
+            return reader.converted(flag, word)
+        except reader.Unknown:
             return word
 
     convert.__name__ = str(flag.type)
@@ -164,7 +164,8 @@ def lacking(source: Tree, path: str) -> tuple[list[str], list[str]]:
     start: set[str] = set()
     _imports(source, path.replace("/", "."), folder, start, set())
     script = source.module(path.replace("/", "."))
-    functions = (node for node in ast.walk(script.tree) if isinstance(node, ast.FunctionDef)) if script else ()
+    nodes = (node for statement in (script.body if script else ()) for node in ast.walk(statement))
+    functions = (node for node in nodes if isinstance(node, ast.FunctionDef))
     late = {name.partition(".")[0] for node in functions for name in _named(node.body, deep=True)}
     folders = (source.root / folder.replace(".", "/"), source.root)
     missing = [name for name in sorted(start | late) if _is_missing(name, *folders)]
@@ -177,7 +178,7 @@ def _imports(source: Tree, name: str, folder: str, found: set[str], seen: set[st
     if module is None or name in seen:
         return
     seen.add(name)
-    for imported in _named(module.tree.body, deep=False):
+    for imported in _named(module.body, deep=False):
         beside = f"{folder}.{imported}".lstrip(".")
         inner = next((each for each in (beside, imported) if source.module(each)), None)
         if inner:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "lora-state.json"
-# Between the name of a run and the suffix of a LoRA or a state: upstream's `-step00000010` or `-000002`.
+# In upstream's names of LoRAs and states, between the run's name and the ending: `-step00000010` or `-000002`.
 PLACE = r"(?:-step\d{8,}|-\d{6,})?"
 # The losses so far. Only the displayed average depends on them, so they may be written after the manifest.
 LOSSES = "lora-losses.json"
@@ -183,3 +183,10 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def outputs(lora: Path, ending: str) -> list[Path]:
+    """Return the files and folders of the run that writes `lora`, by upstream's names; `ending` is a pattern."""
+    wanted = re.compile(re.escape(lora.stem) + PLACE + ending)
+    paths = lora.parent.iterdir() if lora.parent.is_dir() else ()
+    return sorted(path for path in paths if wanted.fullmatch(path.name))

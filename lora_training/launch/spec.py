@@ -154,15 +154,14 @@ def resolve(wanted: Launch, gpus: Callable[[], int]) -> Processes:
     machines = wanted.num_machines or 1
     if wanted.num_processes in (None, 1) and wanted.gpu_ids is None and machines == 1:
         return Processes()
-    there = gpus()
-    _have_gpus(wanted.gpu_ids, there)
-    here = len(wanted.gpu_ids) if wanted.gpu_ids else max(1, there)
+    present = gpus()
+    here = len(wanted.gpu_ids) if wanted.gpu_ids else max(1, present)
     count = here * machines if wanted.num_processes in (None, "auto") else int(wanted.num_processes or 1)
-    _fit(count, machines, here if there else None, wanted)
+    _check(wanted, count, machines, here, present)
     return Processes(
         count,
         wanted.gpu_ids,
-        there == 0,
+        present == 0,
         wanted.backend == "filestore",
         machines,
         wanted.machine_rank or 0,
@@ -172,24 +171,21 @@ def resolve(wanted: Launch, gpus: Callable[[], int]) -> Processes:
     )
 
 
-def _have_gpus(ids: tuple[int, ...] | None, there: int) -> None:
-    missing = [str(each) for each in ids or () if each >= there]
+def _check(wanted: Launch, count: int, machines: int, here: int, present: int) -> None:
+    missing = [str(each) for each in wanted.gpu_ids or () if each >= present]
     if missing:
         raise ConfigError(
-            f"[launch] gpu_ids: there is no GPU {', '.join(missing)} on this machine, which has {there}",
-            hint=f"they are counted from 0; num_processes = {max(1, there)} takes what there is",
+            f"[launch] gpu_ids: there is no GPU {', '.join(missing)} on this machine, which has {present}",
+            hint=f"they are counted from 0; num_processes = {max(1, present)} takes what there is",
         )
-
-
-def _fit(count: int, machines: int, gpus_here: int | None, wanted: Launch) -> None:
     if count % machines:
         raise ConfigError(
             f"[launch] num_processes = {count} cannot be shared out evenly over {machines} machines",
             hint="num_processes counts those of all machines together",
         )
-    if gpus_here is not None and count // machines > gpus_here:
+    if present and count // machines > here:
         raise ConfigError(
-            f"[launch] num_processes asks for {count // machines} GPUs on this machine, and there are {gpus_here}",
+            f"[launch] num_processes asks for {count // machines} GPUs on this machine, and there are {here}",
             hint='num_processes = "auto" takes what there is',
         )
     if machines > 1 and wanted.backend == "filestore":

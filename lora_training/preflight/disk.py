@@ -86,7 +86,8 @@ def _disk(disks: dict[int, _Disk], folder: Path) -> _Disk:
 
 def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
     """Add the checkpoints that the run will write, less the existing ones; return the least size of one save."""
-    loras, states = _earlier(job.output)
+    # of earlier attempts at this run
+    loras, states = (manifest.outputs(job.output, end) for end in (re.escape(job.output.suffix), "-state"))
     all_loras, all_states = saves(job, subsets)
     lora = max(map(_size, loras), default=0) or sizes.lora(job) or 0
     state = max(map(_size, states), default=0) or sizes.state(job) or 0
@@ -99,14 +100,6 @@ def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
     sure = (lora if loras else lora // _MARGIN) if more else 0
     sure += (state if states else state // _MARGIN) if all_states else 0
     return max(_LEAST, sure)
-
-
-def _earlier(output: Path) -> tuple[list[Path], list[Path]]:
-    """Return the LoRAs and the states that earlier attempts at this run have written."""
-    name = re.compile(rf"{re.escape(output.stem)}{manifest.PLACE}(-state|{re.escape(output.suffix)})")
-    folder = output.parent.iterdir() if output.parent.is_dir() else ()
-    found = [(match[1], path) for path in folder if (match := name.fullmatch(path.name))]
-    return [path for kind, path in found if kind != "-state"], [path for kind, path in found if kind == "-state"]
 
 
 def _size(path: Path) -> int:

@@ -61,10 +61,7 @@ def checkpoints(output: Path) -> list[Path]:
 
 def _of(output: Path) -> list[Path]:
     """The files under upstream's names: NAME, NAME-000002, NAME-step00000010, with -state too; averages with -ema."""
-    kind = rf"(?:(?:-ema)?{re.escape(output.suffix)}|{states.KIND})"
-    wanted = re.compile(re.escape(output.stem) + manifest.PLACE + kind)
-    found = output.parent.iterdir() if output.parent.is_dir() else ()
-    return sorted(path for path in found if wanted.fullmatch(path.name))
+    return manifest.outputs(output, rf"(?:(?:-ema)?{re.escape(output.suffix)}|{states.KIND})")
 
 
 def free_name(output: Path) -> str:

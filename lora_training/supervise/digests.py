@@ -10,7 +10,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_training import files, remembered
 from lora_training.supervise import result
@@ -77,11 +77,8 @@ def _sha256(data: bytes) -> str:
 
 def of_tensors(path: Path) -> dict[str, str]:
     """Return the sha256 of each tensor of a safetensors file, with type and shape, by name. Raises TrainingError."""
-    return {name: _tensor_digest(tensor) for name, tensor in sorted(result.tensors_of(path))}
-
-
-def _tensor_digest(tensor: Mapping[str, Any]) -> str:
-    return _sha256(json.dumps([tensor["dtype"], list(tensor["shape"])]).encode() + bytes(tensor["data"]))
+    tensors = ((name, [each["dtype"], list(each["shape"])], each["data"]) for name, each in result.tensors_of(path))
+    return {name: _sha256(json.dumps(form).encode() + bytes(data)) for name, form, data in sorted(tensors)}
 
 
 def record_lora(path: Path, folder: Path) -> dict[str, str]:

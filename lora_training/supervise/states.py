@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -124,9 +123,7 @@ def at(folder: Path) -> State:
 
 def folders(output: Path) -> list[Path]:
     """The folders under the names of states of `output`, complete or not."""
-    wanted = re.compile(re.escape(output.stem) + manifest.PLACE + KIND)
-    there = output.parent.iterdir() if output.parent.is_dir() else ()
-    return sorted(path for path in there if wanted.fullmatch(path.name) and path.is_dir())
+    return [path for path in manifest.outputs(output, KIND) if path.is_dir()]
 
 
 def _damage(folder: Path, described: Manifest) -> str | None:

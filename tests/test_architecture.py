@@ -9,7 +9,7 @@ from pathlib import Path
 import lora_training
 
 PACKAGE = Path(lora_training.__file__).parent
-SUBJECTS = {"upstream", "patching", "config", "preflight", "launch", "supervise", "containers"}
+SUBJECTS = {"upstream", "patching", "config", "preflight", "launch", "supervise", "containers", "dataset"}
 # what runs in the training process, or makes what it trains on
 TRAINING = {"runtime", "miniature", "smoke"}
 APART = {"patching", "config", "supervise"}
@@ -44,6 +44,7 @@ ALLOWED = {
     "supervise": {"launch"},
     "launch": {"config"},
     "smoke": {"runtime"},
+    "dataset": {"preflight"},
     "__main__.py": {"cli"},
 }
 # in a process of its own, or after a training environment that is not there yet has been made

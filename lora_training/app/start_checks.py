@@ -29,7 +29,7 @@ def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None
 
     `keeps`: existing files under the run's name are renamed, not overwritten.
     """
-    job = _job(here, plan.config, plan.schema, plan.output, plan.spec.cwd)
+    job = job_of(here, plan.config, plan.schema, plan.output, plan.spec.cwd)
     found = _run(plan.config, replace(job, keeps=keeps), watcher.progress)
     for problem in found:
         if problem.severity == "warning":
@@ -49,13 +49,13 @@ def problems(here: Workspace, config: Config, schema: Schema, progress: Callable
         return  # `lora train` makes them
     try:
         output = plans.output(cfg.to_argv(config, schema))
-        job = _job(here, config, schema, output, schema.tree or Path())
+        job = job_of(here, config, schema, output, schema.tree or Path())
     except ConfigError as exc:
         named = next((entry for entry in config.entries.values() if f"`{entry.key}`" in exc.message), None)
         yield config.problem(exc.message, named.path if named else (), hint=exc.hint)
         return
     yield from _place(config, job)
-    if not _opens_images():
+    if not opens_images():
         message = "this environment has no training packages, so no image and no cache file was opened"
         yield config.problem(message, (), hint="`make setup` brings them", severity="warning")
     # the files under the run's name are unknown here, so the space for all of them is required
@@ -68,18 +68,20 @@ def problems(here: Workspace, config: Config, schema: Schema, progress: Callable
 def _run(config: Config, job: Job, progress: Callable[[str], None]) -> list[Problem]:
     from lora_training.preflight import checks
 
-    depth = "quick" if config.run.checks == "all" and not _opens_images() else config.run.checks
+    depth = "quick" if config.run.checks == "all" and not opens_images() else config.run.checks
     try:
         return checks.run(job, progress, depth)
     finally:
         progress("")
 
 
-def _opens_images() -> bool:
+def opens_images() -> bool:
+    """Return whether the packages that open images are installed."""
     return find_spec("PIL") is not None and find_spec("numpy") is not None
 
 
-def _job(here: Workspace, config: Config, schema: Schema, output: Path, cwd: Path) -> Job:
+def job_of(here: Workspace, config: Config, schema: Schema, output: Path, cwd: Path) -> Job:
+    """Return a configuration's training as the checks see it."""
     from lora_training.config import argv
     from lora_training.preflight.job import Job
 

@@ -82,9 +82,13 @@ def _no_bucket(path: str, *, area: int, steps: int, passed_over: int) -> str | N
 
 def bucket(width: int, height: int, area: int, steps: int) -> tuple[int, int]:
     """Return the bucket of an image under `bucket_no_upscale`; one side is 0 where upstream divides by zero."""
-    if width * height > area:
-        width, height = _shrunk(width / height, area, steps)
+    width, height = shrunk(width, height, area, steps)
     return width - width % steps, height - height % steps
+
+
+def shrunk(width: int, height: int, area: int, steps: int) -> tuple[int, int]:
+    """Return the size to which `bucket_no_upscale` resizes an image before it is cropped to its bucket."""
+    return _shrunk(width / height, area, steps) if width * height > area else (width, height)
 
 
 def _shrunk(ratio: float, area: int, steps: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,8 @@ _PLUGINS = {"pillow_avif": ".avif", "jxlpy.JXLImagePlugin": ".jxl", "pillow_jxl"
 _LONGEST = 2**20  # bytes of a dataset configuration; upstream's TOML reader is slow
 _INFO_CACHE = "metadata_cache.json"
 # options whose flag is a switch, and options whose flag has another name
-_SWITCHES = ("flip_aug", "cache_info", "alpha_mask", "enable_bucket", "bucket_no_upscale")
+_SWITCHES = ("flip_aug", "cache_info", "alpha_mask", "enable_bucket", "bucket_no_upscale", "enable_wildcard")
+_TEXTS = ("caption_extension", "caption_separator")
 _FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 
 
@@ -40,7 +41,8 @@ class Subset:
     """The images of one of upstream's subsets, in its order, and its options with all fallbacks applied.
 
     `extra` has images that belong to these one to one, such as a ControlNet's conditioning images. `is_finetuning`
-    means that a metadata file lists the images; cached latents can then replace them.
+    means that a metadata file lists the images; cached latents can then replace them. `dataset` is the number of the
+    data set that it belongs to, whose subsets share their buckets.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Subset:
     options: Mapping[str, Any]
     extra: tuple[str, ...] = ()
     is_finetuning: bool = False
+    dataset: int = 0
 
     @property
     def repeats(self) -> int:
@@ -71,10 +74,10 @@ def subsets(job: Job) -> list[Subset]:
     found: list[Subset] = []
     try:
         document = _document(job)
-        for dataset in document.get("datasets", []):
+        for number, dataset in enumerate(document.get("datasets", [])):
             first: dict[str, Subset] = {}
             for table in dataset.get("subsets", []):
-                subset = _subset(job, table, dataset, document.get("general", {}))
+                subset = replace(_subset(job, table, dataset, document.get("general", {})), dataset=number)
                 # upstream takes the first subset of each name, and skips subsets with fewer than one repeat
                 if subset.options.get("num_repeats", 1) >= 1:
                     first.setdefault(subset.name, subset)
@@ -146,7 +149,8 @@ def _subset(job: Job, table: Mapping[str, Any], dataset: Mapping[str, Any], gene
 def _from_flags(job: Job) -> dict[str, Any]:
     """Return the relevant options that a dataset configuration takes from flags."""
     found: dict[str, Any] = {key: True for key in _SWITCHES if job.on(key)}
-    for key in ("batch_size", "num_repeats", "bucket_reso_steps"):
+    found |= {key: job.value(key) for key in _TEXTS if job.value(key)}
+    for key in ("batch_size", "num_repeats", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso"):
         number = job.number(_FLAG_NAMES.get(key, key))
         found |= {key: int(number)} if number is not None else {}
     for key in ("resolution", "skip_image_resolution"):

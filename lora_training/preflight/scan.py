@@ -36,7 +36,7 @@ def broken(paths: Iterable[str], check: Check, seen: Remembered, what: str, prog
         progress(f"checking {len(left)} {what}; the next start remembers those that are good")
     found: dict[str, str] = {}
     try:
-        for done, (path, wrong) in enumerate(_checked(check, left)):
+        for done, (path, wrong) in enumerate(checked(check, left)):
             if done % _LINE_EVERY == 0:
                 progress(f"checking {what}: {done} of {len(left)} ({100 * done // len(left)} %)")
             if wrong is not None:
@@ -48,7 +48,7 @@ def broken(paths: Iterable[str], check: Check, seen: Remembered, what: str, prog
     return {path: found[path] for path in left if path in found}
 
 
-def _checked(check: Check, paths: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+def checked(check: Check, paths: Iterable[str]) -> Iterator[tuple[str, str | None]]:
     """Yield each path with the result of `check`, in the order of completion.
 
     The threads are daemons, unlike those of a pool, so that the process can exit while one hangs on a dead network

@@ -1,0 +1,154 @@
+"""Check the data of a training: what upstream will use of them, and what is doubtful."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_training.app import plan, start_checks
+from lora_training.app.checkout import Checkout
+from lora_training.config import to_argv
+from lora_training.dataset import captions, report, survey
+from lora_training.errors import ConfigError, UpstreamError
+from lora_training.preflight import listing
+from lora_training.preflight.job import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lora_training.dataset.survey import Dataset, Fault, Survey
+
+_SHOWN = 5
+_DEFAULT_MOST = 1024  # upstream's max_bucket_reso
+
+
+@dataclass(frozen=True)
+class Folder:
+    """How a folder without a configuration is looked at."""
+
+    script: str
+    resolution: int
+    caption_extension: str | None = None
+
+
+def check(
+    place: Path, sets: tuple[str, ...], folder: Folder, trigger: str | None, progress: Callable[[str], None]
+) -> Survey:
+    """Survey the data that a configuration names, or a folder. Raises ConfigError."""
+    if not start_checks.opens_images():
+        raise UpstreamError("this environment has no training packages, so no image can be opened", hint="`make setup`")
+    here = Checkout(None)
+    job = _of_folder(here, place, folder) if place.is_dir() else _of_configuration(here, place, sets)
+    try:
+        return survey.make(job, here.tree, progress, trigger)
+    except listing.Unreadable as exc:
+        raise ConfigError(str(exc)) from exc
+    finally:
+        progress("")
+
+
+def _of_configuration(here: Checkout, file: Path, sets: tuple[str, ...]) -> Job:
+    config = here.load(file, sets)
+    schema = here.schema(config.script)
+    return start_checks.job_of(here.workspace, config, schema, plan.output(to_argv(config, schema)), here.tree)
+
+
+def _of_folder(here: Checkout, place: Path, folder: Folder) -> Job:
+    """Return a training on the images of a folder, or of its folders that are named <repeats>_<words>."""
+    root = place.absolute()
+    some = next((each for each in (root, *sorted(root.iterdir())) if each.is_dir() and _has_images(each)), root)
+    extension = folder.caption_extension or captions.extension_of(str(some))
+    flags = {
+        "resolution": str(folder.resolution),
+        "enable_bucket": True,
+        "caption_extension": extension,
+        "max_bucket_reso": max(_DEFAULT_MOST, folder.resolution),
+    }
+    document: dict[str, Any] | None = {"datasets": [{"subsets": [{"image_dir": str(root)}]}]}
+    if some != root:
+        flags["train_data_dir"], document = str(root), None
+    return Job(
+        folder.script, flags, document, root / "unused", here.tree, {**os.environ}, here.workspace.cache / "checked"
+    )
+
+
+def _has_images(folder: Path) -> bool:
+    return any(name.endswith(listing.extensions()) for name in listing.names(str(folder)))
+
+
+# -- results
+
+
+def as_json(found: Survey) -> dict[str, Any]:
+    """Return a survey as JSON values."""
+    return {
+        "datasets": [
+            {
+                "resolution": list(dataset.resolution),
+                "batch_size": dataset.batch_size,
+                "batches": dataset.batches,
+                "buckets": [{"size": list(size), "count": count} for size, count in dataset.buckets.items()],
+            }
+            for dataset in found.datasets
+        ],
+        "images": len(found.samples),
+        "steps_per_epoch": found.steps,
+        "token_limit": found.token_limit,
+        "tags": dict(captions.frequency(sample.caption.text for sample in found.samples).most_common()),
+        "findings": [
+            {"code": each.code, "severity": each.severity, "text": each.text, "images": dict(each.images)}
+            for each in found.faults
+        ],
+    }
+
+
+def lines(found: Survey) -> Iterator[str]:
+    """Return a survey as lines of text."""
+    for dataset in found.datasets:
+        yield from _table(dataset)
+    yield from _words(found)
+    for fault in found.faults:
+        yield from _fault(fault)
+
+
+def _table(dataset: Dataset) -> Iterator[str]:
+    width, height = dataset.resolution
+    used = sum(dataset.buckets.values())
+    yield f"{width}x{height}, batches of {dataset.batch_size}: {len(dataset.samples)} images, {used} with repeats"
+    yield f"  {'bucket':>12} {'images':>8} {'with repeats':>14}"
+    for size, count in dataset.buckets.items():
+        images = sum(each.place is not None and each.place.bucket == size for each in dataset.samples)
+        yield f"  {f'{size[0]}x{size[1]}':>12} {images:>8} {count:>14}"
+
+
+def _words(found: Survey) -> Iterator[str]:
+    yield f"{found.steps} steps an epoch, with one process"
+    texts = [sample.caption.text for sample in found.samples if sample.caption.text]
+    counts = captions.frequency(texts)
+    lengths = [sample.tokens for sample in found.samples if sample.tokens]
+    most = f", up to {max(lengths)} tokens of {found.token_limit}" if lengths else ""
+    common = ", ".join(f"{tag} {count}" for tag, count in counts.most_common(_SHOWN))
+    yield f"{len(texts)} captions{most}" + (f"; {len(counts)} tags: {common}" if common else "")
+
+
+def _fault(fault: Fault) -> Iterator[str]:
+    yield f"{fault.severity}: {fault.text}" + (f": {len(fault.images)}" if fault.images else "")
+    for path, detail in list(fault.images.items())[:_SHOWN]:
+        yield f"    {path}" + (f" ({detail})" if detail else "")
+    if len(fault.images) > _SHOWN:
+        yield f"    and {len(fault.images) - _SHOWN} more"
+
+
+def write_report(found: Survey, title: str, file: Path) -> None:
+    """Write the report atomically. Raises ConfigError."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", errors="surrogateescape") as out:
+            out.writelines(report.html(found, title))
+        partial.replace(file)
+    except OSError as exc:
+        raise ConfigError(f"cannot write {file}: {exc.strerror}") from exc
+    finally:
+        partial.unlink(missing_ok=True)

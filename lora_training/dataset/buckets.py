@@ -1,0 +1,106 @@
+"""Assign pictures to buckets by upstream's rules, with the part of each that is trained on.
+
+The rules are those of `BucketManager` and `BaseDataset.make_buckets` in upstream's `library/dataset.py`, and of
+`make_bucket_resolutions` in `library/model_util.py`; a test compares the counts with upstream's own log.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_training.preflight import buckets
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_training.preflight.listing import Subset
+
+Size = tuple[int, int]
+# upstream's defaults
+_DEFAULTS = {"min_bucket_reso": 256, "max_bucket_reso": 1024, "bucket_reso_steps": 64, "batch_size": 1}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The bucket of a picture and the size to which upstream resizes it before it crops it to the bucket."""
+
+    bucket: Size
+    resized: Size
+
+    @property
+    def lost(self) -> float:
+        """The part of the picture that is cropped away."""
+        return 1 - math.prod(self.bucket) / max(1, math.prod(self.resized))
+
+    def crop(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Return left, top, right and bottom of the trained part of a picture of that size."""
+        sides = []
+        for own, resized, bucket in zip((width, height), self.resized, self.bucket, strict=True):
+            start = max(0, resized - bucket) // 2
+            sides.append((start * own / resized, min(resized, start + bucket) * own / resized))
+        return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
+
+
+class Rule:
+    """The rule by which a data set's pictures are assigned to buckets."""
+
+    def __init__(self, options: Mapping[str, Any], resolution: Size) -> None:
+        given = {key: options.get(key) or default for key, default in _DEFAULTS.items()}
+        self.resolution, self.batch_size = resolution, int(given["batch_size"])
+        self.steps = int(given["bucket_reso_steps"])
+        self.is_on = bool(options.get("enable_bucket"))
+        self.only_shrinks = self.is_on and bool(options.get("bucket_no_upscale"))
+        least, most = int(given["min_bucket_reso"]), int(given["max_bucket_reso"])
+        limits = (least - least % self.steps, most + -most % self.steps)
+        self.sizes = _sizes(resolution, *limits, self.steps) if self.is_on else [resolution]
+
+    def place(self, width: int, height: int) -> Place:
+        """Return the bucket of a picture. Of `bucket_no_upscale`, a side may be 0, on which upstream fails."""
+        if self.only_shrinks:
+            resized = buckets.shrunk(width, height, math.prod(self.resolution), self.steps)
+            return Place((resized[0] - resized[0] % self.steps, resized[1] - resized[1] % self.steps), resized)
+        ratio = width / height
+        exact = [size for size in self.sizes if size == (width, height)]
+        bucket = next(iter(exact), None) or min(self.sizes, key=lambda size: abs(size[0] / size[1] - ratio))
+        scale = bucket[1] / height if ratio > bucket[0] / bucket[1] else bucket[0] / width
+        return Place(bucket, (int(width * scale + 0.5), int(height * scale + 0.5)))
+
+
+def _sizes(resolution: Size, least: int, most: int, steps: int) -> list[Size]:
+    area = math.prod(resolution)
+    square = int(math.sqrt(area) // steps) * steps
+    found = {(square, square)}
+    for width in range(least, most + 1, steps):
+        height = min(most, int((area // width) // steps) * steps)
+        if height >= least:
+            found |= {(width, height), (height, width)}
+    return sorted(found)
+
+
+def repeats(subsets: Sequence[Subset], there: Mapping[str, Any]) -> dict[str, int]:
+    """Return how often an epoch uses each picture of one data set.
+
+    Upstream takes regularization images until there are as many as others, each more often if there are fewer.
+    """
+    found: dict[str, int] = {}
+    regular: dict[str, int] = {}
+    wanted = 0
+    for subset in subsets:
+        pairs = {path: subset.repeats for path in subset.images if path in there}
+        if subset.options.get("is_reg") and not subset.is_finetuning:
+            regular |= pairs
+        else:
+            found |= pairs
+            wanted += sum(pairs.values())
+    used = 0
+    first = True
+    while regular and used < wanted:
+        for path, times in regular.items():
+            found[path] = times if first else found[path] + 1
+            used += times if first else 1
+            if used >= wanted:
+                break
+        first = False
+    return found

@@ -1,0 +1,108 @@
+"""Read captions by upstream's rules, with what upstream would read wrongly or not at all.
+
+The rules are those of `read_caption` in upstream's `library/dreambooth_dataset.py` and of its `finetuning_dataset.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lora_training import files
+from lora_training.preflight import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from lora_training.preflight.listing import Subset
+
+DEFAULT = ".caption"  # upstream's `caption_extension`
+_OTHERS = (".txt", ".caption", ".tags", ".cap")
+_FACE_PARTS = 5  # of a name such as NAME_X_Y_WIDTH_HEIGHT
+Fault = Literal["missing", "unread", "empty", "blank", "not UTF-8", "byte order mark", "more lines", "unreadable"]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption as upstream trains on it, and what is wrong with it. `detail` is the file that it is about."""
+
+    text: str
+    fault: Fault | None = None
+    detail: str = ""
+
+
+def read(subset: Subset) -> Iterator[tuple[str, Caption]]:
+    """Yield each image of a subset with its caption."""
+    if subset.is_finetuning:
+        yield from _listed(subset)
+        return
+    extension = str(subset.options.get("caption_extension") or DEFAULT)
+    words = subset.options.get("class_tokens")
+    for path in subset.images:
+        yield path, _beside(path, extension, words, many=bool(subset.options.get("enable_wildcard")))
+
+
+def _beside(path: str, extension: str, words: str | None, *, many: bool) -> Caption:
+    base = os.path.splitext(path)[0]
+    parts = base.split("_")
+    face = "_".join(parts[: 1 - _FACE_PARTS]) if len(parts) >= _FACE_PARTS else base
+    file = next((each for each in (base + extension, face + extension) if os.path.isfile(each)), None)
+    if file:
+        return _parsed(file, many=many)
+    other = next((base + each for each in _OTHERS if os.path.isfile(base + each)), None)
+    if other:
+        return Caption(words or "", "unread", other)
+    return Caption(words, None) if words else Caption("", "missing", base + extension)
+
+
+def _parsed(file: str, *, many: bool) -> Caption:
+    try:
+        data = files.read_any(file)
+        text = data.decode("utf-8")
+    except OSError as exc:
+        return Caption("", "unreadable", f"{file}: {exc.strerror}")
+    except UnicodeDecodeError:
+        return Caption(data.decode("latin-1").strip(), "not UTF-8", file)
+    lines = text.splitlines()
+    whole = [line.strip() for line in lines if line.strip()]
+    caption = "\n".join(whole) if many else (lines or [""])[0].strip()
+    if not whole:
+        return Caption("", "blank" if text else "empty", file)
+    if text.startswith("\ufeff"):
+        return Caption(caption, "byte order mark", file)
+    return Caption(caption, None if many or len(whole) == 1 else "more lines", file)
+
+
+def _listed(subset: Subset) -> Iterator[tuple[str, Caption]]:
+    separator = str(subset.options.get("caption_separator") or ",")
+    entries = list(_entries(subset.name))
+    for path, entry in zip(subset.images, entries, strict=False):
+        parts = [str(entry[key]) for key in ("caption", "tags") if entry.get(key)]
+        yield path, Caption(separator.join(parts), None if parts else "missing", subset.name)
+
+
+def _entries(path: str) -> Iterable[Mapping[str, Any]]:
+    data = files.read_any(path, files.LISTING)
+    if not path.endswith(".jsonl"):
+        return [each if isinstance(each, dict) else {} for each in json.loads(data).values()]
+    lines = [json.loads(line) for line in data.decode("utf-8").splitlines()]
+    return list({str(each["image_path"]): each for each in lines}.values())
+
+
+def tags(text: str, separator: str = ",") -> list[str]:
+    """Return the tags of a caption."""
+    return [tag.strip() for tag in text.replace("\n", separator).split(separator) if tag.strip()]
+
+
+def frequency(texts: Iterable[str], separator: str = ",") -> Counter[str]:
+    """Return how many captions have each tag."""
+    return Counter(tag for text in texts for tag in dict.fromkeys(tags(text, separator)))
+
+
+def extension_of(folder: str) -> str:
+    """Return the extension that most captions in a folder have; upstream's default if there are none."""
+    endings = Counter(os.path.splitext(name)[1] for name in listing.names(folder))
+    return max(_OTHERS, key=lambda ending: endings[ending]) if any(map(endings.get, _OTHERS)) else DEFAULT

@@ -1,0 +1,140 @@
+"""Look at each image once: size, kind, and a small signature by which similar images are found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_training import files
+from lora_training.preflight import images, scan
+from lora_training.remembered import Remembered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from lora_training.preflight.job import Progress
+
+_JUDGE = "pictures 1"
+_MOST = 2**30  # bytes of an image
+_ORIENTATION = 0x0112  # EXIF's tag
+_SIDE = 8  # of the signature's comparisons
+_COLOURS = 4
+_CLOSE_BITS, _CLOSE_COLOURS = 6, 24  # of 64 bits, and of 255
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as upstream opens it: it ignores the orientation in EXIF, and takes the first frame alone.
+
+    `wrong` is why it does not decode. `signature`: the signs of 64 differences of brightness, and 16 mean colours.
+    """
+
+    path: str
+    width: int = 0
+    height: int = 0
+    mode: str = "RGB"
+    frames: int = 1
+    orientation: int = 1
+    has_alpha: bool = False
+    signature: str = ""
+    wrong: str | None = None
+
+
+def survey(paths: Iterable[str], cache: Path | None, progress: Progress) -> dict[str, Picture]:
+    """Return a picture for each path. Results are cached for as long as a file does not change."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    names = list(dict.fromkeys(paths))
+    memory = Remembered(cache, f"{_JUDGE} {' '.join(images.formats())}")
+    new = memory.unknown(names)
+    found: dict[str, str] = {}
+    try:
+        for done, (path, text) in enumerate(scan.checked(_described, new)):
+            found[path] = text or ""
+            if done % 50 == 0:
+                progress(f"looking at images: {done} of {len(new)} ({100 * done // len(new)} %)")
+            if new[path]:
+                memory.add(path, new[path], found[path])
+    finally:
+        memory.save()
+    return {path: Picture(path, **json.loads(found.get(path) or memory.word(path))) for path in names}
+
+
+def _described(path: str) -> str:
+    wrong = images.wrong_format(path)
+    if wrong is None:
+        try:
+            return json.dumps(_look(path))
+        except Exception as exc:  # noqa: BLE001 - each decoder raises its own exceptions
+            wrong = images.decode(path) or str(exc) or type(exc).__name__
+    return json.dumps({"wrong": wrong})
+
+
+def _look(path: str) -> dict[str, Any]:
+    from PIL import Image
+
+    with Image.open(path, formats=images.formats()) as image:
+        found = {
+            "width": image.width,
+            "height": image.height,
+            "mode": image.mode,
+            "frames": getattr(image, "n_frames", 1),
+            "orientation": image.getexif().get(_ORIENTATION, 1),
+            "has_alpha": "A" in image.getbands() or "transparency" in image.info,
+        }
+        # a JPEG is decoded at a part of its size, which takes less time and memory
+        image.draft("RGB", (_SIDE * 8, _SIDE * 8))
+        colour = image.convert("RGB")
+        grey = colour.convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX).tobytes()
+        mean = colour.resize((_COLOURS, _COLOURS), Image.Resampling.BOX).tobytes()
+    rows = [grey[row * (_SIDE + 1) :][: _SIDE + 1] for row in range(_SIDE)]
+    rises = [row[at] < row[at + 1] for row in rows for at in range(_SIDE)]
+    bits = sum(rise << number for number, rise in enumerate(rises))
+    return {**found, "signature": f"{bits:016x}{mean.hex()}"}
+
+
+# -- duplicates
+
+
+def same(pictures: Sequence[Picture]) -> list[list[str]]:
+    """Return the groups of files with the same bytes."""
+    sizes = _groups((os.path.getsize(each.path), each.path) for each in pictures if os.path.isfile(each.path))
+    digests = _groups((_digest(path), path) for paths in sizes for path in paths)
+    return [sorted(paths) for paths in digests]
+
+
+def _groups(pairs: Iterable[tuple[Any, str]]) -> list[list[str]]:
+    found: dict[Any, list[str]] = {}
+    for key, path in pairs:
+        found.setdefault(key, []).append(path)
+    return [paths for paths in found.values() if len(paths) > 1]
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(files.read_any(path, _MOST)).hexdigest()
+
+
+def similar(pictures: Sequence[Picture]) -> list[tuple[str, str]]:
+    """Return the pairs of images that look the same: copies in another size, format or quality."""
+    import numpy as np
+
+    known = [each for each in pictures if each.signature]
+    if not known:
+        return []
+    bits = np.array([int(each.signature[:16], 16) for each in known], np.uint64)
+    colours = np.array([list(bytes.fromhex(each.signature[16:])) for each in known], np.int16)
+    ones = np.array([number.bit_count() for number in range(256)], np.uint8)
+    found = []
+    for number in range(len(known) - 1):
+        apart = ones[(bits[number + 1 :] ^ bits[number]).view(np.uint8)].reshape(-1, 8).sum(1)
+        close = number + 1 + np.flatnonzero(apart <= _CLOSE_BITS)
+        found += [
+            (known[number].path, known[other].path)
+            for other in close
+            if np.abs(colours[number] - colours[other]).max() <= _CLOSE_COLOURS
+        ]
+    return found

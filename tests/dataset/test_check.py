@@ -1,0 +1,167 @@
+"""`lora data check`: planted faults found exactly, and buckets counted as upstream counts them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from lora_training.config import tomlout
+from lora_training.dataset import tokens
+from lora_training.preflight.job import Job
+from lora_training.smoke import tokenizer
+from tests.helpers import Ran, lora, write
+
+if find_spec("torch") is None:
+    pytest.skip("needs the training packages", allow_module_level=True)
+np = pytest.importorskip("numpy")
+Image = pytest.importorskip("PIL.Image")
+TEXTS = [
+    "a photo of a cat",
+    "Hello, World!! it's 1girl, solo_focus, (best:1.2)",
+    "größe 日本語 🙂  tabs\tand",
+    "-- don't 1",
+]
+CODES = {
+    "broken": {"broken.png"},
+    "tiny": {"thin.png"},
+    "enlarged": {"small.png", "near.jpg", "thin.png"},
+    "extreme": {"long.png", "thin.png"},
+    "exif-rotated": {"turned.jpg"},
+    "animated": {"moving.webp"},
+    "alpha": {"clear.png"},
+    "cmyk": {"print.jpg"},
+    "duplicate": {"a.png", "same.png"},
+    "near-duplicate": {"b.png", "near.jpg"},
+    "caption-encoding": {"print.jpg"},
+    "caption-empty": {"clear.png"},
+    "caption-unread": {"turned.jpg"},
+    "caption-missing": {"broken.png", "small.png"},
+    "caption-blank": {"thin.png"},
+    "caption-lines": {"same.png"},
+    "caption-mark": {"near.jpg"},
+    "tokens": {"moving.webp"},
+    "trigger": {
+        "clear.png",
+        "moving.webp",
+        "print.jpg",
+        "turned.jpg",
+        "same.png",
+        "broken.png",
+        "small.png",
+        "thin.png",
+    },
+}
+
+
+def picture(width: int, height: int, seed: int) -> Image.Image:
+    numbers = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(numbers).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory) -> Path:
+    """A folder with one of each fault."""
+    folder = tmp_path_factory.mktemp("planted")
+    sizes = {"a": (600, 400), "b": (512, 512), "c": (400, 600), "long": (1700, 500), "small": (100, 100)}
+    for seed, (name, size) in enumerate({**sizes, "thin": (50, 170)}.items()):
+        picture(*size, seed).save(folder / f"{name}.png")
+    shutil.copy(folder / "a.png", folder / "same.png")
+    picture(512, 512, 1).resize((300, 300)).save(folder / "near.jpg", quality=60)
+    (folder / "broken.png").write_bytes((folder / "c.png").read_bytes()[:300])
+    turned = Image.Exif()
+    turned[0x112] = 6
+    picture(500, 400, 20).save(folder / "turned.jpg", exif=turned)
+    picture(500, 500, 21).convert("CMYK").save(folder / "print.jpg")
+    clear = picture(500, 500, 22).convert("RGBA")
+    clear.putalpha(100)
+    clear.save(folder / "clear.png")
+    picture(500, 500, 23).save(folder / "moving.webp", save_all=True, append_images=[picture(500, 500, 24)])
+    write(folder, {f"{name}.txt": f"Cat, tag_{name}, red" for name in ("a", "b", "c", "long")})
+    texts = {"clear.txt": "", "turned.caption": "x", "thin.txt": " \n", "same.txt": "a\nb\n", "near.txt": "\ufeffcat"}
+    write(folder, {**texts, "moving.txt": " ".join(["word"] * 90)})
+    (folder / "print.txt").write_bytes(b"caf\xe9")
+    return folder
+
+
+def check(*words: str | Path, cwd: Path) -> Ran:
+    return lora("data", "check", *words, cwd=cwd)
+
+
+def test_each_planted_fault_is_found_and_no_other(planted, tmp_path):
+    ran = check(planted, "--resolution", "512", "--trigger", "cat", "--json", cwd=tmp_path)
+    assert ran.code == 1, ran.err
+    found: dict[str, set[str]] = {}
+    for finding in json.loads(ran.out)["findings"]:
+        found.setdefault(finding["code"], set()).update(Path(path).name for path in finding["images"])
+    assert found == CODES
+    errors = {each["code"] for each in json.loads(ran.out)["findings"] if each["severity"] == "error"}
+    assert errors == {"broken", "caption-encoding", "caption-empty"}
+    assert check(planted, "--resolution", "512", "--trigger", "cat", "--json", cwd=tmp_path).out == ran.out
+
+
+def test_the_report_is_one_file_with_thumbnails_crops_and_duplicates(planted, tmp_path):
+    ran = check(planted, "--resolution", "512", "--report", "report.html", cwd=tmp_path)
+    assert "report: report.html" in ran.out
+    text = (tmp_path / "report.html").read_text()
+    assert not re.search(r'(?:src|href)="(?!data:)|<script|@import|url\(', text)
+    assert text.count("data:image/jpeg;base64,") > len(list(planted.glob("*.[pjw][npe][gb]*")))
+    assert "images that look the same: 2" in text
+    assert "tag_a" in text
+    # upstream resizes 600x400 to 640x427 and keeps the middle 640x384
+    assert '<i style="left:0.00%;top:4.92%;right:0.00%;bottom:5.15%"></i></div><br>a.png' in text
+    assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
+
+
+def test_names_of_files_are_no_html(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    picture(64, 64, 0).save(folder / "<b onclick=x>.png")
+    check(folder, "--resolution", "64", "--report", "out.html", cwd=tmp_path)
+    assert "<b " not in (tmp_path / "out.html").read_text()
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+    ran = check("empty", cwd=tmp_path)
+    assert (ran.code, "error: images: none are there" in ran.out) == (1, True)
+
+
+@pytest.mark.upstream
+def test_buckets_and_tokens_are_counted_as_in_upstream_s_own_log_and_tokenizer(sd_scripts, tmp_path):
+    random = np.random.default_rng(7)
+    for folder, number in (("many", 40), ("few", 3)):
+        (tmp_path / folder).mkdir()
+        for index in range(number):
+            picture(*map(int, random.integers(70, 900, 2)), index).save(tmp_path / folder / f"{index:02}.png")
+    subset = {"image_dir": str(tmp_path / "many"), "num_repeats": 3, "caption_extension": ".txt"}
+    few = {"image_dir": str(tmp_path / "few"), "num_repeats": 2, "class_tokens": "cat"}
+    sizes = {"resolution": [512, 384], "batch_size": 4, "enable_bucket": True}
+    limits = {"min_bucket_reso": 200, "max_bucket_reso": 700}
+    documents = [
+        {"datasets": [{**sizes, "subsets": [subset]}]},
+        {"datasets": [{**sizes, **limits, "subsets": [subset, {**few, "is_reg": True}]}]},
+        {"datasets": [{**sizes, "bucket_no_upscale": True, "bucket_reso_steps": 32, "subsets": [subset]}]},
+        {"datasets": [{**sizes, "skip_image_resolution": [400, 400], "subsets": [subset]}]},
+        {"datasets": [{**sizes, "subsets": [subset]}, {**sizes, "resolution": 256, "subsets": [few]}]},
+    ]
+    tokenizer.write(tmp_path / "clip")
+    argv = [sys.executable, str(Path(__file__).with_name("upstream_data.py")), str(tmp_path / "clip")]
+    asked = json.dumps({"documents": documents, "texts": TEXTS})
+    done = subprocess.run(argv, cwd=sd_scripts, input=asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads(done.stdout)
+    count = tokens.counter(Job("train_network", {}, None, tmp_path / "a", tmp_path), tmp_path)
+    assert [count(text) for text in TEXTS] == answer["tokens"]
+    for document, (buckets, batches) in zip(documents, answer["buckets"], strict=True):
+        base = {"script": "train_network", "output": {"output_dir": "o"}}
+        (tmp_path / "my.toml").write_text(tomlout.document({**base, **document}))
+        found = json.loads(check("my.toml", "--json", cwd=tmp_path).out)["datasets"]
+        ours = [[*each["size"], each["count"]] for dataset in found for each in dataset["buckets"]]
+        assert (ours, sum(dataset["batches"] for dataset in found)) == (buckets, batches), document

@@ -47,6 +47,12 @@ class EngineError(LoraError):
     exit_code = 4
 
 
+class SlurmError(LoraError):
+    """Slurm is missing, or refused a job."""
+
+    exit_code = 4
+
+
 class PatchError(LoraError):
     """A patch was refused: conflict, drift, unsafe path or malformed."""
 
@@ -62,7 +68,9 @@ class TrainingError(LoraError):
 class Interrupted(LoraError):
     """A signal or `lora runs stop` ended the command. The exit code is 128 plus the signal's number, as in a shell."""
 
-    def __init__(self, message: str, *, signum: int, hint: str | None = None, by_signal: bool = True) -> None:
+    def __init__(
+        self, message: str, *, signum: int, hint: str | None = None, by_signal: bool = True, has_state: bool = False
+    ) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = 128 + signum
-        self.by_signal = by_signal
+        self.by_signal, self.has_state = by_signal, has_state

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TAIL_LINES = 12
+# the exit code that a shell has for a program that does not exist
+NOT_FOUND = 127
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def run(
     except subprocess.TimeoutExpired as exc:
         raise ProcError(Completed(tuple(argv), 124, "", f"not done after {timeout_s:g} seconds")) from exc
     except FileNotFoundError as exc:
-        raise ProcError(Completed(tuple(argv), 127, "", f"{exc.filename}: not found")) from exc
+        raise ProcError(Completed(tuple(argv), NOT_FOUND, "", f"{exc.filename}: not found")) from exc
     texts = (data.decode("utf-8", "surrogateescape") for data in (done.stdout, done.stderr))
     completed = Completed(tuple(argv), done.returncode, *texts)
     if completed.returncode not in allowed:
@@ -103,7 +105,7 @@ def stream(
             errors="replace",
         )
     except FileNotFoundError as exc:
-        raise ProcError(Completed(tuple(argv), 127, "", f"{exc.filename}: not found")) from exc
+        raise ProcError(Completed(tuple(argv), NOT_FOUND, "", f"{exc.filename}: not found")) from exc
     with child:
         try:
             for line in filter(None, map(str.strip, child.stdout or ())):

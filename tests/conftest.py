@@ -22,6 +22,8 @@ LONGEST = (
     "image/test_image.py",
     "cli/test_bump_trains.py",
     "cli/test_train.py",
+    "cli/test_slurm.py",
+    "cli/test_queue.py",
     "launch/test_two_processes.py",
     "runtime/test_exact_resume.py",
 )

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _UPSTREAM = "sd-scripts"
 # the `assets` of `configs/smoke.toml`, which the miniature can train, too
 SMOKE = "smoke"
+ANY_NUMBER = 1 << 10  # of GPUs, more than a machine has
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,24 @@ class Plan:
 
 
 def make(
-    here: Workspace, file: Path, sets: tuple[str, ...], *, write: bool, environ: Mapping[str, str] | None = None
+    here: Workspace,
+    file: Path,
+    sets: tuple[str, ...],
+    *,
+    write: bool,
+    environ: Mapping[str, str] | None = None,
+    elsewhere: bool = False,
 ) -> Plan:
     """Load, check and resolve a configuration. Raises LoraError for a problem in it, the trees or the patches.
 
     Without `write` nothing is written, not even to the cache. `environ` is the source of overrides (default:
-    `os.environ`).
+    `os.environ`). `elsewhere`: a machine with enough GPUs trains it, not this one.
     """
     surroundings = os.environ if environ is None else environ
     config = cfg.load(file, sets=sets, environ={**surroundings, workspace.CACHE_VARIABLE: str(here.cache)})
-    started = _processes(config)
+    started = _processes(config, elsewhere=elsewhere)
     tree = _tree(here, config)
-    schema = _checked_schema(config, tree, here.cache if write else None)
+    schema = _checked_schema(config, tree, here.cache if write else None, elsewhere=elsewhere)
     runtime = {} if tree.is_miniature else registry.chosen(config.runtime)
     dataset = cfg.dataset_document(config)
     # in `made_by` under this name, so that states from before it was a flag stay valid
@@ -98,7 +105,7 @@ def make(
     words = [config.script, *cfg.to_argv(config, schema), str(started.count), *precision]
     made_by = _made_by(here, tree, words, dataset, runtime)
     # these keys count in `made_by`, so that the run can be resumed on a machine with a GPU, as the same run
-    left_out = () if tree.is_miniature else machine.left_out(View(config, schema), _has_gpu)
+    left_out = () if tree.is_miniature or elsewhere else machine.left_out(View(config, schema), _has_gpu)
     flags = cfg.to_argv(config, schema, without=left_out)
     target = output(flags)
     logs = None if tree.is_miniature else _logs(flags, target)
@@ -130,9 +137,9 @@ def _launched(
     return replace(launched, secrets=config.secrets)
 
 
-def _processes(config: Config) -> Processes:
+def _processes(config: Config, *, elsewhere: bool) -> Processes:
     """Return the processes of the training, with a port that is free now where accelerate needs one."""
-    found = spec.resolve(config.launch, lambda: gpus.usable(os.environ, gpus.installed))
+    found = spec.resolve(config.launch, lambda: ANY_NUMBER if elsewhere else gpus.usable(os.environ, gpus.installed))
     if found.count == 1 or found.file_store or found.machines > 1 or found.port:
         return found
     # accelerate's own choice is one fixed port, which a second training on this machine could not use
@@ -198,14 +205,15 @@ def _tree(here: Workspace, config: Config) -> Tree:
     return Tree(upstream.path, commit, f"{_UPSTREAM} {commit}", patches)
 
 
-def _checked_schema(config: Config, tree: Tree, cache: Path | None) -> Schema:
+def _checked_schema(config: Config, tree: Tree, cache: Path | None, *, elsewhere: bool) -> Schema:
     """Return the script's schema, after checking the configuration against it."""
     if tree.is_miniature:
         # the miniature has only the smoke run's flags, and rejects others itself
         require(config, config.problems)
         return schemas.read(tree.path, config.script)
     schema = schemas.read(tree.path, config.script, cache=cache)
-    here = Machine(tuple(registry.available()), installed_here(), registry.problems, has_gpu=_has_gpu, trains=True)
+    names = tuple(registry.available())
+    here = Machine(names, installed_here(), registry.problems, has_gpu=_has_gpu, trains=not elsewhere)
     require(config, check(config, schema, here))
     return schema
 

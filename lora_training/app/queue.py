@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import files
+from lora_training import config as cfg
+from lora_training import files, shell
 from lora_training.app import plan as plans
-from lora_training.app import recording, resuming, train
-from lora_training.errors import ConfigError, EngineError, Interrupted, LoraError, PatchError, UpstreamError
+from lora_training.app import recording, resuming, slurm, train
+from lora_training.errors import ConfigError, EngineError, Interrupted, LoraError, PatchError, SlurmError, UpstreamError
 from lora_training.patching import transaction
 from lora_training.supervise import jobs, record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from lora_training.app.plan import Plan
@@ -27,31 +29,78 @@ if TYPE_CHECKING:
 _POLL_S = 2.0
 
 
-def add(here: Workspace, paths: Sequence[Path], sets: tuple[str, ...], watcher: Watcher) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Wanted:
+    """What to add. `sbatch` has options of `sbatch` for jobs that are submitted to Slurm, and is None for others."""
+
+    paths: Sequence[Path]
+    sets: tuple[str, ...] = ()
+    resume: str | None = None
+    sbatch: tuple[str, ...] | None = None
+
+
+def add(here: Workspace, wanted: Wanted, watcher: Watcher) -> list[dict[str, Any]]:
     """Add a job for each configuration, or none if one of them is wrong. A complete run is not added."""
     with transaction.shared_lock(here):
-        made = [found for path in paths if (found := _checked(here, path, sets, watcher))]
+        made = [found for path in wanted.paths if (found := _checked(here, path, wanted, watcher))]
     with jobs.locked(here.queue):
         _refuse_same_output([job for job, _ in made], jobs.read(here.queue))
-        return [document(jobs.put(here.queue, job, text)) for job, text in made]
+        added = [jobs.put(here.queue, job, text) for job, text in made]
+    return _shown(here, [_submitted(here, job, jobs.remove) for job in added])
 
 
-def _checked(here: Workspace, path: Path, sets: tuple[str, ...], watcher: Watcher) -> tuple[Job, str] | None:
+def rehearse(here: Workspace, path: Path, wanted: Wanted) -> str:
+    """Return the command that would submit a configuration to Slurm, as a shell line. Writes nothing."""
+    plan = plans.make(here, path, wanted.sets, write=False, elsewhere=True)
+    needed = slurm.needs(plan.config.launch, wanted.sbatch or ())
+    return shell.join(slurm.command(here, _job(plan, wanted), needed))
+
+
+def _submitted(here: Workspace, job: Job, undo: Callable[[Job], object]) -> Job:
+    """Submit a job, if it is for Slurm, and return it with its number there; `undo` is called if Slurm refuses it."""
+    if job.sbatch is None:
+        return jobs.find(here.queue, job.folder.name)
+    try:
+        number = slurm.submit(here, job, slurm.needs(cfg.load(job.config, environ={}).launch, job.sbatch))
+    except LoraError:
+        with jobs.locked(here.queue):
+            undo(job)
+        raise
+    with jobs.locked(here.queue):
+        # it may have begun already
+        now = jobs.find(here.queue, job.folder.name)
+        return now.save(state=now.state, why=now.why, slurm=number)
+
+
+def _checked(here: Workspace, path: Path, wanted: Wanted, watcher: Watcher) -> tuple[Job, str] | None:
     """Return a job and its complete configuration, after the checks of `lora train`; None for a complete run."""
-    plan = plans.make(here, path, sets, write=True)
-    if plan.config.run.resume == "never":
+    elsewhere = wanted.sbatch is not None
+    plan = plans.make(here, path, wanted.sets, write=True, elsewhere=elsewhere)
+    if wanted.sbatch is not None:
+        slurm.needs(plan.config.launch, wanted.sbatch)
+    if "never" in (wanted.resume, plan.config.run.resume):
         hint = "choose another output_name, and leave `resume` out: a job continues from its own newest state"
         raise ConfigError(f'{path}: a job of the queue cannot have `resume = "never"`', hint=hint)
-    resume = resuming.meant(plan, plan.config.run.resume, watcher)
+    resume = resuming.meant(plan, wanted.resume or plan.config.run.resume, watcher)
     if resume == "auto" and recording.complete(plan):
         watcher.note(f"{path}: {plan.output} is complete, so nothing is added")
         return None
     train.make_assets(here, plan, watcher)
     train.checked(here, plan, resume, watcher)
     _warn_of_secrets(plan, watcher)
-    named = None if plan.config.run.resume == "auto" else plan.config.run.resume
-    job = jobs.Job(Path(plan.output.stem), str(plan.config.path), str(plan.output), time.time(), named)
-    return job, recording.resolved(plan, keeps_auto=True)
+    return _job(plan, wanted), recording.resolved(plan, keeps_auto=True)
+
+
+def _job(plan: Plan, wanted: Wanted) -> Job:
+    named = wanted.resume or plan.config.run.resume
+    return jobs.Job(
+        Path(plan.output.stem),
+        str(plan.config.path),
+        str(plan.output),
+        time.time(),
+        None if named == "auto" else named,
+        sbatch=wanted.sbatch,
+    )
 
 
 def _warn_of_secrets(plan: Plan, watcher: Watcher) -> None:
@@ -70,18 +119,26 @@ def _refuse_same_output(new: Sequence[Job], there: Iterable[Job]) -> None:
 
 def show(here: Workspace) -> list[dict[str, Any]]:
     """Return the jobs in their order, for JSON. A job that was running when its worker died is `interrupted`."""
+    return _shown(here, jobs.read(here.queue))
+
+
+def _shown(here: Workspace, found: Sequence[Job]) -> list[dict[str, Any]]:
+    known = slurm.states(job.slurm for job in found if job.slurm)
     with jobs.shown(here.queue):
-        return [document(job) for job in jobs.read(here.queue)]
+        return [_document(job, known) for job in found]
 
 
-def document(job: Job) -> dict[str, Any]:
-    """Return a job for JSON. Use it inside of `jobs.locked` or `jobs.shown`."""
-    state = "interrupted" if job.state == "running" and not job.is_held else job.state
+def _document(job: Job, slurms: Mapping[str, str]) -> dict[str, Any]:
+    state, why = job.state, job.why
+    if state == "running" and not job.is_held:
+        state = "interrupted"
+    if job.slurm and state in ("waiting", "interrupted"):
+        why = slurms.get(job.slurm, "Slurm has it no more; `lora queue resume` submits it again")
     return {
         "id": job.folder.name,
         "name": job.name,
         "state": state,
-        "why": job.why,
+        "why": why,
         "source": job.source,
         "config": str(job.config),
         "output": job.output,
@@ -95,7 +152,12 @@ def move(here: Workspace, name: str, before: str | None) -> dict[str, Any]:
     """Move a job to the place before another one, or to the end."""
     with jobs.locked(here.queue):
         job = _idle(here, name)
-        return document(jobs.move(here.queue, job, jobs.find(here.queue, before) if before else None))
+        if job.slurm:
+            raise LoraError(
+                f"{job.folder.name} is in Slurm's queue", hint="`scontrol top` and `scontrol update` order that"
+            )
+        moved = jobs.move(here.queue, job, jobs.find(here.queue, before) if before else None)
+    return _shown(here, [moved])[0]
 
 
 def remove(here: Workspace, names: Sequence[str], *, done: bool = False) -> list[str]:
@@ -104,6 +166,7 @@ def remove(here: Workspace, names: Sequence[str], *, done: bool = False) -> list
         found = [_idle(here, name) for name in names]
         found += [job for job in jobs.read(here.queue) if done and job.state == "done"]
         for job in dict.fromkeys(found):
+            _leave_slurm(job)
             jobs.remove(job)
     return [job.folder.name for job in dict.fromkeys(found)]
 
@@ -112,19 +175,27 @@ def pause(here: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
     """Pause jobs, or without names all that wait. One that is trained now saves its state first."""
     with jobs.locked(here.queue):
         if not names:
-            waiting = [job for job in jobs.read(here.queue) if job.state == "waiting"]
-            return [document(job.save(state="paused")) for job in waiting]
-        return [_pause(jobs.find(here.queue, name)) for name in names]
+            found = [job for job in jobs.read(here.queue) if job.state == "waiting"]
+        else:
+            found = [jobs.find(here.queue, name) for name in names]
+        paused = [_pause(job) for job in found]
+    return _shown(here, paused)
 
 
-def _pause(job: Job) -> dict[str, Any]:
+def _pause(job: Job) -> Job:
     if job.is_held:
         # its worker notes the pause when the training has ended
         files.touch(Path(job.output).with_suffix(".run") / record.STOP)
-        return document(job)
+        return job
     if job.state in ("failed", "done"):
         raise LoraError(f"{job.folder.name} is {job.state}, so there is nothing to pause")
-    return document(job.save(state="paused"))
+    _leave_slurm(job)
+    return job.save(state="paused", slurm=None)
+
+
+def _leave_slurm(job: Job) -> None:
+    if job.slurm and job.state in ("waiting", "running"):
+        slurm.cancel(job.slurm)
 
 
 def resume(here: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -135,7 +206,11 @@ def resume(here: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
             if job.state == "done":
                 raise LoraError(f"{job.folder.name} is done", hint="`lora queue add` adds it again under another name")
         found = named or [job for job in jobs.read(here.queue) if job.state == "paused"]
-        return [document(job.save(state="waiting")) for job in found]
+        for job in found:
+            _leave_slurm(job)
+            job.save(state="waiting", slurm=None)
+    # a job that Slurm refuses is as it was
+    return _shown(here, [_submitted(here, job, lambda was: was.save(why=was.why)) for job in found])
 
 
 def _idle(here: Workspace, name: str) -> Job:
@@ -160,6 +235,13 @@ def work(
     """
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    with slurm.requeued():
+        return _work(here, watching, names, waits=waits)
+
+
+def _work(
+    here: Workspace, watching: Callable[[], AbstractContextManager[Watcher]], names: Sequence[str], *, waits: bool
+) -> list[str]:
     failed = []
     while True:
         with ExitStack() as held:
@@ -177,7 +259,7 @@ def _take(here: Workspace, names: Sequence[str], held: ExitStack) -> Job | None:
     """Return the next job, held until the end of `held`: an interrupted one first."""
     with jobs.locked(here.queue):
         named = {jobs.find(here.queue, name).folder for name in names}
-        found = [job for job in jobs.read(here.queue) if (job.folder in named if named else job.slurm is None)]
+        found = [job for job in jobs.read(here.queue) if (job.folder in named if named else job.sbatch is None)]
         # none of these is running if nobody holds it, and what is held is left alone
         due = [job for state in ("running", "waiting") for job in found if job.state == state and not job.is_held]
         if not due:
@@ -193,11 +275,12 @@ def _train(here: Workspace, job: Job, watcher: Watcher) -> Job:
     try:
         _, result = train.train(here, train.Request(job.config, resume=job.resume, environ=environ), watcher)
     except Interrupted as exc:
-        if exc.by_signal:
+        fruitless = slurm.fruitless(exc)
+        if exc.by_signal and not fruitless:
             # the job stays as it is, and the next worker continues it
             raise
-        return job.save(state="paused", why=exc.message)
-    except (UpstreamError, EngineError, PatchError):
+        return job.save(state="paused", why=fruitless or exc.message)
+    except (UpstreamError, EngineError, SlurmError, PatchError):
         job.save(state="waiting")
         raise
     except (LoraError, OSError) as exc:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lora_training.problems import Problem
     from lora_training.workspace import Workspace
 
-_ANY_NUMBER = 1 << 10  # of GPUs, more than a machine has
-
 
 def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None:
     """Print warnings about a training. Raises ConfigError for errors, all of them at once.
@@ -91,10 +89,11 @@ def job_of(here: Workspace, config: Config, schema: Schema, output: Path, cwd: P
 
 def _processes(config: Config) -> Iterator[Problem]:
     """Yield the problems in `[launch]`; a missing GPU is a warning, since another machine may have it."""
+    from lora_training.app import plan as plans
     from lora_training.launch import gpus, spec
 
     try:
-        spec.resolve(config.launch, lambda: _ANY_NUMBER)
+        spec.resolve(config.launch, lambda: plans.ANY_NUMBER)
     except ConfigError as exc:
         yield config.problem(exc.message, ("launch",), hint=exc.hint)
         return

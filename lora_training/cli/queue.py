@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,31 @@ from lora_training.cli.app import Group
 from lora_training.cli.output import drop_unread, json_option, print_json, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
 
 _FAILED = 6
+
+
+def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for Slurm to a command, which gets them as `sbatch`: None, or words for that program."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, slurm: bool, partition: str | None, options: tuple[str, ...], **kwargs: Any) -> Any:
+        if not slurm and (partition or options):
+            raise click.UsageError("--partition and --sbatch go with --slurm")
+        words = (*((f"--partition={partition}",) if partition else ()), *options)
+        return command(*args, sbatch=words if slurm else None, **kwargs)
+
+    for option in (
+        click.option(
+            "--sbatch", "options", multiple=True, metavar="OPTION", help="One more of its options: --time=8:00:00"
+        ),
+        click.option("--partition", metavar="NAME", help="The partition of Slurm."),
+        click.option("--slurm", is_flag=True, help="Submit it to Slurm, by sbatch."),
+    ):
+        wrapped = option(wrapped)
+    return wrapped
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,15 +49,16 @@ def queue() -> None:
 @queue.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value in each; may be repeated.")
+@slurm_options
 @json_option
-def add(files: tuple[Path, ...], *, sets: tuple[str, ...], as_json: bool) -> None:
+def add(files: tuple[Path, ...], *, sets: tuple[str, ...], sbatch: tuple[str, ...] | None, as_json: bool) -> None:
     """Check configurations as `lora train` does, and add a job for each; none if one of them is wrong."""
     from lora_training.app import queue as app
     from lora_training.cli.terminal import Terminal
 
     here = workspace.find()
     with closing(Terminal(verbose=False)) as terminal:
-        added = app.add(here, files, sets, terminal)
+        added = app.add(here, app.Wanted(files, sets, sbatch=sbatch), terminal)
     _print(added, as_json=as_json)
 
 

@@ -13,6 +13,8 @@ import click
 from lora_training import workspace
 from lora_training.cli import output
 from lora_training.cli.output import say
+from lora_training.cli.queue import slurm_options
+from lora_training.supervise.background import LOG
 
 if TYPE_CHECKING:
     from lora_training.app.plan import Plan
@@ -53,6 +55,7 @@ def _place(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--detach", is_flag=True, help="Check it, then train in the background.")
 @click.option("-v", "--verbose", is_flag=True, help="Show upstream's own log as it is written.")
 @click.option("--docker", is_flag=True, help="Train in a container, by Docker or Podman.")
+@slurm_options
 @click.option("--image", metavar="NAME", callback=_not_empty, help="The container's image, if not lora-training.")
 def train(  # noqa: PLR0913 - one argument an option
     file: Path,
@@ -64,6 +67,7 @@ def train(  # noqa: PLR0913 - one argument an option
     verbose: bool,
     docker: bool,
     image: str | None,
+    sbatch: tuple[str, ...] | None,
 ) -> None:
     """Train a LoRA as FILE says, or go on where an earlier run of it ended."""
     from lora_training.app import train as training
@@ -71,6 +75,8 @@ def train(  # noqa: PLR0913 - one argument an option
 
     if detach and (dry_run or docker or image):
         raise click.UsageError("--detach goes with neither --dry-run nor --docker")
+    if sbatch is not None and (detach or docker or image):
+        raise click.UsageError("--slurm goes with neither --detach nor --docker")
     if not dry_run:
         output.drop_unread()
     here = workspace.find()
@@ -79,6 +85,9 @@ def train(  # noqa: PLR0913 - one argument an option
         if docker or image:
             code = _in_container(here, request, image, terminal, verbose=verbose, dry_run=dry_run)
             click.get_current_context().exit(code)
+        if sbatch is not None:
+            _in_slurm(here, request, sbatch, terminal, dry_run=dry_run)
+            return
         if dry_run:
             say(training.rehearse(here, request, terminal))
             return
@@ -87,6 +96,18 @@ def train(  # noqa: PLR0913 - one argument an option
         _report(plan, result)
     else:
         _say_where(plan.folder)
+
+
+def _in_slurm(here: Workspace, request: Request, sbatch: tuple[str, ...], terminal: Terminal, *, dry_run: bool) -> None:
+    from lora_training.app import queue
+
+    wanted = queue.Wanted([request.file], request.sets, request.resume, sbatch)
+    if dry_run:
+        say(queue.rehearse(here, request.file, wanted))
+    for job in () if dry_run else queue.add(here, wanted, terminal):
+        say(f"{job['name']}: submitted to Slurm as job {job['slurm']}")
+        say("state     lora queue list, and once it trains lora runs show", f"log       {job['folder']}/{LOG}")
+        say(f"stop      lora queue pause {job['id']}")
 
 
 def _in_container(
@@ -122,7 +143,6 @@ def _screen(*, tty: bool) -> Screen:
 def _say_where(folder: Path) -> None:
     """Print the name of a run in the background, how to follow it, and how to stop it."""
     from lora_training import shell
-    from lora_training.supervise.background import LOG
 
     name = shell.quote(folder.stem)
     say(f"{folder.stem}: training in the background")

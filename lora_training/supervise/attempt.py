@@ -173,7 +173,8 @@ class Attempt:
             event = self._next()
             if isinstance(event, int):
                 self.progress()
-                return Ended(event, tuple(self._tail), stalled, asked)
+                # a batch system signals all processes of a job, so the child may end before its stop is noticed here
+                return Ended(event, tuple(self._tail), stalled, max(asked, self.wanted()))
             now = self.clock()
             if self.progress():
                 last, trains = now, True

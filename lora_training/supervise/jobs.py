@@ -33,7 +33,8 @@ class Job:
     """A job and its folder. `state` is waiting, paused, running, failed or done; `why` is the reason for it.
 
     `source` is the file that it was added from, `output` its LoRA, `resume` the state to begin with, if not the newest
-    one. `slurm` is the job's number in Slurm, which then decides when it runs.
+    one. `slurm` is its number in Slurm, which then decides when it runs, and `sbatch` the options that it was submitted
+    with.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Job:
     state: str = "waiting"
     why: str | None = None
     slurm: str | None = None
+    sbatch: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -99,8 +101,10 @@ def _read(folder: Path) -> Job | None:
         job = Job(**{name: value for name, value in found.items() if name in known}, folder=folder)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    texts = (job.source, job.output, job.state, job.why or "", job.resume or "", job.slurm or "")
-    return job if all(isinstance(text, str) for text in texts) else None
+    texts = (job.source, job.output, job.state, job.why or "", job.resume or "", job.slurm or "", *(job.sbatch or ()))
+    if not all(isinstance(text, str) for text in texts):
+        return None
+    return job if job.sbatch is None else replace(job, sbatch=tuple(job.sbatch))
 
 
 def find(queue: Path, name: str) -> Job:

@@ -214,7 +214,8 @@ class Run:
         state = states.newest(self.order.output, made_by=self.order.made_by)
         where = f"stopped at step {state.step}, state saved" if state else "stopped before a state was saved"
         message = f"{where}; the same command goes on"
-        return Interrupted(message, signum=self._asked.signum, by_signal=self._asked.count > 0)
+        by_signal = self._asked.count > 0
+        return Interrupted(message, signum=self._asked.signum, by_signal=by_signal, has_state=state is not None)
 
     def _gave_up(self, ended: Ended, failure: Failure, *, again: str = "") -> TrainingError:
         log = self.record.attempts[-1]["log"]

@@ -1,4 +1,4 @@
-"""Counting of SIGHUP, SIGINT and SIGTERM, instead of an exception at any line."""
+"""Counting of the signals that ask for a stop, instead of an exception at any line."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Asked:
 
 @contextmanager
 def counted() -> Iterator[Asked]:
-    """Count SIGHUP, SIGINT and SIGTERM within the block; restore their handlers afterwards.
+    """Count SIGHUP, SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 within the block; restore their handlers afterwards.
 
-    A terminal that closes sends SIGHUP more than once, and a system that shuts down sends it beside SIGTERM. So all of
-    them count as one request, and only SIGINT and SIGTERM can request again. A SIGHUP that is ignored, as under nohup,
-    stays ignored.
+    The last two come from batch systems, when the time of a job is nearly over. A terminal that closes sends SIGHUP
+    more than once, and a system that shuts down sends it beside SIGTERM. So all of them count as one request, and only
+    SIGINT and SIGTERM can request again. A SIGHUP that is ignored, as under nohup, stays ignored.
     """
     asked = Asked()
     again = 0
@@ -35,10 +35,10 @@ def counted() -> Iterator[Asked]:
         nonlocal again
         if asked.count == 0:
             asked.signum = signum
-        again += signum != signal.SIGHUP
+        again += signum in (signal.SIGINT, signal.SIGTERM)
         asked.count = max(1, again)
 
-    counts = [signal.SIGINT, signal.SIGTERM]
+    counts = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         counts.append(signal.SIGHUP)
     before = {signum: signal.signal(signum, note) for signum in counts}

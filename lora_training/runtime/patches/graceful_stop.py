@@ -1,4 +1,4 @@
-"""Save and exit after the current step on request: SIGTERM, SIGUSR1, or a file that appears.
+"""Save and exit after the current step on request: SIGTERM, SIGUSR1, SIGUSR2, or a file that appears.
 
 The environment variable `LORA_STOP_FILE` names the file. Before the training loop has begun there is nothing to save,
 and the signals keep their default effect. After it, the run saves its state with upstream's own code, as for
@@ -39,7 +39,7 @@ class _GracefulStop(Watcher):
         self._leaving = multiprocessing.RawValue("b", 0)
 
     def loop_begins(self) -> None:
-        for signum in (signal.SIGTERM, signal.SIGUSR1):
+        for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(signum, self._ask)
         for loader in self.run.accelerator._dataloaders:  # noqa: SLF001 - the only way to them from here
             _outlive_sigterm(getattr(loader, "base_dataloader", loader), self._leaving)
@@ -88,6 +88,7 @@ def _in_worker(leaving: Any, _worker: int) -> None:
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGUSR1, handle)
+    signal.signal(signal.SIGUSR2, handle)
 
 
 PATCH = RuntimePatch(

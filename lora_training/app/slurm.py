@@ -1,0 +1,106 @@
+"""Slurm, through its documented commands: submit a job, ask for its state, cancel it, and queue it again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_training import proc
+from lora_training.errors import Interrupted, SlurmError
+from lora_training.launch import slurm
+from lora_training.supervise import background
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import FrameType
+
+    from lora_training.config.tables import Launch
+    from lora_training.launch.slurm import Needs
+    from lora_training.supervise.jobs import Job
+    from lora_training.workspace import Workspace
+
+_ID = "SLURM_JOB_ID"
+_MOST_RESTARTS = 3  # without a saved state
+_NEARLY_OVER = (signal.SIGUSR1, signal.SIGUSR2)
+
+
+def needs(launch: Launch, options: tuple[str, ...]) -> Needs:
+    """Return what a training needs on this cluster. Raises SlurmError where there is no Slurm."""
+    partitions = [word for word in options if word.startswith("--partition=")]
+    return slurm.needs(launch, has_gpus="gpu" in _ask(["sinfo", "--noheader", "--format=%G", *partitions]))
+
+
+def command(here: Workspace, job: Job, needed: Needs) -> tuple[str, ...]:
+    """Return the command that submits a job."""
+    import sys
+
+    log = Path(job.output).with_suffix(".run") / background.LOG
+    return slurm.sbatch(slurm.Batch(job.folder.name, sys.executable, here.root, log, needed), tuple(job.sbatch or ()))
+
+
+def submit(here: Workspace, job: Job, needed: Needs) -> str:
+    """Submit a job and return its number. Raises SlurmError if Slurm does not take it."""
+    Path(job.output).with_suffix(".run").mkdir(parents=True, exist_ok=True)
+    return _ask(command(here, job, needed)).strip().partition(";")[0]
+
+
+def states(numbers: Iterable[str]) -> dict[str, str]:
+    """Return the state of each job that Slurm still has, in its words, such as `PENDING (Resources)`."""
+    listed = ",".join(numbers)
+    if not listed:
+        return {}
+    try:
+        lines = _ask(["squeue", "--noheader", "--format=%i|%T (%r)", "--me"]).splitlines()
+    except SlurmError:
+        return {}
+    found = dict(line.removesuffix(" (None)").split("|", 1) for line in lines if "|" in line)
+    return {number: found[number] for number in listed.split(",") if number in found}
+
+
+def cancel(number: str) -> None:
+    """Cancel a job; one that Slurm has ended already is no error."""
+    _ask(["scancel", number])
+
+
+@contextmanager
+def requeued() -> Iterator[None]:
+    """Within a batch job, have it queued again if Slurm says that its time is nearly over."""
+    number = os.environ.get(_ID)
+    if number is None:
+        yield
+        return
+    for signum in _NEARLY_OVER:
+        # during a training, the supervisor counts them instead
+        signal.signal(signum, _leave)
+    try:
+        yield
+    except Interrupted as exc:
+        if exc.exit_code - 128 in _NEARLY_OVER:
+            _ask(["scontrol", "requeue", number])
+        raise
+
+
+def fruitless(stopped: Interrupted) -> str | None:
+    """Return why a job is not queued again: its time was over again and again before a state was saved."""
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    if stopped.has_state or restarts < _MOST_RESTARTS or stopped.exit_code - 128 not in _NEARLY_OVER:
+        return None
+    return f"Slurm ended it {restarts + 1} times before a state was saved; give it more time with --sbatch=--time=..."
+
+
+def _leave(signum: int, _frame: FrameType | None) -> None:
+    raise Interrupted("stopped before it trained", signum=signum)
+
+
+def _ask(argv: Iterable[str]) -> str:
+    words = list(argv)
+    try:
+        return proc.run(words, cwd=Path("/"), timeout_s=60).stdout
+    except proc.ProcError as exc:
+        missing = exc.completed.returncode == proc.NOT_FOUND
+        message = "there is no Slurm on this machine" if missing else f"`{words[0]}` of Slurm failed"
+        hint = f"it needs the command {words[0]}" if missing else exc.hint
+        raise SlurmError(message, hint=hint) from exc

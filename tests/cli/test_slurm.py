@@ -1,0 +1,152 @@
+"""`lora train --slurm` and `lora queue add --slurm` on a real Slurm of one node."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.cats import Cats
+from tests.cli.cluster import PATH, PROGRAMS, Cluster
+from tests.cli.test_queue import Queue
+from tests.helpers import ROOT, lora
+
+pytest.importorskip("torch")
+TIMEOUT_S = 600
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    missing = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
+    if missing or os.geteuid() != 0:
+        pytest.skip("needs root and Debian's slurmctld, slurmd, slurm-client and munge")
+    made = Cluster()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    monkeypatch.setenv("SLURM_CONF", str(cluster.config))
+    return cluster
+
+
+@pytest.fixture
+def queue(no_upstream: Path, tmp_path: Path) -> Queue:
+    return Queue(no_upstream, tmp_path)
+
+
+def listed(home: Path = ROOT) -> dict[str, Any]:
+    return {job["name"]: job for job in json.loads(lora("queue", "list", "--json", cwd=home).out)["jobs"]}
+
+
+def until(state: str, name: str, home: Path = ROOT) -> dict[str, Any]:
+    deadline = time.monotonic() + TIMEOUT_S
+    while (job := listed(home)[name])["state"] != state:
+        assert time.monotonic() < deadline, job
+        assert job["state"] not in ("failed", "done"), job
+        time.sleep(0.2)
+    return job
+
+
+def until_a_step(events: Path, attempt: int) -> None:
+    """Return when the attempt of that number has made a step of its own."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        parts = events.read_text(encoding="utf-8").split('"event": "start"') if events.exists() else []
+        if len(parts) > attempt and '"event": "step"' in parts[attempt]:
+            return
+        assert time.monotonic() < deadline, parts[-1:]
+        time.sleep(0.1)
+
+
+def test_a_job_is_submitted_watched_and_done(slurm: Cluster, queue: Queue) -> None:
+    ran = lora("train", queue.config("cats"), "--slurm", "--partition", "main", cwd=queue.home)
+    assert ran.code == 0, ran.err
+    assert "cats: submitted to Slurm as job" in ran.out
+    until("done", "cats", queue.home)
+    log = queue.out / "cats.run" / "background.log"
+    assert "job 0010-cats is done" in log.read_text(encoding="utf-8")
+    assert lora("runs", "list", cwd=queue.home).out.startswith("cats: complete")
+
+
+def test_a_node_that_fails_loses_nothing(slurm: Cluster, queue: Queue) -> None:
+    assert queue("add", queue.config("cats"), "--slurm").code == 0
+    job = until("running", "cats", queue.home)
+    slurm.ask("scontrol", "update", f"NodeName={slurm.node}", "State=DOWN", "Reason=test")
+    slurm.starts_now(job["slurm"])
+    slurm.ask("scontrol", "update", f"NodeName={slurm.node}", "State=RESUME")
+    until("done", "cats", queue.home)
+    assert [event["state"] for event in queue.events("cats", "closed")][-1] == "complete"
+
+
+def test_what_is_cancelled_is_said_and_submitted_again(slurm: Cluster, queue: Queue) -> None:
+    assert queue("add", queue.config("cats"), "--slurm", "--sbatch=--hold").code == 0
+    job = queue.list()[0]
+    assert job["why"] == "PENDING (JobHeldUser)"
+    assert queue("work").code == 0  # it is not this machine's
+    assert "scontrol" in queue("move", "cats", "--last").err
+    slurm.ask("scancel", job["slurm"])
+    assert "Slurm has it no more" in queue("list").out
+    assert queue("resume", "cats").code == 0
+    again = queue.list()[0]
+    assert again["slurm"] != job["slurm"]
+    assert again["why"].startswith("PENDING")
+    assert queue("pause", "cats").out.startswith("0010-cats: paused")
+    assert again["slurm"] not in slurm.ask("squeue", "--noheader", "--format=%i")
+    assert queue("remove", "cats").code == 0
+
+
+def test_what_slurm_refuses_is_exit_4_and_nothing_is_left(slurm: Cluster, queue: Queue) -> None:
+    ran = lora("train", queue.config("cats"), "--slurm", "--partition", "nowhere", cwd=queue.home)
+    assert ran.code == 4
+    assert "partition" in ran.err
+    assert queue.list() == []
+    asked = lora("train", queue.config("cats"), "--slurm", "--set", "launch.num_processes=auto", cwd=queue.home)
+    assert asked.code == 3
+    assert "num_processes" in asked.err
+
+
+def test_without_slurm_it_is_exit_4(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = shutil.which("git")
+    assert git
+    (queue.folder / "bin").mkdir()
+    (queue.folder / "bin" / "git").symlink_to(git)
+    monkeypatch.setenv("PATH", str(queue.folder / "bin"))
+    ran = lora("train", queue.config("cats"), "--slurm", cwd=queue.home)
+    assert ran.code == 4
+    assert "there is no Slurm on this machine" in ran.err
+    assert lora("train", queue.config("cats"), "--partition", "x", cwd=queue.home).code == 2
+
+
+@pytest.mark.upstream
+def test_requeued_and_out_of_time_it_ends_with_the_bits_of_a_run_that_was_not(
+    slurm: Cluster, sd_scripts: Path, tmp_path: Path
+) -> None:
+    """SIGTERM and a new start by Slurm, as for a preemption, then SIGUSR1 as when the time is nearly over."""
+    from tests.cli.test_train import weights
+
+    (tmp_path / "alone").mkdir()
+    alone = Cats(tmp_path / "alone")
+    cats = Cats(tmp_path)
+    ran = lora(*cats.words("max_train_steps=40"), "--slurm", cwd=ROOT)
+    assert ran.code == 0, ran.err
+    number = listed()["cats"]["slurm"]
+    for attempt, command in enumerate((("scontrol", "requeue"), ("scancel", "--batch", "--signal=USR1")), 1):
+        until_a_step(cats.out / "cats.run" / "events.jsonl", attempt)
+        slurm.ask(*command, number)
+        slurm.starts_now(number)
+    until("done", "cats")
+    assert len(cats.record("cats")["attempts"]) == 3
+    assert [attempt["from_step"] > 0 for attempt in cats.record("cats")["attempts"]] == [False, True, True]
+    assert alone.train("max_train_steps=40").code == 0
+    assert weights(cats.out / "cats.safetensors") == weights(alone.out / "cats.safetensors")

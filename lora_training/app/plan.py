@@ -17,7 +17,8 @@ from lora_training import config as cfg
 from lora_training import miniature, workspace
 from lora_training.app.targets import refuse_unfit, require_verified, targets
 from lora_training.config import schema as schemas
-from lora_training.config.checks import Machine, check, installed_here, machine, naming, require
+from lora_training.config.checks import Machine, check, installed_here, machine, require
+from lora_training.config.checks import flags as flag_checks
 from lora_training.config.checks.view import View
 from lora_training.errors import ConfigError, UpstreamError
 from lora_training.launch import gpus, spec
@@ -225,8 +226,8 @@ def _has_gpu() -> bool:
 def output(flags: list[str]) -> Path:
     """Return the file that upstream writes at the end; `last` and `safetensors` are its defaults."""
     name, form = _value(flags, "output_name", "last"), _value(flags, "save_model_as", "safetensors")
-    if wrong := naming.reason(name):
-        raise ConfigError(f"`output_name` cannot be {naming.shown(name)}", hint=wrong)
+    if error := flag_checks.refused_name(name):
+        raise error
     if form != "safetensors":
         raise ConfigError(
             f"`save_model_as` cannot be {form!r}", hint="what was trained is checked at the end; that takes safetensors"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.config.checks import optimizer, scheduler
+from lora_training.config.checks import optimizer
 from lora_training.config.schema import source
 from tests.config.helpers import images, needs_torch
 from tests.helpers import ROOT, lora
@@ -113,13 +113,13 @@ def test_upstream_starts_every_scheduler_that_is_right_and_no_other(sd_scripts: 
     )
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout.rpartition("@@")[2])
-    assert {name for name in answer if answer[name][1]} == names - scheduler.BROKEN
-    assert {name for name in answer if answer[name][1] and not answer[name][0]} == set(scheduler.NEEDED)
+    assert {name for name in answer if answer[name][1]} == names - optimizer.BROKEN
+    assert {name for name in answer if answer[name][1] and not answer[name][0]} == set(optimizer.NEEDED)
     assert {name for name in answer if answer[name][1] and not answer[name][2]} == {"constant"}
 
 
 def test_what_we_say_of_packages_is_of_upstreams_own_names(sd_scripts: Path) -> None:
-    assert set(optimizer._NAMES) <= {name.lower() for name in source.optimizers(sd_scripts)}
+    assert set(optimizer.PACKAGE_OF) <= {name.lower() for name in source.optimizers(sd_scripts)}
     needs_torch()
     import torch
 

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_training import shell
 from lora_training.config.argv import encoded
-from lora_training.config.checks import (
-    buckets,
-    datasets,
-    family,
-    files,
-    flags,
-    naming,
-    network,
-    optimizer,
-    rules,
-    scheduler,
-    written,
-)
-from lora_training.config.checks import (
-    machine as machines,
-)
+from lora_training.config.checks import datasets, family, files, flags, optimizer, rules
+from lora_training.config.checks import machine as machines
+from lora_training.config.checks.machine import Machine, installed_here
 from lora_training.config.checks.view import View
 from lora_training.config.document import Unreadable
 from lora_training.config.files import DATA
@@ -42,42 +28,34 @@ if TYPE_CHECKING:
 __all__ = ["Machine", "check", "file", "installed_here", "require"]
 
 _MOST = 100
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Properties of the machine that will train. None means unknown, and the checks that need it are skipped.
-
-    `runtime` has the names of the available runtime patches; `installed` tells whether a package is installed;
-    `settings` returns the problems with the settings in `[runtime]`, by patch; `files` checks the files of a
-    configuration; `has_gpu` tells whether there is a GPU to train on. `trains` is set if the training is about to start
-    on this machine.
-    """
-
-    runtime: Collection[str] | None = None
-    installed: Callable[[str], bool] | None = None
-    settings: Callable[[Mapping[str, Any]], Mapping[str, Iterable[Any]]] | None = None
-    files: Callable[[Config, Schema], Iterable[Problem]] | None = None
-    has_gpu: Callable[[], bool] | None = None
-    trains: bool = False
+_UNKNOWN = Machine()
 
 
 def check(
     config: Config,
     schema: Schema,
-    machine: Machine = Machine(),
+    machine: Machine = _UNKNOWN,
 ) -> tuple[Problem, ...]:
     """Return all errors and warnings about `config`, in the order of the file."""
-    view = View(config, schema, _refused(config, schema))
-    found = [*_first(config, config.problems), *_first(config, flags.problems(config, schema)), *flags.required(view)]
-    found += [
+    refused = {
+        key
+        for key, entry in config.entries.items()
+        if schema.flag(key) is None or isinstance(encoded(config, schema, entry), Problem)
+    }
+    view = View(config, schema, frozenset(refused))
+    found = [
+        *_first(config, config.problems),
+        *_first(config, flags.problems(config, schema)),
+        *flags.required(view),
         *_first(config, datasets.problems(view)),
         *rules.problems(view),
-        *_first(config, buckets.problems(view)),
+        *_first(config, datasets.sizes(view)),
         *family.problems(view),
+        *family.network(view),
+        *optimizer.problems(view, machine.installed),
+        *files.problems(view),
+        *flags.written(view),
     ]
-    found += [*network.problems(view), *optimizer.problems(view, machine.installed), *files.problems(view)]
-    found += [*naming.problems(view), *scheduler.problems(view, machine.installed), *written.problems(view)]
     if machine.has_gpu is not None:
         found += machines.problems(view, machine.has_gpu, trains=machine.trains)
     if machine.runtime is not None:
@@ -85,15 +63,20 @@ def check(
     if machine.settings is not None:
         found += flags.settings(config, machine.settings(config.runtime))
     if machine.files is not None:
-        right = {key: entry for key, entry in config.entries.items() if key not in view.refused}
-        if any(_is_of_data(problem) for problem in found):
-            # which images are meant is unclear, but not which models
-            right = {key: entry for key, entry in right.items() if key not in DATA}
-            models = replace(config, entries=right, datasets=(), general={})
-            found += [problem for problem in machine.files(models, schema) if problem.key in right]
-        else:
-            found += machine.files(replace(config, entries=right), schema)
+        found += _of_files(view, machine.files, without_data=any(map(_is_of_data, found)))
     return _sorted(found)
+
+
+def _of_files(
+    view: View, check: Callable[[Config, Schema], Iterable[Problem]], *, without_data: bool
+) -> Iterable[Problem]:
+    """Check the files of a configuration, as far as its values are right; of an unclear data set the models alone."""
+    right = {key: entry for key, entry in view.config.entries.items() if key not in view.refused}
+    if not without_data:
+        return check(replace(view.config, entries=right), view.schema)
+    right = {key: entry for key, entry in right.items() if key not in DATA}
+    models = replace(view.config, entries=right, datasets=(), general={})
+    return (problem for problem in check(models, view.schema) if problem.key in right)
 
 
 def _first(config: Config, problems: Iterable[Problem]) -> Iterator[Problem]:
@@ -116,7 +99,7 @@ def file(
     *,
     sets: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
-    machine: Machine = Machine(),
+    machine: Machine = _UNKNOWN,
     text: str | None = None,
 ) -> tuple[Problem, ...]:
     """Check a file, or `text` in its place, also one that is not valid TOML or names an unknown script.
@@ -138,38 +121,15 @@ def file(
     return check(config, schema, machine)
 
 
-def installed_here() -> Callable[[str], bool] | None:
-    """Return a test for packages installed in this environment; None if it lacks torch, so that it cannot train."""
-    if find_spec("torch") is None:
-        return None
-    return lambda package: find_spec(package) is not None
-
-
 def require(config: Config, problems: Collection[Problem]) -> None:
     """Raise ConfigError if any of `problems` is an error, with the first one as message and the others in the hint."""
     errors = [problem for problem in problems if problem.severity == "error"]
     if not errors:
         return
     first, *rest = errors
-    more = [f"{problem.place}: {problem.message}" for problem in rest]
     same = " with the same --set and LORA_* shows" if any(each.position is None for each in errors) else " shows"
-    hint = "\n".join(
-        [
-            *([first.hint] if first.hint else []),
-            *more,
-            f"`lora config check {shell.quote(str(config.path))}`{same} all of it",
-        ]
-    )
-    raise ConfigError(f"{first.place}: {first.message}", hint=hint)
-
-
-def _refused(config: Config, schema: Schema) -> frozenset[str]:
-    """Return the keys with invalid values, which the other rules skip."""
-    return frozenset(
-        key
-        for key, entry in config.entries.items()
-        if schema.flag(key) is None or isinstance(encoded(config, schema, entry), Problem)
-    )
+    last = f"`lora config check {shell.quote(str(config.path))}`{same} all of it"
+    raise ConfigError(str(first), hint="\n".join([*([first.hint] if first.hint else []), *map(str, rest), last]))
 
 
 def _sorted(found: Collection[Problem]) -> tuple[Problem, ...]:

@@ -1,11 +1,15 @@
-"""Check each flag on its own: whether upstream knows it and accepts its value."""
+"""Check each flag, each runtime patch and the run's name on their own."""
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training import nearest
 from lora_training.config.argv import encoded
+from lora_training.errors import ConfigError
 from lora_training.problems import Problem
 
 if TYPE_CHECKING:
@@ -14,6 +18,15 @@ if TYPE_CHECKING:
     from lora_training.config.checks.view import View
     from lora_training.config.model import Config
     from lora_training.config.schema import Schema
+
+_NEEDED = {
+    "pretrained_model_name_or_path": '"models/model.safetensors"',
+    "network_module": '"networks.lora"',
+    "output_dir": '"output"',
+}
+# file systems allow 255 bytes; suffixes are appended to the name
+_LONGEST_NAME = 200
+_LOG, _LOG_FOLDERS = "console_log_file", ("output_dir", "logging_dir")
 
 
 def problems(config: Config, schema: Schema) -> Iterator[Problem]:
@@ -41,13 +54,6 @@ def required(view: View) -> Iterator[Problem]:
             yield view.problem(f"`{key}` is missing: nothing can be trained without it", key, hint=hint)
 
 
-_NEEDED = {
-    "pretrained_model_name_or_path": '"models/model.safetensors"',
-    "network_module": '"networks.lora"',
-    "output_dir": '"output"',
-}
-
-
 def runtime(config: Config, known: Collection[str]) -> Iterator[Problem]:
     """Yield unknown names of runtime patches."""
     for name in config.runtime:
@@ -62,3 +68,39 @@ def settings(config: Config, wrong: Mapping[str, Iterable[Any]]) -> Iterator[Pro
         for each in found:
             path = ("runtime", name, each.key) if each.key else ("runtime", name)
             yield config.problem(f"[runtime.{name}]: {each.message}", path, hint=each.hint)
+
+
+def written(view: View) -> Iterator[Problem]:
+    """Report a run's name that cannot be a file's, and a log file that upstream would truncate."""
+    name = view.value("output_name")
+    if view.given("output_name") and isinstance(name, str) and (error := refused_name(name)):
+        yield view.problem(error.message, "output_name", hint=error.hint)
+    path = view.resolved(_LOG)
+    if path and os.path.lexists(path) and not _is_earlier_log(view, path):
+        hint = "name a file that is not there, or a .log below output_dir or logging_dir"
+        yield view.problem(f"`{_LOG}` would be written over {path}", _LOG, hint=hint)
+
+
+def refused_name(name: str) -> ConfigError | None:
+    """Return the error for a name that no run can have, since files, folders and commands have it too, or None."""
+    # a name from the command line may have bytes that are not valid UTF-8
+    length = len(name.encode("utf-8", "surrogatepass"))
+    if not name or "/" in name:
+        reason = "it is the name of a file, without a folder"
+    elif name.startswith("-"):
+        reason = "a name that begins with `-` is taken for an option"
+    elif any(unicodedata.category(char) == "Cc" for char in name):
+        reason = "a name has no control characters, such as the end of a line"
+    elif length > _LONGEST_NAME:
+        reason = f"a name has {_LONGEST_NAME} bytes at most"
+    else:
+        return None
+    shown = repr(name) if len(name) <= _LONGEST_NAME else f"{name[:20]!r}... ({length} bytes)"
+    return ConfigError(f"`output_name` cannot be {shown}", hint=reason)
+
+
+def _is_earlier_log(view: View, path: Path) -> bool:
+    """Whether a path is an existing log file in one of the run's folders, after resolving symbolic links."""
+    real = Path(os.path.realpath(path))
+    folders = [os.path.realpath(folder) for key in _LOG_FOLDERS if (folder := view.resolved(key))]
+    return real.suffix == ".log" and real.is_file() and any(real.is_relative_to(folder) for folder in folders)

@@ -1,13 +1,17 @@
-"""Check for options that cannot train without a GPU; each was tried on a CPU at the pinned version."""
+"""The machine that will train, and the options that cannot train without a GPU: each was tried on a CPU at the pin."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from lora_training.config.checks.view import View
+    from lora_training.config.model import Config
+    from lora_training.config.schema import Schema
     from lora_training.problems import Problem, Severity
 
 # `split_mode`, which FLUX deprecates, swaps 18 blocks if `blocks_to_swap` is not given
@@ -15,6 +19,31 @@ _SWAPS = ("blocks_to_swap", "split_mode")
 # Their VAE is from diffusers, which requires CUDA with xformers. Their U-Nets use group norm, which has no CPU kernel
 # for 8-bit weights. Neither holds for the other families; FLUX trains with fp8_base on a CPU.
 _UNETS = ("train_network", "sdxl_train_network")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Properties of the machine that will train. None means unknown, and the checks that need it are skipped.
+
+    `runtime` has the names of the available runtime patches; `installed` tells whether a package is installed;
+    `settings` returns the problems with the settings in `[runtime]`, by patch; `files` checks the files of a
+    configuration; `has_gpu` tells whether there is a GPU to train on. `trains` is set if the training is about to start
+    on this machine.
+    """
+
+    runtime: Collection[str] | None = None
+    installed: Callable[[str], bool] | None = None
+    settings: Callable[[Mapping[str, Any]], Mapping[str, Iterable[Any]]] | None = None
+    files: Callable[[Config, Schema], Iterable[Problem]] | None = None
+    has_gpu: Callable[[], bool] | None = None
+    trains: bool = False
+
+
+def installed_here() -> Callable[[str], bool] | None:
+    """Return a test for packages installed in this environment; None if it lacks torch, so that it cannot train."""
+    if find_spec("torch") is None:
+        return None
+    return lambda package: find_spec(package) is not None
 
 
 def problems(view: View, has_gpu: Callable[[], bool], *, trains: bool) -> Iterator[Problem]:

@@ -1,17 +1,21 @@
-"""Check the packages that options need, and the optimizer's settings."""
+"""Check the optimizer and the learning rate scheduler, and the packages that options need."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training.config.checks import classes
+from lora_training import nearest
 from lora_training.config.schema import source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from lora_training.config.checks.view import View
     from lora_training.problems import Problem
+
+    # tells whether a package is installed; None if the training environment is unknown
+    Installed = Callable[[str], bool] | None
 
 # packages that upstream's built-in optimizers import
 _PACKAGES = {
@@ -27,29 +31,31 @@ _PACKAGES = {
     "prodigyopt": ("Prodigy",),
     "schedulefree": ("RAdamScheduleFree", "AdamWScheduleFree", "SGDScheduleFree"),
 }
-_NAMES = {name.lower(): (name, package) for package, names in _PACKAGES.items() for name in names}
+PACKAGE_OF = {name.lower(): package for package, names in _PACKAGES.items() for name in names}
+_INDEX_NAMES = {"lycoris": "lycoris-lora", "lion_pytorch": "lion-pytorch"}
 _ADAPTIVE = ("dadapt", "prodigy")
 _LOW = 0.1  # upstream warns about learning rates up to this one
+# upstream accepts these schedulers, but calls their functions with arguments that they do not have
+BROKEN = frozenset({"reduce_lr_on_plateau", "cosine_warmup_with_min_lr"})
+NEEDED = {"cosine_with_min_lr": "lr_scheduler_min_lr_ratio", "piecewise_constant": "lr_scheduler_args"}
 
 
-def problems(view: View, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
-    """Yield problems with the optimizer. `installed` tells whether a package is installed; None if that is unknown."""
-    yield from _options(view, installed)
-    name = view.value("optimizer_type")
+def problems(view: View, installed: Installed) -> Iterator[Problem]:
+    """Yield problems with packages, the optimizer and the scheduler."""
+    yield from _packages(view, installed)
+    name, key = view.value("optimizer_type"), "optimizer_type" if view.given("optimizer_type") else "use_8bit_adam"
     if view.on("use_8bit_adam"):
         name = "AdamW8bit"
     elif view.on("use_lion_optimizer"):
         name = "Lion"
-    if not isinstance(name, str) or not name:
-        return
-    key = "optimizer_type" if view.given("optimizer_type") else "use_8bit_adam"
-    yield from _known(view, name, key, installed)
-    yield from _package(view, name, key, installed)
-    yield from _rates(view, name)
+    if isinstance(name, str) and name:
+        yield from _optimizer(view, name, key, installed)
+        if name.lower().rpartition(".")[2].startswith(_ADAPTIVE):
+            yield from _rates(view, name)
+    yield from _scheduler(view, installed)
 
 
-def _options(view: View, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
-    """Check other options that import a package."""
+def _packages(view: View, installed: Installed) -> Iterator[Problem]:
     needs = {
         "log_with": "wandb" if view.value("log_with") in ("wandb", "all") else None,
         "xformers": "xformers" if view.on("xformers") else None,
@@ -62,28 +68,57 @@ def _options(view: View, installed: Callable[[str], bool] | None) -> Iterator[Pr
             yield view.problem(message, key, hint=f"install {_INDEX_NAMES.get(package, package)}")
 
 
-_INDEX_NAMES = {"lycoris": "lycoris-lora", "lion_pytorch": "lion-pytorch"}
+def _class(
+    view: View, key: str, name: str, home: str, installed: Installed, own: Collection[str] = ()
+) -> Iterator[Problem]:
+    """Yield the problems with a class, `package.module.Class` or a class of the module `home`.
+
+    `own` has the names that upstream accepts besides classes.
+    """
+    # upstream imports from `home` whether the name is given in full or not
+    bare = name.removeprefix(f"{home}.")
+    module, _, last = bare.rpartition(".")
+    if module:
+        if not last[:1].isupper():
+            # upstream calls any object of that name; torch.save, for example, would overwrite a file
+            yield view.problem(f"`{key}`: `{name}` is no class", key, hint="a class's name begins with a capital")
+        # a missing package is reported elsewhere
+        elif installed and installed(name.partition(".")[0]) and not source.is_module(module, view.tree or Path()):
+            yield view.problem(f"`{key}`: there is no module `{module}`", key)
+        return
+    public = source.classes(home) if installed else frozenset()
+    if bare in public:
+        return
+    hint = nearest.hint(bare, [*own, *public]) or "a class of another package is written with its module: package.Class"
+    if public:
+        yield view.problem(f"neither upstream nor {home} has `{bare}`", key, hint=hint)
+    else:
+        message = f"upstream has no `{name}`; whether {home} has it cannot be told here"
+        yield view.problem(message, key, hint=hint, severity="warning")
 
 
-def _known(view: View, name: str, key: str, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
-    own = source.optimizers(view.schema.tree) if view.schema.tree else frozenset()
+# -- the optimizer
+
+
+def _optimizer(view: View, name: str, key: str, installed: Installed) -> Iterator[Problem]:
+    own = source.optimizers(view.tree) if view.tree else frozenset()
     if own and name.lower() not in {each.lower() for each in own}:
-        yield from classes.problems(view, key, name, "torch.optim", installed, own=own)
-
-
-def _package(view: View, name: str, key: str, installed: Callable[[str], bool] | None) -> Iterator[Problem]:
-    package = _NAMES[name.lower()][1] if name.lower() in _NAMES else name.partition(".")[0] if "." in name else None
+        yield from _class(view, key, name, "torch.optim", installed, own)
+    package = PACKAGE_OF.get(name.lower()) or (name.partition(".")[0] if "." in name else None)
     if package and installed and not installed(package):
         message = f"the optimizer `{name}` needs the package `{package}`, which is not installed"
-        yield view.problem(
-            message, key, hint=f"install {_INDEX_NAMES.get(package, package)}, or choose another optimizer"
-        )
+        hint = f"install {_INDEX_NAMES.get(package, package)}, or choose another optimizer"
+        yield view.problem(message, key, hint=hint)
 
 
 def _rates(view: View, name: str) -> Iterator[Problem]:
-    if not name.lower().rpartition(".")[2].startswith(_ADAPTIVE):
-        return
-    yield from _one_rate(view, name)
+    for place, key, value in view.pairs("network_args"):
+        # LoRA+ sets another rate for the up matrices
+        has_one_rate = PACKAGE_OF.get(name.lower()) in ("prodigyopt", "dadaptation")
+        if has_one_rate and key.startswith("loraplus_") and str(value) not in ("1", "1.0"):
+            message = f"{name} takes one learning rate for all, and `{key}` = {value} makes two of it"
+            path = (*view.path("network_args"), place)
+            yield view.config.problem(message, path, hint=f"leave {key} out, or choose another optimizer")
     for key in ("learning_rate", "unet_lr"):
         rate = view.number(key)
         if rate is not None and 0 < rate <= _LOW:
@@ -91,12 +126,39 @@ def _rates(view: View, name: str) -> Iterator[Problem]:
             yield view.problem(message, key, hint=f"set {key} = 1.0", severity="warning")
 
 
-def _one_rate(view: View, name: str) -> Iterator[Problem]:
-    """Report LoRA+ with optimizers that require one learning rate: it sets another rate for the up matrices."""
-    if _NAMES.get(name.lower(), ("", ""))[1] not in ("prodigyopt", "dadaptation"):
+# -- the scheduler
+
+
+def _scheduler(view: View, installed: Installed) -> Iterator[Problem]:
+    name, own = view.value("lr_scheduler"), view.value("lr_scheduler_type")
+    if _is_replaced(view) or not isinstance(name, str):
         return
-    for place, key, value in view.pairs("network_args"):
-        if key.startswith("loraplus_") and str(value) not in ("1", "1.0"):
-            message = f"{name} takes one learning rate for all, and `{key}` = {value} makes two of it"
-            path = (*view.path("network_args"), place)
-            yield view.config.problem(message, path, hint=f"leave {key} out, or choose another optimizer")
+    needed = NEEDED.get(name)
+    if isinstance(own, str) and own:
+        yield from _class(view, "lr_scheduler_type", own, "torch.optim.lr_scheduler", installed)
+    else:
+        yield from _scheduler_name(view, name, installed)
+        if needed and not view.on(needed) and not view.on("lr_scheduler_args"):
+            yield view.problem(f"lr_scheduler `{name}` needs `{needed}`", "lr_scheduler")
+    if (own or name == "constant") and view.on("lr_warmup_steps"):
+        hint = None if own else 'set lr_scheduler = "constant_with_warmup", or leave lr_warmup_steps out'
+        yield view.problem(f"upstream refuses `lr_warmup_steps` with `{own or name}`", "lr_warmup_steps", hint=hint)
+
+
+def _is_replaced(view: View) -> bool:
+    """Whether upstream uses the optimizer's own scheduler instead."""
+    optimizer = str(view.value("optimizer_type")).lower()
+    relative = {str(value) for _, name, value in view.pairs("optimizer_args") if name == "relative_step"} != {"False"}
+    return optimizer.endswith("schedulefree") or (optimizer == "adafactor" and relative)
+
+
+def _scheduler_name(view: View, name: str, installed: Installed) -> Iterator[Problem]:
+    known = source.schedulers(view.tree) if installed and view.tree else frozenset()
+    right = sorted(known - BROKEN)
+    if name.startswith("adafactor"):
+        hint = "leave lr_scheduler out: Adafactor with relative_step brings its own"
+        yield view.problem("this scheduler needs Adafactor with relative_step", "lr_scheduler", hint=hint)
+    elif known and name not in right:
+        what = "cannot start its" if name in BROKEN else "has no"
+        hint = nearest.hint(name, right) or f"there are: {', '.join(right)}"
+        yield view.problem(f"upstream {what} lr_scheduler `{name}`", "lr_scheduler", hint=hint)

@@ -20,26 +20,23 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = ("max_data_loader_n_workers", "max_grad_norm", "learning_rate", "unet_lr")
 _RATES = ("caption_dropout_rate", "caption_tag_dropout_rate", "network_dropout", "validation_split")
+_CHANGING = ("shuffle_caption", "token_warmup_step", "caption_tag_dropout_rate")  # captions that cannot be cached
 _ATTENTION = ("xformers", "sdpa", "mem_eff_attn")
 
 
 def problems(view: View) -> Iterator[Problem]:
     """Yield the combinations that upstream would refuse, or that are certainly mistakes."""
-    for rule in (_ranges, _steps, _workers, _needs, _excludes, _precision, _logging, _text_encoder, _lonely):
+    for rule in (_ranges, _steps, _needs, _excludes, _precision, _text_encoder, _lonely):
         yield from rule(view)
 
 
 def _ranges(view: View) -> Iterator[Problem]:
-    for keys, holds, words in (
+    ranges: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
         (_POSITIVE, lambda n: n > 0, "above 0"),
         (_NOT_NEGATIVE, lambda n: n >= 0, "0 or more"),
         (_RATES, lambda n: 0 <= n <= 1, "between 0 and 1"),
-    ):
-        yield from _outside(view, keys, holds, words)
-
-
-def _outside(view: View, keys: tuple[str, ...], holds: Callable[[float], bool], words: str) -> Iterator[Problem]:
-    for key in keys:
+    )
+    for key, holds, words in ((key, holds, words) for keys, holds, words in ranges for key in keys):
         number = view.number(key) if view.given(key) else None
         if number is not None and not holds(number):
             yield view.problem(f"`{key}` must be {words}, not {number}", key)
@@ -50,13 +47,6 @@ def _steps(view: View) -> Iterator[Problem]:
     number = view.number(key)
     if number is not None and number <= 0:
         yield view.problem(f"nothing would be trained: `{key}` is {number}", key, hint="give a number above 0")
-
-
-def _workers(view: View) -> Iterator[Problem]:
-    if view.on("persistent_data_loader_workers") and view.number("max_data_loader_n_workers") == 0:
-        hint = "turn it off, or set max_data_loader_n_workers to 1 or more"
-        message = "`persistent_data_loader_workers` needs workers: max_data_loader_n_workers is 0"
-        yield view.problem(message, "persistent_data_loader_workers", hint=hint)
 
 
 _NEEDS = (
@@ -98,11 +88,8 @@ def _excludes(view: View) -> Iterator[Problem]:
     for one, other in _EXCLUDES:
         if view.on(one) and view.on(other):
             yield view.problem(f"`{one}` and `{other}` exclude each other", one, hint="turn one of them off")
-    if (
-        families.of(view.schema.script).swaps_blocks
-        and view.on("blocks_to_swap")
-        and view.on("cpu_offload_checkpointing")
-    ):
+    swaps = families.of(view.schema.script).swaps_blocks and view.on("blocks_to_swap")
+    if swaps and view.on("cpu_offload_checkpointing"):
         message = "`blocks_to_swap` and `cpu_offload_checkpointing` exclude each other"
         yield view.problem(message, "blocks_to_swap", hint="turn one of them off")
     attention = [key for key in _ATTENTION if view.on(key)]
@@ -125,11 +112,6 @@ def _precision(view: View) -> Iterator[Problem]:
         yield view.config.problem(message, ("launch", "mixed_precision"), severity="warning")
 
 
-def _logging(view: View) -> Iterator[Problem]:
-    if view.value("log_with") in ("tensorboard", "all") and not view.on("logging_dir"):
-        yield view.problem(f'log_with = "{view.value("log_with")}" needs `logging_dir`', "log_with")
-
-
 def _text_encoder(view: View) -> Iterator[Problem]:
     if not (view.on("cache_text_encoder_outputs") or view.on("cache_text_encoder_outputs_to_disk")):
         return
@@ -140,7 +122,7 @@ def _text_encoder(view: View) -> Iterator[Problem]:
         hint = "set network_train_unet_only = true, or do not cache them"
         yield view.problem(f"`{key}`: a text encoder whose outputs are cached cannot be trained", key, hint=hint)
     for subset in view.subsets:
-        for option in _uncacheable(family):
+        for option in _CHANGING if family.drops_cached_captions else (*_CHANGING, "caption_dropout_rate"):
             value = view.of_subset(subset, option)
             if value is True or (as_number(value) or 0) > 0:
                 message = f"`{option}` cannot be used while `{key}` is on"
@@ -151,13 +133,14 @@ def _text_encoder(view: View) -> Iterator[Problem]:
                 yield view.config.problem(message, place, hint=hint, severity=severity)
 
 
-def _uncacheable(family: families.Family) -> tuple[str, ...]:
-    always = ("shuffle_caption", "token_warmup_step", "caption_tag_dropout_rate")
-    return always if family.drops_cached_captions else (*always, "caption_dropout_rate")
-
-
 def _lonely(view: View) -> Iterator[Problem]:
-    """Check switches that work only with certain values of other options."""
+    """Check options that work only with certain values of others."""
+    if view.on("persistent_data_loader_workers") and view.number("max_data_loader_n_workers") == 0:
+        hint = "turn it off, or set max_data_loader_n_workers to 1 or more"
+        message = "`persistent_data_loader_workers` needs workers: max_data_loader_n_workers is 0"
+        yield view.problem(message, "persistent_data_loader_workers", hint=hint)
+    if view.value("log_with") in ("tensorboard", "all") and not view.on("logging_dir"):
+        yield view.problem(f'log_with = "{view.value("log_with")}" needs `logging_dir`', "log_with")
     if view.on("fused_backward_pass") and str(view.value("optimizer_type")).lower() != "adafactor":
         yield view.problem('`fused_backward_pass` works only with optimizer_type = "Adafactor"', "fused_backward_pass")
     elif view.on("fused_backward_pass") and (view.number("gradient_accumulation_steps") or 1) > 1:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_training.config import paths
 from lora_training.config.schema.model import STYLE_KEYS
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ class View:
     schema: Schema
     refused: frozenset[str] = frozenset()
 
+    @property
+    def tree(self) -> Path | None:
+        """The tree of upstream that the schema was read from."""
+        return self.schema.tree
+
     def given(self, key: str) -> bool:
         """Whether the configuration sets the flag to a valid value."""
         return key in self.config.entries and key not in self.refused
@@ -51,8 +58,20 @@ class View:
         flag = self.schema.keys.get(key)
         if self.given(key):
             entry = self.config.entries[key]
-            return entry.text if entry.text is not None and flag and flag.takes_text else entry.value
+            return entry.given(flag) if flag else entry.value
         return flag.default if flag else None
+
+    def resolved(self, key: str) -> Path | None:
+        """Return the path that a flag names; None without one, or if it names an unknown variable."""
+        value = self.value(key)
+        return self.absolute(value) if isinstance(value, str) and value else None
+
+    def absolute(self, value: str) -> Path | None:
+        """Return an absolute path; None if it names an unknown variable, which is reported with the flag's value."""
+        try:
+            return Path(self.config.absolute(value))
+        except paths.UnknownVariable:
+            return None
 
     def number(self, key: str) -> float | None:
         """Return a flag's value if it is a number, else None."""
@@ -103,11 +122,6 @@ class View:
         """Return the value that upstream will use for an option of a subset."""
         return self.inherited(key, subset.table, subset.dataset)
 
-    def of_subset_text(self, subset: Subset, key: str) -> str:
-        """Return a subset's option if it is a string, else an empty string."""
-        value = self.of_subset(subset, key)
-        return value if isinstance(value, str) else ""
-
     def where_subset(self, subset: Subset, key: str) -> KeyPath:
         """Return the path at which an option of a subset is set; the subset's own path if it is a default."""
         if key in subset.table:
@@ -117,6 +131,11 @@ class View:
         if key in self.config.general:
             return ("general", key)
         return self.path(_FLAG_NAMES.get(key, key)) or subset.path
+
+
+def is_whole(value: Any) -> bool:
+    """Whether `value` is an integer and not a boolean."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def as_number(value: Any) -> float | None:

@@ -10,6 +10,7 @@ import functools
 import os
 import re
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_training import proc
@@ -64,18 +65,18 @@ def settings(folder: Path) -> dict[str, str]:
     return {"GIT_TERMINAL_PROMPT": "0", "GIT_CEILING_DIRECTORIES": str(folder.parent)}
 
 
-def run(folder: Path, *args: str, allowed: tuple[int, ...] = (0,)) -> str:
-    """Run `git args` in the repository of `folder` itself and return its output.
+def run(folder: Path, *args: str, allowed: tuple[int, ...] = (0,), env: Mapping[str, str] | None = None) -> str:
+    """Run `git args` in the repository of `folder` itself, with the variables `env` too, and return its output.
 
     Raises proc.ProcError when the code is not in `allowed`, UpstreamError for a repository that is not to be trusted.
     """
     folder = folder.absolute()
-    check_command(str(folder), args[0])
-    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_") or _KEPT.fullmatch(key)}
+    check_command(folder, args)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_") or _KEPT.fullmatch(key)}
     # the folder as an option too, which errors then name
-    options = (*OFF, "safe.directory=*") if args[0] in _HARMLESS else OFF
+    options = (*OFF, "safe.directory=*") if _is_harmless(args) else OFF
     argv = ["git", "-C", str(folder), *(word for option in options for word in ("-c", option)), *args]
-    env |= {**settings(folder), "LANGUAGE": "C", "LC_ALL": "C"}
+    env = {**kept, **settings(folder), "LANGUAGE": "C", "LC_ALL": "C", **(env or {})}
     try:
         return proc.run(argv, cwd=folder, env=env, allowed=allowed).stdout
     except proc.ProcError as exc:
@@ -104,10 +105,15 @@ def gitlink(folder: Path, path: str) -> str | None:
     return fields[1] if fields[:1] == [_GITLINK] else None
 
 
-def check_command(folder: str, name: str) -> None:
-    """Refuse to run the git command `name` where the repository is not to be trusted. Raises UpstreamError."""
-    if name not in _HARMLESS:
-        check(folder)
+def check_command(folder: Path, args: Sequence[str]) -> None:
+    """Refuse to run `git args` where the repository is not to be trusted. Raises UpstreamError."""
+    if not _is_harmless(args):
+        check(str(folder))
+
+
+def _is_harmless(args: Sequence[str]) -> bool:
+    # an expression such as `NAME^{commit}` needs an object
+    return args[0] in _HARMLESS and not any("^{" in word for word in args)
 
 
 @functools.cache

@@ -44,7 +44,7 @@ class Git(git.Git):
 
     def execute(self, command: Any, *args: Any, **options: Any) -> Any:
         """Run a command line of GitPython's. Raises UpstreamError for a repository that is not to be trusted."""
-        git_process.check_command(str(self.working_dir), command[len(self._persistent_git_options) + 1])
+        git_process.check_command(Path(str(self.working_dir)), command[len(self._persistent_git_options) + 1 :])
         return super().execute(command, *args, **options)
 
     def succeeds(self, name: str, *args: str) -> bool:
@@ -68,13 +68,10 @@ class Repo(git.Repo):
 
 
 @contextmanager
-def commands(folder: Path) -> Iterator[Git]:
-    """Give git in `folder`, whether or not that is a repository; its errors become ours, of proc.ProcError."""
-    for name in git_process.redirecting():
-        # GitPython reads some of them by itself, besides handing all of them on
-        del os.environ[name]
+def _translated(folder: Path) -> Iterator[None]:
+    """Raise GitPython's errors as proc.ProcError and UpstreamError."""
     try:
-        yield Git(folder)
+        yield
     except git.CommandError as exc:
         raise _failure(exc) from None
     except (git.GitError, ODBError, ValueError) as exc:
@@ -84,7 +81,10 @@ def commands(folder: Path) -> Iterator[Git]:
 @contextmanager
 def opened(folder: Path) -> Iterator[Repo]:
     """Open the repository of `folder` itself. Raises UpstreamError where there is none that can be read."""
-    with commands(folder):
+    for name in git_process.redirecting():
+        # GitPython reads some of them by itself, besides handing all of them on
+        del os.environ[name]
+    with _translated(folder):
         try:
             repo = Repo(folder, expand_vars=False)
         except _DAMAGE as exc:
@@ -99,8 +99,7 @@ def opened(folder: Path) -> Iterator[Repo]:
 @contextmanager
 def created(folder: Path, *options: str) -> Iterator[Repo]:
     """Make a repository in `folder` and open it."""
-    with commands(folder) as run:
-        run.init("--quiet", *options)
+    git_process.run(folder, "init", "--quiet", *options)
     with opened(folder) as repo:
         yield repo
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lora_training.workspace import Upstream
 
 # the paths of this repository that a move changes
-_OURS = ("patches", "PATCHES.md")
+_PATHS = ("patches", "PATCHES.md")
 _SMOKE = "configs/smoke.toml"
 
 
@@ -42,7 +42,7 @@ class Move:
     """A rehearsed move of an upstream, and the runtime patches that it disables."""
 
     upstream: Upstream
-    there: Rehearsal
+    scratch: Rehearsal
     rehearsed: Rehearsed
     taken_out: Collection[str]
 
@@ -55,40 +55,40 @@ def bump(
     `without_patches` are runtime patches to disable.
     """
     upstream, wanted = here.upstream(name), target(here, name)
-    with bumping.scratch(here, upstream, ref) as there:
-        rehearsed = rebase_series.rehearse(here, wanted, there.tree, there.paths)
-        unfit = unfit_targets(here, name, _patched(there, rehearsed))
-        report = _document(name, wanted.pin, there, rehearsed, _flag_changes(here, upstream, there.tree))
+    with bumping.scratch(here, upstream, ref) as scratch:
+        rehearsed = rebase_series.rehearse(here, wanted, scratch.tree, scratch.paths)
+        unfit = unfit_targets(here, name, _patched(scratch, rehearsed))
+        report = _document(name, wanted.pin, scratch, rehearsed, _flag_changes(here, upstream, scratch.tree))
         report["runtime"] = [row.as_dict() for row in unfit]
         report["without"] = taken_out(unfit, without_patches)
         if accepting:
             rebase_series.check(rehearsed)
             check_fit(unfit, report["without"])
-            report["dropped"] = _accept(here, Move(upstream, there, rehearsed, report["without"]), accepting)
+            report["dropped"] = _accept(here, Move(upstream, scratch, rehearsed, report["without"]), accepting)
             report["back"] = _way_back(here, upstream, wanted.pin)
         report["accepted"] = accepting is not None
     return report
 
 
-def _patched(there: Rehearsal, rehearsed: Rehearsed) -> list[Path]:
+def _patched(scratch: Rehearsal, rehearsed: Rehearsed) -> list[Path]:
     """Return the folders that make up the patched new tree: the files that our patches change, and the rest."""
-    folder = there.root / "patched"
+    folder = scratch.root / "patched"
     for patch in rehearsed.rebased:
         for path, node in patch.after.items():
             if node is not None and not node.is_folder:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_bytes(node.data)
-    return [folder, there.tree]
+    return [folder, scratch.tree]
 
 
 def _document(
-    name: str, pin: str, there: Rehearsal, rehearsed: Rehearsed, flags: dict[str, dict[str, Any]]
+    name: str, pin: str, scratch: Rehearsal, rehearsed: Rehearsed, flags: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     patches = [
         {"name": patch.name, "needed": patch.is_needed, "hunks": [asdict(hunk) for hunk in patch.hunks]}
         for patch in rehearsed.rebased
     ]
-    return {"upstream": name, "from": pin, "to": there.commit, "patches": patches, "flags": flags}
+    return {"upstream": name, "from": pin, "to": scratch.commit, "patches": patches, "flags": flags}
 
 
 def _flag_changes(here: Workspace, upstream: Upstream, new: Path) -> dict[str, dict[str, Any]]:
@@ -133,18 +133,18 @@ def _accept(here: Workspace, move: Move, watcher: Watcher) -> list[str]:
 
     Raises PatchError when the move is not possible, and the errors of the smoke training; nothing is moved then.
     """
-    upstream, there = move.upstream, move.there
+    upstream, scratch = move.upstream, move.scratch
     _check_committed(here, upstream)
     with transaction.exclusive(transaction.root_of(here)):
         # checked before the training to fail early, and once more after it
         rebase_series.check_unedited(here, target(here, upstream.name))
-    checkout = _lay_out(here, upstream, there)
+    checkout = _lay_out(here, upstream, scratch)
     dropped = _write(checkout, upstream.name, move.rehearsed, move.taken_out)
     _train_smoke(here, checkout, move, watcher)
-    paths = (*_in_tree(here, upstream, bumping.files(upstream.path)), *_in_tree(here, upstream, there.paths))
+    paths = (*_in_tree(here, upstream, bumping.files(upstream.path)), *_in_tree(here, upstream, scratch.paths))
     ours = [path for root in (here, checkout) for path in rebase_series.paths_of(root, target(root, upstream.name))]
     planned = partial(rebase_series.plan, here.root, checkout.root, [*paths, *ours])
-    to = (there.commit, bumping.index_of(there.tree))
+    to = (scratch.commit, bumping.index_of(scratch.tree))
     rebase_series.make(here, target(here, upstream.name), to, planned, partial(_settle, here))
     return dropped
 
@@ -160,7 +160,7 @@ def _way_back(here: Workspace, upstream: Upstream, before: str) -> list[str]:
     link = upstream.path.relative_to(here.root).as_posix()
     return [
         "lora patch revert",
-        f"git restore --source={head} --staged --worktree -- {' '.join(_OURS)} {link}",
+        f"git restore --source={head} --staged --worktree -- {' '.join(_PATHS)} {link}",
         f"git -C {link} checkout --quiet --detach {before}",
         "lora patch apply",
     ]
@@ -168,7 +168,7 @@ def _way_back(here: Workspace, upstream: Upstream, before: str) -> list[str]:
 
 def _settle(here: Workspace, note: Note) -> None:
     index = here.state / "patching" / rebase_series.INDEX
-    bumping.settle(here, here.upstream(note.upstream), note.commit, index, *_OURS)
+    bumping.settle(here, here.upstream(note.upstream), note.commit, index, *_PATHS)
 
 
 def _in_tree(here: Workspace, upstream: Upstream, paths: Collection[str]) -> list[str]:
@@ -178,7 +178,7 @@ def _in_tree(here: Workspace, upstream: Upstream, paths: Collection[str]) -> lis
 
 def _check_committed(here: Workspace, upstream: Upstream) -> None:
     """Raise PatchError when there are uncommitted changes, since the commands to go back restore the last commit."""
-    changed = bumping.uncommitted(here, upstream, *_OURS)
+    changed = bumping.uncommitted(here, upstream, *_PATHS)
     if changed:
         raise PatchError(
             f"not committed yet: {', '.join(changed[:5])}",
@@ -186,9 +186,9 @@ def _check_committed(here: Workspace, upstream: Upstream) -> None:
         )
 
 
-def _lay_out(here: Workspace, upstream: Upstream, there: Rehearsal) -> Workspace:
+def _lay_out(here: Workspace, upstream: Upstream, scratch: Rehearsal) -> Workspace:
     """Create a checkout around the scratch tree, with the files of this repository and the new pin."""
-    root = there.root
+    root = scratch.root
     for name in (".gitmodules", "PATCHES.md"):
         shutil.copyfile(here.root / name, root / name)
     for name in ("patches", "configs"):
@@ -201,7 +201,7 @@ def _lay_out(here: Workspace, upstream: Upstream, there: Rehearsal) -> Workspace
     with repositories.created(root, "--template=") as repo:
         for other in here.upstreams.values():
             link = other.path.relative_to(here.root).as_posix()
-            commit = there.commit if other == upstream else pins.pin(here, other.name)
+            commit = scratch.commit if other == upstream else pins.pin(here, other.name)
             if other != upstream:
                 (root / link).symlink_to(other.path)
             repo.git.update_index("--add", "--cacheinfo", f"160000,{commit},{link}")

@@ -11,7 +11,7 @@ import lora_training
 from lora_training.errors import PatchError
 from lora_training.patching import verify as patch_verify
 from lora_training.patching.series import Target
-from lora_training.patching.verify import Problem
+from lora_training.problems import Problem
 from lora_training.runtime import registry, verify
 from lora_training.upstream import pins, status
 
@@ -60,7 +60,7 @@ def runtime_problems(here: Workspace) -> list[Problem]:
     if not are_checked(here):
         return []
     found = registry.check(_sd_scripts(here), cache=here.cache / "checked")
-    return [Problem(_UPSTREAM, each.message, cure(each.where)) for each in found]
+    return [Problem(each.message, cure(each.where), where=_UPSTREAM) for each in found]
 
 
 def cure(name: str) -> str:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lora_training import workspace
-from lora_training.cli import patch_words
+from lora_training.cli import patch_formatting
 from lora_training.cli.app import Group
 from lora_training.cli.output import json_option, print_file, print_json, say
 from lora_training.errors import PatchError
-from lora_training.patching.names import shown
 
 if TYPE_CHECKING:
-    from lora_training.patching.adhoc import AdHocResult
     from lora_training.patching.authoring import Written
-    from lora_training.patching.engine import Result
-    from lora_training.runtime.registry import Listed
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,13 +56,13 @@ def apply(
     if _is_ad_hoc(tree, files, strip) and tree:
         from lora_training.patching import adhoc
 
-        _report_ad_hoc(tree, "applied", adhoc.apply(tree, files, strip), as_json=as_json)
+        patch_formatting.report_ad_hoc(tree, "applied", adhoc.apply(tree, files, strip), as_json=as_json)
         return
     from lora_training.app.targets import targets
     from lora_training.patching import engine
 
     here = workspace.find()
-    _report(engine.apply(here, targets(here, upstreams)), as_json=as_json)
+    patch_formatting.report(engine.apply(here, targets(here, upstreams)), as_json=as_json)
 
 
 @patch.command()
@@ -90,7 +86,7 @@ def revert(
     if _is_ad_hoc(tree, files, strip) and tree:
         from lora_training.patching import adhoc
 
-        _report_ad_hoc(tree, "reverted", adhoc.revert(tree, files), as_json=as_json)
+        patch_formatting.report_ad_hoc(tree, "reverted", adhoc.revert(tree, files), as_json=as_json)
         return
     from lora_training.app.targets import targets
     from lora_training.patching import engine, series
@@ -98,13 +94,8 @@ def revert(
     here = workspace.find()
     wanted = targets(here, upstreams)
     # a missing tree has nothing to revert, and must not keep the others from it
-    there = [target for target in wanted if upstreams or series.is_there(target)]
-    _report(engine.revert(here, there or wanted, keep_edits), as_json=as_json)
-
-
-def _report(result: Result, *, as_json: bool) -> None:
-    click.echo(patch_words.recovered_line(result.recovered), err=True, nl=False)
-    click.echo(patch_words.result(result, json_wanted=as_json), nl=False)
+    existing = [target for target in wanted if upstreams or series.is_there(target)]
+    patch_formatting.report(engine.revert(here, existing or wanted, keep_edits), as_json=as_json)
 
 
 @patch.command()
@@ -116,9 +107,9 @@ def recover(tree: Path | None, *, as_json: bool) -> None:
 
     recovered = adhoc.recover(tree) if tree else engine.recover(workspace.find())
     if as_json:
-        print_json({"recovered": patch_words.recovered(recovered)})
+        print_json({"recovered": patch_formatting.recovered(recovered)})
     else:
-        click.echo(patch_words.recovered_line(recovered) or "nothing to recover\n", nl=False)
+        say(patch_formatting.recovered_line(recovered) if recovered else "nothing to recover")
 
 
 @patch.command()
@@ -126,44 +117,21 @@ def recover(tree: Path | None, *, as_json: bool) -> None:
 def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_json: bool) -> int:
     """Check pins, trees, patches and PATCHES.md. Exit code 1 when something is wrong."""
     if _is_ad_hoc(tree, files, strip) and tree:
-        return _verify_ad_hoc(tree, files, as_json=as_json)
+        from lora_training.patching import adhoc
+
+        problems, recovered = adhoc.verify(tree, files)
+        patch_formatting.report_verified_ad_hoc(problems, recovered, as_json=as_json)
+        return 1 if problems else 0
     from lora_training.app.targets import runtime_problems, targets
     from lora_training.patching import verify as checks
 
     here = workspace.find()
     found = checks.verify(here, targets(here))
     # runtime patches are for patched trees: where those are not in order, theirs is the cure to name
-    if not any(problem.upstream for problem in found.problems):
+    if not any(problem.where for problem in found.problems):
         found = replace(found, problems=(*found.problems, *runtime_problems(here)))
-    click.echo(patch_words.recovered_line(found.recovered), err=True, nl=False)
-    click.echo(patch_words.verified(found, json_wanted=as_json), nl=False)
+    patch_formatting.report_verified(found, as_json=as_json)
     return 1 if found.problems else 0
-
-
-def _verify_ad_hoc(tree: Path, files: tuple[Path, ...], *, as_json: bool) -> int:
-    from lora_training.patching import adhoc
-
-    problems, recovered = adhoc.verify(tree, files)
-    click.echo(patch_words.recovered_line(recovered), err=True, nl=False)
-    if as_json:
-        print_json({"ok": not problems, "problems": problems, "recovered": patch_words.recovered(recovered)})
-    else:
-        say(*problems or ("all patches are in, nothing drifted",))
-    return 1 if problems else 0
-
-
-def _report_ad_hoc(tree: Path, done: str, result: AdHocResult, *, as_json: bool) -> None:
-    click.echo(patch_words.recovered_line(result.recovered), err=True, nl=False)
-    done = done if result.changed else "unchanged"
-    if as_json:
-        files = [shown(path) for path in result.files]
-        document = {"tree": str(tree), "done": done, "patches": list(result.patches), "files": files}
-        hunks = patch_words.moved(result.moved)
-        print_json(document | {"moved": hunks, "recovered": patch_words.recovered(result.recovered)})
-        return
-    say(f"{done}: {len(result.patches)} patches, {len(result.files)} files" if result.changed else "nothing to do")
-    for line in patch_words.moved_lines(result.moved):
-        say(f"  {line}")
 
 
 @patch.command()
@@ -186,8 +154,6 @@ def status(*, as_json: bool) -> None:
 @json_option
 def list_(*, as_json: bool) -> None:
     """List the patches of each tree in order, and the runtime patches."""
-    from dataclasses import asdict
-
     from lora_training.app.targets import targets
     from lora_training.patching import series
     from lora_training.runtime import registry
@@ -204,13 +170,8 @@ def list_(*, as_json: bool) -> None:
     for row in rows:
         say(f"{row['upstream']}/{row['name']}: {row['description']}")
     for item in runtime:
-        say(f"runtime/{item.name}{_notes(item)}: {item.description}")
-
-
-def _notes(item: Listed) -> str:
-    if item.taken_out:
-        return " (taken out)"
-    return " (on by default)" if item.on_by_default else ""
+        note = " (taken out)" if item.taken_out else " (on by default)" if item.on_by_default else ""
+        say(f"runtime/{item.name}{note}: {item.description}")
 
 
 @patch.command()
@@ -254,17 +215,7 @@ def lock(*, as_json: bool) -> None:
     from lora_training.patching import relock
 
     here = workspace.find()
-    locked = relock.lock(here, targets(here))
-    click.echo(patch_words.recovered_line(locked.recovered), err=True, nl=False)
-    if as_json:
-        moved = patch_words.moved(locked.moved)
-        print_json(
-            {"changes": list(locked.changes), "moved": moved, "recovered": patch_words.recovered(locked.recovered)}
-        )
-        return
-    for line in (*locked.changes, *patch_words.moved_lines(locked.moved)):
-        say(line)
-    say("patches.lock written" if locked.changes else "patches.lock is current")
+    patch_formatting.report_locked(relock.lock(here, targets(here)), as_json=as_json)
 
 
 @patch.command()

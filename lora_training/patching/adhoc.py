@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 from lora_training.errors import PatchError
-from lora_training.patching import names, planning, transaction
+from lora_training.patching import lockfile, names, planning, transaction
 from lora_training.patching.diff import parse
+from lora_training.patching.lockfile import Folders, LockedPatch, Stack
 from lora_training.patching.model import ABSENT, REGULAR, Image, Node, folders_of, sha256, state_of
 from lora_training.patching.names import STATE_FOLDER, shown
-from lora_training.patching.planning import stack
-from lora_training.patching.planning.stack import LockedPatch, Stack
-from lora_training.patching.transaction import Root, Write, fs, tree
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from lora_training.patching.transaction import Recovered
+from lora_training.patching.transaction import Recovered, Root, fs
+from lora_training.patching.transaction.journal import Write
 
 _RECORD = f"{STATE_FOLDER}/applied.json"
 _IGNORE = f"{STATE_FOLDER}/.gitignore"
@@ -48,19 +43,18 @@ def apply(root: Path, files: Sequence[Path], strip: int | None) -> AdHocResult:
     wanted = _load(files)
     with _session(root) as recovered:
         record = _read_record(root)
-        known = {patch.sha256 for patch in record.patches}
-        new = [(name, data) for name, data in wanted if sha256(data) not in known]
-        image = tree.snapshot(root, record.paths)
+        applied = {patch.sha256 for patch in record.patches}
+        new = {digest: item for digest, item in wanted.items() if digest not in applied}
+        image = fs.snapshot(root, record.pristine)
         _check_no_drift(record, image)
         if not new:
             return AdHocResult(changed=False, patches=(), recovered=recovered)
         after = _Applied(root, record, image)
-        for name, data in new:
+        for name, data in new.values():
             after.add(name, data, strip)
         writes = after.writes()
         transaction.run(Root(root, root / STATE_FOLDER), "apply", writes)
-        patches = tuple(name for name, _ in new)
-        return AdHocResult(True, patches, _files(writes), tuple(after.moved), recovered)
+        return _result(new.values(), writes, recovered, after.moved)
 
 
 def revert(root: Path, files: Sequence[Path]) -> AdHocResult:
@@ -71,15 +65,18 @@ def revert(root: Path, files: Sequence[Path]) -> AdHocResult:
     wanted = _load(files)
     with _session(root) as recovered:
         record = _read_record(root)
-        there = [item for item in wanted if sha256(item[1]) in {patch.sha256 for patch in record.patches}]
-        if not there:
+        applied = {patch.sha256 for patch in record.patches}
+        reverted = [item for digest, item in wanted.items() if digest in applied]
+        if not reverted:
             return AdHocResult(changed=False, patches=(), recovered=recovered)
-        step = record.last - len(there)
-        _check_on_top(record, step, there)
-        _check_no_drift(record, tree.snapshot(root, record.paths))
+        step = record.last - len(reverted)
+        later = [patch.name for patch in record.patches[step:] if patch.sha256 not in wanted]
+        if later:
+            raise PatchError(f"{', '.join(later)} went in later", hint="name those too, or revert them first")
+        _check_no_drift(record, fs.snapshot(root, record.pristine))
         writes = _revert_writes(root, record, step)
         transaction.run(Root(root, root / STATE_FOLDER), "revert", writes, _folders_before(record, step))
-        return AdHocResult(True, tuple(name for name, _ in there), _files(writes), (), recovered)
+        return _result(reverted, writes, recovered)
 
 
 def verify(root: Path, files: Sequence[Path]) -> tuple[list[str], Recovered | None]:
@@ -91,10 +88,10 @@ def verify(root: Path, files: Sequence[Path]) -> tuple[list[str], Recovered | No
     with _session(root, alone=False) as recovered:
         record = _read_record(root)
         known = {patch.sha256: patch for patch in record.patches}
-        problems = [f"{name} is not in" for name, data in wanted if sha256(data) not in known]
-        paths = {path for _, data in wanted if sha256(data) in known for path in known[sha256(data)].files}
-        image = tree.snapshot(root, sorted(paths))
-        drifted = [path for path in sorted(paths) if state_of(image[path]) != record.state(path, record.last)]
+        problems = [f"{name} is not in" for digest, (name, _) in wanted.items() if digest not in known]
+        paths = sorted({path for digest in wanted if digest in known for path in known[digest].files})
+        image = fs.snapshot(root, paths)
+        drifted = [path for path in paths if state_of(image[path]) != record.state(path, record.last)]
         problems += [f"{shown(path)} has changed since its patch went in" for path in drifted]
     return problems, recovered
 
@@ -111,42 +108,43 @@ def _session(root: Path, *, alone: bool = True) -> Iterator[Recovered | None]:
         raise PatchError(f"{root} is not a folder")
     state = root / STATE_FOLDER
     if os.path.lexists(state) and (state.is_symlink() or not state.is_dir()):
-        raise PatchError(f"{state} is in the way and not ours", hint="move it away")
-    here = Root(root, state)
-    with (transaction.exclusive if alone else transaction.shared)(here) as recovered:
-        if not alone:
-            yield recovered
-            return
+        raise PatchError(f"{state} is not a folder, but the record of patches goes there", hint="move it away")
+    with (transaction.exclusive if alone else transaction.shared)(Root(root, state)) as recovered:
         try:
             yield recovered
         finally:
-            # removed only when it is empty
-            fs.remove_folder(state)
+            if alone:
+                # removed only when it is empty
+                fs.remove_folder(state)
 
 
-def _load(files: Sequence[Path]) -> list[tuple[str, bytes]]:
-    found = [(file.name, _read(file)) for file in files]
-    if len({data for _, data in found}) != len(found):
+def _load(files: Sequence[Path]) -> dict[str, tuple[str, bytes]]:
+    """Return the name and content of each patch file by its sha256."""
+    found = {}
+    for file in files:
+        try:
+            data = file.read_bytes()
+        except OSError as exc:
+            raise PatchError(f"cannot read {file}: {exc.strerror}") from exc
+        found[sha256(data)] = file.name, data
+    if len(found) != len(files):
         raise PatchError("the same patch is named twice")
     return found
 
 
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as exc:
-        raise PatchError(f"cannot read {file}: {exc.strerror}") from exc
+def _result(
+    patches: Iterable[tuple[str, bytes]],
+    writes: Sequence[Write],
+    recovered: Recovered | None,
+    moved: Sequence[planning.Moved] = (),
+) -> AdHocResult:
+    files = tuple(write.path for write in writes if not write.path.startswith(STATE_FOLDER + "/"))
+    return AdHocResult(True, tuple(name for name, _ in patches), files, tuple(moved), recovered)
 
 
 def _original(step: int, path: str) -> str:
-    """The name of the backup of a file from before patch number `step`, from 1."""
+    """Return the name of the backup of a file from before patch number `step`, from 1."""
     return f"{_ORIGINALS}/{step}/{path}"
-
-
-def _originals(record: Stack, above: int) -> list[tuple[int, str]]:
-    """The backups from before the patches later than step `above`, in order."""
-    numbered = enumerate(record.patches[above:], above + 1)
-    return [(n, path) for n, p in numbered for path in p.files if record.state(path, n - 1) != ABSENT]
 
 
 class _Applied:
@@ -167,19 +165,17 @@ class _Applied:
         outcome = planning.apply(patch, self.image)
         self.moved += outcome.moved
         states = {path: state_of(node) for path, node in outcome.written.items()}
-        self.locked.append(LockedPatch(name, patch.sha256, states, stack.folders_before(self.disk, outcome.written)))
-        self.keep(states)
-        self.image = outcome.image
-
-    def keep(self, paths: Iterable[str]) -> None:
-        for path in paths:
+        folders = lockfile.folders_before(self.disk, outcome.written)
+        self.locked.append(LockedPatch(name, patch.sha256, states, folders))
+        for path in states:
             before = self.image[path]
             if before is not None and not before.is_folder:
                 same_as = path if before is self.disk[path] else None
                 self.originals.append(Write(_original(len(self.locked), path), None, before, same_as=same_as))
+        self.image = outcome.image
 
     def see(self, paths: Sequence[str]) -> None:
-        seen = tree.snapshot(self.root, [path for path in paths if path not in self.disk])
+        seen = fs.snapshot(self.root, [path for path in paths if path not in self.disk])
         for path, node in seen.items():
             self.disk.setdefault(path, node)
             self.image.setdefault(path, node)
@@ -200,39 +196,45 @@ class _Applied:
 
 
 def _check_no_drift(record: Stack, image: Image) -> None:
-    for path in record.paths:
-        found = state_of(image[path])
-        if found != record.state(path, record.last):
+    for path in record.pristine:
+        found, expected = state_of(image[path]), record.state(path, record.last)
+        if found != expected:
             raise PatchError(
-                f"{shown(path)} has changed since a patch went in: it is {found}, "
-                f"expected {record.state(path, record.last)}",
+                f"{shown(path)} has changed since a patch went in: it is {found}, expected {expected}",
                 hint=f"put it back as it was after patching and run this again; originals are in {_ORIGINALS}",
             )
 
 
-def _check_on_top(record: Stack, step: int, there: Sequence[tuple[str, bytes]]) -> None:
-    top = {patch.sha256: patch.name for patch in record.patches[step:]}
-    above = [name for digest, name in top.items() if digest not in {sha256(data) for _, data in there}]
-    if above:
-        raise PatchError(f"{', '.join(above)} went in later", hint="name those too, or revert them first")
+def _originals(record: Stack, above: int) -> dict[str, str]:
+    """Return the file of each backup from before the patches later than step `above`, in order."""
+    numbered = enumerate(record.patches[above:], above + 1)
+    return {_original(n, path): path for n, p in numbered for path in p.files if record.state(path, n - 1) != ABSENT}
 
 
 def _revert_writes(root: Path, record: Stack, step: int) -> list[Write]:
     originals = _originals(record, step)
     touched = sorted({path for patch in record.patches[step:] for path in patch.files})
-    image = tree.snapshot(root, [*touched, *(_original(*item) for item in originals)])
+    image = fs.snapshot(root, [*touched, *originals])
     # a file that several patches changed comes back as it was before the first of them
-    first = {path: _original(number, path) for number, path in reversed(originals)}
-    writes = [_restored(record, step, path, first, image) for path in touched]
-    writes += [Write(_original(*item), image[_original(*item)], None) for item in originals]
+    first = {path: original for original, path in reversed(originals.items())}
+    writes = [_restored(record.state(path, step), path, first.get(path, ""), image) for path in touched]
+    writes += [Write(original, image[original], None) for original in originals]
     kept = {path for patch in record.patches[:step] for path in patch.files}
-    left = Stack("", {path: record.pristine[path] for path in record.paths if path in kept}, record.patches[:step])
+    left = Stack("", {path: record.pristine[path] for path in record.pristine if path in kept}, record.patches[:step])
     return [*writes, *_record_writes(root, left)]
 
 
-def _folders_before(record: Stack, step: int) -> stack.Folders | None:
-    """The folders as they were at `step`, without those for backups; None when an older lora applied a patch."""
-    found: stack.Folders = dict.fromkeys(folders_of(_original(*item) for item in _originals(record, step)))
+def _restored(wanted: str, path: str, original: str, image: Image) -> Write:
+    if wanted == ABSENT:
+        return Write(path, image[path], None)
+    if state_of(image[original]) != wanted:
+        raise PatchError(f"{shown(original)}, the original of {shown(path)}, is gone or was changed")
+    return Write(path, image[path], image[original], same_as=original)
+
+
+def _folders_before(record: Stack, step: int) -> Folders | None:
+    """Return the folders as they were at `step`, without those for backups; None if an older lora applied a patch."""
+    found: Folders = dict.fromkeys(folders_of(_originals(record, step)))
     for patch in reversed(record.patches[step:]):
         if patch.folders is None:
             return None
@@ -240,46 +242,28 @@ def _folders_before(record: Stack, step: int) -> stack.Folders | None:
     return found | {STATE_FOLDER: None}
 
 
-def _restored(record: Stack, step: int, path: str, originals: Mapping[str, str], image: Image) -> Write:
-    wanted = record.state(path, step)
-    if wanted == ABSENT:
-        return Write(path, image[path], None)
-    original = originals[path]
-    if state_of(image[original]) != wanted:
-        raise PatchError(f"{shown(original)}, the original of {shown(path)}, is gone or was changed")
-    return Write(path, image[path], image[original], same_as=original)
-
-
 def _record_writes(root: Path, record: Stack) -> list[Write]:
-    content = Node(REGULAR, _render(record)) if record.patches else None
-    ignore = Node(REGULAR, b"*\n") if record.patches else None
-    return [Write(_RECORD, tree.read(root, _RECORD), content), Write(_IGNORE, tree.read(root, _IGNORE), ignore)]
-
-
-def _render(record: Stack) -> bytes:
     # an older lora recorded no folders
     patches = [{key: value for key, value in vars(patch).items() if value is not None} for patch in record.patches]
-    return json.dumps({"format": _FORMAT, "pristine": record.pristine, "patches": patches}, indent=1).encode()
-
-
-def _read_patch(content: Any) -> LockedPatch:
-    known = stack.check_folders(content["folders"]) if "folders" in content else None
-    return LockedPatch(content["name"], content["sha256"], content["files"], known)
+    text = json.dumps({"format": _FORMAT, "pristine": record.pristine, "patches": patches}, indent=1)
+    contents = {_RECORD: text.encode(), _IGNORE: b"*\n"}
+    return [
+        Write(path, fs.read(root, path), Node(REGULAR, data) if patches else None) for path, data in contents.items()
+    ]
 
 
 def _read_record(root: Path) -> Stack:
-    node = tree.read(root, _RECORD)
+    node = fs.read(root, _RECORD)
     if node is None:
         return Stack("", {}, ())
     try:
         content = json.loads(node.data)
-        patches = tuple(_read_patch(patch) for patch in content["patches"])
-        return stack.check(Stack("", content["pristine"], patches))
+        patches = []
+        for patch in content["patches"]:
+            folders = lockfile.check_folders(patch["folders"]) if "folders" in patch else None
+            patches.append(LockedPatch(patch["name"], patch["sha256"], patch["files"], folders))
+        return lockfile.check(Stack("", content["pristine"], tuple(patches)))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:
         raise PatchError(
             f"{root / _RECORD} is damaged: {exc}", hint=f"the originals are in {root / _ORIGINALS}"
         ) from exc
-
-
-def _files(writes: Sequence[Write]) -> tuple[str, ...]:
-    return tuple(write.path for write in writes if not write.path.startswith(STATE_FOLDER + "/"))

@@ -7,23 +7,34 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-from lora_training.patching import lockfile, planning, relock, scratch_git, series, transaction, tree_state
+from lora_training.patching import lockfile, planning, relock, series, transaction, tree_state
 from lora_training.patching.diff import parse
 from lora_training.patching.model import ABSENT, Image, Patch, sha256, state_of
-from lora_training.patching.names import shown
-from lora_training.patching.transaction import fs, tree
+from lora_training.patching.names import raw, shown
+from lora_training.patching.series import Target
+from lora_training.patching.transaction import fs
 from lora_training.patching.tree_state import COPY, TreeState
+from lora_training.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from lora_training.repositories import Repo
 
-    from lora_training.patching.series import Target
-    from lora_training.workspace import Workspace
+# The diff must not depend on the user's own settings.
+_SETTINGS = (
+    *("core.autocrlf=false", "core.safecrlf=false", "core.fileMode=true", "core.symlinks=true", "core.quotePath=true"),
+    *("core.attributesFile=/dev/null", "core.excludesFile=/dev/null"),
+    *("diff.noprefix=false", "diff.mnemonicPrefix=false", "diff.algorithm=myers", "diff.context=3"),
+)
+# Without renames, which quilt and older versions of patch do not support.
+_DIFF = ("--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames")
 
 
 @dataclass(frozen=True)
@@ -81,12 +92,15 @@ def new(workspace: Workspace, edited: Edited, title: str) -> Written:
         if path.exists():
             raise PatchError(f"{path} is there already", hint="choose another title")
         fields = series.header_template(
-            description=title, upstream_version=f"{target.name} {target.pin}", last_update=_today()
+            description=title, upstream_version=f"{target.name} {target.pin}", last_update=today()
         )
         files = work.edited
         path.parent.mkdir(parents=True, exist_ok=True)
         fs.replace_file(path, series.render_header(fields) + _diff(work.full, work.now, files))
-        fs.replace_file(target.patches / series.SERIES, _appended(target.patches / series.SERIES, path.name))
+        listed = target.patches / series.SERIES
+        text = listed.read_text(encoding="utf-8") if listed.exists() else ""
+        gap = "" if text.endswith("\n") or not text else "\n"
+        fs.replace_file(listed, f"{text}{gap}{path.name}\n".encode())
     return Written(path, tuple(files))
 
 
@@ -103,10 +117,16 @@ def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Wr
         if not files:
             raise PatchError(f"{target.name} has no edits to take in")
         paths = list(dict.fromkeys([*draft.patch.paths, *files]))
-        _check_last_word(draft.name, work.drafts[at + 1 :], paths)
+        for later in work.drafts[at + 1 :]:
+            if shared := set(later.patch.paths).intersection(paths):
+                raise PatchError(
+                    f"{draft.name} cannot take the edits: "
+                    f"{later.name} comes later and touches {shown(min(shared))} too",
+                    hint=f"refresh {later.name} instead, or take it out of the series for the time being",
+                )
         below = _applied(work.drafts[:at], work.base)
         path = target.patches / draft.name
-        fields = {**draft.fields, "Last-Update": _today()}
+        fields = {**draft.fields, "Last-Update": today()}
         fs.replace_file(path, series.render_header(fields) + _diff(below, work.now, paths))
     return Written(path, tuple(files))
 
@@ -114,38 +134,29 @@ def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Wr
 def _work(workspace: Workspace, edited: Edited) -> _Work:
     target = edited.target
     series.check_at_pin(target)
-    drafts = tuple(_draft(name, data) for name, data in series.read_bytes(target.patches).items())
+    drafts = []
+    for name, data in series.read_bytes(target.patches).items():
+        head, end, body = data.partition(b"\n---\n")
+        patch = parse(name, data) if body.strip() else Patch(name, sha256(data), head + end, ())
+        drafts.append(_Draft(name, series.parse_header(name, head + end), patch))
     changed = (path for path in edited.changed if not path.endswith(COPY))
     paths = list(dict.fromkeys([*(path for draft in drafts for path in draft.patch.paths), *changed]))
     base = relock.pristine(target, lockfile.read(workspace.patches).get(target.name), paths)
     full = _applied(drafts, base)
-    now = tree.snapshot(target.root, paths)
-    work = _Work(drafts, base, full, {path: now[path] for path in paths})
-    _check_applied(target, work)
-    return work
-
-
-def _draft(name: str, data: bytes) -> _Draft:
-    head, end, body = data.partition(b"\n---\n")
-    fields = series.parse_header(name, head + end)
-    patch = parse(name, data) if body.strip() else Patch(name, sha256(data), head + end, ())
-    return _Draft(name, fields, patch)
+    now = fs.snapshot(target.root, paths)
+    for path in (path for draft in drafts for path in draft.patch.paths):
+        if state_of(now[path]) == state_of(base.get(path)) != state_of(full.get(path)):
+            raise PatchError(
+                f"{target.name}: {shown(path)} is pristine, so the edits cannot be told from the patches",
+                hint="run `lora patch apply` first",
+            )
+    return _Work(tuple(drafts), base, full, {path: now[path] for path in paths})
 
 
 def _applied(drafts: Iterable[_Draft], image: Image) -> Image:
     for draft in drafts:
         image = planning.apply(draft.patch, image).image
     return image
-
-
-def _check_applied(target: Target, work: _Work) -> None:
-    for path in (path for draft in work.drafts for path in draft.patch.paths):
-        now, base, full = (state_of(image.get(path)) for image in (work.now, work.base, work.full))
-        if now == base != full:
-            raise PatchError(
-                f"{target.name}: {shown(path)} is pristine, so the edits cannot be told from the patches",
-                hint="run `lora patch apply` first",
-            )
 
 
 def _position(target: Target, drafts: Sequence[_Draft], name: str | None) -> int:
@@ -155,18 +166,33 @@ def _position(target: Target, drafts: Sequence[_Draft], name: str | None) -> int
     return names.index(name or names[-1])
 
 
-def _check_last_word(name: str, later: Sequence[_Draft], paths: Sequence[str]) -> None:
-    for draft in later:
-        shared = set(draft.patch.paths) & set(paths)
-        if shared:
-            raise PatchError(
-                f"{name} cannot take the edits: {draft.name} comes later and touches {shown(min(shared))} too",
-                hint=f"refresh {draft.name} instead, or take it out of the series for the time being",
-            )
-
-
 def _diff(before: Image, after: Image, paths: Sequence[str]) -> bytes:
-    return scratch_git.diff({path: before.get(path) for path in paths}, {path: after[path] for path in paths})
+    return diff({path: before.get(path) for path in paths}, {path: after[path] for path in paths})
+
+
+def diff(before: Image, after: Image) -> bytes:
+    """Return git's diff between two states of files; empty when they are the same."""
+    from lora_training import repositories
+
+    with tempfile.TemporaryDirectory() as scratch, repositories.created(Path(scratch), "--template=") as repo:
+        trees = [_tree(repo, image) for image in (before, after)]
+        difference: bytes = repo.git(c=_SETTINGS).diff(*_DIFF, *trees, **repositories.RAW)
+        return difference
+
+
+def _tree(repo: Repo, image: Image) -> str:
+    """Put exactly these files into the index; return the id of its tree."""
+    from gitdb import IStream
+
+    repo.git.read_tree("--empty")
+    with tempfile.TemporaryFile() as rows:
+        for path, node in image.items():
+            if node and not node.is_folder:
+                blob = repo.odb.store(IStream("blob", len(node.data), BytesIO(node.data))).hexsha.decode()
+                rows.write(raw(f"{node.mode:06o} {blob}\t{path}\0"))
+        rows.seek(0)
+        repo.git.update_index("-z", "--index-info", istream=rows)
+    return str(repo.git.write_tree())
 
 
 def _slug(title: str) -> str:
@@ -176,13 +202,8 @@ def _slug(title: str) -> str:
     return slug[:60].rstrip("-")
 
 
-def _appended(path: Path, name: str) -> bytes:
-    there = path.read_text(encoding="utf-8") if path.exists() else ""
-    gap = "" if there.endswith("\n") or not there else "\n"
-    return f"{there}{gap}{name}\n".encode()
-
-
-def _today() -> str:
+def today() -> str:
+    """Return the date for a header's `Last-Update`."""
     return dt.datetime.now(tz=dt.timezone.utc).date().isoformat()
 
 
@@ -205,25 +226,18 @@ def save_edits(found: Sequence[TreeState], edited: Sequence[Sequence[str]], file
 def _edits_patch(item: TreeState, edited: Sequence[str]) -> bytes:
     """Diff the edited files of a tree against the patched files, or the pristine ones where no patch was applied."""
     outside = tree_state.outside_series(item, edited)
-    base = relock.pristine(item.target, item.stack, [*item.stack.paths, *outside])
-    now = {**item.image, **tree.snapshot(item.target.root, outside)}
-    _check_files(item, {path: now[path] for path in edited})
-    patched = [path for path in edited if path not in outside and _was_patched(item, path)]
-    final = tree_state.patched(item, base)[0] if patched else base
-    before: Image = {path: (final if path in patched else base).get(path) for path in edited}
-    return scratch_git.diff(before, {path: now[path] for path in before})
-
-
-def _check_files(item: TreeState, now: Image) -> None:
-    """Raise PatchError for a folder, which git reports as changed only where it contains another repository."""
-    folders = [path for path, node in now.items() if path.endswith("/") or (node and node.is_folder)]
+    base = relock.pristine(item.target, item.stack, [*item.stack.pristine, *outside])
+    now = {**item.image, **fs.snapshot(item.target.root, outside)}
+    # git reports a folder as changed only where it contains another repository
+    folders = [path for path in edited if path.endswith("/") or ((node := now[path]) and node.is_folder)]
     if folders:
         raise PatchError(
             f"{item.target.name}: {shown(folders[0])} is a folder, which no patch can hold",
             hint="nothing was written; move it away and run this again",
         )
-
-
-def _was_patched(item: TreeState, path: str) -> bool:
-    """Whether a pristine copy shows that the file was patched; a file that a patch creates has none."""
-    return item.image.get(path + COPY) is not None or item.stack.state(path, 0) == ABSENT
+    # a pristine copy shows that a file was patched; a file that a patch creates has none
+    was_patched = {path for path in item.steps if item.image.get(path + COPY) or item.stack.state(path, 0) == ABSENT}
+    patched = was_patched.intersection(edited)
+    final = tree_state.patched(item, base)[0] if patched else base
+    before: Image = {path: (final if path in patched else base).get(path) for path in edited}
+    return diff(before, {path: now[path] for path in before})

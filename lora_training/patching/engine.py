@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from lora_training import git_process
 from lora_training.patching import lockfile, series, transaction, tree_state
+from lora_training.patching.lockfile import PRISTINE, Folders
 from lora_training.patching.model import REGULAR, Node, folders_of, state_of
-from lora_training.patching.planning import Moved, stack
-from lora_training.patching.planning.stack import PRISTINE, Folders
-from lora_training.patching.transaction import Recovered, Root, Write, fs, tree
+from lora_training.patching.planning import Moved
+from lora_training.patching.series import Target
+from lora_training.patching.transaction import Recovered, Root, fs
+from lora_training.patching.transaction.journal import Write
 from lora_training.patching.tree_state import COPY, TreeState
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from lora_training.patching.series import Target
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 Done = Literal["applied", "reverted", "unchanged"]
 
-FOLDERS = "folders.json"
+_FOLDERS = "folders.json"
 _EXCLUDED = "# pristine copies, kept by `lora patch`\n*.orig\n"
 
 
@@ -69,14 +67,11 @@ def apply(workspace: Workspace, targets: Sequence[Target]) -> Result:
         for state in states:
             tree_state.check_no_drift(state)
         plans = [_plan_apply(state) for state in states]
+        known = _read_folders(root)
         for plan in plans:
             if plan.writes:
                 _exclude_copies(plan.state.target.root)
-        known = _read_folders(root)
-        for plan in plans:
-            name = plan.state.target.name
-            if (before := _folders_before(plan, known.get(name))) is not None:
-                known[name] = before
+                _record_folders(plan, known)
         transaction.run(root, "apply", [*_all_writes(root, plans), _write_folders(root, known)])
     return Result(tuple(plan.result for plan in plans), recovered)
 
@@ -120,26 +115,21 @@ def _read_all(workspace: Workspace, targets: Sequence[Target]) -> list[TreeState
 
 def _plan_apply(state: TreeState) -> _Plan:
     name, patches = state.target.name, tuple(patch.name for patch in state.stack.patches)
-    if state.position.common == state.stack.last and tree_state.has_copies(state):
+    if state.common == state.stack.last and tree_state.has_copies(state):
         tree_state.read_locked(state.target, state.stack)
         return _Plan(state, TreeResult(name, "unchanged", patches), ())
-    stack.check_copies_have_room(state.stack)
+    lockfile.check_copies_have_room(state.stack)
     base = tree_state.pristine(state)
     image, moved = tree_state.patched(state, base)
-    writes = [Write(path, state.image[path], image.get(path)) for path in state.stack.paths]
-    writes += [write for path in state.stack.paths if (write := _write_copy(state, path, base.get(path)))]
-    files = _changed(writes)
-    return _Plan(
-        state, TreeResult(name, "applied" if files else "unchanged", patches, files, tuple(moved)), tuple(writes)
-    )
-
-
-def _write_copy(state: TreeState, path: str, base: Node | None) -> Write | None:
-    if not stack.is_kept(state.stack, path) or tree_state.copy_of(state, path) is not None:
-        return None
-    # the pristine file itself becomes the copy, with its times, unless it is gone already
-    itself = path if state_of(state.image[path]) == state.stack.state(path, PRISTINE) else None
-    return Write(path + COPY, None, base, same_as=itself)
+    writes = [Write(path, state.image[path], image.get(path)) for path in state.stack.pristine]
+    for path in state.stack.pristine:
+        if state.stack.is_kept(path) and tree_state.copy_of(state, path) is None:
+            # the pristine file itself becomes the copy, with its times, unless it is gone already
+            itself = path if state_of(state.image[path]) == state.stack.state(path, PRISTINE) else None
+            writes.append(Write(path + COPY, None, base.get(path), same_as=itself))
+    files = tuple(write.path for write in writes if write.is_change)
+    result = TreeResult(name, "applied" if files else "unchanged", patches, files, tuple(moved))
+    return _Plan(state, result, tuple(writes))
 
 
 def _plan_revert(state: TreeState, edited: Sequence[str]) -> _Plan:
@@ -147,26 +137,22 @@ def _plan_revert(state: TreeState, edited: Sequence[str]) -> _Plan:
     if edited:
         from lora_training.patching import relock
 
-        base = relock.pristine(state.target, state.stack, [*state.stack.paths, *outside])
+        base = relock.pristine(state.target, state.stack, [*state.stack.pristine, *outside])
     else:
         base = tree_state.pristine(state)
-    now = tree.snapshot(state.target.root, outside)
+    now = fs.snapshot(state.target.root, outside)
     writes = [Write(path, now[path], base.get(path)) for path in outside]
-    for path in state.stack.paths:
+    for path in state.stack.pristine:
         copy = tree_state.copy_of(state, path)
         writes.append(Write(path, state.image[path], base.get(path), same_as=path + COPY if copy else None))
         if copy is not None:
             writes.append(Write(path + COPY, copy, None))
-    files = _changed(writes)
+    files = tuple(write.path for write in writes if write.is_change)
     return _Plan(state, TreeResult(state.target.name, "reverted" if files else "unchanged", (), files), tuple(writes))
 
 
-def _changed(writes: Sequence[Write]) -> tuple[str, ...]:
-    return tuple(write.path for write in writes if write.is_change)
-
-
 def _all_writes(root: Root, plans: Sequence[_Plan]) -> list[Write]:
-    """The writes of all trees, with names relative to the transaction root."""
+    """Return the writes of all trees, with names relative to the transaction root."""
     writes = []
     for plan in plans:
         prefix = os.path.relpath(plan.state.target.root, root.path)
@@ -176,18 +162,20 @@ def _all_writes(root: Root, plans: Sequence[_Plan]) -> list[Write]:
     return writes
 
 
-def _folders_before(plan: _Plan, known: Folders | None) -> Folders | None:
-    """The folders that an apply makes or empties, as they were before the first patch; None leaves the record as is."""
+def _record_folders(plan: _Plan, known: dict[str, Folders]) -> None:
+    """Add the folders that an apply makes or empties to `known`, as they were before the first patch."""
+    name = plan.state.target.name
     written = {write.path: write.after for write in plan.writes if write.is_change}
-    before = stack.folders_before(plan.state.image, written)
-    if written and all(PRISTINE in steps for steps in plan.state.position.steps.values()):
-        return before
-    # of a tree with some patches applied, the earlier record counts
-    return None if known is None else before | known
+    before = lockfile.folders_before(plan.state.image, written)
+    if written and all(PRISTINE in steps for steps in plan.state.steps.values()):
+        known[name] = before
+    elif name in known:
+        # of a tree with some patches applied, the earlier record counts
+        known[name] = before | known[name]
 
 
 def _folders_after_revert(root: Root, plan: _Plan, known: dict[str, Folders]) -> Folders:
-    """The folders that a revert makes, or removes if they are empty. Takes the tree's record out of `known`."""
+    """Return the folders that a revert makes, or removes if they are empty. Takes the tree's record out of `known`."""
     removed = [write.path for write in plan.writes if write.before and not write.after]
     before = known.pop(plan.state.target.name, None) if plan.result.files else {}
     if before is None:
@@ -201,11 +189,11 @@ def _folders_after_revert(root: Root, plan: _Plan, known: dict[str, Folders]) ->
 
 
 def _read_folders(root: Root) -> dict[str, Folders]:
-    """The recorded folders of each upstream as they were before its patches; none when the record cannot be read."""
-    node = tree.read(root.path, _folders_file(root))
+    """Return each upstream's folders as they were before its patches; none when the record cannot be read."""
+    node = fs.read(root.path, _folders_file(root))
     try:
         content = json.loads(node.data) if node is not None else {}
-        return {str(name): stack.check_folders(known) for name, known in content.items()}
+        return {str(name): lockfile.check_folders(known) for name, known in content.items()}
     except (AttributeError, RecursionError, ValueError):
         # users may delete the state folder: a revert then removes the folders that it empties
         return {}
@@ -213,11 +201,11 @@ def _read_folders(root: Root) -> dict[str, Folders]:
 
 def _write_folders(root: Root, known: Mapping[str, Folders]) -> Write:
     after = Node(REGULAR, json.dumps(known, indent=1).encode()) if known else None
-    return Write(_folders_file(root), tree.read(root.path, _folders_file(root)), after)
+    return Write(_folders_file(root), fs.read(root.path, _folders_file(root)), after)
 
 
 def _folders_file(root: Root) -> str:
-    return os.path.relpath(root.state / FOLDERS, root.path)
+    return os.path.relpath(root.state / _FOLDERS, root.path)
 
 
 def _exclude_copies(root: Path) -> None:
@@ -226,9 +214,8 @@ def _exclude_copies(root: Path) -> None:
         return
     # a worktree shares the file with its repository
     path = root / git_process.run(root, "rev-parse", "--git-path", "info/exclude").removesuffix("\n")
-    there = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
-    if "*.orig" in there.splitlines():
-        return
-    fs.make_folder(str(path.parent))
-    gap = "" if there.endswith("\n") or not there else "\n"
-    fs.replace_file(path, f"{there}{gap}{_EXCLUDED}".encode("utf-8", "surrogateescape"))
+    text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+    if "*.orig" not in text.splitlines():
+        path.parent.mkdir(exist_ok=True)
+        gap = "" if text.endswith("\n") or not text else "\n"
+        fs.replace_file(path, f"{text}{gap}{_EXCLUDED}".encode("utf-8", "surrogateescape"))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 REGULAR = 0o100644
 EXECUTABLE = 0o100755
@@ -141,10 +139,4 @@ def parents(path: str) -> list[str]:
 
 def folders_of(paths: Iterable[str]) -> set[str]:
     """Every folder above one of `paths`."""
-    found: set[str] = set()
-    for path in paths:
-        parent = path.rpartition("/")[0]
-        while parent and parent not in found:
-            found.add(parent)
-            parent = parent.rpartition("/")[0]
-    return found
+    return {parent for path in paths for parent in parents(path)}

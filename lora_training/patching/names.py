@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
 
 from lora_training import printable
 from lora_training.errors import PatchError
 from lora_training.patching.model import LINK, Image, Node
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 DEV_NULL = "/dev/null"
 STATE_FOLDER = ".lora-patch"
@@ -22,7 +19,8 @@ _MUCH = 200  # of a name, in a message
 
 _ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, '"': 34, "\\": 92}
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_ESCAPE = re.compile(rb"\\([0-3][0-7]{2}|.)", re.DOTALL)
+_ESCAPE = re.compile(rb"\\(?:([0-3][0-7]{2})|(.))", re.DOTALL)
+_PRINTABLE = range(32, 127)  # of ASCII
 
 # Characters that HFS+ ignores in a name, so that `.g<ZWNJ>it` is `.git` there (git's own list, utf8.c).
 _IGNORABLE = {*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF}
@@ -53,9 +51,9 @@ def unquote(quoted: bytes) -> tuple[bytes, bytes]:
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:
-    code = match[1].decode("latin-1")
-    if len(code) == 3:  # noqa: PLR2004 - an octal escape is three digits
-        return bytes([int(code, 8)])
+    if match[1]:
+        return bytes([int(match[1], 8)])
+    code = match[2].decode("latin-1")
     if code not in _ESCAPES:
         raise ValueError(f"an unknown escape \\{code} in a quoted name")
     return bytes([_ESCAPES[code]])
@@ -66,7 +64,7 @@ def shown(name: str) -> str:
     if printable.is_plain(name) and '"' not in name:
         return name
     escapes = {code: f"\\{letter}" for letter, code in _ESCAPES.items()}
-    return '"' + "".join(escapes.get(b) or (chr(b) if 32 <= b < 127 else f"\\{b:03o}") for b in raw(name)) + '"'  # noqa: PLR2004 - printable ASCII
+    return '"' + "".join(escapes.get(b) or (chr(b) if b in _PRINTABLE else f"\\{b:03o}") for b in raw(name)) + '"'
 
 
 def strip(name: str, levels: int) -> str | None:

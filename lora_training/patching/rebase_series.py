@@ -6,24 +6,20 @@ still to be changed, and one file of the transaction tells whether the transacti
 
 from __future__ import annotations
 
-import datetime as dt
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lora_training.errors import PatchError
-from lora_training.patching import lockfile, relock, scratch_git, series, transaction, tree_state
+from lora_training.patching import authoring, lockfile, relock, series, transaction, tree_state
 from lora_training.patching.model import state_of
 from lora_training.patching.planning import rebase
 from lora_training.patching.planning.rebase import NewTree, Rebased
-from lora_training.patching.transaction import Write, fs, tree
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from lora_training.patching.series import SeriesPatch, Target
-    from lora_training.workspace import Workspace
+from lora_training.patching.series import SeriesPatch, Target
+from lora_training.patching.transaction import fs
+from lora_training.patching.transaction.journal import Write
+from lora_training.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ def rehearse(workspace: Workspace, target: Target, new: Path, paths: Sequence[st
     items = series.read(target.patches)
     touched = list(dict.fromkeys(path for item in items for path in item.patch.paths))
     old = relock.pristine(target, lockfile.read(workspace.patches).get(target.name), touched)
-    rebased = rebase.rebase([item.patch for item in items], old, NewTree(paths, lambda path: tree.read(new, path)))
+    rebased = rebase.rebase([item.patch for item in items], old, NewTree(paths, lambda path: fs.read(new, path)))
     return Rehearsed(items, tuple(rebased))
 
 
@@ -61,7 +57,9 @@ def write(target: Target, rehearsed: Rehearsed, version: str) -> tuple[str, ...]
     pairs = list(zip(rehearsed.items, rehearsed.rebased, strict=True))
     for item, rebased in pairs:
         if rebased.is_needed:
-            fs.replace_file(target.patches / item.name, _rendered(item, rebased, version))
+            fields = {**item.fields, "Last-Update": authoring.today(), "Upstream-Version": version}
+            data = series.render_header(fields) + authoring.diff(rebased.before, rebased.after)
+            fs.replace_file(target.patches / item.name, data)
     dropped = tuple(item.name for item, rebased in pairs if not rebased.is_needed)
     if dropped:
         listed = [name for name in series.names(target.patches) if name not in dropped]
@@ -82,12 +80,6 @@ def check(rehearsed: Rehearsed) -> None:
         )
 
 
-def _rendered(item: SeriesPatch, rebased: Rebased, version: str) -> bytes:
-    today = dt.datetime.now(tz=dt.timezone.utc).date().isoformat()
-    fields = {**item.fields, "Last-Update": today, "Upstream-Version": version}
-    return series.render_header(fields) + scratch_git.diff(rebased.before, rebased.after)
-
-
 _DOCUMENT = "PATCHES.md"
 INDEX = "bump.index"
 
@@ -103,18 +95,20 @@ class Note:
 
 
 def paths_of(workspace: Workspace, target: Target) -> list[str]:
-    """The files that patches touch in a target, their copies, and all files of `patches/`, relative to the checkout."""
-    stack_ = tree_state.locked(target, lockfile.read(workspace.patches))
+    """Return the files of a target that patches touch, their copies, and `patches/`, relative to the checkout."""
+    stack = tree_state.locked(target, lockfile.read(workspace.patches))
     prefix = target.root.relative_to(workspace.root).as_posix()
-    touched = [f"{prefix}/{path}{suffix}" for path in stack_.paths for suffix in ("", tree_state.COPY)]
-    ours = (path.relative_to(workspace.root).as_posix() for path in workspace.patches.rglob("*") if not path.is_dir())
-    return [*touched, *sorted(ours), _DOCUMENT]
+    touched = [f"{prefix}/{path}{suffix}" for path in stack.pristine for suffix in ("", tree_state.COPY)]
+    patches = (
+        path.relative_to(workspace.root).as_posix() for path in workspace.patches.rglob("*") if not path.is_dir()
+    )
+    return [*touched, *sorted(patches), _DOCUMENT]
 
 
-def plan(here: Path, there: Path, paths: Sequence[str]) -> list[Write]:
-    """The writes that make those files in `here` the same as in `there`."""
+def plan(old: Path, new: Path, paths: Sequence[str]) -> list[Write]:
+    """Return the writes that make those files in `old` the same as in `new`."""
     paths = list(dict.fromkeys(paths))
-    before, after = tree.snapshot(here, paths), tree.snapshot(there, paths)
+    before, after = fs.snapshot(old, paths), fs.snapshot(new, paths)
     wanted = {path: None if node is None or node.is_folder else node for path, node in after.items()}
     writes = [Write(path, before[path], wanted[path]) for path in paths]
     return [write for write in writes if state_of(write.before) != state_of(after[write.path])]
@@ -135,20 +129,17 @@ def make(
     with transaction.exclusive(here):
         check_unedited(workspace, target)
         moves = planned()
-        note = Note(target.name, to[0], *_decisive(here.path, moves))
+        if moves:
+            path, state = moves[0].path, state_of(moves[0].after)
+        else:
+            path, state = _DOCUMENT, state_of(fs.read(here.path, _DOCUMENT))
+        note = Note(target.name, to[0], path, state)
         here.state.mkdir(parents=True, exist_ok=True)
         fs.replace_file(here.state / INDEX, to[1].read_bytes())
         fs.replace_file(workspace.begun_bump, json.dumps(asdict(note)).encode())
         transaction.run(here, "bump", moves)
         settle(note)
         fs.remove(workspace.begun_bump)
-
-
-def _decisive(root: Path, moves: Sequence[Write]) -> tuple[str, str]:
-    """A file of the transaction, and its state once that is complete."""
-    if moves:
-        return moves[0].path, state_of(moves[0].after)
-    return _DOCUMENT, state_of(tree.read(root, _DOCUMENT))
 
 
 def check_unedited(workspace: Workspace, target: Target) -> None:
@@ -169,7 +160,7 @@ def recover(workspace: Workspace, settle: Callable[[Note], None]) -> str | None:
             return None
         except (ValueError, TypeError) as exc:
             raise PatchError(f"cannot read {workspace.begun_bump}: {exc}", hint="was it edited? take it away") from exc
-        is_complete = state_of(tree.snapshot(here.path, [note.path])[note.path]) == note.state
+        is_complete = state_of(fs.snapshot(here.path, [note.path])[note.path]) == note.state
         if is_complete:
             settle(note)
         fs.remove(workspace.begun_bump)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lora_training.errors import PatchError
-from lora_training.patching import lockfile, names, removal, series, transaction, tree_state
+from lora_training.patching import lockfile, names, planning, removal, series, transaction, tree_state
+from lora_training.patching.lockfile import PRISTINE, LockedPatch, Stack
 from lora_training.patching.model import ABSENT, Image, Node, state_of
 from lora_training.patching.names import shown
-from lora_training.patching.planning import Moved, stack
-from lora_training.patching.planning.stack import PRISTINE, Stack
-from lora_training.patching.transaction import fs, tree
+from lora_training.patching.series import Target
+from lora_training.patching.transaction import Recovered, fs
 from lora_training.patching.tree_state import COPY
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from lora_training.patching.series import Target
-    from lora_training.patching.transaction import Recovered
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -28,7 +22,7 @@ class Locked:
     """The changes of the lock, one line each, and the hunks that were found at another line than they state."""
 
     changes: tuple[str, ...]
-    moved: tuple[Moved, ...]
+    moved: tuple[planning.Moved, ...]
     recovered: Recovered | None = None
 
 
@@ -41,11 +35,10 @@ def lock(workspace: Workspace, targets: Sequence[Target]) -> Locked:
     with transaction.exclusive(transaction.root_of(workspace)) as recovered:
         old = lockfile.read(workspace.patches)
         new: dict[str, Stack] = {}
-        moved: list[Moved] = []
+        moved: list[planning.Moved] = []
         for target in targets:
             if series.names(target.patches):
-                new[target.name], found = work_out(target, old.get(target.name))
-                moved += found
+                new[target.name] = _lock_one(target, old.get(target.name), moved)
             _check_recognised(target, old.get(target.name), new.get(target.name))
         changes = tuple(_differences(old, new))
         path = workspace.patches / lockfile.LOCK
@@ -54,17 +47,29 @@ def lock(workspace: Workspace, targets: Sequence[Target]) -> Locked:
     return Locked(changes, tuple(moved), recovered)
 
 
-def work_out(target: Target, old: Stack | None) -> tuple[Stack, list[Moved]]:
-    """Compute the states of a target's series from its patch files."""
+def _lock_one(target: Target, old: Stack | None, moved: list[planning.Moved]) -> Stack:
+    """Compute the states of a target's series from its patch files; add the hunks found elsewhere to `moved`."""
     series.check_at_pin(target)
     items = series.read(target.patches)
     for item in items:
         removal.parse(item.name, item.fields["Removal-Condition"])
-    patches = [item.patch for item in items]
-    paths = [path for patch in patches for path in patch.paths]
-    stack_, image, moved = stack.build(target.pin, patches, pristine(target, old, paths))
-    names.check_links(stack_.paths, image, target.root)
-    return stack_, moved
+    touched = [path for item in items for path in item.patch.paths]
+    base = image = pristine(target, old, touched)
+    locked = []
+    for item in items:
+        outcome = planning.apply(item.patch, image)
+        image = outcome.image
+        moved += outcome.moved
+        files = {path: state_of(node) for path, node in outcome.written.items()}
+        locked.append(LockedPatch(item.name, item.patch.sha256, files))
+    paths = sorted(set(touched))
+    for path in paths:
+        if path + COPY in paths:
+            raise PatchError(f"{path + COPY} is touched by a patch, but that is where {path} is kept")
+    stack = Stack(target.pin, {path: state_of(base.get(path)) for path in paths}, tuple(locked))
+    lockfile.check_copies_have_room(stack)
+    names.check_links(paths, image, target.root)
+    return stack
 
 
 def pristine(target: Target, old: Stack | None, paths: Iterable[str]) -> Image:
@@ -75,7 +80,7 @@ def pristine(target: Target, old: Stack | None, paths: Iterable[str]) -> Image:
     """
     wanted = list(dict.fromkeys(paths))
     copies = [path + COPY for path in wanted]
-    image = tree.snapshot(target.root, [*wanted, *copies])
+    image = fs.snapshot(target.root, [*wanted, *copies])
     has_git = (target.root / ".git").exists()
     known = old.pristine if old is not None and old.commit == target.pin else {}
     manifest = target.manifest() if target.manifest and not has_git and set(wanted) - set(known) else None
@@ -120,8 +125,7 @@ def _check_recognised(target: Target, old: Stack | None, new: Stack | None) -> N
     if old is None or not old.patches or not target.root.is_dir():
         return
     now = tree_state.read(target, old)
-    patched = [path for path, steps in now.position.steps.items() if steps and PRISTINE not in steps]
-    for path in patched:
+    for path in [path for path, steps in now.steps.items() if steps and PRISTINE not in steps]:
         state = state_of(now.image[path])
         if new is None or path not in new.pristine or not new.steps_of(path, state):
             raise PatchError(

@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
 from lora_training.patching import lockfile, names, planning, series
 from lora_training.patching.diff import parse
-from lora_training.patching.model import Image, Node, sha256, state_of
+from lora_training.patching.lockfile import PRISTINE, Stack
+from lora_training.patching.model import ABSENT, Image, Node, Patch, sha256, state_of
 from lora_training.patching.names import shown
-from lora_training.patching.planning import stack
-from lora_training.patching.planning.stack import PRISTINE, Position, Stack
-from lora_training.patching.transaction import tree
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from lora_training.patching.model import Patch
-    from lora_training.patching.series import Target
+from lora_training.patching.series import Target
+from lora_training.patching.transaction import fs
 
 COPY = ".orig"
-_LOCK_HINT = "look at the change, then run `lora patch lock`"
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class TreeState:
-    """A target with its locked series, the files that were read (pristine copies too), and the step of each."""
+    """A target with its locked series, the files that were read (pristine copies too), and the steps of each file.
+
+    `common` is the latest step that fits all files, None if there is none.
+    """
 
     target: Target
     stack: Stack
     image: Image
-    position: Position
+    steps: Mapping[str, frozenset[int]]
+    common: int | None
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """The files that are at no step."""
+        return tuple(path for path, found in self.steps.items() if not found)
 
 
-def read(target: Target, stack_: Stack) -> TreeState:
+def read(target: Target, stack: Stack) -> TreeState:
     """Read the files that a series touches and look their states up in the lock."""
-    copies = [path + COPY for path in stack_.paths if stack.is_kept(stack_, path)]
-    image = tree.snapshot(target.root, [*stack_.paths, *copies])
-    states = {path: state_of(image[path]) for path in stack_.paths}
-    return TreeState(target, stack_, image, stack.locate(stack_, states))
+    copies = [path + COPY for path in stack.pristine if stack.is_kept(path)]
+    image = fs.snapshot(target.root, [*stack.pristine, *copies])
+    steps = {path: stack.steps_of(path, state_of(image[path])) for path in stack.pristine}
+    shared = frozenset(range(stack.last + 1)).intersection(*steps.values()) if steps else {stack.last}
+    return TreeState(target, stack, image, steps, max(shared, default=None))
 
 
 def locked(target: Target, stacks: Mapping[str, Stack]) -> Stack:
-    """The locked series of a target; an empty one for a target without patches.
+    """Return the locked series of a target; an empty one for a target without patches.
 
     Raises PatchError when the series has patches and the lock has none of them.
     """
@@ -56,24 +59,24 @@ def locked(target: Target, stacks: Mapping[str, Stack]) -> Stack:
     return Stack(target.pin, {}, ())
 
 
-def lock_problems(target: Target, stack_: Stack, contents: Mapping[str, bytes]) -> list[str]:
-    """The differences between the lock and the patch files."""
+def lock_problems(target: Target, stack: Stack, contents: Mapping[str, bytes]) -> list[str]:
+    """Return the differences between the lock and the patch files."""
     problems = []
-    if stack_.patches and stack_.commit != target.pin:
-        problems.append(f"{target.name}: {lockfile.LOCK} is for commit {stack_.commit}, the pin is {target.pin}")
-    if [patch.name for patch in stack_.patches] != list(contents):
+    if stack.patches and stack.commit != target.pin:
+        problems.append(f"{target.name}: {lockfile.LOCK} is for commit {stack.commit}, the pin is {target.pin}")
+    if [patch.name for patch in stack.patches] != list(contents):
         problems.append(f"{target.name}: the series was changed after locking")
-    known = {patch.name: patch.sha256 for patch in stack_.patches}
+    known = {patch.name: patch.sha256 for patch in stack.patches}
     edited = [name for name, data in contents.items() if known.get(name, sha256(data)) != sha256(data)]
     return problems + [f"{target.name}: {name} was edited after locking" for name in edited]
 
 
-def read_locked(target: Target, stack_: Stack) -> dict[str, bytes]:
-    """The patch files of a target. Raises PatchError unless they are the locked ones."""
+def read_locked(target: Target, stack: Stack) -> dict[str, bytes]:
+    """Return the patch files of a target. Raises PatchError unless they are the locked ones."""
     contents = series.read_bytes(target.patches)
-    problems = lock_problems(target, stack_, contents)
+    problems = lock_problems(target, stack, contents)
     if problems:
-        raise PatchError("; ".join(problems), hint=_LOCK_HINT)
+        raise PatchError("; ".join(problems), hint="look at the change, then run `lora patch lock`")
     return contents
 
 
@@ -83,7 +86,7 @@ def _patches(state: TreeState) -> list[Patch]:
 
 def check_no_drift(state: TreeState) -> None:
     """Raise PatchError for files that are neither pristine nor at a step of the series."""
-    drifted = state.position.drifted
+    drifted = state.drifted
     if not drifted:
         return
     path = drifted[0]
@@ -98,12 +101,12 @@ def check_no_drift(state: TreeState) -> None:
 
 
 def copy_of(state: TreeState, path: str) -> Node | None:
-    """The pristine copy beside a file. Raises PatchError when another file is in its place."""
+    """Return the pristine copy beside a file. Raises PatchError when another file is in its place."""
     copy = state.image.get(path + COPY)
     if copy is None:
         return None
     if state_of(copy) != state.stack.state(path, PRISTINE):
-        what = "is no pristine copy" if state.position.steps[path] - {PRISTINE} else "is in the way and not ours"
+        what = "is not the pristine copy" if state.steps[path] - {PRISTINE} else "is in the way of the pristine copy"
         raise PatchError(
             f"{state.target.name}: {shown(path + COPY)} {what}",
             hint="nothing was written; move it away and run this again",
@@ -112,28 +115,25 @@ def copy_of(state: TreeState, path: str) -> Node | None:
 
 
 def has_copies(state: TreeState) -> bool:
-    """Whether every pristine copy is there."""
-    return all(copy_of(state, path) for path in state.stack.paths if stack.is_kept(state.stack, path))
+    """Return whether no pristine copy is missing."""
+    return all(copy_of(state, path) for path in state.stack.pristine if state.stack.is_kept(path))
 
 
 def pristine(state: TreeState) -> Image:
-    """The tree without patches: from pristine files, from their copies, or by reversing the patches."""
+    """Return the tree without patches: from pristine files, from their copies, or by reversing the patches."""
     image = dict(state.image)
     missing = []
-    for path in state.stack.paths:
-        if PRISTINE in state.position.steps[path]:
-            continue
-        copy = copy_of(state, path)
-        if copy is None and state.stack.state(path, PRISTINE) != state_of(None):
-            missing.append(path)
-        else:
-            image[path] = copy
+    for path, steps in state.steps.items():
+        if PRISTINE not in steps:
+            image[path] = copy = copy_of(state, path)
+            if copy is None and state.stack.state(path, PRISTINE) != ABSENT:
+                missing.append(path)
     return image | _unapplied(state, missing) if missing else image
 
 
 def _unapplied(state: TreeState, missing: list[str]) -> Image:
     """Reverse the patches for files without a copy, as on a tree that quilt patched; the lock proves the result."""
-    step = state.position.common
+    step = state.common
     image: Image = dict(state.image)
     for patch in reversed(_patches(state)[:step]) if step is not None else ():
         image = planning.unapply(patch, image).image
@@ -148,7 +148,7 @@ def _unapplied(state: TreeState, missing: list[str]) -> Image:
 
 
 def patched(state: TreeState, base: Image) -> tuple[Image, list[planning.Moved]]:
-    """The tree after the last patch; every step is checked against the lock."""
+    """Return the tree after the last patch; every step is checked against the lock."""
     image, moved = base, []
     for step, patch in enumerate(_patches(state), 1):
         outcome = planning.apply(patch, image)
@@ -160,36 +160,36 @@ def patched(state: TreeState, base: Image) -> tuple[Image, list[planning.Moved]]
                     f"{state.target.name}: {patch.name} does not give {shown(path)} the state that was locked",
                     hint="run `lora patch lock` and look at what changes",
                 )
-    names.check_links(state.stack.paths, image, state.target.root)
+    names.check_links(state.stack.pristine, image, state.target.root)
     return image, moved
 
 
 def local_edits(state: TreeState) -> tuple[str, ...]:
-    """The files of a tree that differ from its commit and from every step of the series."""
-    in_series = {path for path, steps in state.position.steps.items() if steps}
+    """Return the files of a tree that differ from its commit and from every step of the series."""
+    in_series = {path for path, steps in state.steps.items() if steps}
     # at another commit than its pin, the lock does not describe the tree's files
-    drifted = state.position.drifted if state.target.commit == state.target.pin else ()
+    drifted = state.drifted if state.target.commit == state.target.pin else ()
     return tuple(sorted({*drifted, *state.target.changed()} - in_series))
 
 
 def outside_series(state: TreeState, edited: Sequence[str]) -> tuple[str, ...]:
-    """The edited files that no patch touches."""
-    return tuple(path for path in edited if path not in state.position.steps)
+    """Return the edited files that no patch touches."""
+    return tuple(path for path in edited if path not in state.steps)
 
 
 def edits_sentence(edited: Sequence[str]) -> str:
-    """A phrase that names the edited files, the first few of them."""
+    """Return a phrase that names the edited files, the first few of them."""
     more = f" and {len(edited) - _SHOWN} more" if edited[_SHOWN:] else ""
     return f"local edits that no patch contains: {', '.join(map(shown, edited[:_SHOWN]))}{more}"
 
 
 def edits_line(edited: Sequence[str], hint: str | None) -> str:
-    """The end of a line that names the edited files, and their hint on lines below; empty without a hint."""
+    """Return the end of a line that names the edited files, and their hint on lines below; empty without a hint."""
     return "\n  ".join([f", {edits_sentence(edited)}", *hint.splitlines()]) if hint else ""
 
 
 def edits_hint(state: TreeState, edited: Sequence[str]) -> str:
-    """The commands that deal with local edits, one line each."""
+    """Return the commands that deal with local edits, one line each."""
     name = state.target.name
     drop = f"throw them away: `lora upstream sync {name} --discard-edits`, then `lora patch apply`"
     # of a tree without a repository, only patched files can be had as they were

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.errors import LoraError, PatchError
 from lora_training.patching import docs, lockfile, removal, series, transaction, tree_state
+from lora_training.patching.lockfile import PRISTINE, Stack
 from lora_training.patching.model import state_of
 from lora_training.patching.names import shown
-from lora_training.patching.planning import stack
-from lora_training.patching.planning.stack import PRISTINE, Stack
+from lora_training.patching.series import Target
+from lora_training.patching.transaction import Recovered
 from lora_training.patching.tree_state import COPY, TreeState
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from lora_training.patching.series import Target
-    from lora_training.patching.transaction import Recovered
-    from lora_training.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem and the command that fixes it; `upstream` is empty for one that concerns no single upstream."""
-
-    upstream: str
-    what: str
-    mend: str
+from lora_training.problems import Problem
+from lora_training.workspace import Workspace
 
 
 def lines(problems: Iterable[Problem]) -> list[str]:
-    """Problems as text: one line each, with a shared fix below those that it applies to."""
+    """Return problems as text: one line each, with a shared fix below those that it applies to."""
     found = []
-    for mend, those in itertools.groupby(problems, lambda problem: problem.mend):
-        found += [f"{problem.upstream}: {problem.what}".removeprefix(": ") for problem in those]
-        found += [f"  {line}" for line in f"mend: {mend}".splitlines()]
+    for hint, those in itertools.groupby(problems, lambda problem: problem.hint):
+        found += [f"{problem.where}: {problem.message}".removeprefix(": ") for problem in those]
+        found += [f"  {line}" for line in f"mend: {hint or ''}".splitlines()]
     return found
 
 
@@ -53,9 +41,13 @@ def verify(workspace: Workspace, targets: Sequence[Target]) -> Verified:
     """Check every upstream, the removal conditions and PATCHES.md. Problems are returned, not raised."""
     found = trees(workspace, targets)
     # removal conditions read pristine files, which only a tree without problems is sure to have
-    removable = () if found.problems else tuple(_removal_problems(targets))
-    about = (*removable, *_document_problems(workspace, targets))
-    return replace(found, problems=(*found.problems, *about))
+    problems = [*found.problems, *(() if found.problems else _removal_problems(targets))]
+    try:
+        if not docs.is_current(workspace, targets):
+            problems.append(Problem(f"{docs.DOCUMENT} is out of date", "lora patch docs"))
+    except PatchError as exc:
+        problems.append(Problem(exc.message, exc.hint))
+    return replace(found, problems=tuple(problems))
 
 
 def trees(workspace: Workspace, targets: Sequence[Target]) -> Verified:
@@ -66,7 +58,7 @@ def trees(workspace: Workspace, targets: Sequence[Target]) -> Verified:
         try:
             stacks = lockfile.read(workspace.patches)
         except PatchError as exc:
-            return Verified((_as_problem("", exc),), steps, recovered)
+            return Verified((Problem(exc.message, exc.hint),), steps, recovered)
         for target in targets:
             problems += _target_problems(target, stacks, steps)
     return Verified(tuple(problems), steps, recovered)
@@ -76,50 +68,46 @@ def _target_problems(target: Target, stacks: Mapping[str, Stack], steps: dict[st
     steps[target.name] = None
     try:
         series.check_at_pin(target)
-        stack_ = tree_state.locked(target, stacks)
+        state = tree_state.read(target, tree_state.locked(target, stacks))
         contents = series.read_bytes(target.patches)
-        state = tree_state.read(target, stack_)
         edited = tree_state.local_edits(state)
     except LoraError as exc:
-        return [_as_problem(target.name, exc)]
-    steps[target.name] = state.position.common
-    lock = tree_state.lock_problems(target, stack_, contents)
-    found = [Problem(target.name, what.removeprefix(f"{target.name}: "), "lora patch lock") for what in lock]
+        return [Problem(exc.message, exc.hint, where=target.name)]
+    steps[target.name] = state.common
+    lock = tree_state.lock_problems(target, state.stack, contents)
+    found = [Problem(what.removeprefix(f"{target.name}: "), "lora patch lock", where=target.name) for what in lock]
     return [*found, *_tree_problems(state, edited)]
 
 
 def _tree_problems(state: TreeState, edited: Sequence[str]) -> Iterator[Problem]:
     mend = tree_state.edits_hint(state, edited) if edited else ""
-    for path, steps in state.position.steps.items():
+    for path, steps in state.steps.items():
         yield from _file_problems(state, path, steps, mend)
-        if stack.is_kept(state.stack, path):
+        if state.stack.is_kept(path):
             yield from _copy_problems(state, path, steps)
     others = tree_state.outside_series(state, edited)
     if others:
-        yield Problem(state.target.name, tree_state.edits_sentence(others), mend)
+        yield Problem(tree_state.edits_sentence(others), mend, where=state.target.name)
 
 
 def _file_problems(state: TreeState, path: str, steps: frozenset[int], mend: str) -> Iterator[Problem]:
     name = state.target.name
     if not steps:
         found, wanted = state_of(state.image[path]), state.stack.state(path, state.stack.last)
-        yield Problem(name, f"{shown(path)} has drifted: it is {found}, expected {wanted}", mend)
+        yield Problem(f"{shown(path)} has drifted: it is {found}, expected {wanted}", mend, where=name)
     elif state.stack.last not in steps:
         at = "pristine" if PRISTINE in steps else f"at step {max(steps)} of {state.stack.last}"
-        yield Problem(name, f"{shown(path)} is {at}", "lora patch apply")
+        yield Problem(f"{shown(path)} is {at}", "lora patch apply", where=name)
 
 
 def _copy_problems(state: TreeState, path: str, steps: frozenset[int]) -> Iterator[Problem]:
-    copy = state.image.get(path + COPY)
+    copy, name = state.image.get(path + COPY), shown(path + COPY)
     if copy is None:
         if steps - {PRISTINE}:
-            yield Problem(state.target.name, f"{shown(path + COPY)}, the pristine copy, is missing", "lora patch apply")
+            yield Problem(f"{name}, the pristine copy, is missing", "lora patch apply", where=state.target.name)
     elif state_of(copy) != state.stack.state(path, PRISTINE):
-        yield Problem(
-            state.target.name,
-            f"{shown(path + COPY)} is not the pristine file",
-            f"move {shown(path + COPY)} away, then lora patch apply",
-        )
+        mend = f"move {name} away, then lora patch apply"
+        yield Problem(f"{name} is not the pristine file", mend, where=state.target.name)
 
 
 def _removal_problems(targets: Sequence[Target]) -> Iterator[Problem]:
@@ -127,26 +115,14 @@ def _removal_problems(targets: Sequence[Target]) -> Iterator[Problem]:
     for target in targets:
         try:
             headers = series.headers(target.patches)
-            conditions = [(item.name, removal.parse(item.name, item.fields["Removal-Condition"])) for item in headers]
+            conditions = [(name, removal.parse(name, fields["Removal-Condition"])) for name, fields in headers.items()]
         except PatchError as exc:
-            yield _as_problem(target.name, exc)
+            yield Problem(exc.message, exc.hint, where=target.name)
             continue
         for name, condition in conditions:
             if condition.is_met(target, read):
                 mend = f"take {name} out of the series, then lora patch lock"
-                yield Problem(target.name, f"{name} is no longer needed: {condition.text} holds", mend)
-
-
-def _document_problems(workspace: Workspace, targets: Sequence[Target]) -> Iterator[Problem]:
-    try:
-        if not docs.is_current(workspace, targets):
-            yield Problem("", f"{docs.DOCUMENT} is out of date", "lora patch docs")
-    except PatchError as exc:
-        yield _as_problem("", exc)
-
-
-def _as_problem(name: str, exc: LoraError) -> Problem:
-    return Problem(name, exc.message, exc.hint or "")
+                yield Problem(f"{name} is no longer needed: {condition.text} holds", mend, where=target.name)
 
 
 @dataclass(frozen=True)
@@ -191,13 +167,11 @@ def status(workspace: Workspace, targets: Sequence[Target]) -> list[Status]:
 
 def _status(target: Target, stacks: dict[str, Stack]) -> Status:
     try:
-        stack_ = tree_state.locked(target, stacks)
-        state = tree_state.read(target, stack_)
+        state = tree_state.read(target, tree_state.locked(target, stacks))
     except PatchError as exc:
         return Status(target.name, target.commit, target.pin, None, 0, (), problem=exc.message)
-    position = state.position
-    patched = tuple(path for path, steps in position.steps.items() if steps and PRISTINE not in steps)
+    patched = tuple(path for path, steps in state.steps.items() if steps and PRISTINE not in steps)
     edited = tree_state.local_edits(state)
     cure = tree_state.edits_hint(state, edited) if edited else None
-    at = (target.commit, target.pin, position.common, stack_.last)
-    return Status(target.name, *at, position.drifted, patched, edited=edited, cure=cure)
+    at = (target.commit, target.pin, state.common, state.stack.last)
+    return Status(target.name, *at, state.drifted, patched, edited=edited, cure=cure)

@@ -6,17 +6,13 @@ import json
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lora_training import proc, repositories
+from lora_training import git_process, proc, repositories
 from lora_training.errors import UpstreamError
 from lora_training.upstream import pins, status
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lora_training.workspace import Upstream, Workspace
+from lora_training.workspace import Upstream, Workspace
 
 # What of each tree we need, as sparse-checkout patterns (git's own syntax); all of it where a name is missing.
 _NEEDED = {
@@ -58,9 +54,8 @@ def from_git(
 
 
 def patterns(workspace: Workspace, upstream: Upstream) -> list[str]:
-    """What of a tree is checked out: what we need of it, less what the user's `lora.exclude` names."""
-    with repositories.commands(workspace.root) as git:
-        excluded = git.config("--get-all", EXCLUDE_SETTING, with_exceptions=False).splitlines()
+    """Return the patterns of the files to check out: those that we need, less those that `lora.exclude` names."""
+    excluded = git_process.run(workspace.root, "config", "--get-all", EXCLUDE_SETTING, allowed=(0, 1, 128)).splitlines()
     return [*_NEEDED.get(upstream.name, ("/*",)), *(f"!/{pattern.lstrip('/')}" for pattern in excluded if pattern)]
 
 

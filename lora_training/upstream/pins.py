@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lora_training import git_process
 from lora_training.errors import UpstreamError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lora_training.workspace import Upstream, Workspace
+from lora_training.workspace import Upstream, Workspace
 
 # Lies in a tree that came from a source archive or was sealed, where a repository would have `.git`.
 MARKER = ".lora-upstream.json"
@@ -49,21 +46,15 @@ def pin(workspace: Workspace, name: str) -> str:
     Raises UpstreamError when neither knows.
     """
     upstream = workspace.upstream(name)
-    found = _gitlink(workspace, upstream) if (workspace.root / ".git").exists() else _locked(workspace, name)
+    if (workspace.root / ".git").exists():
+        found = git_process.gitlink(workspace.root, upstream.path.relative_to(workspace.root).as_posix())
+    else:
+        found = _lock(workspace, name).get("commit") or None
     if found is None:
         raise UpstreamError(
             f"{name} has no pin", hint=f"neither a gitlink at {upstream.path} nor patches.lock names one"
         )
     return found
-
-
-def _gitlink(workspace: Workspace, upstream: Upstream) -> str | None:
-    return git_process.gitlink(workspace.root, upstream.path.relative_to(workspace.root).as_posix())
-
-
-def _locked(workspace: Workspace, name: str) -> str | None:
-    commit = _lock(workspace, name).get("commit")
-    return str(commit) if commit else None
 
 
 def patched_paths(workspace: Workspace, name: str) -> frozenset[str]:
@@ -75,7 +66,7 @@ def _lock(workspace: Workspace, name: str) -> dict[str, Any]:
     try:
         document = _toml(workspace.patches / "patches.lock")
         found: dict[str, Any] = document.get("upstreams", {}).get(name, {})
-        return {"commit": found.get("commit"), "pristine": dict(found.get("pristine", {}))}
+        return {"commit": str(found.get("commit") or ""), "pristine": dict(found.get("pristine", {}))}
     except FileNotFoundError:
         return {}
     except (AttributeError, RecursionError, TypeError, ValueError) as exc:

@@ -10,25 +10,18 @@ import hashlib
 import json
 import shutil
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
 from lora_training import repositories, workspace
 from lora_training.errors import LoraError, UpstreamError
 from lora_training.upstream import pins, status, sync
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from lora_training.repositories import Repo
-    from lora_training.workspace import Upstream, Workspace
+from lora_training.workspace import Upstream, Workspace
 
 
 def seal(here: Workspace, name: str) -> bool:
-    """Put the marker of a sealed tree in place of upstream `name`'s repository; whether there was one.
+    """Put the marker of a sealed tree in place of upstream `name`'s repository; return whether there was one.
 
-    What our patches have changed stays as it is. Raises UpstreamError when the tree is not at its pin, or has changes
-    that are no patch of ours.
+    Applied patches stay. Raises UpstreamError when the tree is not at its pin, or has changes that no patch contains.
     """
     upstream, head, pin = here.upstream(name), pins.head(here.upstream(name)), pins.pin(here, name)
     if head.commit != pin:
@@ -37,45 +30,34 @@ def seal(here: Workspace, name: str) -> bool:
     edits = sorted(set(changed) - pins.patched_paths(here, name))
     if edits:
         raise UpstreamError(
-            f"{name} has changes that are no patch of ours: {', '.join(edits[:5])}",
+            f"{name} has changes that no patch contains: {', '.join(edits[:5])}",
             hint="an image is made of what is pinned; `lora upstream sync --discard-edits` throws them away",
         )
     if head.origin != "git":
         return False
     marker = {"commit": pin, "origin": "sealed", "archive": upstream.url, "files": _pristine(upstream, changed)}
     (upstream.path / pins.MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
-    _forget_repository(upstream.path)
-    return True
-
-
-def _pristine(upstream: Upstream, changed: Collection[str]) -> dict[str, str]:
-    """The sha256 of each file that is checked out, as the commit has it."""
-    with repositories.opened(upstream.path) as repo:
-        listed = repo.git.ls_files("-t", "-z").split("\0")
-        # S: left out of a sparse checkout
-        paths = [entry[2:] for entry in listed if entry and not entry.startswith("S ")]
-        return {path: hashlib.sha256(_content(repo, path, changed)).hexdigest() for path in paths}
-
-
-def _content(repo: Repo, path: str, changed: Collection[str]) -> bytes:
-    if path not in changed:
-        return Path(repo.working_dir, path).read_bytes()
-    content: bytes = repo.head.commit.tree.join(path).data_stream.read()
-    return content
-
-
-def _forget_repository(tree: Path) -> None:
-    dot_git = tree / ".git"
+    dot_git = upstream.path / ".git"
     if dot_git.is_dir():
         shutil.rmtree(dot_git)
     else:
         dot_git.unlink()
+    return True
 
 
-def _drop_stranded(upstream: Upstream) -> None:
-    """A submodule's `.git` is a file that points into our repository, which is not here: nothing can be told of it."""
-    if (upstream.path / ".git").is_file() and pins.head(upstream).commit is None:
-        shutil.rmtree(upstream.path)
+def _pristine(upstream: Upstream, changed: Collection[str]) -> dict[str, str]:
+    """Return the sha256 of each file that is checked out, as the commit has it."""
+    found = {}
+    with repositories.opened(upstream.path) as repo:
+        commit = repo.head.commit
+        for entry in repo.git.ls_files("-t", "-z").split("\0"):
+            # S: left out of a sparse checkout
+            if entry and not entry.startswith("S "):
+                path = entry[2:]
+                pristine = commit.tree.join(path).data_stream.read() if path in changed else None
+                data = (upstream.path / path).read_bytes() if pristine is None else pristine
+                found[path] = hashlib.sha256(data).hexdigest()
+    return found
 
 
 def main() -> int:
@@ -85,7 +67,10 @@ def main() -> int:
         if (here.root / ".git").exists():
             raise UpstreamError(f"{here.root} is a checkout, where trees keep their repositories")
         for name in here.upstreams:
-            _drop_stranded(here.upstream(name))
+            upstream = here.upstream(name)
+            # a submodule's `.git` is a file that points into our repository, which is not in the image
+            if (upstream.path / ".git").is_file() and pins.head(upstream).commit is None:
+                shutil.rmtree(upstream.path)
             sync.sync(here, name, _say)
             _say(f"{name}: {'sealed' if seal(here, name) else 'has no repository, as it is'}, {pins.pin(here, name)}")
     except LoraError as exc:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from lora_training import git_process
 from lora_training.upstream import pins
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-    from pathlib import Path
-
-    from lora_training.workspace import Upstream, Workspace
+from lora_training.workspace import Upstream, Workspace
 
 # Python's own, our pristine copies, and what an installation in place leaves.
 _IGNORED = ("__pycache__", ".pyc", ".orig", ".egg-info")

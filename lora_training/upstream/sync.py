@@ -6,18 +6,15 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, Literal
 
 from lora_training import locks
 from lora_training.errors import UpstreamError
 from lora_training.proc import ProcError
 from lora_training.upstream import fetch, pins, status
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from lora_training.workspace import Upstream, Workspace
+from lora_training.workspace import Upstream, Workspace
 
 Outcome = Literal["kept", "git", "sdist"]
 

@@ -11,7 +11,6 @@ import pytest
 from lora_training import locks
 from lora_training.errors import PatchError, UpstreamError
 from lora_training.patching import docs, engine, lockfile, verify
-from lora_training.patching.planning import stack
 from lora_training.patching.transaction import root_of, shared_lock
 from tests.helpers import git
 from tests.patching.conftest import LINES, Checkout
@@ -20,7 +19,7 @@ from tests.patching.kill import survives
 
 def _problems(checkout: Checkout) -> list[str]:
     docs.write(checkout.here, checkout.targets)
-    return [problem.what for problem in verify.verify(checkout.here, checkout.targets).problems]
+    return [problem.message for problem in verify.verify(checkout.here, checkout.targets).problems]
 
 
 def test_apply_brings_every_tree_to_the_last_step(checkout: Checkout) -> None:
@@ -162,7 +161,7 @@ def test_a_foreign_orig_is_refused_and_never_touched(checkout: Checkout) -> None
     theirs = checkout.root("beta") / "c.py.orig"
     theirs.write_text("theirs\n")
     before = checkout.trees()
-    with pytest.raises(PatchError, match=r"c\.py\.orig is in the way and not ours"):
+    with pytest.raises(PatchError, match=r"c\.py\.orig is in the way of the pristine copy"):
         engine.apply(checkout.here, checkout.targets)
     assert checkout.trees() == before
 
@@ -192,7 +191,7 @@ def test_a_folder_that_holds_pristine_copies_cannot_become_a_file(
     with pytest.raises(PatchError, match=wanted):
         checkout.lock()
     with monkeypatch.context() as patching:
-        patching.setattr(stack, "check_copies_have_room", lambda _: None)
+        patching.setattr(lockfile, "check_copies_have_room", lambda _: None)
         checkout.lock()
     with pytest.raises(PatchError, match=wanted) as refused:
         engine.apply(checkout.here, checkout.targets)
@@ -223,7 +222,7 @@ def test_a_spoilt_orig_stops_a_revert(checkout: Checkout) -> None:
     engine.apply(checkout.here, checkout.targets)
     (checkout.root("alpha") / "a.py.orig").write_text("spoilt\n")
     assert _problems(checkout) == ["a.py.orig is not the pristine file"]
-    with pytest.raises(PatchError, match=r"a\.py\.orig is no pristine copy"):
+    with pytest.raises(PatchError, match=r"a\.py\.orig is not the pristine copy"):
         engine.revert(checkout.here, checkout.targets)
 
 

@@ -86,7 +86,7 @@ def _patches(here: Workspace) -> Iterator[Problem]:
     there = [target for target in targets(here) if pins.head(here.upstream(target.name)).commit]
     problems = verify.trees(here, there).problems
     for each in problems:
-        yield problem("patches", f"{each.upstream}: {each.what}".removeprefix(": "), each.mend or None)
+        yield problem("patches", f"{each.where}: {each.message}".removeprefix(": "), each.hint or None)
     if not problems:
         stacks = lockfile.read(here.patches)
         names = [f"{target.name}/{patch.name}" for target in there for patch in stacks[target.name].patches]
@@ -102,7 +102,7 @@ def _runtime(here: Workspace) -> Iterator[Problem]:
     if problems:
         # one cause, such as a patch that is not applied, often makes several targets fail
         more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
-        yield problem("runtime", f"{problems[0].what}{more}", problems[0].mend)
+        yield problem("runtime", f"{problems[0].message}{more}", problems[0].hint)
     elif are_checked(here):
         out = f"; taken out: {', '.join(sorted(registry.taken_out()))}" if registry.taken_out() else ""
         yield ok("runtime", f"all {len(registry.available()) - len(registry.taken_out())} runtime patches fit{out}")

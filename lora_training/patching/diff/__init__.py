@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from lora_training.patching.diff.unified import PlainReader
 from lora_training.patching.model import Change, Hunk, Patch, sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from unidiff.patch import Hunk as UnidiffHunk
 
 _NO_NEWLINE = "\\ No newline at end of file\n"
@@ -36,17 +35,14 @@ def parse(
     preamble, sections = guard.scan(name, data)
     if not sections:
         raise PatchError(f"{name} holds no diff", hint="a patch must be a `git diff` or a unified diff")
-    there = exists or (lambda _: False)
-    changes = tuple(_read_section(name, section, strip, there) for section in sections)
+    changes = tuple(_read_section(name, section, strip, exists or (lambda _: False)) for section in sections)
     return Patch(name, sha256(data), preamble, changes)
 
 
 def _read_section(name: str, section: guard.Section, strip: int | None, exists: Callable[[str], bool]) -> Change:
     hunks = _hunks(name, section.hunks)
-    if section.git:
-        change = GitReader(name, section, 1 if strip is None else strip).change(hunks)
-    else:
-        change = PlainReader(name, section, strip, exists).change(hunks)
+    reader = GitReader(name, section, 1 if strip is None else strip) if section.git else None
+    change = (reader or PlainReader(name, section, strip, exists)).change(hunks)
     for path in change.paths:
         names.check(path, f"{name}, line {section.line}")
     if not (hunks or change.forward or change.action != "modify" or change.new_mode):
@@ -101,16 +97,13 @@ def _hunk(name: str, raw: guard.RawHunk, read: UnidiffHunk) -> Hunk:
             values.append(line.value.encode("latin-1"))
     old = [value for kind, value in zip(kinds, values, strict=True) if kind != "+"]
     new = [value for kind, value in zip(kinds, values, strict=True) if kind != "-"]
-    _check(f"{name}, line {raw.line}", kinds, old, new)
-    leading = next(i for i, kind in enumerate(kinds) if kind != " ")
-    trailing = next(i for i, kind in enumerate(reversed(kinds)) if kind != " ")
-    return Hunk(raw.line, read.source_start, read.target_start, b"".join(old), b"".join(new), leading, trailing)
-
-
-def _check(where: str, kinds: list[str], old: list[bytes], new: list[bytes]) -> None:
+    where = f"{name}, line {raw.line}"
     if any(not line.endswith(b"\n") for side in (old, new) for line in side[:-1]):
         raise PatchError(f"{where}: a no-newline marker before the end of the file")
     if b"" in old or b"" in new:
         raise PatchError(f"{where}: a no-newline marker after an empty line")
-    if not {"-", "+"} & set(kinds):
+    changed = [number for number, kind in enumerate(kinds) if kind != " "]
+    if not changed:
         raise PatchError(f"{where}: a hunk that changes nothing")
+    leading, trailing = changed[0], len(kinds) - 1 - changed[-1]
+    return Hunk(raw.line, read.source_start, read.target_start, b"".join(old), b"".join(new), leading, trailing)

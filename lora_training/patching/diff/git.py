@@ -1,34 +1,19 @@
-"""Read sections that begin with `diff --git`."""
+"""Read sections that begin with `diff --git`, and apply git's binary patches."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+import string
 from bisect import bisect_left
-from typing import TYPE_CHECKING
 
 from lora_training.patching import names
-from lora_training.patching.diff import binary
+from lora_training.patching.diff.guard import META, Section
 from lora_training.patching.diff.unified import Reader
 from lora_training.patching.model import MODES, Action, Binary, Change, Hunk
 
-if TYPE_CHECKING:
-    from lora_training.patching.diff.guard import Section
-
 _INDEX = re.compile(rb"([0-9a-f]+)\.\.([0-9a-f]+)(?: (\d+))?")
 _PERCENT = re.compile(rb"\d{1,3}%")
-_KEYS = (
-    b"old mode",
-    b"new mode",
-    b"deleted file mode",
-    b"new file mode",
-    b"copy from",
-    b"copy to",
-    b"rename from",
-    b"rename to",
-    b"similarity index",
-    b"dissimilarity index",
-    b"index",
-)
 _ACTIONS: dict[Action, tuple[bytes, ...]] = {
     "create": (b"new file mode",),
     "delete": (b"deleted file mode",),
@@ -36,6 +21,12 @@ _ACTIONS: dict[Action, tuple[bytes, ...]] = {
     "copy": (b"copy from", b"copy to"),
 }
 _BOTH_WAYS = 2
+_BINARY = re.compile(rb"(literal|delta) (\d+)\n")
+# The largest binary content that a patch may state, so that a hostile one cannot fill the memory.
+_LARGEST = 1 << 30
+# A line of a binary patch begins with its length: A is 1 byte, z is 52.
+_LENGTHS = string.ascii_letters.swapcase().encode()
+_SHA256_LENGTH = 64
 
 
 class GitReader(Reader):
@@ -49,7 +40,10 @@ class GitReader(Reader):
     def change(self, hunks: tuple[Hunk, ...]) -> Change:
         """Read the section."""
         action = self._action()
-        old, new = self._moved(action) if action in {"rename", "copy"} else (self._same_name(),) * 2
+        if action in {"rename", "copy"}:
+            old, new = (self._bare(key) for key in _ACTIONS[action])
+        else:
+            old = new = self._same_name()
         self._check_agreement(action, (old, new))
         old_mode, new_mode = self._modes(action)
         old_id, new_id, _ = self._index()
@@ -59,7 +53,7 @@ class GitReader(Reader):
     def _meta(self) -> dict[bytes, bytes]:
         meta: dict[bytes, bytes] = {}
         for number, line in self.section.meta:
-            key = next(k for k in _KEYS if line.startswith(k + b" "))
+            key = next(k for k in META if line.startswith(k + b" "))
             value = line[len(key) + 1 :].rstrip(b"\n")
             if key in meta:
                 raise self.refuse(f"two `{key.decode()}` lines", line=number)
@@ -74,16 +68,11 @@ class GitReader(Reader):
         found = [action for action, keys in _ACTIONS.items() if any(key in self.meta for key in keys)]
         if len(found) > 1:
             raise self.refuse(f"a section that says both {found[0]} and {found[1]}")
-        action = found[0] if found else "modify"
-        if found and not all(key in self.meta for key in _ACTIONS[action]):
-            raise self.refuse(f"half of a {action}")
-        return action
+        if found and not all(key in self.meta for key in _ACTIONS[found[0]]):
+            raise self.refuse(f"half of a {found[0]}")
+        return found[0] if found else "modify"
 
     # names
-
-    def _moved(self, action: Action) -> tuple[str, str]:
-        old, new = (self._bare(key) for key in _ACTIONS[action])
-        return old, new
 
     def _bare(self, key: bytes) -> str:
         name = self.name_text(self.meta[key])
@@ -94,7 +83,7 @@ class GitReader(Reader):
         return stripped
 
     def _same_name(self) -> str:
-        """The name of the changed file: from `a/NAME b/NAME` where both are the same, else from `---` and `+++`."""
+        """Return the changed file's name: from `a/NAME b/NAME` where both are the same, else from `---` and `+++`."""
         left, right = self._halves()
         found = {left} if left and left == right else {name for name in self._headers() if name}
         if len(found) != 1:
@@ -102,7 +91,7 @@ class GitReader(Reader):
         return found.pop()
 
     def _halves(self) -> tuple[str | None, str | None]:
-        """The two names in `diff --git a/NAME b/NAME`, stripped."""
+        """Return the two names in `diff --git a/NAME b/NAME`, stripped."""
         line = (self.section.git or b"")[len(b"diff --git ") :].rstrip(b"\n")
         if line.startswith(b'"'):
             left, rest = self.unquote(line)
@@ -121,10 +110,10 @@ class GitReader(Reader):
         return names.strip(self.possible(name), self.levels)
 
     def _headers(self) -> list[str | None]:
-        """The names in `---` and `+++`, stripped; None for `/dev/null` or no line."""
+        """Return the names in `---` and `+++`, stripped; None for `/dev/null` or no line."""
         lines = (self.section.old, self.section.new)
-        said = [names.DEV_NULL if line is None else self.header_name(line) for line in lines]
-        return [None if name == names.DEV_NULL else self._stripped(name) for name in said]
+        found = [names.DEV_NULL if line is None else self.header_name(line) for line in lines]
+        return [None if name == names.DEV_NULL else self._stripped(name) for name in found]
 
     def _check_agreement(self, action: Action, pair: tuple[str, str]) -> None:
         """Raise PatchError unless `---` and `+++` agree with the lines above them."""
@@ -133,9 +122,9 @@ class GitReader(Reader):
         headers = self._headers()
         if (headers[0] is None) != (action == "create") or (headers[1] is None) != (action == "delete"):
             raise self.refuse("`/dev/null` does not go with what the section says it does")
-        for said, name in zip(headers, pair, strict=True):
-            if said is not None and said != name:
-                raise self.refuse(f"two names for one file: {names.shown(name)} and {names.shown(said)}")
+        for header, name in zip(headers, pair, strict=True):
+            if header is not None and header != name:
+                raise self.refuse(f"two names for one file: {names.shown(name)} and {names.shown(header)}")
 
     # modes, ids and binaries
 
@@ -149,11 +138,11 @@ class GitReader(Reader):
     def _mode(self, key: bytes) -> int | None:
         return self._as_mode(self.meta[key]) if key in self.meta else None
 
-    def _as_mode(self, said: bytes) -> int:
-        mode = int(said, 8) if re.fullmatch(rb"[0-7]+", said) else -1
+    def _as_mode(self, octal: bytes) -> int:
+        mode = int(octal, 8) if re.fullmatch(rb"[0-7]+", octal) else -1
         if mode not in MODES:
-            kind = "a submodule" if said == b"160000" else "nothing that a patch may make"
-            raise self.refuse(f"mode {said.decode('latin-1')} is {kind}")
+            kind = "a submodule" if octal == b"160000" else "nothing that a patch may make"
+            raise self.refuse(f"mode {octal.decode('latin-1')} is {kind}")
         return mode
 
     def _index(self) -> tuple[str, str, int | None]:
@@ -168,7 +157,7 @@ class GitReader(Reader):
         if len(self.section.binaries) > _BOTH_WAYS:
             raise self.refuse("a binary patch with more than two parts")
         try:
-            parts: list[Binary | None] = [binary.decode(header, body) for header, body in self.section.binaries]
+            parts: list[Binary | None] = [_decode(header, body) for header, body in self.section.binaries]
         except ValueError as exc:
             raise self.refuse(str(exc)) from exc
         forward, backward = [*parts, None, None][:_BOTH_WAYS]
@@ -189,3 +178,53 @@ def _strip(line: bytes, at: int, levels: int) -> int:
         if not at:
             return 2 * len(line) + 1
     return at
+
+
+def _decode(header: bytes, lines: list[bytes]) -> Binary:
+    """Decode one direction of a binary patch. Raises ValueError when it is damaged."""
+    import zlib
+
+    match = _BINARY.fullmatch(header)
+    if not match or int(match[2]) > _LARGEST:
+        raise ValueError("a binary patch with a senseless size")
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(b"".join(map(_decode_line, lines)), int(match[2]) + 1)
+    except zlib.error as exc:
+        raise ValueError("a binary patch that does not inflate") from exc
+    if len(data) != int(match[2]) or not inflater.eof or inflater.unused_data:
+        raise ValueError("a binary patch of another size than it says")
+    return Binary("literal" if match[1] == b"literal" else "delta", data)
+
+
+def _decode_line(line: bytes) -> bytes:
+    import base64
+
+    length, data = _LENGTHS.index(line[0]) + 1, base64.b85decode(line[1:].rstrip(b"\n"))
+    if not length <= len(data) < length + 4:
+        raise ValueError("a damaged line in a binary patch")
+    return data[:length]
+
+
+def binary_content(binary: Binary, old: bytes) -> bytes:
+    """Return the new content. Raises ValueError when a delta does not fit `old`; the caller checks the blob id."""
+    if binary.method == "literal":
+        return binary.payload
+    from gitdb.fun import apply_delta_data, msb_size
+
+    parts: list[bytes] = []
+    try:
+        at, size = msb_size(binary.payload)
+        at, _ = msb_size(binary.payload, at)
+        if size != len(old):
+            raise ValueError("a delta on other content")
+        apply_delta_data(old, len(old), binary.payload[at:], len(binary.payload) - at, parts.append)
+    except (AssertionError, IndexError) as exc:
+        raise ValueError("a damaged delta") from exc
+    return b"".join(parts)
+
+
+def blob_id(data: bytes, like: str) -> str:
+    """Return git's id of this content, as long as `like` (abbreviated or not, sha1 or sha256)."""
+    kind = hashlib.sha256 if len(like) == _SHA256_LENGTH else hashlib.sha1
+    return kind(b"blob %d\0" % len(data) + data).hexdigest()[: len(like)]

@@ -5,6 +5,7 @@ unidiff reads hunks well but silently drops lines that it does not understand, s
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass, field
 
@@ -14,32 +15,19 @@ Line = tuple[int, bytes]
 
 _HUNK = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(?: .*)?\n?", re.DOTALL)
 _MAIL = re.compile(rb"From [0-9a-f]{40,64} ")
-_META = (
-    b"old mode ",
-    b"new mode ",
-    b"deleted file mode ",
-    b"new file mode ",
-    b"copy from ",
-    b"copy to ",
-    b"rename from ",
-    b"rename to ",
-    b"similarity index ",
-    b"dissimilarity index ",
-    b"index ",
+# The keys of git's extended header lines.
+META = (
+    *(b"old mode", b"new mode", b"deleted file mode", b"new file mode"),
+    *(b"copy from", b"copy to", b"rename from", b"rename to"),
+    *(b"similarity index", b"dissimilarity index", b"index"),
 )
+_META = tuple(key + b" " for key in META)
 # Lines that other tools than git put before `---`.
 _LEADING = (b"Index: ", b"====", b"diff -")
 # Outside a diff, these lines show a damaged diff or another format, which must not be skipped as text.
 _DAMAGED = (
-    b"@@",
-    b"--- ",
-    b"+++ ",
-    b"*** ",
-    b"******",
-    b"GIT binary patch",
-    b"Binary files ",
-    b"diff --",
-    b"rename from ",
+    *(b"@@", b"--- ", b"+++ ", b"*** ", b"******", b"diff --"),
+    *(b"GIT binary patch", b"Binary files ", b"rename from "),
 )
 _PAYLOAD = re.compile(rb"[A-Za-z][0-9A-Za-z!#$%&()*+\-;<=>?@^_`{|}~]+\n?")
 _MARKER = b"\\ "
@@ -73,11 +61,7 @@ class Section:
 class _Scanner:
     def __init__(self, name: str, data: bytes) -> None:
         self.name = name
-        self.lines = data.split(b"\n")
-        ends = [b"\n"] * (len(self.lines) - 1) + [b""]
-        self.lines = [line + end for line, end in zip(self.lines, ends, strict=True)]
-        if not self.lines[-1]:
-            self.lines.pop()
+        self.lines = io.BytesIO(data).readlines()
         self.at = 0
         self.preamble: list[bytes] = []
         self.sections: list[Section] = []

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from lora_training.errors import PatchError
 from lora_training.patching import names
+from lora_training.patching.diff.guard import Section
 from lora_training.patching.model import Action, Change, Hunk
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lora_training.patching.diff.guard import Section
 
 # A time at the end of a line, as git recognises it: a date, optionally a time of day, optionally a zone.
 _TIME = rb"(?:\d\d)?\d\d-\d\d-\d\d(?: \d\d:\d\d:\d\d(?:\.\d+)?)?(?: [+-]\d\d:?\d\d)?\Z"
@@ -136,13 +132,13 @@ class PlainReader(Reader):
 
     def _at_level(self, sides: list[str], level: int, *, certain: bool) -> str | None:
         candidates = [name for side in sides if (name := names.strip(side, level))]
-        there = [name for name in candidates if self.exists(name)]
-        if not (there or (certain and candidates)):
+        existing = [name for name in candidates if self.exists(name)]
+        if not (existing or (certain and candidates)):
             return None
         # for git this is the name that counts, so it must not lead out of the tree beside a harmless one
         if new := names.strip(sides[-1], level):
             names.check(new, self.where)
-        return min(there or candidates, key=lambda name: (name.count("/"), len(name.rsplit("/", 1)[-1]), len(name)))
+        return min(existing or candidates, key=lambda name: (name.count("/"), len(name.rsplit("/", 1)[-1]), len(name)))
 
     def _guesses(self, sides: list[str]) -> list[int]:
         if all(side.startswith(("a/", "b/")) for side in sides):

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
 from lora_training.patching import names
-from lora_training.patching.diff import binary
-from lora_training.patching.model import REGULAR, Action, Change, Image, Node, Patch, folders_of, parents
+from lora_training.patching.diff import git
+from lora_training.patching.model import REGULAR, Action, Binary, Change, Image, Node, Patch, folders_of, parents
 from lora_training.patching.names import shown
 from lora_training.patching.planning import place
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from lora_training.patching.model import Binary
-
 
 _UNTOUCHED = "nothing was written"
 _KIND = 0o170000
@@ -148,13 +142,13 @@ class _Run:
     def binary_content(self, change: Change, forward: Binary, old: bytes) -> bytes:
         if min(len(change.old_id), len(change.new_id)) < _SHA1:
             raise self.refuse(change, "a binary patch without whole blob ids; make it with `git diff --binary`")
-        if change.action != "create" and binary.blob_id(old, change.old_id) != change.old_id:
+        if change.action != "create" and git.blob_id(old, change.old_id) != change.old_id:
             raise self.refuse(change, "the binary patch is for other content")
         try:
-            data = binary.apply(forward, old)
+            data = git.binary_content(forward, old)
         except ValueError as exc:
             raise self.refuse(change, str(exc)) from exc
-        if change.action != "delete" and binary.blob_id(data, change.new_id) != change.new_id:
+        if change.action != "delete" and git.blob_id(data, change.new_id) != change.new_id:
             raise self.refuse(change, "the binary patch does not make the content it promises")
         return data
 
@@ -165,9 +159,9 @@ class _Run:
         self.made.pop(change.old, None)
 
     def check_free(self, change: Change) -> None:
-        there = None if change.new in self.leaving else self.before.get(change.new)
-        there = self.made.get(change.new) or there
-        if there is not None and not there.is_folder:
+        taken = None if change.new in self.leaving else self.before.get(change.new)
+        taken = self.made.get(change.new) or taken
+        if taken is not None and not taken.is_folder:
             raise self.refuse(change, f"the patch makes {shown(change.new)}, but that is there already")
 
     def check_folders(self, change: Change, path: str, image: Mapping[str, Node | None]) -> None:

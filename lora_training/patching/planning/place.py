@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from lora_training.patching.model import Hunk
+from lora_training.patching.model import Hunk
 
 
 class Placed(NamedTuple):
@@ -84,8 +83,7 @@ class _File:
 
 
 def _lines(data: bytes) -> list[bytes]:
-    *whole, rest = data.split(b"\n")
-    return [line + b"\n" for line in whole] + ([rest] if rest else [])
+    return io.BytesIO(data).readlines()
 
 
 def _stated(hunk: Hunk) -> int:

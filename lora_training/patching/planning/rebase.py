@@ -6,23 +6,24 @@ them any more, in the only other file that has them. Every other hunk is a confl
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple
 
+from lora_training import git_process, proc
 from lora_training.errors import PatchError
-from lora_training.patching import planning, scratch_git
-from lora_training.patching.model import Image, Node, state_of
+from lora_training.patching import planning
+from lora_training.patching.model import Change, Hunk, Image, Node, Patch, state_of
 from lora_training.patching.planning import place
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from lora_training.patching.model import Change, Hunk, Patch
 
 Fate = Literal["clean", "moved", "merged", "already upstream", "elsewhere", "conflict"]
 
 # A hunk is searched for in other files only if it has at least this many lines that are not blank.
 _ENOUGH = 3
+# `git merge-file` exits with the number of conflicts, at most 127; higher codes are errors.
+_CONFLICTS = 127
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class _Rebase:
         if base is None:  # pragma: no cover - the patch went into the old version
             return None
         original = next(h for h in change.hunks if h.line == hunk.line)
-        data = scratch_git.merge(now.data, base.data, place.apply(base.data, [original])[0])
+        data = _merge(now.data, base.data, place.apply(base.data, [original])[0])
         if data is None:
             return None
         if data == now.data:
@@ -195,7 +196,9 @@ class _Rebase:
         return _Found("conflict", change.old, note=self.offer(change, hunk))
 
     def offer(self, change: Change, hunk: Hunk) -> str:
-        core = _core(hunk)
+        # the lines that the hunk removes, with one line of context on each side
+        lines = hunk.old.splitlines(keepends=True)
+        core = b"".join(lines[max(hunk.leading - 1, 0) : len(lines) - max(hunk.trailing - 1, 0)])
         places = self.new.holding(core, change.old) if core.strip() else []
         if len(places) == 1:
             return f"what it changes is in {places[0].path}, line {places[0].line + 1}, in other surroundings"
@@ -203,35 +206,42 @@ class _Rebase:
         return "its file has gone, and its lines are in no other" if gone else "its lines are in no file"
 
 
+def _merge(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
+    """Merge three versions of a file; None when they conflict, or when one of them is binary."""
+    if any(b"\0" in side for side in (ours, base, theirs)):
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name, data in (("ours", ours), ("base", base), ("theirs", theirs)):
+            (folder / name).write_bytes(data)
+        try:
+            merged = git_process.run(folder, "merge-file", "-p", "-q", "ours", "base", "theirs")
+        except proc.ProcError as exc:
+            if exc.completed.returncode > _CONFLICTS:
+                raise
+            return None
+    return merged.encode("utf-8", "surrogateescape")
+
+
 def _in_place(path: str, now: Node, hunk: Hunk) -> _Found | None:
     try:
         data, placed = place.apply(now.data, [hunk])
     except place.NoPlace:
-        return _Found("already upstream", path) if _is_in(now.data, hunk) else None
+        try:
+            place.apply(now.data, [hunk.reversed()])
+        except place.NoPlace:
+            return None
+        return _Found("already upstream", path)
     offset = placed[0].offset
     return _Found("moved" if offset else "clean", path, replace(now, data=data), offset)
 
 
-def _is_in(data: bytes, hunk: Hunk) -> bool:
-    try:
-        place.apply(data, [hunk.reversed()])
-    except place.NoPlace:
-        return False
-    return True
-
-
-def _put(there: _Place, hunk: Hunk) -> _Found:
-    data = there.node.data
-    new = data[: there.at] + hunk.new + data[there.at + len(hunk.old) :]
-    return _Found("elsewhere", there.path, replace(there.node, data=new), note=f"line {there.line + 1}")
+def _put(found: _Place, hunk: Hunk) -> _Found:
+    data = found.node.data
+    new = data[: found.at] + hunk.new + data[found.at + len(hunk.old) :]
+    return _Found("elsewhere", found.path, replace(found.node, data=new), note=f"line {found.line + 1}")
 
 
 def _weight(block: bytes) -> int:
     """The number of lines that are not blank."""
     return sum(bool(line.strip()) for line in block.split(b"\n"))
-
-
-def _core(hunk: Hunk) -> bytes:
-    """The lines that the hunk removes, with one line of context on each side."""
-    lines = hunk.old.splitlines(keepends=True)
-    return b"".join(lines[max(hunk.leading - 1, 0) : len(lines) - max(hunk.trailing - 1, 0)])

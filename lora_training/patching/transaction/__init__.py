@@ -13,22 +13,19 @@ before the journal is removed. Files that only an undo needs are removed before 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from lora_training import locks
 from lora_training.errors import PatchError
-from lora_training.patching.model import ABSENT, Node, state_of
+from lora_training.patching.model import ABSENT, state_of
 from lora_training.patching.names import shown
-from lora_training.patching.transaction import commit, fs, journal, tree
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from lora_training.patching.transaction.journal import Journal
-    from lora_training.workspace import Workspace
+from lora_training.patching.transaction import commit, fs, journal
+from lora_training.patching.transaction.journal import Journal, Write
+from lora_training.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -37,21 +34,6 @@ class Root:
 
     path: Path
     state: Path
-
-
-@dataclass(frozen=True)
-class Write:
-    """One file to write or delete: the content that was read and the new one. `same_as` names a file to link to."""
-
-    path: str
-    before: Node | None
-    after: Node | None
-    same_as: str | None = None
-
-    @property
-    def is_change(self) -> bool:
-        """Whether the file's state changes."""
-        return state_of(self.before) != state_of(self.after)
 
 
 @dataclass(frozen=True)
@@ -160,7 +142,7 @@ def _resume(root: Root, planned: Journal, phase: journal.Phase) -> None:
 def _check_untouched(root: Path, planned: Journal) -> None:
     """Check that every file has the state from before or from after the transaction."""
     for entry in planned.entries:
-        now = state_of(tree.snapshot(root, [entry.path])[entry.path])
+        now = state_of(fs.snapshot(root, [entry.path])[entry.path])
         if now not in {entry.before, entry.after}:
             kept = f"; the file as it was is {shown(entry.old)}" if entry.old and now != ABSENT else ""
             raise PatchError(

@@ -5,20 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from lora_training.errors import PatchError
-from lora_training.patching.model import parents
+from lora_training.patching.model import ABSENT, Node, parents
 from lora_training.patching.names import shown
-from lora_training.patching.transaction import fs, tree
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from lora_training.patching.model import Node
-    from lora_training.patching.transaction import Write
-    from lora_training.patching.transaction.journal import Journal
+from lora_training.patching.transaction import fs
+from lora_training.patching.transaction.journal import Journal, Write
 
 
 def stage(root: Path, journal: Journal, writes: Sequence[Write]) -> None:
@@ -31,12 +26,11 @@ def stage(root: Path, journal: Journal, writes: Sequence[Write]) -> None:
     with fs.batch() as batch:
         for entry, write in zip(journal.entries, writes, strict=True):
             _check_unchanged(root, write, folders)
-            if entry.old:
+            if entry.old and write.before:
                 _keep(f"{root}/{entry.path}", f"{root}/{entry.old}", write.before, batch)
             # the old file of another entry may already wait under that name
             if write.after is not None and entry.new and entry.new not in kept:
-                same_as = None if write.same_as is None else f"{root}/{write.same_as}"
-                _put(f"{root}/{entry.new}", write.after, same_as, batch)
+                _put(root, entry.new, write.after, write.same_as, batch)
     waiting = [name for entry in journal.entries for name in entry.waiting]
     fs.for_each(list({os.path.dirname(f"{root}/{name}") for name in waiting}), fs.sync_folder)
 
@@ -47,29 +41,27 @@ def _check_unchanged(root: Path, write: Write, folders: dict[str, bool]) -> None
         # files behind a link that is about to be removed do not count
         changed = write.before is None and _reach(root, write.path, folders) and os.path.lexists(full)
     else:
-        changed = write.before.stamp is not None and tree.stamp_of(os.lstat(full)) != write.before.stamp
+        changed = write.before.stamp is not None and fs.stamp_of(os.lstat(full)) != write.before.stamp
     if changed:
         raise PatchError(
             f"{shown(write.path)} changed while this command ran", hint="nothing was written; run it again"
         )
 
 
-def _keep(path: str, old: str, node: Node | None, batch: fs.Batch) -> None:
+def _keep(path: str, old: str, node: Node, batch: fs.Batch) -> None:
     """Give the old file a second name for an undo; write a copy where there are no hard links."""
     try:
-        fs.same_again(path, old)
+        os.link(path, old, follow_symlinks=False)
     except OSError:
-        if node is None:  # pragma: no cover - only files that were read are kept
-            raise
         batch.write(old, node)
 
 
-def _put(new: str, node: Node, same_as: str | None, batch: fs.Batch) -> None:
+def _put(root: Path, new: str, node: Node, same_as: str | None, batch: fs.Batch) -> None:
     if same_as is not None:
         with contextlib.suppress(OSError):
-            fs.same_again(same_as, new)
+            os.link(f"{root}/{same_as}", f"{root}/{new}", follow_symlinks=False)
             return
-    batch.write(new, node)
+    batch.write(f"{root}/{new}", node)
 
 
 def discard(root: Path, journal: Journal) -> None:
@@ -88,7 +80,7 @@ def finish(root: Path, journal: Journal) -> None:
     moved = {entry.moved_from for entry in journal.entries}
     _make_folders(root, journal.made, journal.modes)
     for entry in journal.entries:
-        if entry.is_removal and entry.path not in moved:
+        if entry.after == ABSENT and entry.path not in moved:
             _remove(root, entry.path)
     _replace_folders(root, journal.dropped, journal.made, journal.modes)
     _move(root, [(entry.moved_from, entry.path) for entry in journal.entries if entry.moved_from])
@@ -100,7 +92,7 @@ def finish(root: Path, journal: Journal) -> None:
 def rollback(root: Path, journal: Journal) -> None:
     """Undo the changes of a transaction. Can be repeated from any point."""
     kept = {entry.old for entry in journal.entries}
-    came = [e for e in journal.entries if e.is_creation and e.new and not os.path.lexists(f"{root}/{e.new}")]
+    came = [e for e in journal.entries if e.before == ABSENT and e.new and not os.path.lexists(f"{root}/{e.new}")]
     _move(root, [(entry.path, entry.new) for entry in came if entry.new in kept])
     for entry in came:
         if entry.new not in kept:
@@ -134,7 +126,7 @@ def _move(root: Path, pairs: Sequence[tuple[str, str]]) -> None:
     known: dict[str, bool] = {}
     for source, target in pairs:
         old, new = f"{root}/{source}", f"{root}/{target}"
-        if not _reach(root, source, known) or not fs.is_file(old):
+        if not _reach(root, source, known) or not os.path.lexists(old) or fs.is_folder(old):
             continue
         if not _reach(root, target, known):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), new)
@@ -154,9 +146,9 @@ def _make_folders(root: Path, folders: Sequence[str], modes: Mapping[str, int]) 
         full = f"{root}/{folder}"
         if fs.is_folder(os.path.dirname(full)) and not os.path.lexists(full):
             os.mkdir(full)
-        # also for a folder that is there: the process may have been killed between these two steps
-        if folder in modes and fs.is_folder(full):
-            fs.set_mode(full, modes[folder])
+        # also for a folder that exists: the process may have been killed between these two steps
+        if folder in modes and fs.is_folder(full) and stat.S_IMODE(os.lstat(full).st_mode) != modes[folder]:
+            os.chmod(full, modes[folder])
 
 
 def _complete(root: Path, journal: Journal) -> None:

@@ -1,21 +1,22 @@
-"""The writes of a transaction, all through `os`, one system call each where that is possible."""
+"""The files of a tree: reads never follow a symbolic link and open no device; each write is one call of `os`."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-import threading
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 from lora_training.errors import PatchError
-from lora_training.patching.model import REGULAR, Node
+from lora_training.patching.model import EXECUTABLE, FOLDER, LINK, REGULAR, Image, Node, parents
+from lora_training.patching.names import raw, shown
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
-
+# O_NONBLOCK: if a pipe replaces the file after lstat, opening it does not wait for a writer.
+_READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_PART = 1 << 16
 # A disk does many fsyncs at once in little more time than one; deleting files is similar.
 _AT_ONCE = 16
 _WORTH_THREADS = 32
@@ -24,10 +25,91 @@ _OPEN_AT_ONCE = 128
 _T = TypeVar("_T")
 
 
+def snapshot(root: Path, paths: Iterable[str]) -> Image:
+    """Read each of `paths` below `root`, and every folder above one. Raises PatchError for devices.
+
+    A name below a symbolic link or a file counts as missing; the planner sees the link and refuses the patch.
+    """
+    image: Image = {}
+    for path in paths:
+        if path not in image and _folders_are_real(root, path, image):
+            image[path] = read(root, path)
+            _read_children(root, path, image)
+        image.setdefault(path, None)
+    return image
+
+
+def _folders_are_real(root: Path, path: str, image: Image) -> bool:
+    for parent in parents(path):
+        if parent not in image:
+            image[parent] = read(root, parent)
+        node = image[parent]
+        if node is None or not node.is_folder:
+            return False
+    return True
+
+
+def _read_children(root: Path, path: str, image: Image) -> None:
+    """Read all files in a folder: a patch may replace the folder only if it removes them."""
+    node = image[path]
+    for child in node.children if node is not None and node.is_folder else ():
+        name = f"{path}/{child}"
+        if name not in image:
+            image[name] = read(root, name)
+            _read_children(root, name, image)
+
+
+def read(root: Path, path: str) -> Node | None:
+    """Read the file, link or folder at `path`, without following a link; None when there is none."""
+    full = os.path.join(root, path)
+    try:
+        status = os.lstat(full)
+        permissions = stat.S_IMODE(status.st_mode)
+        if stat.S_ISREG(status.st_mode):
+            mode = EXECUTABLE if permissions & 0o100 else REGULAR
+            return Node(mode, _content(full, status.st_size), permissions, stamp_of(status))
+        if stat.S_ISLNK(status.st_mode):
+            return Node(LINK, raw(os.readlink(full)), None, stamp_of(status))
+        if stat.S_ISDIR(status.st_mode):
+            return Node(FOLDER, children=frozenset(os.listdir(full)), permissions=permissions)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise PatchError(f"cannot read {shown(path)}: {exc.strerror}", hint=f"below {root}") from exc
+    raise PatchError(f"{shown(path)} is neither a file nor a symbolic link", hint="nothing was written")
+
+
+def _content(full: str, size: int) -> bytes:
+    fd = os.open(full, _READ)
+    try:
+        return b"".join(iter(lambda: os.read(fd, max(size, _PART) + 1), b""))
+    finally:
+        os.close(fd)
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
+    """Return the values that change when another process writes the file: its inode, size and time."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def write_new(path: str, node: Node) -> None:
     """Create a file with its permissions and sync it to the disk. Raises FileExistsError if it exists."""
     with batch() as files:
         files.write(path, node)
+
+
+@contextlib.contextmanager
+def batch() -> Iterator[Batch]:
+    """Yield a Batch whose files are synced to the disk when the `with` block ends without an error.
+
+    Symbolic links are synced with their folder, by `sync_folder`.
+    """
+    files = Batch()
+    try:
+        yield files
+        files.sync()
+    finally:
+        files.close()
 
 
 class Batch:
@@ -46,8 +128,11 @@ class Batch:
             self.close()
         fd = os.open(path, _CREATE, 0o600)
         self.open.append(fd)
-        write_all(fd, node.data)
-        os.fchmod(fd, permissions(node))
+        view = memoryview(node.data)
+        while view:
+            # on a nearly full disk, one call may write only some
+            view = view[os.write(fd, view) :]
+        os.fchmod(fd, _permissions(node))
 
     def sync(self) -> None:
         """Sync the open files to the disk."""
@@ -59,43 +144,18 @@ class Batch:
             os.close(self.open.pop())
 
 
-@contextlib.contextmanager
-def batch() -> Iterator[Batch]:
-    """Yield a Batch whose files are synced to the disk when the `with` block ends without an error.
-
-    Symbolic links are synced with their folder, by `sync_folder`.
-    """
-    files = Batch()
-    try:
-        yield files
-        files.sync()
-    finally:
-        files.close()
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write every byte: on a nearly full disk, one call may write only some."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def permissions(node: Node) -> int:
-    """The permission bits for a node: those it was read with, with execute bits according to git's mode."""
+def _permissions(node: Node) -> int:
+    """Return the permission bits for a node: those it was read with, with execute bits according to git's mode."""
     executable = bool(node.mode & 0o100)
     if node.permissions is None:
-        return (0o777 if executable else 0o666) & ~umask()
+        # the umask of this process can only be read by setting it
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return (0o777 if executable else 0o666) & ~mask
     if executable == bool(node.permissions & 0o100):
         return node.permissions
     # users who may read may execute, as in git
     return node.permissions | (node.permissions & 0o444) >> 2 if executable else node.permissions & ~0o111
-
-
-def umask() -> int:
-    """The umask of this process, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def for_each(items: Sequence[_T], act: Callable[[_T], object]) -> None:
@@ -107,28 +167,12 @@ def for_each(items: Sequence[_T], act: Callable[[_T], object]) -> None:
         for item in items:
             act(item)
         return
-    errors: list[BaseException] = []
-    shares = [items[start::_AT_ONCE] for start in range(_AT_ONCE)]
-    threads = [threading.Thread(target=_share, args=(share, act, errors)) for share in shares]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    from concurrent.futures import ThreadPoolExecutor
 
-
-def _share(items: Iterable[_T], act: Callable[[_T], object], errors: list[BaseException]) -> None:
-    try:
-        for item in items:
-            act(item)
-    except BaseException as exc:  # noqa: BLE001 - raised again by the thread that waits
-        errors.append(exc)
-
-
-def same_again(source: str, target: str) -> None:
-    """Hard-link a file or symbolic link. Raises OSError where the file system has no hard links."""
-    os.link(source, target, follow_symlinks=False)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        calls = [pool.submit(act, item) for item in items]
+    for call in calls:
+        call.result()
 
 
 def is_folder(path: str) -> bool:
@@ -137,26 +181,6 @@ def is_folder(path: str) -> bool:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
         return False
-
-
-def is_file(path: str) -> bool:
-    """Whether `path` is a file or a symbolic link."""
-    try:
-        return not stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False
-
-
-def make_folder(path: str) -> None:
-    """Make a folder unless the name is taken."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path)
-
-
-def set_mode(path: str, mode: int) -> None:
-    """Set the permission bits of a folder, unless it has them: it may belong to another user."""
-    if stat.S_IMODE(os.lstat(path).st_mode) != mode:
-        os.chmod(path, mode)
 
 
 def move(source: str, target: str) -> None:

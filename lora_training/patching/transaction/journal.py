@@ -11,23 +11,34 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from lora_training.errors import PatchError
-from lora_training.patching.model import ABSENT, REGULAR, Node, folders_of, parents, state_of
+from lora_training.patching.model import REGULAR, Node, folders_of, parents, state_of
 from lora_training.patching.names import raw, shown
 from lora_training.patching.transaction import fs
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from lora_training.patching.transaction import Write
 
 Phase = Literal["staging", "ready", "undo"]
 PHASES: tuple[Phase, ...] = ("staging", "ready", "undo")
 _FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Write:
+    """One file to write or delete: the content that was read and the new one. `same_as` names a file to link to."""
+
+    path: str
+    before: Node | None
+    after: Node | None
+    same_as: str | None = None
+
+    @property
+    def is_change(self) -> bool:
+        """Whether the file's state changes."""
+        return state_of(self.before) != state_of(self.after)
 
 
 @dataclass(frozen=True)
@@ -44,16 +55,6 @@ class Entry:
     new: str
     old: str
     moved_from: str
-
-    @property
-    def is_creation(self) -> bool:
-        """Whether the file did not exist before."""
-        return self.before == ABSENT
-
-    @property
-    def is_removal(self) -> bool:
-        """Whether the file does not exist afterwards."""
-        return self.after == ABSENT
 
     @property
     def waiting(self) -> list[str]:
@@ -92,27 +93,29 @@ def plan(root: Path, command: str, writes: Sequence[Write], folders: Mapping[str
         keeper = kept.get(write.path)
         old = (f"{waiting[number]}.old" if keeper is None else f"{waiting[keeper]}.new") if has_old else ""
         entries.append(Entry(write.path, state_of(write.before), state_of(write.after), new, old, moved_from))
-    wanted = {folder: bits for folder in made if (bits := (folders or {}).get(folder)) is not None}
-    return Journal(command, tuple(entries), made, dropped, wanted | _modes(root, dropped))
+    modes = {folder: bits for folder in made if (bits := (folders or {}).get(folder)) is not None}
+    for folder in dropped:
+        if fs.is_folder(f"{root}/{folder}"):
+            modes[folder] = stat.S_IMODE(os.lstat(f"{root}/{folder}").st_mode)
+    return Journal(command, tuple(entries), made, dropped, modes)
 
 
 def _beside(root: Path, writes: Sequence[Write], dropped: Sequence[str]) -> list[str]:
-    """The nearest folder above each file that exists and stays, with a slash: that we can write there shows early."""
-    known: dict[str, bool] = dict.fromkeys(dropped, False)
-
-    def is_there(folder: str) -> bool:
-        if folder not in known:
-            known[folder] = fs.is_folder(f"{root}/{folder}")
-        return known[folder]
-
-    found = (next((p for p in reversed(parents(write.path)) if is_there(p)), "") for write in writes)
-    return [folder and f"{folder}/" for folder in found]
+    """Return the nearest folder above each file that exists and stays, with a slash; new content waits there."""
+    known = dict.fromkeys(dropped, False)
+    found = []
+    for write in writes:
+        above = parents(write.path)[::-1]
+        for folder in above:
+            known.setdefault(folder, fs.is_folder(f"{root}/{folder}"))
+        found.append(next((f"{folder}/" for folder in above if known[folder]), ""))
+    return found
 
 
 def _folders(
     root: Path, writes: Sequence[Write], folders: Mapping[str, int | None] | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The folders to make, outermost first, and those to remove if they are empty by then, innermost first."""
+    """Return the folders to make, outermost first, and those to remove if they are empty by then, innermost first."""
     needed = folders_of(write.path for write in writes if write.after)
     if folders is None:
         left = folders_of(write.path for write in writes if write.before and not write.after) - needed
@@ -125,12 +128,6 @@ def _folders(
             left |= {path[prefix:] for path, _, _ in os.walk(f"{root}/{write.path}")}
     made = sorted(folder for folder in needed if not fs.is_folder(f"{root}/{folder}"))
     return tuple(made), tuple(sorted(left, reverse=True))
-
-
-def _modes(root: Path, folders: Sequence[str]) -> dict[str, int]:
-    """The permission bits of the folders that exist."""
-    there = [folder for folder in folders if fs.is_folder(f"{root}/{folder}")]
-    return {folder: stat.S_IMODE(os.lstat(f"{root}/{folder}").st_mode) for folder in there}
 
 
 def check_inside(root: Path, journal: Journal) -> None:
@@ -152,12 +149,12 @@ def check_inside(root: Path, journal: Journal) -> None:
 
 
 def path_of(state: Path, phase: Phase) -> Path:
-    """The path of the journal in a phase."""
+    """Return the path of the journal in a phase."""
     return state / f"journal.{phase}"
 
 
 def pending(state: Path) -> Phase | None:
-    """The phase of an unfinished transaction, None if there is none."""
+    """Return the phase of an unfinished transaction, None if there is none."""
     return next((phase for phase in PHASES if path_of(state, phase).exists()), None)
 
 
@@ -166,7 +163,10 @@ def write(state: Path, journal: Journal) -> None:
     content = {**vars(journal), "entries": [vars(entry) for entry in journal.entries]}
     data = json.dumps({"format": _FORMAT, **content}).encode()
     draft = os.fspath(state / "journal.draft")
-    _make_folder(state)
+    made = [folder for folder in (state, *state.parents) if not folder.exists()]
+    state.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        fs.sync_folder(folder.parent)
     fs.remove(draft)
     try:
         fs.write_new(draft, Node(REGULAR, data))
@@ -175,13 +175,6 @@ def write(state: Path, journal: Journal) -> None:
         fs.remove(draft)
         raise
     fs.sync_folder(state)
-
-
-def _make_folder(state: Path) -> None:
-    made = [folder for folder in (state, *state.parents) if not folder.exists()]
-    state.mkdir(parents=True, exist_ok=True)
-    for folder in made:
-        fs.sync_folder(folder.parent)
 
 
 def advance(state: Path, old: Phase, new: Phase) -> None:
@@ -200,28 +193,22 @@ def read(state: Path, phase: Phase) -> Journal:
     """Read the journal in a phase. Raises PatchError when another version wrote it, or it was edited."""
     path = path_of(state, phase)
     try:
-        content = json.loads(path.read_bytes())
-        if content.pop("format") != _FORMAT:
-            raise ValueError("another format")  # noqa: TRY301 - one message for every fault
-        entries = tuple(Entry(**entry) for entry in content["entries"])
-        made, dropped = tuple(content["made"]), tuple(content["dropped"])
-        # older versions wrote no modes
-        modes = {str(name): _mode(mode) for name, mode in content.get("modes", {}).items()}
-        _check(content["command"], *made, *dropped, *(value for entry in entries for value in vars(entry).values()))
-        return Journal(content["command"], entries, made, dropped, modes)
+        return _parse(json.loads(path.read_bytes()))
     except (AttributeError, RecursionError, ValueError, KeyError, TypeError) as exc:
         hint = "was it written by another version of lora? let that one run `lora patch recover`"
         raise PatchError(f"cannot read {path}: {exc}", hint=hint) from exc
 
 
-def _check(*values: object) -> None:
-    if not all(isinstance(value, str) for value in values):
-        raise TypeError("something else in the place of a name")
-    for value in values:
-        raw(str(value))
-
-
-def _mode(value: object) -> int:
-    if type(value) is not int:
-        raise TypeError("something else in the place of permissions")
-    return value & 0o7777
+def _parse(content: dict[str, Any]) -> Journal:
+    if content["format"] != _FORMAT:
+        raise ValueError("another format")
+    entries = tuple(Entry(**entry) for entry in content["entries"])
+    made, dropped = tuple(content["made"]), tuple(content["dropped"])
+    # older versions wrote no modes
+    modes = {str(name): mode & 0o7777 for name, mode in content.get("modes", {}).items()}
+    for name in (content["command"], *made, *dropped, *(name for entry in entries for name in vars(entry).values())):
+        if not isinstance(name, str):
+            raise TypeError("a name is not text")
+        # raises ValueError for a name that no file can have
+        raw(name)
+    return Journal(content["command"], entries, made, dropped, modes)

@@ -14,11 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 # The packages for our own tests stay out of the user's environment, since `lora runs rerun` compares packages. Both
 # environments have the same versions, and uv links their files, so the second one takes seconds and little space.

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from lora_training import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _BACKSLASHED = {"\\": "\\\\", "'": "\\'"}
 

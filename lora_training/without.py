@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path
 
 FILE = "runtime.without"
 _HEAD = "# Runtime patches that this checkout does without; `lora upstream bump` writes them down.\n"

@@ -8,13 +8,10 @@ import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Sequence
+from typing import TextIO
 
 from lora_training import locks, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 _PERMISSIONS = "mend its permissions, or be its owner"
 _HINTS = {

@@ -14,15 +14,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.errors import LoraError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 # The chosen patches and their settings, as JSON: an object of settings for each patch name.
 VARIABLE = "LORA_RUNTIME"

@@ -13,16 +13,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
 
 from lora_training import proc
 from lora_training.runtime import bootstrap
 from lora_training.runtime.patches import ranks as meeting
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import FrameType
 
 # How long the other ranks may keep running after one has exited with an error, in seconds.
 _LEAVE_S = 10.0

@@ -7,13 +7,10 @@ All terms are 0 where both are equal, and are computed in float32.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch.nn.functional import avg_pool2d, interpolate
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Side, in latent pixels, of the squares whose mean is the low-frequency part: 32 pixels of an image.
 _LOW = 4

@@ -7,17 +7,14 @@ that a script's own class overrides are called and watched as well.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from lora_training import manifest
 from lora_training.runtime.model import Target, wrap_function
 from lora_training.runtime.run import Run, Watcher
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
 
 # The targets of every patch that has a watcher.
 TARGETS = (

@@ -8,14 +8,11 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import proc
 from lora_training.problems import Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
 
 _NEEDS = (3, 10)
 _GB = 10**9

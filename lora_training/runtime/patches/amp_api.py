@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 
 def install(module: ModuleType, _settings: NoSettings) -> None:

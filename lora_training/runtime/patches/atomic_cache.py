@@ -11,14 +11,12 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target, wrap_function
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
 
 _BASE = "library.strategy_base"
 _LATENTS = "LatentsCachingStrategy._default_is_disk_cached_latents_expected"

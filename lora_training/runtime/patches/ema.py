@@ -8,16 +8,14 @@ starts from that state's weights. A skipped step does not update it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.runtime import training
 from lora_training.runtime.model import RuntimePatch, Target, limits
 from lora_training.runtime.run import Watcher
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 NAME = "ema"
 STATE_FILE = "ema.pt"

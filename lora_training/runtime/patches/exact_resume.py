@@ -22,19 +22,17 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from lora_training import files, manifest
 from lora_training.runtime import training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target
 from lora_training.runtime.patches import provenance
 from lora_training.runtime.run import Watcher
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import ModuleType
 
 # Digests of the run's inputs, by name, as a JSON object; they go into every state's manifest.
 IDENTITY = provenance.VARIABLE

@@ -16,15 +16,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import Any
 
 from lora_training.runtime import events, training
 from lora_training.runtime.model import RuntimePatch
 from lora_training.runtime.run import Watcher
-
-if TYPE_CHECKING:
-    from types import FrameType
-
 
 NAME = "graceful-stop"
 VARIABLE = "LORA_STOP_FILE"

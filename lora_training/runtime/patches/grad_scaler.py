@@ -6,14 +6,12 @@ while their images count as trained. The settings are passed on in accelerate's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from lora_training.runtime.model import RuntimePatch, Start, Target, limits, wrap_function
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
 
 
 @dataclass(frozen=True)

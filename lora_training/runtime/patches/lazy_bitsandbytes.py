@@ -7,15 +7,13 @@ optimizer needs. Here the import returns a module that loads itself on the first
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.runtime.model import RuntimePatch, Target
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _PACKAGE = "bitsandbytes"
 

@@ -11,14 +11,12 @@ torch.distributed's file store, in place of a TCP port. `runtime.ranks` sets it.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target, one_process, wrap_function
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
 
 VARIABLE = "LORA_FILE_STORE"
 

@@ -7,12 +7,9 @@ configuration. The constants are changed after the module's import, before a mod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 from lora_training.runtime.model import RuntimePatch, Target
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ def test_what_the_smoke_run_finds_under_its_name_is_put_aside_unasked(sd_scripts
     (tmp_path / "smoke.safetensors").write_bytes(b"of somebody else")
     ran = lora("train", SMOKE, *given(tmp_path, "max_train_steps=2", "save_every_n_steps=2"), cwd=ROOT)
     assert ran.code == 0, ran.err
-    assert f"is kept as {tmp_path / 'smoke.1'}" in ran.err
+    assert f"are kept as {tmp_path / 'smoke.1'}" in ran.err
     assert (tmp_path / "smoke.1.safetensors").read_bytes() == b"of somebody else"
 
 

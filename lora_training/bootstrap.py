@@ -101,8 +101,9 @@ class Setup:
     def _sd_scripts(self) -> bool:
         """Fetch sd-scripts; return whether it exists. After a failure, no new attempt is made for a while."""
         failed = self.state / "sd-scripts-unreachable"
-        # negative when the clock has been set back
-        if failed.exists() and 0 <= time.time() - failed.stat().st_mtime < _PAUSE_S and not self._has_sd_scripts():
+        is_here = (self.root / "third_party" / "sd-scripts" / "train_network.py").exists()
+        # the age is negative when the clock has been set back
+        if not is_here and failed.exists() and 0 <= time.time() - failed.stat().st_mtime < _PAUSE_S:
             say("sd-scripts was out of reach a moment ago; `lora upstream sync` tries again at once")
             return False
         code = self._lora("upstream", "sync", "sd-scripts", allowed=(0, _UPSTREAM_MISSING))
@@ -112,9 +113,6 @@ class Setup:
             failed.touch()
             say("going on without sd-scripts: only the smoke config will train")
         return code == 0
-
-    def _has_sd_scripts(self) -> bool:
-        return (self.root / "third_party" / "sd-scripts" / "train_network.py").exists()
 
     def _transformers(self, *, fresh: bool) -> None:
         """Install transformers in place from the patched tree, so that the verified code is the code that runs."""
@@ -141,14 +139,14 @@ class Setup:
         return uv
 
     def _pip_install(self, folder: Path, pinned: Path) -> None:
-        flags = [
+        flags: list[str | Path] = [
             "install",
             "--quiet",
             "--disable-pip-version-check",
             "--no-input",
             "--require-hashes",
             "-r",
-            str(pinned),
+            pinned,
         ]
         if _succeeds([sys.executable, "-m", "venv", folder]):
             self._call([folder / "bin" / "python", "-m", "pip", *flags])
@@ -184,7 +182,7 @@ class Setup:
         return self.venv / "bin" / "python"
 
     def _lora(self, *args: str, allowed: Sequence[int] = (0,)) -> int:
-        """Run `lora` on this checkout, whatever LORA_HOME is set to."""
+        """Run `lora` on this checkout, whatever the shell sets LORA_HOME to."""
         return self._call([self._python, "-m", "lora_training", *args], allowed=allowed, quiet=True)
 
     def _call(self, argv: Sequence[str | Path], *, allowed: Sequence[int] = (0,), quiet: bool = False) -> int:

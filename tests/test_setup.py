@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shlex
@@ -12,22 +13,34 @@ from pathlib import Path
 
 import pytest
 
+from lora_training import bootstrap
 from lora_training.workspace import RUNS_VARIABLE
 from tests.helpers import ROOT, lora, write
 
-# uv that makes an environment whose Python is this one, and writes down what it is asked for
+# uv that makes an environment with the Python below, writes down what it is asked for, and fails if `answers` says so
 UV = """#!/bin/sh
-echo "$@" >> "$(dirname "$0")/asked"
+here=$(dirname "$0")
+echo "$@" >> "$here/asked"
 case "$1" in
 venv)
     for last; do :; done
     mkdir -p "$last/bin" "$last/lib/python3/site-packages"
     touch "$last/bin/lora" "$last/lib/python3/site-packages/__editable__.transformers-1.pth"
-    printf '#!/bin/sh\\ncase "$*" in *"-m lora_training "*) exit 0;; esac\\nexec "%s" "$@"\\n' {python} \\
-        > "$last/bin/python"
-    chmod +x "$last/bin/python";;
-pip) test "$PYTHONPATH$PYTHONHOME" = "" || exit 1;;
+    cp "$here/python" "$last/bin/python";;
+pip)
+    test "$PYTHONPATH$PYTHONHOME" = "" || exit 1
+    test ! -f "$here/answers/uv-$2" || exit 1;;
 esac
+"""
+# this Python, but `lora` is only written down, and ends with the code in `answers`
+PYTHON = """#!/bin/sh
+test "$2" = lora_training || exec {python} "$@"
+here=$LORA_HOME/.lora/uv/bin
+shift 2
+echo "$*" >> "$here/lora-asked"
+for name in "$1-$2-$3" "$1-$2"; do
+    test ! -f "$here/answers/$name" || exit "$(cat "$here/answers/$name")"
+done
 """
 HOSTILE = {
     "ACCELERATE_MIXED_PRECISION": "fp16",
@@ -51,8 +64,10 @@ def clone(tmp_path: Path) -> Path:
     """A clone that has what set-up looks at, and a uv that only looks like one."""
     root = tmp_path / "clone"
     write(root, {"requirements/uv.txt": "uv\n", "requirements/train.txt": "a\n", "requirements/dev.txt": "a\nb\n"})
-    write(root, {"pyproject.toml": "", ".lora/uv/bin/uv": UV.format(python=shlex.quote(sys.executable))})
-    (root / ".lora/uv/bin/uv").chmod(0o755)
+    python = PYTHON.format(python=shlex.quote(sys.executable))
+    write(root, {"pyproject.toml": "", ".lora/uv/bin/uv": UV, ".lora/uv/bin/python": python})
+    for name in ("uv", "python"):
+        (root / ".lora/uv/bin" / name).chmod(0o755)
     digest = hashlib.sha256((root / "requirements/uv.txt").read_bytes()).hexdigest()
     write(root, {".lora/uv/lora-setup.sha256": digest})
     (root / "lora_training").mkdir()
@@ -71,6 +86,20 @@ def make(clone: Path, target: str, **more: str) -> list[str]:
     assert done.returncode == 0, done.stderr
     words = asked.read_text(encoding="utf-8").splitlines() if asked.exists() else []
     return [line for line in words if line != "--version"]
+
+
+def set_up(clone: Path) -> tuple[int, str, list[str]]:
+    """The exit code of a set-up, what it said, and the commands of `lora` that it gave."""
+    asked = clone / ".lora/uv/bin/lora-asked"
+    if asked.exists():
+        asked.unlink()
+    argv = [sys.executable, "-m", "lora_training.bootstrap"]
+    done = subprocess.run(argv, cwd=clone, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr, asked.read_text(encoding="utf-8").splitlines() if asked.exists() else []
+
+
+def answer(clone: Path, command: str, code: int) -> None:
+    write(clone, {f".lora/uv/bin/answers/{command}": f"{code}"})
 
 
 def pinned(asked: list[str]) -> list[str]:
@@ -101,6 +130,90 @@ def test_an_environment_that_had_the_tools_in_it_serves_until_requirements_chang
 
 def test_no_variable_of_the_shell_decides_a_set_up(clone: Path) -> None:
     assert pinned(make(clone, "setup-dev", **HOSTILE)) == [".venv-dev dev.txt"]
+
+
+SYNC = ["upstream sync transformers", "upstream sync sd-scripts"]
+
+
+def test_the_trees_are_fetched_and_patched_only_if_they_are_not_yet(clone: Path) -> None:
+    assert set_up(clone)[2] == [*SYNC, "patch verify"]
+    answer(clone, "patch-verify", 1)
+    assert set_up(clone)[2] == [*SYNC, "patch verify", "patch apply"]
+
+
+def test_without_sd_scripts_it_goes_on_and_soon_after_does_not_ask_the_host_again(clone: Path) -> None:
+    answer(clone, "upstream-sync-sd-scripts", 4)
+    answer(clone, "patch-verify", 1)
+    code, said, asked = set_up(clone)
+    assert (code, asked) == (0, [*SYNC, "patch verify", "patch apply transformers"])
+    assert "only the smoke config will train" in said
+    code, said, asked = set_up(clone)
+    assert (code, asked) == (0, [SYNC[0], "patch verify", "patch apply transformers"])
+    assert "out of reach a moment ago" in said
+    # brought by other means
+    write(clone, {"third_party/sd-scripts/train_network.py": ""})
+    assert set_up(clone)[2] == [*SYNC, "patch verify", "patch apply transformers"]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("upstream-sync-sd-scripts", 5), ("patch-apply", 5), ("patch-verify", 4)]
+)
+def test_any_other_failure_ends_it_with_the_command_and_its_code(clone: Path, command: str, code: int) -> None:
+    answer(clone, "patch-verify", 1)
+    answer(clone, command, code)
+    ended, said, asked = set_up(clone)
+    assert ended == 1
+    assert f"-m lora_training {asked[-1]}` ended with code {code}" in said
+    assert "ready" not in said
+
+
+def test_an_environment_whose_packages_were_not_all_installed_is_made_anew(clone: Path) -> None:
+    make(clone, "setup")
+    (clone / "requirements/train.txt").write_text("c\n", encoding="utf-8")
+    answer(clone, "uv-sync", 1)
+    assert set_up(clone)[0] == 1
+    (clone / ".lora/uv/bin/answers/uv-sync").unlink()
+    (clone / "requirements/train.txt").write_text("a\n", encoding="utf-8")
+    assert any("venv --quiet --clear" in line for line in make(clone, "setup"))
+
+
+@pytest.mark.parametrize("how", ["moved", "damaged"])
+def test_an_environment_that_cannot_work_is_made_anew(clone: Path, how: str) -> None:
+    make(clone, "setup")
+    if how == "moved":
+        clone = clone.rename(clone.with_name("moved"))
+    else:
+        (clone / ".venv/bin/lora").unlink()
+    assert pinned(make(clone, "setup")) == [".venv train.txt"]
+
+
+def test_a_second_set_up_waits_for_the_first(clone: Path) -> None:
+    with (clone / ".lora/setup.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        argv = [sys.executable, "-m", "lora_training.bootstrap"]
+        second = subprocess.Popen(argv, cwd=clone, stderr=subprocess.PIPE, text=True)
+        assert second.stderr
+        assert "waiting for it" in second.stderr.readline()
+        assert not (clone / ".venv").exists()
+    assert "setup: ready\n" in second.communicate()[1]
+    assert second.returncode == 0
+
+
+def test_a_checkout_that_cannot_be_written_to_is_one_sentence(clone: Path) -> None:
+    shutil.rmtree(clone / ".lora")
+    (clone / ".lora").touch()
+    code, said, _ = set_up(clone)
+    assert (code, said.splitlines()) == (1, [f"setup: error: cannot write to {clone}: File exists"])
+
+
+def test_an_unknown_set_of_packages_and_an_old_python_are_usage_errors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bootstrap.main(["prod"]) == 2
+    assert "hint: one of train, dev" in capsys.readouterr().err
+    monkeypatch.setattr(bootstrap, "_NEEDS", (99, 0))
+    assert bootstrap.main([]) == 2
+    assert "hint: make PYTHON=" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["test", "lint", "bench", "compat", "requirements"])

@@ -9,9 +9,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lora_training import files, manifest
+from lora_training.config import inputs as reading
+from lora_training.config import nesting
+from lora_training.config import resolved as resolving
 from lora_training.errors import ConfigError
+from lora_training.launch import gpus
+from lora_training.patching import lockfile
+from lora_training.runtime import registry, training
 from lora_training.supervise import backup, digests, environment, record, run_index, states
 from lora_training.supervise import result as results
+from lora_training.upstream import pins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +40,7 @@ _TABLES = ("files", "upstreams", "patches", "runtime", "packages")
 
 def complete(plan: Plan) -> Result | None:
     """Return the LoRA if this run has already finished. One without metadata is identified by its record."""
-    known = _recorded(plan, record.read(plan.folder))
+    known = _recorded(plan, own_record(plan))
     return results.complete(plan.output, plan.made_by, known["steps"] if known else None)
 
 
@@ -45,15 +52,12 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
     if state and resume != "auto":
         manifest.keep(state.path)
     _require_guard(plan)
-    earlier = record.read(plan.folder)
-    is_own = resume != "never" and _goes_on(plan, earlier, state)
+    earlier = None if resume == "never" else _continued(plan, state)
     if renames_earlier(plan, resume, state):
-        moved = backup.rename_lora(plan.output) if is_own else _rename_all(plan, state)
+        moved = backup.rename_lora(plan.output) if earlier else _rename_all(plan, state)
         if moved:
             run_index.add(here, moved.with_suffix(plan.folder.suffix))
             watcher.note(f"what an earlier run left under this name is kept as {moved.with_suffix('')}")
-    if not is_own:
-        earlier = None
     _write(here, plan, watcher, goes_on=bool(earlier and state))
     if plan.tensorboard:
         plan.tensorboard.mkdir(parents=True, exist_ok=True)
@@ -66,8 +70,6 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
 
 def _require_guard(plan: Plan) -> None:
     """Refuse a run that could overwrite a kept state; only runtime patches that watch a training prevent that."""
-    from lora_training.runtime import registry, training
-
     kept = states.kept(plan.output)
     known = registry.available()
     if kept and not any(training.TARGETS[0] in known[name].targets for name in plan.runtime):
@@ -89,31 +91,30 @@ def refuse_own_work(plan: Plan) -> None:
 
 def renames_earlier(plan: Plan, resume: str, state: State | None) -> bool:
     """Return whether files under this run's name are renamed: another run's, or all of them for a new start."""
-    earlier = record.read(plan.folder)
     if resume == "never" or any(not manifest.is_kept(path) for path in others(plan, state)):
         return True
-    if earlier is None:
+    if record.read(plan.folder) is None:
         return state is None and backup.has_record(plan.folder)
-    return not _goes_on(plan, earlier, state)
+    return _continued(plan, state) is None
 
 
 def others(plan: Plan, state: State | None) -> list[Path]:
     """Return the LoRA, checkpoints and states of other runs under this run's name, except `state`."""
+    if own := own_record(plan):
+        return [plan.output] if plan.output.exists() and _is_anothers(plan, own) else []
     earlier = record.read(plan.folder)
-    if _is_own(plan, earlier):
-        return [plan.output] if plan.output.exists() and _is_anothers(plan, earlier) else []
-    found = [plan.output] if plan.output.exists() and (earlier or _is_anothers(plan, earlier)) else []
+    found = [plan.output] if plan.output.exists() and (earlier or _is_anothers(plan, None)) else []
     # without a record, a checkpoint is this run's if its metadata match
     left = [path for path in backup.checkpoints(plan.output) if earlier or not results.is_made_by(path, plan.made_by)]
     theirs = states.by_maker(plan.output, plan.made_by)[1]
-    own = state and state.path.resolve()
-    return [*found, *left, *(path for path in theirs if path.resolve() != own)]
+    begins = state and state.path.resolve()
+    return [*found, *left, *(path for path in theirs if path.resolve() != begins)]
 
 
 def maker(plan: Plan) -> dict[str, str]:
     """Return the digests of the run that made the files of `others`, as far as they contain them."""
     known = record.read(plan.folder)
-    if known and not _is_own(plan, known):
+    if known and known.made_by != dict(plan.made_by):
         return known.made_by
     for path in (plan.output, *backup.checkpoints(plan.output)):
         metadata = results.metadata_of(path)
@@ -124,16 +125,12 @@ def maker(plan: Plan) -> dict[str, str]:
     return dict(another.made_by) if another else {}
 
 
-def _is_own(plan: Plan, earlier: Record | None) -> bool:
-    return earlier is not None and earlier.made_by == dict(plan.made_by)
-
-
-def _goes_on(plan: Plan, earlier: Record | None, state: State | None) -> bool:
-    """Return whether a start from `state` continues the run in `earlier`: same inputs, and the same initial state."""
-    if earlier is None or not _is_own(plan, earlier):
-        return False
-    is_own_state = state is None or not state.differences(plan.made_by)
-    return is_own_state or (earlier.start is not None and earlier.start["path"] == str(state and state.path))
+def _continued(plan: Plan, state: State | None) -> Record | None:
+    """Return the record of the run that a start from `state` continues: same inputs, and the same initial state."""
+    own = own_record(plan)
+    if own is None or state is None or not state.differences(plan.made_by):
+        return own
+    return own if own.start is not None and own.start["path"] == str(state.path) else None
 
 
 def _rename_all(plan: Plan, state: State | None) -> Path | None:
@@ -153,11 +150,17 @@ def _is_anothers(plan: Plan, own: Record | None) -> bool:
     return own is None or says_other or (own.result is not None and _recorded(plan, own) is None)
 
 
-def _recorded(plan: Plan, earlier: Record | None) -> dict[str, Any] | None:
-    """Return the record's result if this run made the existing LoRA, else None."""
-    if earlier is None or earlier.made_by != dict(plan.made_by) or not earlier.result or not plan.output.exists():
+def _recorded(plan: Plan, own: Record | None) -> dict[str, Any] | None:
+    """Return the result in this run's record if it is that of the existing LoRA, else None."""
+    if own is None or not own.result or not plan.output.exists():
         return None
-    return earlier.result if earlier.result.get("sha256") == digests.whole(plan.output) else None
+    return own.result if own.result.get("sha256") == digests.whole(plan.output) else None
+
+
+def own_record(plan: Plan) -> Record | None:
+    """Return the record of this run, if it was started before."""
+    earlier = record.read(plan.folder)
+    return earlier if earlier and earlier.made_by == dict(plan.made_by) else None
 
 
 def _start(plan: Plan, state: State | None, earlier: Record | None) -> dict[str, Any] | None:
@@ -274,10 +277,6 @@ def changes(then: dict[str, Any], now: dict[str, Any], name: str) -> list[str]:
 
 def surroundings(here: Workspace, plan: Plan) -> dict[str, Any]:
     """Return upstreams, patches, packages and the machine."""
-    from lora_training.launch import gpus
-    from lora_training.patching import lockfile
-    from lora_training.upstream import pins
-
     cards = gpus.described()
     stacks = lockfile.read(here.patches)
     return {

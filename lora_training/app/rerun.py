@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import shell
-from lora_training.app import recording
+from lora_training import manifest, shell
+from lora_training.app import plan as plans
+from lora_training.app import recording, train
 from lora_training.errors import CheckFailed, ConfigError
+from lora_training.patching import transaction
+from lora_training.runtime import registry
 from lora_training.supervise import digests, environment, states
 
 if TYPE_CHECKING:
@@ -71,9 +74,6 @@ def rerun(
     Raises ConfigError when the record is incomplete or `output` is the original's folder, CheckFailed when the inputs
     differ from the recorded ones.
     """
-    from lora_training.app import train
-    from lora_training.patching import transaction
-
     run = original.run
     _require_sense(original)
     with transaction.shared_lock(here):
@@ -113,8 +113,6 @@ def _config(original: Original) -> str:
 
 
 def _plan(here: Workspace, original: Original, output: Path | None) -> Plan:
-    from lora_training.app import plan as plans
-
     lora = Path(original.run.output)
     # `~` of an unknown user is left as it is, where pathlib would raise
     place = Path(os.path.expanduser(output)).absolute() if output else lora.with_suffix(".rerun")  # noqa: PTH111
@@ -128,8 +126,6 @@ def _plan(here: Workspace, original: Original, output: Path | None) -> Plan:
 
 def _newer_patches_off(original: Original) -> Iterator[str]:
     """Yield overrides that switch off the default patches that did not exist when the run was made."""
-    from lora_training.runtime import registry
-
     then = original.read(recording.ENVIRONMENT).get("runtime")
     for name, patch in registry.available().items():
         if then and patch.on_by_default and name not in then:
@@ -176,8 +172,6 @@ def _refuse(lines: list[str], *, allow_changes: bool) -> None:
 
 def _resume(original: Original, plan: Plan) -> str:
     """Return `auto` to continue an unfinished rerun, else the state that the run began with, or `never`."""
-    from lora_training import manifest
-
     run = original.run
     if recording.complete(plan) is None and states.newest(plan.output, made_by=plan.made_by):
         return "auto"

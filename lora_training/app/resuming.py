@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import manifest, shell
 from lora_training.app import recording
+from lora_training.config.resolved import parsed
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import backup, record, states
 
@@ -129,8 +130,8 @@ def _warn(plan: Plan, named: State, watcher: Watcher) -> None:
 
 def _start(plan: Plan) -> dict[str, Any] | None:
     """Return the initial state in this run's record."""
-    known = record.read(plan.folder)
-    return known.start if known and known.made_by == dict(plan.made_by) else None
+    known = recording.own_record(plan)
+    return known.start if known else None
 
 
 def _option(state: State) -> str:

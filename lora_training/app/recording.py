@@ -9,12 +9,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lora_training import files, manifest
-from lora_training.config import inputs as reading
 from lora_training.config import nesting
 from lora_training.config import resolved as resolving
 from lora_training.errors import ConfigError
 from lora_training.launch import gpus
-from lora_training.patching import lockfile
 from lora_training.runtime import registry, training
 from lora_training.supervise import backup, digests, environment, record, run_index, states
 from lora_training.supervise import result as results
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
     from lora_training.app.plan import Plan
     from lora_training.app.train import Watcher
+    from lora_training.config.files import Inputs
     from lora_training.supervise.record import Record
     from lora_training.supervise.result import Result
     from lora_training.supervise.states import State
@@ -81,12 +80,17 @@ def _require_guard(plan: Plan) -> None:
 
 def refuse_own_work(plan: Plan) -> None:
     """Raise ConfigError when this run reads a file that it would rename or overwrite."""
-    from lora_training.config import files as named
-
-    read_first = named.inputs(plan.config, plan.schema).models
+    read_first = _reads(plan).models
     both = [path for path in (plan.output, *backup.checkpoints(plan.output)) if path in read_first]
     if both:
         raise ConfigError(f"{both[0]} is read by this run, which has its name", hint="choose another output_name")
+
+
+def _reads(plan: Plan) -> Inputs:
+    # imported here and not at the top, since commands that only read records need neither this nor `lockfile`
+    from lora_training.config.files import inputs as read_inputs
+
+    return read_inputs(plan.config, plan.schema)
 
 
 def renames_earlier(plan: Plan, resume: str, state: State | None) -> bool:
@@ -244,9 +248,7 @@ def resolved(plan: Plan, *, keeps_auto: bool = False) -> str:
 
 def inputs(here: Workspace, plan: Plan) -> dict[str, Any]:
     """Return digests of every file that the training reads, and one each of the data set and the models."""
-    from lora_training.config import files as named
-
-    found = named.inputs(plan.config, plan.schema)
+    found = _reads(plan)
     read_files = {
         "dataset": digests.of(found.dataset, here.cache / "digests"),
         "models": digests.of(found.models, here.cache / "digests"),
@@ -277,6 +279,8 @@ def changes(then: dict[str, Any], now: dict[str, Any], name: str) -> list[str]:
 
 def surroundings(here: Workspace, plan: Plan) -> dict[str, Any]:
     """Return upstreams, patches, packages and the machine."""
+    from lora_training.patching import lockfile
+
     cards = gpus.described()
     stacks = lockfile.read(here.patches)
     return {

@@ -14,7 +14,6 @@ _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e0fff]"
 )
-_SHORT = {"\n": "\\n", "\r": "\\r"}
 # A byte that is not UTF-8, as Python stores it in a name.
 _BYTES = range(0xDC80, 0xDD00)
 
@@ -35,12 +34,8 @@ def lines(text: str) -> str:
 
 
 def _escape(match: re.Match[str]) -> str:
-    char = match[0]
-    if char == "\t":
-        return char
-    code = ord(char) - 0xDC00 if ord(char) in _BYTES else ord(char)
-    form = "\\x{:02x}" if code < 0x100 else "\\u{:04x}" if code < 0x10000 else "\\U{:08x}"  # noqa: PLR2004 - digits
-    return _SHORT.get(char) or form.format(code)
+    code = ord(match[0])
+    return "\t" if match[0] == "\t" else ascii(chr(code - 0xDC00 if code in _BYTES else code))[1:-1]
 
 
 def as_json(document: Any) -> str:
@@ -57,7 +52,7 @@ def as_toml(text: str) -> str:
 
 
 def _toml_escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if 0xD800 <= code < 0xE000:  # noqa: PLR2004 - the surrogates
-        return match[0]
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"  # noqa: PLR2004 - digits
+    char = match[0]
+    if "\ud800" <= char < "\ue000":
+        return char
+    return f"\\u{ord(char):04x}" if char < "\U00010000" else f"\\U{ord(char):08x}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -177,11 +178,10 @@ def extensions() -> tuple[str, ...]:
 
 
 def _imports(plugin: str) -> bool:
-    try:
-        import_module(plugin)
-    except Exception:  # noqa: BLE001 - upstream ignores any failure to import it
-        return False
-    return True
+    # upstream ignores any failure to import it
+    with suppress(Exception):
+        return bool(import_module(plugin))
+    return False
 
 
 def names(folder: str) -> list[str]:

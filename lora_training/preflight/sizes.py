@@ -81,12 +81,11 @@ def _files(job: Job) -> Iterator[Path]:
 
 def _sides(name: str, tensor: Tensor) -> int:
     """Return the inputs plus outputs of a matrix or a 1x1 convolution; 0 for other tensors."""
-    shape = tensor.shape[:2] if tensor.shape[2:] in ((), (1, 1)) else ()
-    if len(shape) != 2:  # noqa: PLR2004 - a matrix
-        return 0
-    if name.endswith("in_proj_weight"):  # three matrices in one
-        return 3 * shape[1] + shape[0]
-    return sum(shape)
+    match tensor.shape:
+        case (outputs, inputs) | (outputs, inputs, 1, 1):
+            # `in_proj_weight` is three matrices in one
+            return outputs + (3 if name.endswith("in_proj_weight") else 1) * inputs
+    return 0
 
 
 def latents(job: Job, subset: Subset) -> int:

@@ -22,8 +22,8 @@ from lora_training.errors import Interrupted, LoraError, TrainingError, Upstream
 from lora_training.launch import spec
 from lora_training.patching import transaction
 from lora_training.preflight import images, listing, scan
-from lora_training.remembered import Remembered
 from lora_training.runtime import bootstrap
+from lora_training.stat_cache import StatCache
 from lora_training.supervise import digests, result, signals
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def _changed(made: Call, before: dict[Path, int]) -> list[Path]:
 def _refuse_unreadable(made: Call, before: dict[Path, int], progress: Callable[[str], None]) -> None:
     """Raise TrainingError for the images in the input folders that no script can read: most leave them out silently."""
     inside = [path for path in before if path.suffix in listing.extensions() and _is_below(path, made.inputs)]
-    found = scan.broken(map(str, inside), images.decode, Remembered(None, ""), "images", progress)
+    found = scan.broken(map(str, inside), images.decode, StatCache(None, ""), "images", progress)
     if found:
         lines = [f"{path} ({why})" for path, why in found.items()]
         what = "image does" if len(found) == 1 else "images do"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import files
 from lora_training.preflight import images, scan
-from lora_training.remembered import Remembered
+from lora_training.stat_cache import StatCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,7 +49,7 @@ def survey(paths: Iterable[str], cache: Path | None, progress: Progress) -> dict
     """Return a picture for each path. Results are cached for as long as a file does not change."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     names = list(dict.fromkeys(paths))
-    memory = Remembered(cache, f"{_JUDGE} {' '.join(images.formats())}")
+    memory = StatCache(cache, f"{_JUDGE} {' '.join(images.formats())}")
     new = memory.unknown(names)
     found: dict[str, str] = {}
     try:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_training.preflight import images, scan
-from lora_training.remembered import Remembered
+from lora_training.stat_cache import StatCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def _zero_area(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[
         size, steps = subset.size, subset.options.get("bucket_reso_steps") or _STEPS
         switches = ("enable_bucket", "bucket_no_upscale")
         if size and isinstance(steps, int) and all(map(subset.options.get, switches)):
-            judge = Remembered(job.cache, f"buckets 1 {size} {steps} {subset.passed_over}")
+            judge = StatCache(job.cache, f"buckets 1 {size} {steps} {subset.passed_over}")
             check = partial(_no_bucket, area=size[0] * size[1], steps=steps, passed_over=subset.passed_over)
             found |= scan.broken(subset.images, check, judge, _WHAT, progress)
     return found
@@ -57,7 +57,7 @@ def _unfit(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str,
         if not subset.size or any(map(options.get, ("enable_bucket", "face_crop_aug_range"))) or subset.is_finetuning:
             continue
         crops = bool(options.get("random_crop"))
-        judge = Remembered(job.cache, f"sizes 1 {subset.size} {crops} {subset.passed_over}")
+        judge = StatCache(job.cache, f"sizes 1 {subset.size} {crops} {subset.passed_over}")
         check = partial(_other_size, wanted=subset.size, crops=crops, passed_over=subset.passed_over)
         found |= scan.broken(subset.images, check, judge, _WHAT, progress)
     return found

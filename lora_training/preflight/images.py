@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lora_training.preflight import contents, listing, scan
 from lora_training.problems import Problem
-from lora_training.remembered import Remembered
+from lora_training.stat_cache import StatCache
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ def refused(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str
     """Return the images in other formats, pipes and devices, with reasons; also images whose latents are cached."""
     if find_spec("PIL") is None:
         return {}
-    seen = Remembered(job.cache, f"formats 1 {' '.join(formats())}")
+    seen = StatCache(job.cache, f"formats 1 {' '.join(formats())}")
     paths = [path for subset in subsets for path in (*subset.images, *subset.extra)]
     return scan.broken(paths, wrong_format, seen, "formats of images", progress)
 
@@ -92,7 +92,7 @@ def problems(
     # do not report corrupt EXIF data or very large images: they do not stop the training
     warnings.filterwarnings("ignore", module=r"PIL\.")
     paths = [path for subset in subsets for path in (*subset.images, *subset.extra) if path not in refused]
-    seen = Remembered(job.cache, f"images {PIL.__version__} {' '.join(formats())}")
+    seen = StatCache(job.cache, f"images {PIL.__version__} {' '.join(formats())}")
     found = scan.broken(paths, decode, seen, "images", progress)
     small = {path for subset in subsets for path in _passed_over(subset, found)}
     found = {path: why for path, why in found.items() if path not in small}

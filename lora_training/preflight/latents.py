@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 from lora_training import families, files
 from lora_training.preflight import listing, scan
 from lora_training.problems import Problem
-from lora_training.remembered import Remembered
+from lora_training.stat_cache import StatCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ def rename_broken(
     """Rename broken cache files to NAME.broken, or only report them; return images with good latents, and problems."""
     found: dict[str, str] = {}
     if latents or outputs:
-        seen = Remembered(job.cache, "caches 2")
+        seen = StatCache(job.cache, "caches 2")
         found = scan.broken([*latents, *outputs], damage, seen, "cached latents and outputs", progress)
     good = frozenset(image for path, image in latents.items() if path not in found)
     if job.only_looks:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lora_training.preflight.job import Progress
     from lora_training.problems import Severity
-    from lora_training.remembered import Remembered
+    from lora_training.stat_cache import StatCache
 
     Check = Callable[[str], str | None]
 
@@ -25,7 +25,7 @@ _WORTH_A_LINE = 1000
 _SHOWN = 10
 
 
-def broken(paths: Iterable[str], check: Check, seen: Remembered, what: str, progress: Progress) -> dict[str, str]:
+def broken(paths: Iterable[str], check: Check, seen: StatCache, what: str, progress: Progress) -> dict[str, str]:
     """Run `check` on each of `paths` and return the failures with their messages, in the order of `paths`.
 
     `check` returns a message, or None for a good file; `what` names the files in the plural. Good files are saved in

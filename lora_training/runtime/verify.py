@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.remembered import Remembered, is_settled
+from lora_training.stat_cache import StatCache, is_settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,7 +48,7 @@ def targets(patches: Iterable[RuntimePatch], trees: Sequence[Path], cache: Path 
     files = {module: locate(module, *trees) for module in wanted}
     # the cache key covers the targets and how digests are taken
     judge = hashlib.sha256(repr(sorted({astuple(target) for _, target in pairs})).encode()).hexdigest()
-    known = Remembered(cache, f"runtime targets {judge}")
+    known = StatCache(cache, f"runtime targets {judge}")
     digests = {module: _digests(file, wanted[module], known) for module, file in files.items() if file}
     known.save()
     found = []
@@ -60,7 +60,7 @@ def targets(patches: Iterable[RuntimePatch], trees: Sequence[Path], cache: Path 
     return found
 
 
-def _digests(file: Path, names: Iterable[str], known: Remembered) -> dict[str, str | None]:
+def _digests(file: Path, names: Iterable[str], known: StatCache) -> dict[str, str | None]:
     path = os.fspath(file)
     unknown = known.unknown([path])
     if not unknown:

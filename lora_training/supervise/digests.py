@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training import files, remembered
+from lora_training import files, stat_cache
 from lora_training.supervise import result
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ def of(paths: Iterable[Path], cache: Path | None) -> dict[str, str]:
     `cache` is the folder to cache them in, None for none. A cache that cannot be written is no error.
     """
     names = sorted({str(path) for path in paths})
-    memory = remembered.Remembered(cache, "digests")
+    memory = stat_cache.StatCache(cache, "digests")
     new = memory.unknown(names)
     # hashing and reading both release the interpreter lock
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         read = dict(zip(new, pool.map(digest, map(Path, new)), strict=True))
     for name, found in read.items():
-        if found != UNREADABLE and remembered.is_settled(new[name]):
+        if found != UNREADABLE and stat_cache.is_settled(new[name]):
             memory.add(name, new[name], found)
     memory.save()
     return {name: read[name] if name in read else memory.word(name) for name in names}

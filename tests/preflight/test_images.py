@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lora_training.preflight import checks, images, listing, scan
-from lora_training.remembered import Remembered
+from lora_training.stat_cache import StatCache
 from tests.preflight.helpers import cut, job, nothing, picture
 
 if TYPE_CHECKING:
@@ -158,10 +158,10 @@ def test_an_interrupt_keeps_what_was_found_good(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        scan.broken(paths, lambda _path: None, Remembered(tmp_path / "cache", "x"), "files", interrupt)
-    left = Remembered(tmp_path / "cache", "x").unknown(paths)
+        scan.broken(paths, lambda _path: None, StatCache(tmp_path / "cache", "x"), "files", interrupt)
+    left = StatCache(tmp_path / "cache", "x").unknown(paths)
     assert len(left) == 100
-    assert len(Remembered(tmp_path / "cache", "another judge").unknown(paths)) == 200
+    assert len(StatCache(tmp_path / "cache", "another judge").unknown(paths)) == 200
 
 
 def test_a_bug_in_a_check_is_not_swallowed(tmp_path: Path) -> None:
@@ -169,4 +169,4 @@ def test_a_bug_in_a_check_is_not_swallowed(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        scan.broken(["a"], check, Remembered(None, "x"), "files", nothing)
+        scan.broken(["a"], check, StatCache(None, "x"), "files", nothing)

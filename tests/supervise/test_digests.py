@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lora_training import remembered
+from lora_training import stat_cache
 from lora_training.supervise import digests
 
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as unchanged for a while from the moment they are written."""
-    monkeypatch.setattr(remembered, "SETTLED_NS", -(10**12))
+    monkeypatch.setattr(stat_cache, "SETTLED_NS", -(10**12))
 
 
 @pytest.fixture

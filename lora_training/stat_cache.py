@@ -28,7 +28,7 @@ _CTIME = 2  # its index in a signature
 _Known = dict[str, tuple[list[int], str]]
 
 
-class Remembered:
+class StatCache:
     """The cached results of one check: that a file is good, or a text. `judge` names the check and its parameters.
 
     Nothing is cached where `folder` is None or is not writable.

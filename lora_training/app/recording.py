@@ -9,8 +9,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lora_training import files, manifest
-from lora_training.config import nesting
-from lora_training.config import resolved as resolving
 from lora_training.errors import ConfigError
 from lora_training.launch import gpus
 from lora_training.runtime import registry, training

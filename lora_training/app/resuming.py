@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training import manifest, shell
 from lora_training.app import recording
-from lora_training.config.resolved import parsed
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import backup, record, states
 

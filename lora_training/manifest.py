@@ -84,7 +84,7 @@ def _is_sound(found: Any) -> bool:
 
 
 def mark_passing(folder: Path) -> None:
-    """Mark a state as temporary: it is only for resuming, and is removed when the run has got further."""
+    """Mark a state as temporary: it is only for resuming, and is removed when the run has continued beyond it."""
     files.touch(folder / _PASSING)
 
 

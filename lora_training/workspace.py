@@ -120,7 +120,7 @@ def _checkout_around(folder: Path) -> Path | None:
 
 
 def _not_own(around: Path, own: Path | None) -> LoraError:
-    hint = f"if you trust what lies there, {HOME_VARIABLE}={shlex.quote(str(around))} has this `lora` work on it"
+    hint = f"if you trust its files, {HOME_VARIABLE}={shlex.quote(str(around))} has this `lora` work on it"
     if own:
         hint += f";\n{HOME_VARIABLE}={shlex.quote(str(own))} keeps to its own"
     return LoraError(f"{around} is a checkout that this `lora` does not belong to", hint=hint)
@@ -131,7 +131,7 @@ def _expanded(variable: str, value: str) -> Path:
         return Path(value).expanduser()
     except RuntimeError:
         user = value.partition("/")[0]
-        raise LoraError(f"{variable}={value}: nobody knows the home folder {user}", hint="write the path out") from None
+        raise LoraError(f"{variable}={value}: no such user: {user}", hint="write the path out") from None
 
 
 def _current_folder() -> Path:

@@ -182,7 +182,7 @@ def _check_committed(here: Workspace, upstream: Upstream) -> None:
     if changed:
         raise PatchError(
             f"not committed yet: {', '.join(changed[:5])}",
-            hint="commit that first, or stash it; what was committed is what there is a way back to",
+            hint="commit that first, or stash it: the commands that go back restore the last commit",
         )
 
 

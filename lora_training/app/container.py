@@ -78,7 +78,7 @@ def train(here: Workspace, request: Request, options: Options, watcher: Watcher,
         _compare_image(here, engine, order.image, watcher, chosen=options.image is not None)
         if order.gpus and not engine.gives_gpus:
             raise EngineError(
-                "this Podman lets the GPUs out without a word", hint="Podman 5.4 passes them on, and so does Docker"
+                "this Podman ignores the request for GPUs", hint="Podman 5.4 passes them on, and so does Docker"
             )
         make_folders(order.mounts)
         # the index of the checkout in the container is lost with it
@@ -96,7 +96,7 @@ def _order(here: Workspace, request: Request, options: Options, *, write: bool) 
     schema = _checked(here, config, write=write)
     output = plan.output(cfg.to_argv(config, schema))
     if not output.is_absolute():
-        raise ConfigError(f"{config.path} says nothing of `output_dir`", hint="name the folder for the LoRA")
+        raise ConfigError(f"{config.path} has no `output_dir`", hint="name the folder for the LoRA")
     resume = request.resume
     if resume not in (None, "auto", "never"):
         resume = str(Path(resume).resolve())
@@ -176,7 +176,7 @@ def _code(ended: Ended, asked: signals.Asked, wanted: Container) -> int:
     if asked.count:
         raise Interrupted("the container was killed", signum=asked.signum, hint=hint)
     why = "it ran out of memory" if ended.out_of_memory else ended.error or f"code {ended.code}"
-    raise TrainingError(f"the container {wanted.name} was ended from outside: {why}", hint=hint)
+    raise TrainingError(f"the container {wanted.name} was killed: {why}", hint=hint)
 
 
 def mounts_of(places: Iterable[NamedPath], caches: Mapping[str, Path]) -> tuple[Mount, ...]:
@@ -202,7 +202,7 @@ def make_folders(mounts: Iterable[Mount]) -> None:
             try:
                 Path(mount.source).mkdir(parents=True, exist_ok=True)
             except OSError as exc:
-                hint = "choose another, or mend its permissions"
+                hint = "choose another, or change its permissions"
                 raise ConfigError(f"cannot make {mount.source}: {exc.strerror}", hint=hint) from exc
 
 
@@ -244,11 +244,11 @@ def _compare_image(here: Workspace, engine: Connection, image: str, watcher: Wat
     different, unsaid = _differences(labelled, wanted), [_noun(key) for key in wanted if not labelled.get(key)]
     if different and not chosen:
         raise EngineError(
-            f"the image {image} is not what this checkout would make: {'; '.join(different)}",
+            f"the image {image} does not match this checkout: {'; '.join(different)}",
             hint=f"`make docker-build` makes it anew; `--image {image}` takes it as it is",
         )
     if different:
-        watcher.say(f"warning: the image {image} is not what this checkout would make: {'; '.join(different)}")
+        watcher.say(f"warning: the image {image} does not match this checkout: {'; '.join(different)}")
     if unsaid:
         watcher.say(f"warning: the image {image} does not say its {', '.join(unsaid)}")
     head = git_process.head(here.root)

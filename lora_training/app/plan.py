@@ -230,7 +230,7 @@ def output(flags: list[str]) -> Path:
         raise error
     if form != "safetensors":
         raise ConfigError(
-            f"`save_model_as` cannot be {form!r}", hint="what was trained is checked at the end; that takes safetensors"
+            f"`save_model_as` cannot be {form!r}", hint="the LoRA is checked at the end, and only safetensors can be"
         )
     return Path(_value(flags, "output_dir", "")) / f"{name}.{form}"
 

@@ -54,7 +54,7 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
         moved = backup.rename_lora(plan.output) if earlier else _rename_all(plan, state)
         if moved:
             run_index.add(here, moved.with_suffix(plan.folder.suffix))
-            watcher.note(f"what an earlier run left under this name is kept as {moved.with_suffix('')}")
+            watcher.note(f"the files of an earlier run with this name are kept as {moved.with_suffix('')}")
     _write(here, plan, watcher, goes_on=bool(earlier and state))
     if plan.tensorboard:
         plan.tensorboard.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def _require_guard(plan: Plan) -> None:
     known = registry.available()
     if kept and not any(training.TARGETS[0] in known[name].targets for name in plan.runtime):
         raise ConfigError(
-            f"{kept[0]} is what a run was begun from, and a run of its name could save over it",
+            f"{kept[0]} is the state that a run started from, and this run could overwrite it",
             hint="choose another output_name, or leave exact-resume on",
         )
 
@@ -181,7 +181,7 @@ def _write(here: Workspace, plan: Plan, watcher: Watcher, *, goes_on: bool) -> N
     before = read(plan.folder, INPUTS) if goes_on else {}
     changed = changes(before, reads, "dataset") if before else []
     if changed:
-        watcher.note(f"the data set is not what it was when this run began: {'; '.join(changed)}")
+        watcher.note(f"the data set has changed since this run began: {'; '.join(changed)}")
     _keep(plan.folder / INPUTS, reads, goes_on=goes_on)
     _keep(plan.folder / ENVIRONMENT, surroundings(here, plan), goes_on=goes_on)
 

@@ -59,7 +59,7 @@ class Compared:
     def sentence(self) -> str:
         """Return the result as a sentence for the user."""
         if self.is_same is None:
-            return "nothing to compare with: the original never came to its end"
+            return "nothing to compare with: the original never finished"
         if self.is_same:
             return f"same bits: all {self.tensors} tensors of {self.original}"
         far = "" if self.farthest is None else f", by up to {self.farthest:.3g}"
@@ -81,7 +81,7 @@ def rerun(
         train.make_assets(here, plan, watcher)
         now = recording.surroundings(here, plan)
         for line in environment.differences(original.read(recording.ENVIRONMENT), now):
-            watcher.note(f"not as it was: {line}")
+            watcher.note(f"changed: {line}")
         changed = [*_differences(original, plan, now), *_other_inputs(original, recording.inputs(here, plan))]
         _refuse(changed, allow_changes=allow_changes)
         made = train.run(here, plan, _resume(original, plan), watcher, rerun_of=Path(run.output))
@@ -99,13 +99,13 @@ def _require_sense(original: Original) -> None:
         )
     if not run.made_by:
         raise ConfigError(
-            f"{lacks}nothing of what made it",
+            f"{lacks}no digests of its inputs",
             hint=f"`lora train {_config(original)}` trains it as a configuration",
         )
     paths = [run.output, *([run.start["path"]] if run.start else [])]
     for path in paths:
         if not os.path.isabs(path):  # noqa: PTH117 - text
-            raise ConfigError(f"{lacks}{path!r} is relative", hint="what a run wrote and began with has a whole path")
+            raise ConfigError(f"{lacks}{path!r} is relative", hint="a record has absolute paths")
 
 
 def _config(original: Original) -> str:
@@ -165,8 +165,8 @@ def _short(value: Any) -> str:
 def _refuse(lines: list[str], *, allow_changes: bool) -> None:
     if lines and not allow_changes:
         raise CheckFailed(
-            "what made the run is not what is here now",
-            hint="\n".join([*lines, f"`{_ALLOW}` trains with what is here all the same"]),
+            "the inputs of the run have changed since",
+            hint="\n".join([*lines, f"`{_ALLOW}` trains with the changed inputs"]),
         )
 
 
@@ -180,12 +180,12 @@ def _resume(original: Original, plan: Plan) -> str:
     path = Path(run.start["path"])
     if manifest.read(path) is None or manifest.digest(path / manifest.NAME) != run.start["sha256"]:
         raise CheckFailed(
-            f"the run went on from {path}, which is not what it was",
-            hint="a rerun needs that very state: bring it back there",
+            f"the run started from the state {path}, which has changed since",
+            hint="a rerun needs that state: restore it there",
         )
     if states.is_strangers(path, original.folder.parent):
         raise ConfigError(
-            f"the run went on from {path}, which is another user's",
+            f"the run started from the state {path}, which is another user's",
             hint=f"`lora train {_config(original)} --resume {shell.quote(str(path))}` goes on from it all the same",
         )
     return str(path)

@@ -40,7 +40,7 @@ def meant(plan: Plan, resume: str, watcher: Watcher) -> str:
         return resume
     own = states.newest(plan.output, made_by=plan.made_by)
     if own and own.step > start["step"]:
-        watcher.note(f"this run began with {resume} and has got further since")
+        watcher.note(f"this run began with {resume} and has continued since")
     elif recording.complete(plan) is None:
         return resume
     return "auto"
@@ -68,7 +68,7 @@ def state(plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) 
             f"{own.path} was put there by another user",
             hint=f"{_option(own)} goes on from it all the same; `--resume never` starts anew",
         )
-    watcher.note(f"going on from step {own.step}: {own.path}")
+    watcher.note(f"continuing from step {own.step}: {own.path}")
     return own
 
 
@@ -113,7 +113,7 @@ def _ways_out(plan: Plan) -> Iterator[str]:
     another = states.newest(plan.output)
     if another:
         yield f"{_option(another)} goes on from it all the same (step {another.step});"
-    yield f"`--resume never` starts anew and keeps what is there as {backup.free_name(plan.output)};"
+    yield f"`--resume never` starts anew and keeps the present files as {backup.free_name(plan.output)};"
     yield "another output_name leaves it where it is"
 
 

@@ -40,11 +40,11 @@ def find(here: Workspace, name: str, *, alive: bool = False) -> tuple[Path, Reco
 def stop(folder: Path, run: Record) -> None:
     """Request that a run saves its state at its next step and ends."""
     if not record.is_alive(folder):
-        raise LoraError(f"{run.name} is not running", hint="`lora runs list` shows what is")
+        raise LoraError(f"{run.name} is not running", hint="`lora runs list` shows the running ones")
     try:
         files.touch(folder / record.STOP)
     except OSError as exc:
-        hint = "the user who started it can: a file named `stop` there is what it waits for"
+        hint = "the user who started it can: the run waits for a file named `stop` there"
         raise LoraError(f"cannot write to {folder}: {exc.strerror}", hint=hint) from None
 
 

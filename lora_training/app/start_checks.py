@@ -120,7 +120,7 @@ def _place(config: Config, job: Job) -> Iterator[Problem]:
     folder = next(path for path in job.output.parents if path.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         entry = config.entries.get("output_dir")
-        hint = "choose another output_dir, or mend its permissions"
+        hint = "choose another output_dir, or change its permissions"
         yield config.problem(f"cannot write to {folder}", entry.path if entry else (), hint=hint)
 
 

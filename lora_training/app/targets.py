@@ -139,7 +139,7 @@ def check_fit(found: Sequence[Unfit], out: Sequence[str]) -> None:
     if left:
         raise PatchError(
             f"runtime patches that are on by default do not fit there: {', '.join(left)}",
-            hint=f"nothing was changed; mend them for that commit, or take them out: {' '.join(map(_without, left))}",
+            hint=f"nothing was changed; adapt them to that commit, or take them out: {' '.join(map(_without, left))}",
         )
 
 

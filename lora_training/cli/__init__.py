@@ -13,11 +13,11 @@ from typing import TextIO
 
 from lora_training import locks, printable
 
-_PERMISSIONS = "mend its permissions, or be its owner"
+_PERMISSIONS = "change its permissions, or run this as its owner"
 _HINTS = {
     errno.EACCES: _PERMISSIONS,
     errno.EPERM: _PERMISSIONS,
-    errno.EROFS: "what is there can only be read: choose another place",
+    errno.EROFS: "the file system is read-only: choose another place",
     errno.ENOSPC: "make room there, or choose another place",
     errno.EDQUOT: "make room there, or choose another place",
     errno.ENAMETOOLONG: "give a shorter name",
@@ -25,7 +25,7 @@ _HINTS = {
     errno.ENOTDIR: "a file is where a folder should be: take it away, or choose another place",
     errno.EEXIST: "something else is there: take it away, or choose another place",
     errno.ENOENT: "it was not there, or has just been taken away",
-    errno.EIO: "the disk or what it is mounted from fails: look at the system's log",
+    errno.EIO: "the disk fails: look at the system's log",
     errno.EMFILE: "raise the number of open files: `ulimit -n`",
 }
 _WRITING = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT})

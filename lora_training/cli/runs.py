@@ -77,7 +77,7 @@ def stop(name: str, *, as_json: bool) -> None:
 @runs.command()
 @click.argument("name")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Where to; by default NAME.rerun.")
-@click.option("--allow-changes", is_flag=True, help="Train even if what made the run is not what is here now.")
+@click.option("--allow-changes", is_flag=True, help="Train even if the inputs of the run have changed since.")
 @click.option("-v", "--verbose", is_flag=True, help="Show upstream's own log as it is written.")
 @json_option
 def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool, as_json: bool) -> None:

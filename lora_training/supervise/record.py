@@ -161,7 +161,7 @@ def _lock_file(folder: Path) -> IO[str]:
             raise
         raise ConfigError(
             f"cannot write to {folder.parent}: {exc.strerror}",
-            hint="choose another output_dir, or mend its permissions",
+            hint="choose another output_dir, or change its permissions",
         ) from exc
 
 

@@ -81,7 +81,7 @@ def test_a_complete_run_of_another_configuration_is_an_error_with_what_differs(t
     assert ran.code == 3
     assert "was made by another config" in ran.err
     assert "learning_rate: 0.001 -> 0.5" in ran.err
-    assert "`--resume never` starts anew and keeps what is there as cats.2" in ran.err
+    assert "`--resume never` starts anew and keeps the present files as cats.2" in ran.err
     assert "another output_name" in ran.err
     assert (trained.cats.out / "cats.safetensors").stat() == before
 

@@ -15,7 +15,7 @@ from lora_training import cli, workspace
     [
         (
             PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/x/stop"),
-            "error: cannot use /x/stop: Permission denied\nhint: mend its permissions, or be its owner\n",
+            "error: cannot use /x/stop: Permission denied\nhint: change its permissions, or run this as its owner\n",
         ),
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), b"/x"),

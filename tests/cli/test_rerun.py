@@ -188,7 +188,7 @@ def test_a_run_that_began_with_a_state_needs_that_very_state(trained: Trained, t
     )
     assert rerun._resume(original, plan) == str(folder)
     manifest.write(folder, step=6, made_by={"config": "another"})
-    with pytest.raises(CheckFailed, match="which is not what it was"):
+    with pytest.raises(CheckFailed, match="which has changed since"):
         rerun._resume(original, plan)
 
 
@@ -217,7 +217,7 @@ def test_a_lora_without_metadata_is_known_by_its_record(trained: Trained, tmp_pa
     assert begin(plan) == []
     save_file(load_file(trained.lora), plan.output, {"another": "file"})
     assert recording.complete(plan) is None
-    assert "is kept as" in begin(plan)[0]
+    assert "are kept as" in begin(plan)[0]
 
 
 def test_a_lora_whose_end_was_cut_off_is_the_runs_own(trained: Trained, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_its_own_state_is_taken_quietly_though_another_runs_is_further(plan: Any
     save(plan, 50, OTHER)
     own = save(plan, 20)
     assert chosen(plan, "auto", heard) == states.State(own, 20, ME)
-    assert heard.lines == [f"going on from step 20: {own}"]
+    assert heard.lines == [f"continuing from step 20: {own}"]
 
 
 def test_its_own_damaged_state_is_passed_over_aloud(plan: Any, heard: Any) -> None:
@@ -137,7 +137,7 @@ def test_the_same_command_goes_on_from_what_came_of_the_state_that_it_names(plan
     again = chosen(plan, str(path), heard)
     assert again
     assert again.path == own
-    assert "has got further" in heard.lines[-2]
+    assert "has continued since" in heard.lines[-2]
 
 
 def test_a_state_that_it_did_not_begin_with_is_taken_as_named(plan: Any, heard: Any) -> None:
@@ -318,6 +318,6 @@ def test_where_nothing_watches_the_saves_a_kept_states_name_is_refused(
 ) -> None:
     path = save(plan, 50, OTHER)
     plan.runtime = {"tiny-unet": {}}
-    with pytest.raises(ConfigError, match="could save over it"):
+    with pytest.raises(ConfigError, match="could overwrite it"):
         begun(plan, str(path), heard, monkeypatch)
     assert path.exists()

@@ -99,5 +99,5 @@ def test_a_home_folder_that_nobody_knows(
     here: workspace.Workspace, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "~no-such-user/x")
-    with pytest.raises(LoraError, match=f"{variable}=~no-such-user/x: nobody knows the home folder ~no-such-user"):
+    with pytest.raises(LoraError, match=f"{variable}=~no-such-user/x: no such user: ~no-such-user"):
         _ = here.cache if variable == workspace.CACHE_VARIABLE else workspace.find()

@@ -102,7 +102,7 @@ START = {"path": "state", "step": 1, "sha256": "0"}
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"made_by": {}}, "nothing of what made it"),
+        ({"made_by": {}}, "no digests of its inputs"),
         ({"output": "cats.safetensors"}, "'cats.safetensors' is relative"),
         ({"start": START}, "'state' is relative"),
         ({"start": START | {"path": "../state"}}, "'../state' is relative"),
@@ -135,4 +135,4 @@ def test_a_record_that_begins_with_another_users_state_is_not_run_again(
     folder = recorded(tmp_path / "cats.run", start=start)
     os.chown(state, 54321, -1)
     assert cli.run(["runs", "rerun", str(folder), "--allow-changes"]) == 3
-    assert f"the run went on from {state}, which is another user's" in capsys.readouterr().err
+    assert f"the run started from the state {state}, which is another user's" in capsys.readouterr().err

@@ -157,7 +157,7 @@ def test_a_full_disk_is_one_error_with_exit_code_6_and_the_run_goes_on_when_ther
     subprocess.run(["mount", "-o", "remount,size=30m", str(disk)], check=True)
     more = lora(*command, cwd=ROOT)
     assert more.code == 0, more.err
-    assert "going on from step 1" in more.err
+    assert "continuing from step 1" in more.err
 
 
 @pytest.mark.upstream
@@ -231,12 +231,12 @@ def test_stopped_and_killed_it_ends_with_the_bits_of_a_run_that_was_not(sd_scrip
     assert running_on(output) == ""
 
     rehearsed = lora("train", SMOKE, *given(output, *sets), "--dry-run", cwd=ROOT)
-    assert "going on from step" in rehearsed.err
+    assert "continuing from step" in rehearsed.err
     assert rehearsed.out.rstrip().endswith("-state --skip_until_initial_step")
 
     last = start(output, *sets)
     assert last.wait() == 0
-    assert "going on from step" in said(last)
+    assert "continuing from step" in said(last)
     names = {path.name for path in (tmp_path / "whole").glob("*.safetensors")}
     assert len(names) == 13
     assert {path.name for path in output.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}

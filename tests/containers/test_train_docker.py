@@ -80,7 +80,7 @@ def test_it_trains_stops_by_a_signal_and_goes_on_without_a_container(ours: fake.
 
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stderr
+    assert "continuing from step" in done.stderr
     assert (out / "smoke.safetensors").exists()
 
     again = lora("train", SMOKE, *given(out, *sets), "--docker", cwd=ROOT)
@@ -140,7 +140,7 @@ def test_one_that_was_killed_from_outside_is_exit_6(ours: fake.Engine, script: S
     script("kill -9 $$")
     ran = lora("train", SMOKE, *given(tmp_path / "out"), "--docker", cwd=ROOT)
     assert ran.code == 6
-    assert "was ended from outside: code 137" in ran.err
+    assert "was killed: code 137" in ran.err
 
 
 def test_a_hangup_is_passed_on_and_is_its_exit_code(ours: fake.Engine, script: Script, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_an_image_of_another_patch_set_is_refused_unless_it_is_named(
     ours.images["lora-training"] |= {"lora.pin.sd-scripts": "d" * 40, "lora.patches.sha256": ""}
     taken = lora(*words, "--docker", "--image", "lora-training", cwd=ROOT)
     assert taken.code == 0
-    assert "warning: the image lora-training is not what this checkout would make: sd-scripts dddddddddddd" in taken.err
+    assert "warning: the image lora-training does not match this checkout: sd-scripts dddddddddddd" in taken.err
     assert "warning: the image lora-training does not say its patch set\n" in taken.err
 
 

@@ -97,7 +97,7 @@ def test_stopped_it_saves_and_the_next_one_goes_on(built: Image, out: Path) -> N
     assert "state saved" in stopped.err
     resumed = built.run(*words, **how)
     assert resumed.code == 0, resumed.err
-    assert "going on from step" in resumed.err
+    assert "continuing from step" in resumed.err
     assert {path.stat().st_uid for path in (out / "smoke").rglob("*")} == {1234}
 
 

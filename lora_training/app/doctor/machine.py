@@ -22,7 +22,7 @@ _SCARCE, _LEAST = 10 * _GB, 1 * _GB
 _SHARED = 512 * 10**6
 _PIN = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)(?: *; *([^\\]+?))? *\\?")
 _SHOWN = 5
-_MEND = "`make setup` installs what is pinned"
+_MEND = "`make setup` installs the pinned packages"
 
 
 def ok(about: str, text: str) -> Problem:

@@ -19,7 +19,7 @@ _TIMEOUT_S = 300
 # The oldest driver for each major version of CUDA, which runs all its minor versions (NVIDIA, CUDA Toolkit release
 # notes, "CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility", Linux).
 _DRIVERS = {11: (450, 80), 12: (525, 60), 13: (580,)}
-_MEND = "`make setup` installs what is pinned"
+_MEND = "`make setup` installs the pinned packages"
 _PROBE = """
 import importlib, json, sys
 found = {"errors": {}}
@@ -59,7 +59,7 @@ def probe(python: str = sys.executable) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"errors": {"torch": f"importing it takes more than {_TIMEOUT_S} seconds"}}
     except (OSError, ValueError, IndexError):
-        return {"errors": {"torch": "the process that imports it ends without a word"}}
+        return {"errors": {"torch": "the process that imports it ends without output"}}
 
 
 def findings(found: dict[str, Any], gpus: Sequence[Gpu]) -> Iterator[Problem]:

@@ -79,7 +79,7 @@ def _memory_mb(device: str) -> float:
 
 
 def _unneeded(start: Start, _settings: NoSettings) -> str | None:
-    return None if start.environ.get(events.VARIABLE) else "nobody listens"
+    return None if start.environ.get(events.VARIABLE) else "no supervisor reads events"
 
 
 PATCH = RuntimePatch(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from lora_training import config as cfg
 from lora_training import git_process, manifest, workspace
 from lora_training.app import plan
+from lora_training.config import argv, loading, paths, tables
 from lora_training.config import files as named_files
-from lora_training.config import loading, paths, tables
 from lora_training.config import schema as schemas
 from lora_training.config.checks import Machine, check, require
 from lora_training.config.files import NamedPath
@@ -94,7 +94,7 @@ def _order(here: Workspace, request: Request, options: Options, *, write: bool) 
         request.file, sets=request.sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)}
     )
     schema = _checked(here, config, write=write)
-    output = plan.output(cfg.to_argv(config, schema))
+    output = plan.output(argv.flag_values(config, schema))
     if not output.is_absolute():
         raise ConfigError(f"{config.path} has no `output_dir`", hint="name the folder for the LoRA")
     resume = request.resume

@@ -9,13 +9,13 @@ import re
 import socket
 import sys
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training import config as cfg
 from lora_training import miniature, workspace
 from lora_training.app.targets import refuse_unfit, require_verified, targets
+from lora_training.config import argv
 from lora_training.config import schema as schemas
 from lora_training.config.checks import Machine, check, installed_here, machine, require
 from lora_training.config.checks import flags as flag_checks
@@ -104,16 +104,19 @@ def make(
     # in `made_by` under this name, so that states from before it was a flag stay valid
     precision = [f"mixed_precision={config.launch.mixed_precision}"] if config.launch.mixed_precision else []
     words = [config.script, *cfg.to_argv(config, schema), str(started.count), *precision]
+    values = argv.flag_values(config, schema)
+    folder = values.get("output_dir", "")
+    words = [word for word in words if word not in (folder, f"--output_dir={folder}")]
     made_by = _made_by(here, tree, words, dataset, runtime)
     # these keys count in `made_by`, so that the run can be resumed on a machine with a GPU, as the same run
     left_out = () if tree.is_miniature or elsewhere else machine.left_out(View(config, schema), _has_gpu)
     flags = cfg.to_argv(config, schema, without=left_out)
-    target = output(flags)
-    logs = None if tree.is_miniature else _logs(flags, target)
+    target = output(values)
+    logs = None if tree.is_miniature else _logs(str(values.get("logging_dir", "")), target)
     if dataset:
         flags += ["--dataset_config", str(target.with_suffix(".run") / "dataset.json")]
     if logs:
-        flags += ["--log_prefix", f"{logs.name}/{_value(flags, 'log_prefix', '')}"]
+        flags += ["--log_prefix", f"{logs.name}/{values.get('log_prefix', '')}"]
     environment = bootstrap.environment(runtime) | _channels(target.with_suffix(".run"), made_by)
     launched = _launched(config, tree, flags, started, environment)
     if runtime:
@@ -150,13 +153,11 @@ def _processes(config: Config, *, elsewhere: bool) -> Processes:
 
 
 def _made_by(
-    here: Workspace, tree: Tree, flags: list[str], dataset: Mapping[str, Any] | None, runtime: Mapping[str, Any]
+    here: Workspace, tree: Tree, words: list[str], dataset: Mapping[str, Any] | None, runtime: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return digests of a run's inputs. The output folder does not count."""
-    place = _value(flags, "output_dir", "")
-    what = [word for word in flags if word not in (place, f"--output_dir={place}")]
+    """Return digests of a run's inputs; `words` are the script and its arguments, without the output folder."""
     text = cfg.dataset_text(dataset) if dataset else None
-    config = json.dumps([what, text, runtime], sort_keys=True).encode()
+    config = json.dumps([words, text, runtime], sort_keys=True).encode()
     return {
         "config": hashlib.sha256(config).hexdigest(),
         "upstream": tree.commit,
@@ -164,9 +165,9 @@ def _made_by(
     }
 
 
-def _logs(flags: list[str], target: Path) -> Path | None:
-    """Return the log folder of the run's record, or a new one in `logging_dir`; None without a `logging_dir`."""
-    if not (place := _value(flags, "logging_dir", "")):
+def _logs(place: str, target: Path) -> Path | None:
+    """Return the log folder of the run's record, or a new one in the `logging_dir` `place`; None without one."""
+    if not place:
         return None
     known = record.read(target.with_suffix(".run"))
     found = Path(known.tensorboard) if known and known.tensorboard else None
@@ -223,19 +224,13 @@ def _has_gpu() -> bool:
     return gpus.has_one(os.environ)
 
 
-def output(flags: list[str]) -> Path:
+def output(values: Mapping[str, Any]) -> Path:
     """Return the file that upstream writes at the end; `last` and `safetensors` are its defaults."""
-    name, form = _value(flags, "output_name", "last"), _value(flags, "save_model_as", "safetensors")
+    name, form = str(values.get("output_name", "last")), str(values.get("save_model_as", "safetensors"))
     if error := flag_checks.refused_name(name):
         raise error
     if form != "safetensors":
         raise ConfigError(
             f"`save_model_as` cannot be {form!r}", hint="the LoRA is checked at the end, and only safetensors can be"
         )
-    return Path(_value(flags, "output_dir", "")) / f"{name}.{form}"
-
-
-def _value(flags: list[str], name: str, default: str) -> str:
-    """Return the value of a flag: the next word, or the text after its own `=`."""
-    joined = (flag.partition("=")[2] for flag in flags if flag.startswith(f"--{name}="))
-    return next((after for flag, after in pairwise(flags) if flag == f"--{name}"), next(joined, default))
+    return Path(values.get("output_dir", "")) / f"{name}.{form}"

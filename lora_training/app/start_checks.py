@@ -8,7 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_training.app import plan as plans
+from lora_training.config import argv, encode
 from lora_training.errors import ConfigError, LoraError
+from lora_training.launch import gpus, spec
+from lora_training.preflight import checks
+from lora_training.preflight.job import Job
+from lora_training.supervise import states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +23,6 @@ if TYPE_CHECKING:
     from lora_training.app.train import Watcher
     from lora_training.config import Config
     from lora_training.config.schema import Schema
-    from lora_training.preflight.job import Job
     from lora_training.problems import Problem
     from lora_training.workspace import Workspace
 
@@ -38,17 +43,14 @@ def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None
 
 def problems(here: Workspace, config: Config, schema: Schema, progress: Callable[[str], None]) -> Iterator[Problem]:
     """Yield the problems that `check` and other steps of `lora train` would report for a configuration."""
-    from lora_training import config as cfg
-    from lora_training.app import plan as plans
-
     yield from _processes(config)
     yield from _state(config)
     if config.run.assets and not (here.cache / config.run.assets).exists():
         return  # `lora train` makes them
     try:
-        output = plans.output(cfg.to_argv(config, schema))
+        output = plans.output(argv.flag_values(config, schema))
         job = job_of(here, config, schema, output, schema.tree or Path())
-    except ConfigError as exc:
+    except (ConfigError, encode.Refused) as exc:
         named = next((entry for entry in config.entries.values() if f"`{entry.key}`" in exc.message), None)
         yield config.problem(exc.message, named.path if named else (), hint=exc.hint)
         return
@@ -64,8 +66,6 @@ def problems(here: Workspace, config: Config, schema: Schema, progress: Callable
 
 
 def _run(config: Config, job: Job, progress: Callable[[str], None]) -> list[Problem]:
-    from lora_training.preflight import checks
-
     depth = "quick" if config.run.checks == "all" and not opens_images() else config.run.checks
     try:
         return checks.run(job, progress, depth)
@@ -80,18 +80,12 @@ def opens_images() -> bool:
 
 def job_of(here: Workspace, config: Config, schema: Schema, output: Path, cwd: Path) -> Job:
     """Return a configuration's training as the checks see it."""
-    from lora_training.config import argv
-    from lora_training.preflight.job import Job
-
     values, dataset = argv.flag_values(config, schema), argv.dataset_document(config)
     return Job(config.script, values, dataset, output, cwd, {**os.environ}, here.cache / "checked")
 
 
 def _processes(config: Config) -> Iterator[Problem]:
     """Yield the problems in `[launch]`; a missing GPU is a warning, since another machine may have it."""
-    from lora_training.app import plan as plans
-    from lora_training.launch import gpus, spec
-
     try:
         spec.resolve(config.launch, lambda: plans.ANY_NUMBER)
     except ConfigError as exc:
@@ -105,8 +99,6 @@ def _processes(config: Config) -> Iterator[Problem]:
 
 def _state(config: Config) -> Iterator[Problem]:
     """Yield the problems with the state that `[run] resume` names. That it exists is checked elsewhere."""
-    from lora_training.supervise import states
-
     folder = Path(config.run.resume)
     if config.run.resume not in ("auto", "never") and folder.exists():
         try:

@@ -235,7 +235,6 @@ def resolved(plan: Plan, *, keeps_auto: bool = False) -> str:
     With `keeps_auto`, a number of processes that is `auto` stays so, for a machine with another number of GPUs.
     """
     from lora_training.config import show
-    from lora_training.runtime import registry
 
     # patches that are on by default and off in this run must stay off
     off = {name: False for name, patch in registry.available().items() if patch.on_by_default}

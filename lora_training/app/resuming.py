@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import manifest, shell
+from lora_training import manifest, shell, tomls
 from lora_training.app import recording
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import backup, record, states
@@ -162,8 +162,6 @@ def _changes_from_record(plan: Plan, folder: Path, made_by: Mapping[str, str]) -
 
     Returns None when `folder` has no readable configuration of the run that `made_by` identifies.
     """
-    from lora_training import tomls
-
     known = record.read(folder)
     if known is None or known.made_by != dict(made_by):
         return None

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training.app import plan, start_checks
+from lora_training.app import start_checks
 from lora_training.app.checkout import Checkout
-from lora_training.config import to_argv
 from lora_training.dataset import captions, report, survey
 from lora_training.errors import ConfigError, UpstreamError
 from lora_training.preflight import listing
@@ -52,7 +51,7 @@ def check(
 def _of_configuration(here: Checkout, file: Path, sets: tuple[str, ...]) -> Job:
     config = here.load(file, sets)
     schema = here.schema(config.script)
-    return start_checks.job_of(here.workspace, config, schema, plan.output(to_argv(config, schema)), here.tree)
+    return start_checks.job_of(here.workspace, config, schema, here.tree)
 
 
 def _of_folder(here: Checkout, place: Path, folder: Folder) -> Job:

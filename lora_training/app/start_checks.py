@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_training.app import plan as plans
-from lora_training.config import argv, encode
+from lora_training.config import argv
 from lora_training.errors import ConfigError, LoraError
 from lora_training.launch import gpus, spec
 from lora_training.preflight import checks
@@ -32,7 +32,7 @@ def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None
 
     `keeps`: existing files under the run's name are renamed, not overwritten.
     """
-    job = job_of(here, plan.config, plan.schema, plan.output, plan.spec.cwd)
+    job = job_of(here, plan.config, plan.schema, plan.spec.cwd)
     found = _run(plan.config, replace(job, keeps=keeps), watcher.progress)
     for problem in found:
         if problem.severity == "warning":
@@ -48,9 +48,8 @@ def problems(here: Workspace, config: Config, schema: Schema, progress: Callable
     if config.run.assets and not (here.cache / config.run.assets).exists():
         return  # `lora train` makes them
     try:
-        output = plans.output(argv.flag_values(config, schema))
-        job = job_of(here, config, schema, output, schema.tree or Path())
-    except (ConfigError, encode.Refused) as exc:
+        job = job_of(here, config, schema, schema.tree or Path())
+    except ConfigError as exc:
         named = next((entry for entry in config.entries.values() if f"`{entry.key}`" in exc.message), None)
         yield config.problem(exc.message, named.path if named else (), hint=exc.hint)
         return
@@ -78,10 +77,10 @@ def opens_images() -> bool:
     return find_spec("PIL") is not None and find_spec("numpy") is not None
 
 
-def job_of(here: Workspace, config: Config, schema: Schema, output: Path, cwd: Path) -> Job:
-    """Return a configuration's training as the checks see it."""
+def job_of(here: Workspace, config: Config, schema: Schema, cwd: Path) -> Job:
+    """Return a configuration's training as the checks see it. Raises ConfigError."""
     values, dataset = argv.flag_values(config, schema), argv.dataset_document(config)
-    return Job(config.script, values, dataset, output, cwd, {**os.environ}, here.cache / "checked")
+    return Job(config.script, values, dataset, plans.output(values), cwd, {**os.environ}, here.cache / "checked")
 
 
 def _processes(config: Config) -> Iterator[Problem]:

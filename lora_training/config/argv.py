@@ -50,10 +50,13 @@ def to_argv(
 def flag_values(config: Config, schema: Schema) -> dict[str, Any]:
     """Return the value of each flag by its name in upstream, with paths made absolute.
 
-    Raises `encode.Refused` for a path that names an unknown variable.
+    Raises ConfigError for a path that names an unknown variable.
     """
     flags = [(schema.flag(entry.key), entry) for entry in config.entries.values()]
-    return {flag.dest: encode.resolved(flag, entry, config.resolve) for flag, entry in flags if flag}
+    try:
+        return {flag.dest: encode.resolved(flag, entry, config.resolve) for flag, entry in flags if flag}
+    except encode.Refused as exc:
+        raise ConfigError(exc.message, hint=exc.hint) from None
 
 
 def encoded(config: Config, schema: Schema, entry: Entry) -> list[str] | Problem:

@@ -31,12 +31,16 @@ _PATCHES = {"lazy-bitsandbytes": {}, "tiny-models": {}, "tiny-unet": {"block_out
 _PIXELS = 128
 
 
-def write(folder: Path, family: str) -> None:
-    """Write the images and the model of a family, by its name with hyphens, such as `hunyuan-image`."""
+def write(folder: Path, family: str, *, tiny: bool = True, pixels: int = _PIXELS) -> None:
+    """Write the images and the model of a family, by its name with hyphens, such as `hunyuan-image`.
+
+    With `tiny=False` the model has its real size. Weights are made on torch's default device, in its default dtype.
+    """
     tree = workspace.find().upstream("sd-scripts").path
     sys.path.insert(0, str(tree))
-    registry.install(_PATCHES, tree, Start((), {}))
-    images.write(folder / "images", _PIXELS)
+    if tiny:
+        registry.install(_PATCHES, tree, Start((), {}))
+    images.write(folder / "images", pixels)
     getattr(_Maker(folder, tree), family.replace("-", "_"))()
 
 
@@ -250,7 +254,7 @@ def _weights(model: Any) -> dict[str, Any]:
     """Return random weights for `model`, which may be on the meta device, the same each time."""
     import torch
 
-    source = torch.Generator().manual_seed(_SEED)
+    source = torch.Generator(torch.get_default_device()).manual_seed(_SEED)
     return {name: _random(name, value.shape, source) for name, value in model.state_dict().items()}
 
 

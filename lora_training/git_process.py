@@ -1,4 +1,4 @@
-"""git as a child process, in an environment of ours, without GitPython, whose import takes longer than most commands.
+"""git as a child process, in a clean environment, without GitPython, whose import takes longer than most commands.
 
 A tree may come from a stranger, with its `.git`; git runs programs that a configuration names when it looks at files,
 when it brings objects, and for hooks. Neither the shell's variables nor a repository's own configuration decide here.
@@ -17,7 +17,7 @@ from lora_training import proc
 from lora_training.errors import UpstreamError
 
 # A hook or `git rebase --exec` exports GIT_DIR and friends, which would point every call at the wrong repository.
-# What says how to reach a server stays: a user's ssh command, certificates, and configuration by environment.
+# The variables for reaching a server stay: a user's ssh command, certificates, and configuration by environment.
 _KEPT = re.compile(
     r"GIT_(?:ASKPASS|CONFIG_(?:COUNT|GLOBAL|NOSYSTEM|PARAMETERS|SYSTEM|KEY_.*|VALUE_.*)|EXEC_PATH|HTTP_.*|PYTHON_.*"
     r"|SSH|SSH_COMMAND|SSL_CAINFO|SSL_NO_VERIFY|TRACE.*)"

@@ -6,14 +6,11 @@ import fcntl
 import os
 import re
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 WAIT_S = 10.0
 # A wait that is longer than this is reported.

@@ -11,14 +11,12 @@ import itertools
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lora_training import files
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 NAME = "lora-state.json"
 # In upstream's names of LoRAs and states, between the run's name and the ending: `-step00000010` or `-000002`.

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 # where there is no git, as in our container image, the import is to succeed all the same
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -19,9 +20,6 @@ from git.exc import ODBError
 
 from lora_training import git_process, proc
 from lora_training.errors import UpstreamError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 # GitPython's errors for files of a repository that are damaged
 _DAMAGE = (git.GitError, ODBError, struct.error, AssertionError, OSError, TypeError, ValueError)

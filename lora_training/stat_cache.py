@@ -11,13 +11,10 @@ import hashlib
 import json
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
 
 from lora_training import files
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 _EVERY = 5.0  # seconds of work that are lost at most when the process is killed
 # Some file systems store times in steps of 2 seconds.

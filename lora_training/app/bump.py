@@ -150,7 +150,7 @@ def _accept(here: Workspace, move: Move, watcher: Watcher) -> list[str]:
 
 
 def recover(here: Workspace) -> str | None:
-    """Finish or undo an interrupted move; return what was done."""
+    """Finish or undo an interrupted move; return "finished" or "undone", None when there was none."""
     return rebase_series.recover(here, partial(_settle, here))
 
 

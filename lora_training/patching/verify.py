@@ -51,7 +51,7 @@ def verify(workspace: Workspace, targets: Sequence[Target]) -> Verified:
 
 
 def trees(workspace: Workspace, targets: Sequence[Target]) -> Verified:
-    """Check what a training needs: pins, files, the lock. Problems are returned, not raised."""
+    """Check pins, files and the lock, before a training. Problems are returned, not raised."""
     with transaction.shared(transaction.root_of(workspace)) as recovered:
         problems: list[Problem] = []
         steps: dict[str, int | None] = {}

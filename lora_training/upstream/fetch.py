@@ -14,7 +14,7 @@ from lora_training.errors import UpstreamError
 from lora_training.upstream import pins, status
 from lora_training.workspace import Upstream, Workspace
 
-# What of each tree we need, as sparse-checkout patterns (git's own syntax); all of it where a name is missing.
+# The files of each tree that are needed, as git's sparse-checkout patterns; all files of a tree without an entry.
 _NEEDED = {
     "sd-scripts": ("/*", "!/images/"),
     "transformers": ("/src/", "/setup.py", "/pyproject.toml", "/README.md", "/LICENSE"),
@@ -38,7 +38,7 @@ def from_git(
     with repositories.created(tree) as repo:
         repo.create_remote("origin", upstream.url)
         with repo.config_writer() as settings:
-            # what `clone --filter` would write: blobs come when a checkout asks for them
+            # as `clone --filter` writes them: blobs are fetched when a checkout needs them
             settings.set_value('remote "origin"', "promisor", "true")
             settings.set_value('remote "origin"', "partialCloneFilter", "blob:none")
             # `git sparse-checkout set` would want a commit first; this and the file are all that it writes
@@ -60,7 +60,7 @@ def patterns(workspace: Workspace, upstream: Upstream) -> list[str]:
 
 
 def from_sdist(upstream: Upstream, release: pins.Sdist, tree: Path) -> None:
-    """Unpack what we need of a release's source archive into the empty folder `tree`, with a marker that says so.
+    """Unpack the needed files of a release's source archive into the empty folder `tree`, and write its marker.
 
     pip brings it from the package index that the user's own settings name, and checks its sha256.
     Raises UpstreamError when it cannot be had or is not the one we pin.

@@ -1,4 +1,4 @@
-"""What each upstream should be (its pin) and what the tree on disk is (its head)."""
+"""The pin of each upstream, and the commit and origin of its tree on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARKER = ".lora-upstream.json"
 
 @dataclass(frozen=True)
 class Head:
-    """What a tree on disk is.
+    """The commit and origin of a tree on disk.
 
     `commit` is a full SHA-1, or None when the folder is missing, empty or of unknown origin.
     `origin` is "git", "sdist", "sealed" (from git, without its repository: in a container image) or "none".
@@ -95,7 +95,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def head(upstream: Upstream) -> Head:
-    """What the tree on disk is, read from its files alone: no git process is started."""
+    """Return the commit and origin of the tree on disk."""
     if (upstream.path / ".git").exists():
         return Head(git_process.head(upstream.path), "git")
     found = marker(upstream.path)
@@ -109,7 +109,7 @@ def manifest(upstream: Upstream) -> dict[str, str]:
 
 
 def marker(tree: Path) -> dict[str, Any] | None:
-    """What the marker of a tree without a repository says; None when there is none that makes sense."""
+    """Return the content of the marker of a tree without a repository; None when it is missing or invalid."""
     try:
         found: dict[str, Any] = json.loads((tree / MARKER).read_text(encoding="utf-8"))
         words = (found["commit"], found.get("origin", "sdist"), *found["files"].values())

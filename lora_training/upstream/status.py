@@ -13,7 +13,7 @@ from lora_training import git_process
 from lora_training.upstream import pins
 from lora_training.workspace import Upstream, Workspace
 
-# Python's own, our pristine copies, and what an installation in place leaves.
+# Python's caches, pristine copies of patched files, and the files of an installation in place.
 _IGNORED = ("__pycache__", ".pyc", ".orig", ".egg-info")
 
 State = Literal["missing", "clean", "patched", "drifted"]

@@ -25,8 +25,8 @@ _STAGING = ".sync"
 def sync(workspace: Workspace, name: str, progress: Callable[[str], None], *, discard_edits: bool = False) -> Outcome:
     """Bring upstream `name` to its pin and say how: it was there ("kept"), by "git", or from the "sdist".
 
-    A tree at its pin is taken as it is, whoever brought it and whatever was changed in it. The new tree is built
-    aside and takes its place by a rename, so that a sync that dies at any moment leaves the old one or the new one.
+    An existing tree at its pin is not touched. A new tree is built in a staging folder and renamed into place, so that
+    a sync that is killed at any moment leaves the old tree or the new one.
 
     Raises UpstreamError when the tree has changes and is not at its pin (unless `discard_edits`), when something of
     unknown origin is in its place, or when neither its git host nor the package index can be reached.
@@ -67,7 +67,7 @@ def _lock_file(workspace: Workspace) -> IO[str]:
 
 
 def _clean_staging(workspace: Workspace, upstream: Upstream) -> Path:
-    """The staging folder without what an interrupted sync left there; an old tree that lost its place gets it back."""
+    """Return the emptied staging folder, after an old tree that an interrupted sync left there is moved back."""
     staging = workspace.root / "third_party" / _STAGING
     old = _old(staging, upstream.path)
     if old.exists() and not _occupied(upstream.path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,12 +46,14 @@ class Launch:
         'how many processes train, those of all machines together; "auto" is one for each GPU',
         anyOf=[{"type": "integer", "minimum": 1}, {"const": "auto"}],
     )
-    gpu_ids: tuple[int, ...] | None = _key(
+    gpu_ids: tuple[int | str, ...] | None = _key(
         None,
-        "a list of different whole numbers, such as [0, 1]",
-        "which GPUs of this machine train, counted from 0",
+        'a list of different whole numbers or UUIDs, such as [0, 1] or ["GPU-1b2c"]',
+        "which GPUs of this machine train, counted from 0 or by the UUIDs of `nvidia-smi -L` or their beginnings",
         type="array",
-        items={"type": "integer", "minimum": 0},
+        items={
+            "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^(GPU|MIG)-[0-9a-fA-F/-]+$"}]
+        },
         uniqueItems=True,
         minItems=1,
     )
@@ -59,6 +62,9 @@ class Launch:
     )
     backend: Literal["accelerate", "filestore"] | None = _one_of(
         "accelerate", "filestore", text="what starts several processes and how they meet"
+    )
+    distributed_backend: Literal["nccl", "gloo"] | None = _one_of(
+        "nccl", "gloo", text="what carries data between several processes; nccl on GPUs and gloo on CPUs, unless given"
     )
     num_machines: int | None = _integer(1, "how many machines train together")
     machine_rank: int | None = _integer(0, "this machine's number among them, from 0")
@@ -189,6 +195,6 @@ def _fits(schema: Mapping[str, Any], value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(_fits(schema["items"], each) for each in value) and len(set(value)) == len(value)
     if isinstance(value, str | bool):
-        return value != ""
+        return value != "" and re.search(schema.get("pattern", ""), str(value)) is not None
     least, most = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
     return bool(least <= value <= most and schema.get("exclusiveMinimum", -math.inf) < value < math.inf)

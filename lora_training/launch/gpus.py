@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from lora_training.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+_UUID = re.compile(r"\(UUID: ([^)]+)\)")
 
 
 def usable(environ: Mapping[str, str], count: Callable[[], int]) -> int:
@@ -28,6 +33,20 @@ def usable(environ: Mapping[str, str], count: Callable[[], int]) -> int:
     listed = [entry.strip() for entry in visible.split(",")]
     real = list(takewhile(lambda entry: entry and not entry.startswith("-"), listed))
     return min(len(real), count()) if real else 0
+
+
+def chosen(ids: tuple[int | str, ...], environ: Mapping[str, str], uuids: Callable[[], list[str]]) -> tuple[str, ...]:
+    """Return what CUDA_VISIBLE_DEVICES must be for these GPUs. Numbers count those of the variable, if it is set.
+
+    Raises ConfigError for a UUID that is the beginning of none of `uuids()`.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    known = uuids() if any(isinstance(each, str) for each in ids) else []
+    for each in ids:
+        if isinstance(each, str) and not any(uuid.startswith(each) for uuid in known):
+            hint = f"there is {', '.join(known)}" if known else "`nvidia-smi -L` lists none"
+            raise ConfigError(f"[launch] gpu_ids: there is no GPU {each} on this machine", hint=hint)
+    return tuple(visible[each].strip() if isinstance(each, int) and any(visible) else str(each) for each in ids)
 
 
 def has_one(environ: Mapping[str, str]) -> bool:
@@ -73,8 +92,16 @@ def described() -> list[Gpu]:
 
 def installed() -> int:
     """Return the number of NVIDIA GPUs that the driver reports."""
+    return sum(line.startswith("GPU ") for line in _listed())
+
+
+def uuids() -> list[str]:
+    """Return the UUIDs of the NVIDIA GPUs, and of their MIG devices, that the driver reports."""
+    return [match[1] for line in _listed() if (match := _UUID.search(line))]
+
+
+def _listed() -> list[str]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return 0
-    done = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False, timeout=60)
-    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+        return []
+    return subprocess.run([tool, "-L"], capture_output=True, text=True, check=False, timeout=60).stdout.splitlines()

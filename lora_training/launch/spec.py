@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # /dev/null is not a folder, so no file can exist below it; the log shows this name
 NO_MODULES = "/dev/null/the-modules-of-a-model-are-not-run"
 _RUNTIME = "lora_training.runtime"
+# what the runtime patch `ranks` reads
+DISTRIBUTED_BACKEND = "LORA_DISTRIBUTED_BACKEND"
 # accelerate's own default
 _PORT = 29500
 
@@ -48,7 +50,7 @@ class Processes:
     """
 
     count: int = 1
-    gpu_ids: tuple[int, ...] | None = None
+    gpu_ids: tuple[int | str, ...] | None = None
     cpu: bool = False
     file_store: bool = False
     machines: int = 1
@@ -56,6 +58,7 @@ class Processes:
     ip: str | None = None
     port: int | None = None
     rdzv_backend: str = "static"
+    distributed_backend: str | None = None
 
 
 _ONE = Processes()
@@ -92,6 +95,8 @@ def build(
     }
     if processes.cpu and processes.count > 1:
         env["ACCELERATE_USE_CPU"] = "1"
+    if processes.distributed_backend:
+        env[DISTRIBUTED_BACKEND] = processes.distributed_backend
     if processes.gpu_ids is not None:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, processes.gpu_ids))
     if processes.count == 1:
@@ -168,15 +173,21 @@ def resolve(wanted: Launch, gpus: Callable[[], int]) -> Processes:
         wanted.main_process_ip,
         wanted.main_process_port or (_PORT if machines > 1 else None),
         wanted.rdzv_backend or "static",
+        wanted.distributed_backend,
     )
 
 
 def _check(wanted: Launch, count: int, machines: int, here: int, present: int) -> None:
-    missing = [str(each) for each in wanted.gpu_ids or () if each >= present]
+    missing = [str(each) for each in wanted.gpu_ids or () if isinstance(each, int) and each >= present]
     if missing:
         raise ConfigError(
             f"[launch] gpu_ids: there is no GPU {', '.join(missing)} on this machine, which has {present}",
             hint=f"they are counted from 0; num_processes = {max(1, present)} takes what there is",
+        )
+    if wanted.distributed_backend == "nccl" and not present:
+        raise ConfigError(
+            '[launch] distributed_backend = "nccl" needs GPUs, and this machine has none to train on',
+            hint='leave it out, or write "gloo"',
         )
     if count % machines:
         raise ConfigError(

@@ -109,6 +109,7 @@ def test_a_key_of_another_table_is_told_its_place(checked):
         ),
         ("adaptive_noise_scale = 0.1", ("adaptive_noise_scale", "needs `noise_offset`")),
         ("train_inpainting = true\ncache_latents = true", ("exclude each other",)),
+        ("deepspeed = true", ("`deepspeed` is refused", "num_processes")),
         ('use_8bit_adam = true\noptimizer_type = "Lion"', ("`use_8bit_adam` and `optimizer_type`",)),
         ("full_bf16 = true", ('needs mixed_precision = "bf16"',)),
         ("fp8_base = true", ('needs mixed_precision = "fp16" or "bf16"',)),
@@ -351,6 +352,13 @@ def test_a_train_data_dir_needs_folders_with_repeats(tmp_path, real):
     path = tmp_path / "c.toml"
     path.write_text('script = "train_network"\ntrain_data_dir = "data"\nresolution = "512"\n')
     assert said(check(load(path, environ={}), real["train_network"]), "<repeats>_<words>", "10_cat")
+
+
+def test_fsdp_in_the_environment_is_refused(tmp_path, real):
+    path = tmp_path / "c.toml"
+    path.write_text('script = "train_network"\n')
+    loaded = load(path, environ={"ACCELERATE_USE_FSDP": "true"})
+    assert said(check(loaded, real["train_network"]), "FSDP, which is refused", "unset")
 
 
 def test_errors_stop_a_training_and_warnings_do_not(checked, tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_training.errors import ConfigError
 from lora_training.launch import gpus
 
 
@@ -22,6 +23,33 @@ from lora_training.launch import gpus
 )
 def test_what_may_be_used_of_four(environ: dict[str, str], found: int) -> None:
     assert gpus.usable(environ, lambda: 4) == found
+
+
+UUIDS = ["GPU-1a2b-3c", "GPU-1aff-00", "MIG-77"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "environ", "named"),
+    [
+        ((0, 2), {}, ("0", "2")),
+        ((1, 0), {"CUDA_VISIBLE_DEVICES": "4, 6"}, ("6", "4")),
+        (("GPU-1a2b-3c", "MIG-77"), {}, ("GPU-1a2b-3c", "MIG-77")),
+        (("GPU-1aff",), {"CUDA_VISIBLE_DEVICES": "4,6"}, ("GPU-1aff",)),
+        ((0,), {"CUDA_VISIBLE_DEVICES": "GPU-1aff-00"}, ("GPU-1aff-00",)),
+    ],
+)
+def test_gpus_are_chosen_among_the_visible_ones(
+    ids: tuple[int | str, ...], environ: dict[str, str], named: tuple[str, ...]
+) -> None:
+    assert gpus.chosen(ids, environ, lambda: UUIDS) == named
+
+
+def test_a_uuid_that_the_driver_does_not_know_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "GPU 0: NVIDIA H100 (UUID: GPU-1a2b-3c)"
+    monkeypatch.setenv("PATH", driver(tmp_path, line))
+    assert gpus.uuids() == ["GPU-1a2b-3c"]
+    with pytest.raises(ConfigError, match="there is no GPU GPU-9 on this machine"):
+        gpus.chosen(("GPU-9",), {}, gpus.uuids)
 
 
 def test_without_the_drivers_tool_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

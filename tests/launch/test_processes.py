@@ -51,6 +51,7 @@ def test_how_many_there_will_be(gpus: int, wanted: dict[str, Any], count: int, c
         (0, {"gpu_ids": (0,)}, "there is no GPU 0 on this machine, which has 0"),
         (4, {"num_processes": 3, "num_machines": 2, "main_process_ip": "a"}, "cannot be shared out evenly"),
         (1, {"num_processes": 4, "num_machines": 2, "main_process_ip": "a"}, "asks for 2 GPUs on this machine"),
+        (0, {"num_processes": 2, "distributed_backend": "nccl"}, "needs GPUs"),
         (4, {"num_processes": 4, "num_machines": 2}, "needs main_process_ip"),
         (4, {"num_machines": 2, "main_process_ip": "a", "backend": "filestore"}, "is for one machine"),
     ],

@@ -22,6 +22,7 @@ TIMEOUT = 240
 STEPS = 8
 SETS = (
     "launch.num_processes=2",
+    "launch.distributed_backend=gloo",
     f"max_train_steps={STEPS}",
     "save_every_n_steps=2",
     "save_state=true",

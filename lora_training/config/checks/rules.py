@@ -26,8 +26,22 @@ _ATTENTION = ("xformers", "sdpa", "mem_eff_attn")
 
 def problems(view: View) -> Iterator[Problem]:
     """Yield the combinations that upstream would refuse, or that are certainly mistakes."""
-    for rule in (_ranges, _steps, _needs, _excludes, _precision, _text_encoder, _lonely):
+    for rule in (_unproven, _ranges, _steps, _needs, _excludes, _precision, _text_encoder, _lonely):
         yield from rule(view)
+
+
+def _unproven(view: View) -> Iterator[Problem]:
+    if view.on("deepspeed"):
+        message = "`deepspeed` is refused: resuming, checks and the saved LoRA are not proven with it here"
+        yield view.problem(
+            message, "deepspeed", hint="several GPUs train with [launch] num_processes; `blocks_to_swap` saves memory"
+        )
+    for variable, name in (("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")):
+        if view.config.variables.get(variable, "").lower() in ("true", "1", "yes"):
+            message = (
+                f"{variable} asks for {name}, which is refused: resuming and the saved LoRA are not proven with it"
+            )
+            yield view.config.problem(message, ("launch",), hint=f"unset {variable}")
 
 
 def _ranges(view: View) -> Iterator[Problem]:

@@ -5,7 +5,8 @@ trainable parameters; upstream prepares frozen models, too. On GPUs accelerate d
 CPUs either.
 
 The environment variable `LORA_FILE_STORE` names a file that the ranks create and find each other through,
-torch.distributed's file store, in place of a TCP port. `runtime.ranks` sets it.
+torch.distributed's file store, in place of a TCP port. `runtime.ranks` sets it. `LORA_DISTRIBUTED_BACKEND` names
+torch.distributed's backend, `nccl` or `gloo`, in place of upstream's own choice.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target, one_process, wrap_function
 
 VARIABLE = "LORA_FILE_STORE"
+BACKEND = "LORA_DISTRIBUTED_BACKEND"
 
 
 def _install(module: ModuleType, _settings: NoSettings) -> None:
@@ -29,11 +31,13 @@ def _install(module: ModuleType, _settings: NoSettings) -> None:
 
 
 def _meet(wrapped: Callable[..., None], _state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Set the file store as the init method; accelerate passes these arguments on to `init_process_group`."""
+    """Set the file store as the init method, and the backend; accelerate passes them on to `init_process_group`."""
     store = os.environ.get(VARIABLE)
     if store:
         kwargs["init_method"] = Path(store).as_uri()
         kwargs["rank"], kwargs["world_size"] = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if backend := os.environ.get(BACKEND):
+        kwargs["backend"] = backend
     wrapped(*args, **kwargs)
 
 

@@ -135,7 +135,7 @@ LABEL org.opencontainers.image.title="lora-training" \
       lora.patches.sha256="$PATCHES_SHA256"
 USER ${USER_ID}:${GROUP_ID}
 VOLUME ["/cache", "/out"]
-EXPOSE 6006
+EXPOSE 6006 8765
 HEALTHCHECK --interval=5m --timeout=60s --start-period=10s CMD ["lora", "patch", "verify"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tini", "-s", "--", "lora"]

@@ -33,6 +33,7 @@ class Actions:
         """Return the addresses of these actions."""
         return [
             Route("/train", self.train, methods=["POST"]),
+            Route("/enqueue", self.enqueue, methods=["POST"]),
             Route("/runs/{run}/stop", self.stop, methods=["POST"]),
             Route("/runs/{run}/resume", self.resume, methods=["POST"]),
             Route("/runs/{run}/rerun", self.rerun, methods=["POST"]),
@@ -51,6 +52,11 @@ class Actions:
         path = drafts.find(self.here, web.text(wanted, "name"))
         anew = ["--resume", "never"] if wanted.get("anew") is True else []
         return self._start("train", str(path), *anew)
+
+    async def enqueue(self, request: Request) -> Response:
+        """Check a configuration of `configs/` and add it to the queue."""
+        wanted = await web.body(request)
+        return self._start("queue", "add", str(drafts.find(self.here, web.text(wanted, "name"))))
 
     async def resume(self, request: Request) -> Response:
         """Go on with a run, from the configuration in its record, which has the overrides too."""

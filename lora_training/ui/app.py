@@ -20,6 +20,7 @@ from lora_training.ui.actions import Actions
 from lora_training.ui.forms import Forms
 from lora_training.ui.machine import Machine
 from lora_training.ui.pages import Pages
+from lora_training.ui.queued import Queued
 from lora_training.ui.started import Started
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def create(here: Workspace, token: str, hosts: guard.Hosts) -> Starlette:
         *Pages(here, Histories()).routes(),
         *Forms(here).routes(),
         *Machine(here).routes(),
+        *Queued(here).routes(),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
         Mount("/vendor", StaticFiles(directory=_HERE / "vendor")),
     ]

@@ -102,6 +102,30 @@ def server(runs: Path) -> Iterator[Server]:
     found.close()
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose configurations may be written."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in ("lora_training", "patches", "third_party"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / ".gitmodules", folder)
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    return folder
+
+
+def at_home_of(home: Path, runs: Path, port: int = 0) -> Server:
+    cache = workspace.Workspace(ROOT).cache
+    return Server(port=port, env={"LORA_HOME": str(home), "LORA_CACHE": str(cache), workspace.RUNS_VARIABLE: str(runs)})
+
+
+@pytest.fixture(scope="module")
+def at_home(home: Path, runs: Path) -> Iterator[Server]:
+    """The server of that checkout."""
+    found = at_home_of(home, runs)
+    yield found
+    found.close()
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     program = next(filter(None, map(shutil.which, _BROWSERS)), None)
@@ -116,8 +140,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, server: Server) -> Iterator[Any]:
+def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A page with the token's cookie; an error in a script fails the test."""
+    server = request.getfixturevalue("at_home" if "at_home" in request.fixturenames else "server")
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     found = context.new_page()
     errors: list[str] = []

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_training import tomls, workspace
+from lora_training import tomls
 from lora_training.app import drafts
 from lora_training.app.checkout import Checkout
 from lora_training.config import form
@@ -52,25 +51,6 @@ def with_upstream(sd_scripts: Path) -> None:
     """The form comes from the real parser."""
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout whose configurations may be written."""
-    folder = tmp_path_factory.mktemp("home")
-    for name in ("lora_training", "patches", "third_party"):
-        (folder / name).symlink_to(ROOT / name)
-    shutil.copy(ROOT / ".gitmodules", folder)
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(home: Path, runs: Path) -> Iterator[Server]:
-    cache = workspace.Workspace(ROOT).cache
-    found = Server(env={"LORA_HOME": str(home), "LORA_CACHE": str(cache), workspace.RUNS_VARIABLE: str(runs)})
-    yield found
-    found.close()
-
-
 def fields(draft: Draft) -> list[tuple[form.Field, Any]]:
     """Each field that a text has a value for, with its place."""
     schema = Checkout(None).schema(draft.script)
@@ -109,7 +89,7 @@ def test_every_flag_of_every_script_is_in_the_form_once() -> None:
         assert found.keys() >= schema.keys.keys() - REFUSED.keys()
 
 
-def test_a_flag_goes_beside_those_of_its_kind_and_a_data_set_gets_its_own_loss(server: Server) -> None:
+def test_a_flag_goes_beside_those_of_its_kind_and_a_data_set_gets_its_own_loss(at_home: Server) -> None:
     text = (ROOT / "configs" / "smoke.toml").read_text(encoding="utf-8")
     inner = "datasets/0/subsets/0/custom_attributes"
     edits = [
@@ -126,7 +106,7 @@ def test_a_flag_goes_beside_those_of_its_kind_and_a_data_set_gets_its_own_loss(s
         {"id": "output_name", "text": "123"},
         {"id": "seed", "text": None},
     ]
-    status, _, found = server.ask("/draft", {"name": "x", "text": text, "edits": edits, "shape": ""})
+    status, _, found = at_home.ask("/draft", {"name": "x", "text": text, "edits": edits, "shape": ""})
     assert status == 200
     data = tomls.loads(found["text"])
     assert (data["training"]["lr_scheduler"], data["training"]["learning_rate"]) == ("cosine", 0)
@@ -137,7 +117,7 @@ def test_a_flag_goes_beside_those_of_its_kind_and_a_data_set_gets_its_own_loss(s
     assert (data["runtime"]["dataset-loss"], data["launch"]) == ({"loss_scope": "per_dataset"}, {"num_processes": 2})
     assert "# LoRA+: the up matrices learn four times as fast" in found["text"]
     again = [{"do": "remove", "id": "datasets/1"}]
-    found = server.ask("/draft", {"name": "x", "text": found["text"], "edits": again, "shape": ""})[2]
+    found = at_home.ask("/draft", {"name": "x", "text": found["text"], "edits": again, "shape": ""})[2]
     assert len(tomls.loads(found["text"])["datasets"]) == 1
 
 
@@ -152,52 +132,52 @@ def test_a_flag_goes_beside_those_of_its_kind_and_a_data_set_gets_its_own_loss(s
         ('script = "train_network"\ndatasets = 3', [{"do": "add", "id": "datasets/0/subsets"}]),
     ],
 )
-def test_a_text_or_an_edit_that_is_none_is_one_sentence(server: Server, text: str, edits: list[Any]) -> None:
-    status, _, found = server.ask("/draft", {"name": "x", "text": text, "edits": edits})
+def test_a_text_or_an_edit_that_is_none_is_one_sentence(at_home: Server, text: str, edits: list[Any]) -> None:
+    status, _, found = at_home.ask("/draft", {"name": "x", "text": text, "edits": edits})
     assert (status, set(found)) == (409, {"error", "hint"})
 
 
 @pytest.mark.parametrize("text", ["", 'script = "no_such_script"', 'script = "../../x"', "script = 3"])
-def test_without_a_script_there_are_findings_and_no_form(server: Server, text: str) -> None:
-    found = server.ask("/draft", {"name": "x", "text": text, "edits": [], "shape": ""})[2]
+def test_without_a_script_there_are_findings_and_no_form(at_home: Server, text: str) -> None:
+    found = at_home.ask("/draft", {"name": "x", "text": text, "edits": [], "shape": ""})[2]
     assert (found["html"].strip(), found["values"]) == ("", {})
     assert found["problems"]
 
 
 @pytest.mark.parametrize("name", ["../x", "..%2fx", "a/b", ".hidden", "", "x" * 200, "a%00b", "-rf"])
-def test_a_configuration_is_written_by_plain_name_alone(server: Server, home: Path, name: str) -> None:
+def test_a_configuration_is_written_by_plain_name_alone(at_home: Server, home: Path, name: str) -> None:
     before = sorted(home.rglob("*.toml"))
-    assert server.ask(f"/configs/{name}/save", {"text": "", "digest": ""})[0] in (404, 405, 409)
-    assert server.ask("/train", {"name": name})[0] == 409
+    assert at_home.ask(f"/configs/{name}/save", {"text": "", "digest": ""})[0] in (404, 405, 409)
+    assert at_home.ask("/train", {"name": name})[0] == 409
     assert sorted(home.rglob("*.toml")) == before
 
 
-def test_nothing_is_written_over_unasked(server: Server, home: Path) -> None:
+def test_nothing_is_written_over_unasked(at_home: Server, home: Path) -> None:
     path = home / "configs" / "sd15.toml"
     text = path.read_text(encoding="utf-8")
-    assert "exists" in server.ask("/configs/sd15/save", {"text": "", "digest": ""})[2]["error"]
+    assert "exists" in at_home.ask("/configs/sd15/save", {"text": "", "digest": ""})[2]["error"]
     digest = drafts._digest(text)
     path.write_text(text + "# by an editor\n", encoding="utf-8")
-    status, _, found = server.ask("/configs/sd15/save", {"text": "", "digest": digest})
+    status, _, found = at_home.ask("/configs/sd15/save", {"text": "", "digest": digest})
     assert (status, "changed by somebody else" in found["error"]) == (409, True)
     assert path.read_text(encoding="utf-8").endswith("# by an editor\n")
     (home / "configs" / "link.toml").symlink_to("/etc/passwd")
-    assert server.ask("/configs/link/save", {"text": "", "digest": ""})[0] == 409
+    assert at_home.ask("/configs/link/save", {"text": "", "digest": ""})[0] == 409
 
 
-def test_another_trainers_file_becomes_a_configuration(server: Server) -> None:
+def test_another_trainers_file_becomes_a_configuration(at_home: Server) -> None:
     gui = {"LoRA_type": "Standard", "pretrained_model_name_or_path": "m.safetensors", "network_dim": 8}
     for name, text in (("gui.json", json.dumps(gui)), ("", json.dumps(gui))):
-        status, _, found = server.ask("/import", {"name": name, "text": text})
+        status, _, found = at_home.ask("/import", {"name": name, "text": text})
         assert (status, tomls.loads(found["text"])["script"]) == (200, "train_network")
         assert found["report"]
     line = "accelerate launch sdxl_train_network.py --network_dim 8 --learning_rate 1e-4"
-    assert "network_dim = 8" in server.ask("/import", {"name": "", "text": line})[2]["text"]
-    assert server.ask("/import", {"name": "x.json", "text": "{"})[0] == 409
+    assert "network_dim = 8" in at_home.ask("/import", {"name": "", "text": line})[2]["text"]
+    assert at_home.ask("/import", {"name": "x.json", "text": "{"})[0] == 409
 
 
-def test_the_form_in_a_browser(page: Any, server: Server, home: Path, shoot: Callable[[Any, str], None]) -> None:
-    page.goto(server.url("/configs"))
+def test_the_form_in_a_browser(page: Any, at_home: Server, home: Path, shoot: Callable[[Any, str], None]) -> None:
+    page.goto(at_home.url("/configs"))
     page.get_by_role("button", name="New from a preset").click()
     page.get_by_label("Preset").select_option("smoke")
     page.locator("#new-dialog").get_by_label("Name").fill("mine")
@@ -236,5 +216,5 @@ def test_the_form_in_a_browser(page: Any, server: Server, home: Path, shoot: Cal
     page.get_by_text("mine.toml saved").wait_for()
     saved = (home / "configs" / "mine.toml").read_text(encoding="utf-8")
     assert saved == (home / "configs" / "smoke.toml").read_text(encoding="utf-8").replace("dim = 4", "dim = 16")
-    page.goto(server.url("/configs"))
+    page.goto(at_home.url("/configs"))
     shoot(page, "configurations")

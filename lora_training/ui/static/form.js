@@ -157,9 +157,11 @@ document.getElementById("save-as").addEventListener("click", () => {
   const target = prompt("Name of the new configuration", `${name}-2`);
   if (target) save(target, "");
 });
-document.getElementById("train").addEventListener("click", async () => {
-  if ((digest && text.value === saved) || await save()) await act("/train", { name });
-});
+for (const [id, address] of [["train", "/train"], ["enqueue", "/enqueue"]]) {
+  document.getElementById(id).addEventListener("click", async () => {
+    if ((digest && text.value === saved) || await save()) await act(address, { name });
+  });
+}
 addEventListener("beforeunload", (event) => { if (digest && text.value !== saved) event.preventDefault(); });
 
 const report = sessionStorage.getItem("report");

@@ -18,7 +18,7 @@ function make() {
     loss: one(places.loss, [
       { label: "Loss", color: "--s5", width: 1, alpha: 0.45 }, { label: "Smoothed", color: "--s0", width: 2.5 },
       { label: "Trained again later", color: "--quiet", width: 1, dash: [3, 3], show: data.replaced.some((each) => each !== null) },
-    ], { legend: true, zoom: (low, high) => load([low, high]) }),
+    ], { legend: true, zoom: (low, high) => load([low, high]).catch(again) }),
     lr: one(places.lr, data.lr.map((_, n) => ({ label: `Group ${n + 1}`, color: `--s${n % 8}` }))),
     seconds: one(places.seconds, [{ label: "Seconds", color: "--s2" }]),
     memory: one(places.memory, [{ label: "MB", color: "--s3" }]),
@@ -47,7 +47,7 @@ function draw() {
 async function load(range = null) {
   const query = range ? `?low=${range[0]}&high=${range[1]}` : "";
   const response = await fetch(`/runs/${run}/curves.json${query}`);
-  if (!response.ok) return toast("the curves cannot be read", true);
+  if (!response.ok) throw new Error("the curves cannot be read");
   data = await response.json();
   zoomed = range;
   draw();
@@ -74,11 +74,13 @@ function take(event) {
 let reading = null;
 function again() {
   clearTimeout(reading);
-  reading = setTimeout(() => load(zoomed), 300);
+  reading = setTimeout(() => load(zoomed).catch(again), 300);
 }
 
-document.getElementById("whole").addEventListener("click", () => load());
+document.getElementById("whole").addEventListener("click", () => load().catch((error) => toast(error.message, true)));
 document.addEventListener("lora:event", ({ detail }) => take(detail));
-await load();
+while (!data) {
+  await load().catch(() => new Promise((resolve) => setTimeout(resolve, 1000)));
+}
 document.dispatchEvent(new CustomEvent("lora:begun"));
 begin(data?.offset ?? 0);

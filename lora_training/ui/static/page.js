@@ -39,7 +39,11 @@ export async function follow(number) {
     if (found.error) throw new Error(found.error);
     if (found.text) box.textContent = found.text.trimEnd();
     if (!box.isConnected) document.getElementById("toasts").append(box);
-    if (found.run && found.code === null) return location.assign(`/runs/${found.run}`);
+    if (found.run && found.code === null) {
+      const address = `/runs/${found.run}`;
+      if (location.pathname !== address) location.assign(address);
+      return box.remove();
+    }
     if (found.code !== null) {
       box.remove();
       toast(found.text.trimEnd() || `ended with code ${found.code}`, found.code !== 0);

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lora_training import config as cfg
 from lora_training import git_process, workspace
-from lora_training.config import checks, show
+from lora_training.config import Config, checks, show
 from lora_training.config import schema as schemas
+from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError
 from lora_training.launch import gpus
+from lora_training.problems import Problem, Severity
 from lora_training.runtime import registry
 from lora_training.upstream import pins
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
-
-    from lora_training.config import Config
-    from lora_training.config.schema import Schema
-    from lora_training.problems import Problem, Severity
 
 _UPSTREAM = "sd-scripts"
 

@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import config as cfg
 from lora_training import git_process, manifest, workspace
 from lora_training.app import plan
-from lora_training.config import argv, loading, paths, tables
+from lora_training.app.train import Request, Watcher
+from lora_training.config import Config, argv, loading, paths, tables
 from lora_training.config import files as named_files
 from lora_training.config import schema as schemas
 from lora_training.config.checks import Machine, check, require
 from lora_training.config.files import NamedPath
+from lora_training.config.schema import Schema
 from lora_training.containers import connection, running
+from lora_training.containers.connection import Connection
+from lora_training.containers.running import Ended, Screen
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
 from lora_training.launch import container as containers
 from lora_training.launch import gpus
-from lora_training.launch.container import Mount, is_refused, merged
+from lora_training.launch.container import Container, Engine, Mount, Order, is_refused, merged
 from lora_training.patching import lockfile
 from lora_training.runtime import registry
 from lora_training.supervise import run_index, signals
 from lora_training.upstream import pins
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from lora_training.app.train import Request, Watcher
-    from lora_training.config import Config
-    from lora_training.config.schema import Schema
-    from lora_training.containers.connection import Connection
-    from lora_training.containers.running import Ended, Screen
-    from lora_training.launch.container import Container, Engine, Order
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 # the labels that the Dockerfile sets
 _REVISION = "org.opencontainers.image.revision"

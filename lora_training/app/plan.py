@@ -8,34 +8,30 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import config as cfg
 from lora_training import miniature, workspace
 from lora_training.app.targets import refuse_unfit, require_verified, targets
-from lora_training.config import argv
+from lora_training.config import Config, argv
 from lora_training.config import schema as schemas
 from lora_training.config.checks import Machine, check, installed_here, machine, require
 from lora_training.config.checks import flags as flag_checks
 from lora_training.config.checks.view import View
+from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError, UpstreamError
 from lora_training.launch import gpus, spec
+from lora_training.launch.spec import LaunchSpec, Processes
 from lora_training.patching import lockfile, series
 from lora_training.runtime import bootstrap, events, registry
 from lora_training.runtime.model import Start
 from lora_training.runtime.patches import exact_resume, graceful_stop, provenance
 from lora_training.supervise import backup, record
 from lora_training.upstream import pins
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from lora_training.config import Config
-    from lora_training.config.schema import Schema
-    from lora_training.launch.spec import LaunchSpec, Processes
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 _UPSTREAM = "sd-scripts"
 # the `assets` of `configs/smoke.toml`, which the miniature can train, too

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import manifest, shell
 from lora_training.app import plan as plans
 from lora_training.app import recording, train
+from lora_training.app.plan import Plan
+from lora_training.app.train import Watcher
 from lora_training.errors import CheckFailed, ConfigError
 from lora_training.patching import transaction
 from lora_training.runtime import registry
 from lora_training.supervise import digests, environment, states
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from lora_training.app.plan import Plan
-    from lora_training.app.train import Watcher
-    from lora_training.supervise.record import Record
-    from lora_training.workspace import Workspace
+from lora_training.supervise.record import Record
+from lora_training.workspace import Workspace
 
 _ALLOW = "--allow-changes"
 

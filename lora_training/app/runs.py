@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import files
 from lora_training.app import recording
 from lora_training.errors import LoraError
 from lora_training.supervise import record, run_index
-
-if TYPE_CHECKING:
-    from lora_training.supervise.record import Record
-    from lora_training.workspace import Workspace
+from lora_training.supervise.record import Record
+from lora_training.workspace import Workspace
 
 
 def find(here: Workspace, name: str, *, alive: bool = False) -> tuple[Path, Record]:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lora_training
 from lora_training.errors import PatchError
 from lora_training.patching import verify as patch_verify
+from lora_training.patching.authoring import Edited
 from lora_training.patching.series import Target
 from lora_training.problems import Problem
 from lora_training.runtime import registry, verify
 from lora_training.upstream import pins, status
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from lora_training.patching.authoring import Edited
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 _UPSTREAM = "sd-scripts"
 _PACKAGE = Path(lora_training.__file__).resolve().parent

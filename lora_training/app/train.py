@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from lora_training import files, proc
 from lora_training.app import plan as plans
 from lora_training.app import recording, resuming, start_checks
+from lora_training.app.plan import Plan
 from lora_training.config import dataset_text, show
 from lora_training.config.checks import machine
 from lora_training.errors import LoraError
@@ -16,15 +19,9 @@ from lora_training.runtime.patches import graceful_stop
 from lora_training.supervise import background, backup, record, run_index, states
 from lora_training.supervise import run as supervising
 from lora_training.supervise.attempt import Patience
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from lora_training.app.plan import Plan
-    from lora_training.supervise.result import Result
-    from lora_training.supervise.states import State
-    from lora_training.workspace import Workspace
+from lora_training.supervise.result import Result
+from lora_training.supervise.states import State
+from lora_training.workspace import Workspace
 
 
 @dataclass(frozen=True)

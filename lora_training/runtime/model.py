@@ -9,18 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from types import ModuleType
+from typing import Any, Literal
 
 from lora_training import nearest
 from lora_training.errors import ConfigError
 from lora_training.problems import Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from types import ModuleType
-
-    from lora_training.runtime.run import Watcher
+from lora_training.runtime.run import Watcher
 
 
 @dataclass(frozen=True)

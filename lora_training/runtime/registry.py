@@ -5,21 +5,18 @@ from __future__ import annotations
 import functools
 import pkgutil
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from lora_training import without
 from lora_training.errors import PatchError
 from lora_training.problems import Problem
 from lora_training.runtime import model, patches, training, verify
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from types import ModuleType
-
-    from lora_training.runtime.model import RuntimePatch, Start
+from lora_training.runtime.model import RuntimePatch, Start
 
 # the folder of patches in the checkout that holds this package
 _PATCHES = Path(__file__).resolve().parents[2] / "patches"

@@ -11,16 +11,13 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lora_training.runtime.model import RuntimePatch, Target
 from lora_training.stat_cache import StatCache, is_settled
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from lora_training.runtime.model import RuntimePatch, Target
 
 
 @dataclass(frozen=True)

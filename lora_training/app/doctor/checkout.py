@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
 
 from lora_training.app.doctor import machine
 from lora_training.app.doctor import torch as torches
 from lora_training.app.doctor.machine import ok, problem, warn
 from lora_training.errors import LoraError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from lora_training.problems import Problem
-    from lora_training.workspace import Workspace
+from lora_training.problems import Problem
+from lora_training.workspace import Workspace
 
 
 def examine(here: Workspace, say: Callable[[str], None]) -> Iterator[Problem]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from lora_training.app.doctor.machine import ok, problem, warn
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from lora_training.launch.gpus import Gpu
-    from lora_training.problems import Problem
+from lora_training.launch.gpus import Gpu
+from lora_training.problems import Problem
 
 _TIMEOUT_S = 300
 # The oldest driver for each major version of CUDA, which runs all its minor versions (NVIDIA, CUDA Toolkit release

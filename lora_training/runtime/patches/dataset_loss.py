@@ -13,19 +13,15 @@ change.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lora_training.errors import ConfigError
+from lora_training.problems import Problem
 from lora_training.runtime import training
 from lora_training.runtime.model import RuntimePatch, Target, limits, settings_problems
-from lora_training.runtime.run import Watcher
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from lora_training.problems import Problem
-    from lora_training.runtime.run import Run
+from lora_training.runtime.run import Run, Watcher
 
 NAME = "dataset-loss"
 _FACTOR = "lora_scope_factor"

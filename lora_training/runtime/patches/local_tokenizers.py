@@ -7,12 +7,10 @@ takes that place for a cache of huggingface_hub with Lumina, and loads those of 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target, wrap_function
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 
 def install(module: ModuleType, _settings: NoSettings) -> None:

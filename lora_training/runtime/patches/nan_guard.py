@@ -17,19 +17,15 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from lora_training.errors import TrainingError
 from lora_training.runtime import events, training
 from lora_training.runtime.model import RuntimePatch, Start, Target, limits, wrap_function
-from lora_training.runtime.run import Watcher
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
-
-    from lora_training.runtime.run import Run
+from lora_training.runtime.run import Run, Watcher
 
 NAME = "nan-guard"
 # The key of the image paths in a batch.

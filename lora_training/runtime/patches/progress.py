@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from lora_training.runtime import events, training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Start
-from lora_training.runtime.run import Watcher
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from lora_training.runtime.run import Run
+from lora_training.runtime.run import Run, Watcher
 
 NAME = "progress"
 

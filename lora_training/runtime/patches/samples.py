@@ -12,18 +12,14 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.runtime import events, training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Start, Target
 from lora_training.runtime.patches.exact_resume import RUN_FOLDER
-from lora_training.runtime.run import Watcher
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lora_training.runtime.run import Run
+from lora_training.runtime.run import Run, Watcher
 
 NAME = "samples"
 # The subfolder of the run's folder.

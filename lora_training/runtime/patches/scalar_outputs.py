@@ -6,12 +6,10 @@ One of them is a single boolean for each caption. Upstream takes it out of its a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target, wrap_function
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 
 def install(module: ModuleType, _settings: NoSettings) -> None:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType
-from typing import TYPE_CHECKING, Any
+from types import CodeType, ModuleType
+from typing import Any
 
 from lora_training.runtime import verify
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target, wrap_function
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from types import ModuleType
 
 # widths: CLIP-L, the larger CLIPs, T5 and Gemma, Qwen3, and transformers whose heads are 128 wide
 CLIP, LARGE_CLIP, T5, QWEN3, WIDE = 32, 64, 128, 64, 256

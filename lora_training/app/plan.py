@@ -97,12 +97,8 @@ def make(
     schema = _checked_schema(config, tree, here.cache if write else None, elsewhere=elsewhere)
     runtime = {} if tree.is_miniature else registry.chosen(config.runtime)
     dataset = cfg.dataset_document(config)
-    # in `made_by` under this name, so that states from before it was a flag stay valid
-    precision = [f"mixed_precision={config.launch.mixed_precision}"] if config.launch.mixed_precision else []
-    words = [config.script, *cfg.to_argv(config, schema), str(started.count), *precision]
+    words = _words(config, schema, started.count)
     values = argv.flag_values(config, schema)
-    folder = values.get("output_dir", "")
-    words = [word for word in words if word not in (folder, f"--output_dir={folder}")]
     made_by = _made_by(here, tree, words, dataset, runtime)
     # these keys count in `made_by`, so that the run can be resumed on a machine with a GPU, as the same run
     left_out = () if tree.is_miniature or elsewhere else machine.left_out(View(config, schema), _has_gpu)
@@ -150,10 +146,19 @@ def _processes(config: Config, *, elsewhere: bool) -> Processes:
         return replace(found, port=int(listening.getsockname()[1]))
 
 
+def _words(config: Config, schema: Schema, processes: int) -> list[str]:
+    """Return the script and its arguments that identify a run: without the output folder."""
+    # under this name, so that states from before it was a flag stay valid
+    precision = [f"mixed_precision={config.launch.mixed_precision}"] if config.launch.mixed_precision else []
+    words = [config.script, *cfg.to_argv(config, schema), str(processes), *precision]
+    folder = argv.flag_values(config, schema).get("output_dir", "")
+    return [word for word in words if word not in (folder, f"--output_dir={folder}")]
+
+
 def _made_by(
     here: Workspace, tree: Tree, words: list[str], dataset: Mapping[str, Any] | None, runtime: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return digests of a run's inputs; `words` are the script and its arguments, without the output folder."""
+    """Return digests of a run's inputs, `words` being those of `_words`."""
     text = cfg.dataset_text(dataset) if dataset else None
     config = json.dumps([words, text, runtime], sort_keys=True).encode()
     return {

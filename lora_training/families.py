@@ -180,6 +180,11 @@ def of(script: str) -> Family:
     return _BY_SCRIPT.get(script, Family(script))
 
 
+def script_of(name: str) -> str:
+    """Return the script of a family; that of SD 1.x and 2.x for the empty name."""
+    return f"{name}_{_SUFFIX}" if name else _SUFFIX
+
+
 def is_known(script: str) -> bool:
     """Return whether there is a record of a script."""
     return script in _BY_SCRIPT

@@ -158,7 +158,7 @@ class TestFlatToml:
         assert any(row.key == "(script)" and "--script" in (row.note or "") for row in result.rows)
 
     def test_a_file_of_ours_is_recognised(self, imported):
-        with pytest.raises(ConfigError, match="of ours already"):
+        with pytest.raises(ConfigError, match="already a configuration for lora"):
             imported("x.toml", 'script = "train_network"\n')
 
 

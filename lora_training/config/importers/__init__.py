@@ -41,7 +41,7 @@ def convert(source: Source, schema: Callable[[str], Schema], *, script: str | No
         named = script or module.script(source.content)
         draft = Draft(module.KIND, schema(named or module.guess(source.content)))
         if named is None:
-            draft.defaulted("(script)", f"the file does not say: {draft.schema.script}; --script names another")
+            draft.left_out("(script)", f"the file does not say: {draft.schema.script}; --script names another")
         module.convert(source.content, draft)
     _datasets(draft, source)
     return draft.done()

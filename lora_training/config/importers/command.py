@@ -145,14 +145,10 @@ def _launcher(words: Sequence[str], draft: Draft) -> None:
         key = f"accelerate --{written}"
         name = _ALIASES.get(written, written)
         if name in _SWITCHES:
-            draft.defaulted(key, "follows from [launch]")
-        elif name == "gpu_ids" and values and None not in (ids := [whole(part) for part in values[0].split(",")]):
-            draft.launch["gpu_ids"] = list(dict.fromkeys(ids))
-            draft.took(key, "launch.gpu_ids")
+            draft.left_out(key, "follows from [launch]")
         elif name in _LAUNCH and values and (_LAUNCH[name] is str or whole(values[0]) is not None):
-            draft.launch[name] = _LAUNCH[name](values[0])
-            draft.took(key, f"launch.{name}")
-        else:
+            draft.for_launch(key, name, _LAUNCH[name](values[0]))
+        elif not (name == "gpu_ids" and values and draft.gpu_ids(key, values[0].split(","))):
             draft.lost(key, "a setting of the launcher that [launch] does not have")
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lora_training.config.schema import Flag, Schema
 
+# `defaulted`: left out, since it has no effect or upstream's default means the same
 Outcome = Literal["mapped", "renamed", "defaulted", "lost"]
 # each outcome in the report, in the order of its counts
 _IN_WORDS: dict[Outcome, str] = {"mapped": "mapped", "renamed": "renamed", "defaulted": "left out", "lost": "lost"}
@@ -48,7 +49,7 @@ _MODEL = ("pretrained_model", "vae", "v2", "v_param", "clip_", "t5xxl", "ae", "g
 
 @dataclass(frozen=True)
 class Row:
-    """The outcome of one key: mapped to the same name, renamed, left to the default, or lost."""
+    """The outcome of one key: mapped to the same name, renamed, left out, or lost."""
 
     key: str
     outcome: Outcome
@@ -92,7 +93,7 @@ class Draft:
             self.lost(key, str(exc))
             return False
         if taken is None or (flag.is_switch and taken is False):
-            self.defaulted(key, "not set" if taken is None else "off, as it is by default")
+            self.left_out(key, "not set" if taken is None else "off, as it is by default")
             return True
         if flag.dest in tables.SECRETS:
             self.lost(key, f"a secret is not written down: give it to the environment as {tables.SECRETS[flag.dest]}")
@@ -109,13 +110,26 @@ class Draft:
         same = to in (key, key.removeprefix("ss_"))
         self.rows.append(Row(key, "mapped" if same else "renamed", None if same else to, note))
 
-    def defaulted(self, key: str, note: str) -> None:
-        """Report that a key has the same meaning as upstream's default."""
+    def left_out(self, key: str, note: str) -> None:
+        """Report that a key is not needed: it has no effect, or upstream's default means the same."""
         self.rows.append(Row(key, "defaulted", None, note))
 
     def lost(self, key: str, note: str) -> None:
         """Report that a key could not be imported, and why."""
         self.rows.append(Row(key, "lost", None, note))
+
+    def for_launch(self, key: str, name: str, value: Any) -> None:
+        """Set a key of `[launch]`."""
+        self.launch[name] = value
+        self.took(key, f"launch.{name}")
+
+    def gpu_ids(self, key: str, words: Iterable[str]) -> bool:
+        """Set `[launch] gpu_ids`; return whether all the words are numbers."""
+        ids = [whole(word.strip()) for word in words]
+        if None in ids:
+            return False
+        self.for_launch(key, "gpu_ids", list(dict.fromkeys(ids)))
+        return True
 
     def network(self, key: str, value: Any, *, to: str | None = None) -> None:
         """Add a key=value argument of the network module."""
@@ -130,7 +144,7 @@ class Draft:
         """Set a flag from `name=value` arguments, as a table if all have that form."""
         words = [word for word in items if word]
         if not words:
-            self.defaulted(key, "empty")
+            self.left_out(key, "empty")
             return
         if (to or key) == "network_args" and all("=" in word for word in words):
             self.network_args |= {name: plain_word(text) for name, text in (word.split("=", 1) for word in words)}

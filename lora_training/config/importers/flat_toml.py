@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config.importers.draft import whole
+from lora_training import families
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,21 +12,13 @@ if TYPE_CHECKING:
     from lora_training.config.importers.draft import Draft
 
 KIND = "an sd-scripts or lora-scripts TOML file"
-_TYPES = {
-    "sd-lora": "train_network",
-    "sd-dreambooth": "train_network",
-    "sdxl-lora": "sdxl_train_network",
-    "sd3-lora": "sd3_train_network",
-    "flux-lora": "flux_train_network",
-    "lumina-lora": "lumina_train_network",
-    "lumina2-lora": "lumina_train_network",
-}
 _TYPE_KEYS = ("model_train_type", "train_type")
 _RENAMED = {"lr_restart_cycles": "lr_scheduler_num_cycles", "network_args_custom": "network_args"}
 _RENAMED |= {"optimizer_args_custom": "optimizer_args", "prompt_file": "sample_prompts"}
 _ITS_OWN = ("name", "version", "author", "description", "enable_preview", "enable_base_weight", "enable_block_weights")
-_MARKS = {"gemma2": "lumina_train_network", "clip_g": "sd3_train_network", "qwen3": "anima_train_network"}
-_MARKS |= {"byt5": "hunyuan_image_train_network", "guidance_scale": "flux_train_network"}
+_FAMILY_NAMES = {"sd": "", "lumina2": "lumina"}  # of lora-scripts, where they differ
+# keys that only one family has
+_MARKS = {"gemma2": "lumina", "clip_g": "sd3", "qwen3": "anima", "byt5": "hunyuan_image", "guidance_scale": "flux"}
 # form settings of lora-scripts that become arguments of the network or the optimizer
 _NETWORK = {
     "lycoris_algo": "algo",
@@ -42,16 +34,18 @@ _OFF_AT_ZERO = ("save_n_epoch_ratio", "noise_offset", "min_snr_gamma", "scale_we
 
 
 def script(content: dict[str, Any]) -> str | None:
-    """Return the script that the file names, or that its keys imply; None if unknown."""
+    """Return the script that the file names, such as `sdxl-lora`, or that its keys imply; None if unknown."""
     found = dict(_flat(content))
-    named = next((_TYPES[found[key]] for key in _TYPE_KEYS if str(found.get(key)) in _TYPES), None)
-    return named or next((name for key, name in _MARKS.items() if found.get(key)), None)
+    kinds = [str(found.get(key)).removesuffix("-lora").removesuffix("-dreambooth") for key in _TYPE_KEYS]
+    scripts = [families.script_of(_FAMILY_NAMES.get(kind, kind)) for kind in kinds]
+    scripts += [families.script_of(name) for key, name in _MARKS.items() if found.get(key)]
+    return next(filter(families.is_known, scripts), None)
 
 
 def guess(content: dict[str, Any]) -> str:
     """Return the most likely script: SDXL if the base model's name contains `xl`."""
     model = str(dict(_flat(content)).get("pretrained_model_name_or_path", ""))
-    return "sdxl_train_network" if "xl" in model.lower() else "train_network"
+    return families.script_of("sdxl" if "xl" in model.lower() else "")
 
 
 def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -76,13 +70,13 @@ def _take(key: str, value: Any, draft: Draft) -> None:
     elif key in _TYPE_KEYS:
         draft.took(key, "script", draft.schema.script)
     elif key in _ITS_OWN or key in _PREVIEW:
-        draft.defaulted(key, "a setting of lora-scripts itself")
+        draft.left_out(key, "a setting of lora-scripts itself")
     elif draft.schema.flag(to) is None and key in (*_NETWORK, *_OPTIMIZER, *_PROMPTS, "gpu_ids", "ui_custom_params"):
         _take_form(key, value, draft)
     elif value == "" and draft.schema.flag(to):
-        draft.defaulted(key, "empty")
+        draft.left_out(key, "empty")
     elif to in _OFF_AT_ZERO and value == 0 and not isinstance(value, bool):
-        draft.defaulted(key, "0 turns it off")
+        draft.left_out(key, "0 turns it off")
     elif to in ("network_args", "optimizer_args") and isinstance(value, list):
         draft.words(key, [str(item) for item in value], to=to)
     elif to in ("network_args", "optimizer_args") and isinstance(value, dict):
@@ -106,7 +100,7 @@ def _take_datasets(key: str, value: Any, draft: Draft) -> None:
 def _take_form(key: str, value: Any, draft: Draft) -> None:
     """Import a form setting of lora-scripts that upstream itself does not have."""
     if value in ("", 0, False, []):
-        draft.defaulted(key, "off")
+        draft.left_out(key, "off")
     elif key in _NETWORK:
         draft.network(key, value, to=_NETWORK[key])
     elif key in _OPTIMIZER:
@@ -114,10 +108,7 @@ def _take_form(key: str, value: Any, draft: Draft) -> None:
         if isinstance(words, list):
             words.append(f"{_OPTIMIZER[key]}={value}")
         draft.took(key, "optimizer_args")
-    elif key == "gpu_ids" and isinstance(value, list) and None not in (ids := [whole(str(item)) for item in value]):
-        draft.launch["gpu_ids"] = list(dict.fromkeys(ids))
-        draft.took(key, "launch.gpu_ids")
     elif key in _PROMPTS:
         draft.lost(key, "lora-scripts keeps the prompts in the settings; write them to a file and name it")
-    else:
+    elif not (key == "gpu_ids" and isinstance(value, list) and draft.gpu_ids(key, map(str, value))):
         draft.lost(key, "cannot be read; give its settings one by one")

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lora_training import families
 from lora_training.config.importers import command
-from lora_training.config.importers.draft import whole
-from lora_training.config.importers.kohya_networks import ARGUMENT_NAMES, ARGUMENTS, CONV, NETWORKS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lora_training.config.importers.draft import Draft
 
 KIND = "a kohya_ss configuration"
-_FAMILIES = {
-    "sdxl": ("sdxl_train_network", ("sdxl_",)),
-    "flux1_checkbox": ("flux_train_network", ("flux1_",)),
-    "sd3_checkbox": ("sd3_train_network", ("sd3_",)),
-    "hunyuan_image_checkbox": ("hunyuan_image_train_network", ("hunyuan_image_", "hunyuan_")),
-    "anima_checkbox": ("anima_train_network", ("anima_",)),
-    "lumina_checkbox": ("lumina_train_network", ("lumina_",)),
+# the GUI's switch of each family, with the prefixes of its settings
+_BOXES = {
+    "sdxl": ("sdxl", ("sdxl_",)),
+    "flux1_checkbox": ("flux", ("flux1_",)),
+    "sd3_checkbox": ("sd3", ("sd3_",)),
+    "hunyuan_image_checkbox": ("hunyuan_image", ("hunyuan_image_", "hunyuan_")),
+    "anima_checkbox": ("anima", ("anima_",)),
+    "lumina_checkbox": ("lumina", ("lumina_",)),
 }
 _RENAMED = {"optimizer": "optimizer_type", "max_resolution": "resolution", "lora_network_weights": "network_weights"}
 _OFF_AT_ZERO = frozenset(
@@ -36,11 +38,65 @@ _OFF_AT_ZERO = frozenset(
 )
 _ITS_OWN = frozenset(("model_list", "save_as_bool", "LyCORIS_preset", "use_wandb", "gui_version", "training_preset"))
 _LAUNCH = ("num_processes", "num_machines", "main_process_port", "num_cpu_threads_per_process")
+# settings that the GUI saves for every family but passes on for one only
+_OF_FAMILIES = frozenset(
+    (
+        *("guidance_scale", "t5xxl_max_token_length", "discrete_flow_shift", "model_prediction_type", "clip_g"),
+        *("timestep_sampling", "apply_t5_attn_mask", "split_mode", "mem_eff_save", "ae", "clip_l", "t5xxl"),
+        *("weighting_scheme", "logit_mean", "logit_std", "mode_scale", "single_blocks_to_swap"),
+        *("double_blocks_to_swap", "clip_g_dropout_rate", "pos_emb_random_crop_rate", "save_clip", "save_t5xxl"),
+        *("t5xxl_device", "t5xxl_dtype", "blockwise_fused_optimizers", "fused_optimizer_groups"),
+    )
+)
+
+# -- network types: the module of each, and the settings that become its arguments
+
+_KOHYA_ARGS = (
+    *("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "block_dims", "block_alphas"),
+    *("conv_block_dims", "conv_block_alphas", "rank_dropout", "module_dropout"),
+)
+_FLUX_ARGS = (
+    *("img_attn_dim", "img_mlp_dim", "img_mod_dim", "single_dim", "txt_attn_dim", "txt_mlp_dim", "txt_mod_dim"),
+    *("single_mod_dim", "in_dims", "train_double_block_indices", "train_single_block_indices", "split_qkv"),
+    *("train_t5xxl", "train_blocks", "ggpo_beta", "ggpo_sigma", "rank_dropout", "module_dropout"),
+)
+_CONV = ("conv_dim", "conv_alpha")
+_DROPOUT = ("rank_dropout", "module_dropout")
+_LYCORIS = ("LyCORIS_preset", *_CONV, "rank_dropout", "module_dropout", "rank_dropout_scale", "train_norm")
+_LOKR = ("use_tucker", "use_cp", "use_scalar", "bypass_mode", "dora_wd", "factor", "decompose_both")
+_LOHA = ("use_tucker", "use_scalar", "bypass_mode", "dora_wd")
+_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
+# type -> module, fixed arguments, GUI settings that become arguments
+_NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "Standard": ("networks.lora", {}, (*_KOHYA_ARGS, *_PLUS)),
+    "Kohya LoCon": ("networks.lora", {}, (*_CONV, *_KOHYA_ARGS, *_PLUS)),
+    "LoRA-FA": ("networks.lora_fa", {}, _KOHYA_ARGS),
+    "Kohya DyLoRA": ("networks.dylora", {}, (*_CONV, "unit", *_KOHYA_ARGS, *_PLUS)),
+    "Kohya LoHa": ("networks.loha", {}, (*_CONV, "use_tucker", *_DROPOUT)),
+    "Kohya LoKr": ("networks.lokr", {}, (*_CONV, "use_tucker", "factor", *_DROPOUT)),
+    "Flux1": ("networks.lora_flux", {}, (*_FLUX_ARGS, *_PLUS)),
+    "Flux1 OFT": ("networks.oft_flux", {}, ("enable_all_linear",)),
+    "HunyuanImage-2.1": ("networks.lora_hunyuan_image", {}, (*_DROPOUT, *_PLUS)),
+    "Anima": ("networks.lora_anima", {}, (*_DROPOUT, *_PLUS)),
+    "Lumina": ("networks.lora_lumina", {}, (*_DROPOUT, *_PLUS)),
+    "LoCon": ("lycoris.kohya", {"algo": "locon"}, (*_LYCORIS, *_LOHA)),
+    "LyCORIS/LoCon": ("lycoris.kohya", {"algo": "locon"}, (*_LYCORIS, *_LOHA)),
+    "LyCORIS/LoHa": ("lycoris.kohya", {"algo": "loha"}, (*_LYCORIS, *_LOHA)),
+    "LyCORIS/LoKr": ("lycoris.kohya", {"algo": "lokr"}, (*_LYCORIS, *_LOKR)),
+    "LyCORIS/DyLoRA": ("lycoris.kohya", {"algo": "dylora"}, (*_LYCORIS, "use_tucker", "unit")),
+    "LyCORIS/GLoRA": ("lycoris.kohya", {"algo": "glora"}, (*_LYCORIS, "use_tucker")),
+    "LyCORIS/iA3": ("lycoris.kohya", {"algo": "ia3"}, ("LyCORIS_preset", *_CONV, "train_on_input")),
+    "LyCORIS/BOFT": ("lycoris.kohya", {"algo": "boft"}, (*_LYCORIS, "use_tucker")),
+    "LyCORIS/Diag-OFT": ("lycoris.kohya", {"algo": "diag-oft"}, (*_LYCORIS, "use_tucker", "constrain", "rescaled")),
+    "LyCORIS/Native Fine-Tuning": ("lycoris.kohya", {"algo": "full"}, _LYCORIS),
+}
+_ARGUMENTS = frozenset(key for _, _, keys in _NETWORKS.values() for key in keys)
+_ARGUMENT_NAMES = {"LyCORIS_preset": "preset", "constrain": "constraint"}
 
 
 def script(content: dict[str, Any]) -> str:
     """Return the script that the GUI would start."""
-    return next((name for box, (name, _) in _FAMILIES.items() if content.get(box) is True), "train_network")
+    return families.script_of(next((name for box, (name, _) in _BOXES.items() if content.get(box) is True), ""))
 
 
 def convert(content: dict[str, Any], draft: Draft) -> None:
@@ -54,116 +110,106 @@ class _Gui:
     def __init__(self, content: dict[str, Any], draft: Draft) -> None:
         self.content = content
         self.draft = draft
-        self.own = next((p for box, (_, p) in _FAMILIES.items() if content.get(box) is True), ())
-        self.others = tuple(p for _, prefixes in _FAMILIES.values() for p in prefixes if p not in self.own)
+        self.own = next((p for box, (_, p) in _BOXES.items() if content.get(box) is True), ())
+        self.others = tuple(p for _, prefixes in _BOXES.values() for p in prefixes if p not in self.own)
 
     def take(self, key: str, value: Any) -> None:
-        if key in _MEANINGS:
-            getattr(self, f"_{key}")(key, value)
-        elif key in _FAMILIES:
-            self._family(key, value)
-        elif key in ARGUMENTS:
-            self._argument(key, value)
-        elif key in _ITS_OWN:
-            self.draft.defaulted(key, "a setting of the GUI itself")
-        elif key in _LAUNCH:
-            self._launch(key, value)
-        else:
-            self._plain(key, value)
-
-    def _family(self, key: str, value: Any) -> None:
-        if value is True:
+        if key in _HANDLERS:
+            _HANDLERS[key](self, key, value)
+        elif key in _BOXES and value is True:
             self.draft.took(key, "script", self.draft.schema.script)
+        elif key in _BOXES:
+            self.draft.left_out(key, "off")
+        elif key in _ARGUMENTS:
+            self.argument(key, value)
+        elif key in _ITS_OWN:
+            self.draft.left_out(key, "a setting of the GUI itself")
+        elif key not in _LAUNCH:
+            self.plain(key, value)
+        elif (number := _whole(value)) and (number > 1 or key == "num_cpu_threads_per_process"):
+            self.draft.for_launch(key, key, number)
         else:
-            self.draft.defaulted(key, "off")
+            self.draft.left_out(key, "as it is by default")
 
-    def _plain(self, key: str, value: Any) -> None:
+    def plain(self, key: str, value: Any) -> None:
         prefix = next((p for p in self.own if key.startswith(p)), None)
         to = key.removeprefix(prefix) if prefix else _RENAMED.get(key, key)
-        if prefix is None and self.draft.schema.flag(to) is None and key.startswith(self.others):
-            self.draft.defaulted(key, "of another model family")
+        is_unknown = self.draft.schema.flag(to) is None
+        if is_unknown and prefix is None and key.startswith(self.others):
+            self.draft.left_out(key, "of another model family")
         elif value is None or (isinstance(value, str) and not value.strip()):
-            self.draft.defaulted(key, "empty")
-        elif _is_zero(value) and to in _OFF_AT_ZERO:
-            self.draft.defaulted(key, "0 turns it off")
-        elif self.draft.schema.flag(to) is None and not value:
-            self.draft.defaulted(key, f"off, and {self.draft.schema.script} has no such flag")
-        elif self.draft.schema.flag(to) is None and key in _OF_FAMILIES:
-            self.draft.defaulted(key, "of another model family")
+            self.draft.left_out(key, "empty")
+        elif _number(value) == 0 and to in _OFF_AT_ZERO:
+            self.draft.left_out(key, "0 turns it off")
+        elif is_unknown and not value:
+            self.draft.left_out(key, f"off, and {self.draft.schema.script} has no such flag")
+        elif is_unknown and key in _OF_FAMILIES:
+            self.draft.left_out(key, "of another model family")
         else:
             self.draft.flag(key, value, to=to)
 
-    def _argument(self, key: str, value: Any) -> None:
-        module = NETWORKS.get(str(self.content.get("LoRA_type")))
-        used = module is not None and key in module[2]
-        empty = value in ("", None, False) or (_is_zero(value) and key not in CONV)
-        if used and not empty:
-            lycoris = module is not None and module[0].startswith("lycoris")
-            name = "block_size" if key == "unit" and lycoris else ARGUMENT_NAMES.get(key, key)
+    def argument(self, key: str, value: Any) -> None:
+        kind = self.content.get("LoRA_type")
+        module, _, keys = _NETWORKS.get(str(kind), ("", {}, ()))
+        is_off = value in ("", None, False) or (_number(value) == 0 and key not in _CONV)
+        if is_off:
+            self.draft.left_out(key, "off")
+        elif key in keys:
+            name = "block_size" if key == "unit" and module.startswith("lycoris") else _ARGUMENT_NAMES.get(key, key)
             self.draft.network(key, value, to=name)
-        elif not empty and not used and self.draft.schema.flag(key):
-            self._plain(key, value)
+        elif self.draft.schema.flag(key):
+            self.plain(key, value)
         else:
-            kind = self.content.get("LoRA_type")
-            self.draft.defaulted(key, "off" if empty else f"has no effect on a network of type {kind}")
+            self.draft.left_out(key, f"has no effect on a network of type {kind}")
 
-    def _launch(self, key: str, value: Any) -> None:
-        number = _whole(value)
-        if not number or (number == 1 and key != "num_cpu_threads_per_process"):
-            self.draft.defaulted(key, "as it is by default")
-            return
-        self.draft.launch[key] = number
-        self.draft.took(key, f"launch.{key}")
+    # -- settings that need their own conversion
 
-    # -- settings that need their own conversion; each method is named after its key
-
-    def _LoRA_type(self, key: str, value: Any) -> None:  # noqa: N802 - the GUI's spelling
-        known = NETWORKS.get(str(value))
-        if known is None:
+    def network_type(self, key: str, value: Any) -> None:
+        if str(value) not in _NETWORKS:
             self.draft.lost(key, f"a network of type {value!r} is not known")
             return
-        module, fixed, _ = known
-        family = {"sd3_train_network": "networks.lora_sd3", "flux_train_network": "networks.lora_flux"}
-        if value == "Standard":
-            module = family.get(self.draft.schema.script, module)
+        module, fixed, _ = _NETWORKS[str(value)]
+        if value == "Standard" and (name := families.of(self.draft.schema.script).name) in ("sd3", "flux"):
+            module = f"networks.lora_{name}"
         self.draft.values["network_module"] = module
         self.draft.network_args |= fixed
-        note = "needs the package lycoris-lora" if module.startswith("lycoris") else None
-        self.draft.took(key, "network_module", note)
+        self.draft.took(key, "network_module", "needs the package lycoris-lora" if "lycoris" in module else None)
 
-    def _epoch(self, key: str, value: Any) -> None:
+    def epoch(self, key: str, value: Any) -> None:
         if _whole(self.content.get("max_train_epochs")) or _whole(self.content.get("max_train_steps")):
-            self.draft.defaulted(key, "max_train_epochs or max_train_steps counts")
+            self.draft.left_out(key, "max_train_epochs or max_train_steps counts")
         else:
             self.draft.flag(key, value, to="max_train_epochs")
 
-    def _lr_warmup(self, key: str, value: Any) -> None:
+    def warmup(self, key: str, value: Any) -> None:
         percent = _number(value)
         if not percent or _number(self.content.get("lr_warmup_steps")):
-            self.draft.defaulted(key, "no warm-up" if not percent else "lr_warmup_steps counts")
+            self.draft.left_out(key, "no warm-up" if not percent else "lr_warmup_steps counts")
         else:
             self.draft.flag(key, percent / 100, to="lr_warmup_steps", note="per cent of the steps")
 
-    def _lr_warmup_steps(self, key: str, value: Any) -> None:
-        if _number(value):
-            self.draft.flag(key, value)
+    def number(self, key: str, value: Any) -> None:
+        if not _number(value):
+            self.draft.left_out(key, "0 turns it off")
+        elif key == "t5xxl_lr":
+            self.draft.took(key, "text_encoder_lr")
         else:
-            self.draft.defaulted(key, "0 turns it off")
+            self.draft.flag(key, value)
 
-    def _xformers(self, key: str, value: Any) -> None:
+    def attention(self, key: str, value: Any) -> None:
         chosen = "xformers" if value is True else str(value)
         if chosen in ("xformers", "sdpa"):
             self.draft.flag(key, value=True, to=chosen)
         else:
-            self.draft.defaulted(key, "no attention of its own")
+            self.draft.left_out(key, "no attention of its own")
 
-    def _max_token_length(self, key: str, value: Any) -> None:
+    def token_length(self, key: str, value: Any) -> None:
         if str(value) == "75":
-            self.draft.defaulted(key, "75 is upstream's default")
+            self.draft.left_out(key, "75 is upstream's default")
         else:
-            self._plain(key, value)
+            self.plain(key, value)
 
-    def _text_encoder_lr(self, key: str, value: Any) -> None:
+    def text_encoder_lr(self, key: str, value: Any) -> None:
         rates = [rate for rate in (_number(value), _number(self.content.get("t5xxl_lr"))) if rate]
         unet = _number(self.content.get("unet_lr"))
         if rates:
@@ -174,119 +220,92 @@ class _Gui:
             self.draft.values["network_train_unet_only"] = True
             self.draft.took(key, "network_train_unet_only", "0 with a unet_lr: the GUI then trains the U-Net only")
         else:
-            self.draft.defaulted(key, "learning_rate counts")
+            self.draft.left_out(key, "learning_rate counts")
 
-    def _t5xxl_lr(self, key: str, value: Any) -> None:
-        if _number(value):
-            self.draft.took(key, "text_encoder_lr")
-        else:
-            self.draft.defaulted(key, "0 turns it off")
-
-    def _noise_offset_type(self, key: str, value: Any) -> None:
-        self.draft.defaulted(key, f"a choice of the GUI: {value}")
-
-    def _noise_offset(self, key: str, value: Any) -> None:
-        self._of_noise("Original", key, value)
-
-    _adaptive_noise_scale = _noise_offset
-    _noise_offset_random_strength = _noise_offset
-
-    def _multires_noise_iterations(self, key: str, value: Any) -> None:
-        self._of_noise("Multires", key, value)
-
-    _multires_noise_discount = _multires_noise_iterations
-
-    def _of_noise(self, kind: str, key: str, value: Any) -> None:
+    def noise(self, key: str, value: Any) -> None:
+        kind = "Multires" if key.startswith("multires") else "Original"
         if self.content.get("noise_offset_type", kind) == kind:
-            self._plain(key, value)
+            self.plain(key, value)
         else:
-            self.draft.defaulted(key, f"noise_offset_type is {self.content['noise_offset_type']}")
+            self.draft.left_out(key, f"noise_offset_type is {self.content['noise_offset_type']}")
 
-    def _split(self, key: str, value: Any) -> None:
+    def noise_type(self, key: str, value: Any) -> None:
+        self.draft.left_out(key, f"a choice of the GUI: {value}")
+
+    def words(self, key: str, value: Any) -> None:
         items = value if isinstance(value, list) else str(value or "").replace('"', "").split()
         self.draft.words(key, [str(item) for item in items])
 
-    _optimizer_args = _split
-    _lr_scheduler_args = _split
-
-    def _sample_prompts(self, key: str, value: Any) -> None:
-        if str(value or "").strip():
+    def prompts(self, key: str, value: Any) -> None:
+        if _is_empty(value):
+            self.draft.left_out(key, "empty")
+        else:
             self.draft.lost(key, "the GUI keeps the prompts in the setting; write them to a file and name it")
-        else:
-            self.draft.defaulted(key, "empty")
 
-    def _gpu_ids(self, key: str, value: Any) -> None:
-        ids = [part.strip() for part in str(value or "").split(",") if part.strip()]
-        if ids and None not in (numbers := [whole(part) for part in ids]):
-            self.draft.launch["gpu_ids"] = list(dict.fromkeys(numbers))
-            self.draft.took(key, "launch.gpu_ids")
-        elif ids:
+    def gpu_ids(self, key: str, value: Any) -> None:
+        words = [part for part in str(value or "").split(",") if part.strip()]
+        if not words:
+            self.draft.left_out(key, "empty")
+        elif not self.draft.gpu_ids(key, words):
             self.draft.lost(key, "not a list of numbers")
-        else:
-            self.draft.defaulted(key, "empty")
 
-    def _multi_gpu(self, key: str, value: Any) -> None:
-        self.draft.defaulted(key, "off" if not value else "follows from [launch] num_processes")
+    def multi_gpu(self, key: str, value: Any) -> None:
+        self.draft.left_out(key, "off" if not value else "follows from [launch] num_processes")
 
-    def _dynamo_backend(self, key: str, value: Any) -> None:
+    def dynamo(self, key: str, value: Any) -> None:
         if str(value or "no") == "no":
-            self.draft.defaulted(key, "off")
+            self.draft.left_out(key, "off")
         elif self.draft.flag(key, value):
             self.draft.values["torch_compile"] = True
 
-    def _launcher_only(self, key: str, value: Any) -> None:
+    def launcher(self, key: str, value: Any) -> None:
         if value in ("", None, False, "default"):
-            self.draft.defaulted(key, "as it is by default")
+            self.draft.left_out(key, "as it is by default")
         else:
             self.draft.lost(key, "a setting of the launcher that [launch] does not have")
 
-    _dynamo_mode = _launcher_only
-    _dynamo_use_dynamic = _launcher_only
-    _dynamo_use_fullgraph = _launcher_only
-    _extra_accelerate_launch_args = _launcher_only
-
-    def _additional_parameters(self, key: str, value: Any) -> None:
-        if str(value or "").strip():
-            command.flags(command.split(str(value)), self.draft, prefix=f"{key} ")
+    def more_arguments(self, key: str, value: Any) -> None:
+        if _is_empty(value):
+            self.draft.left_out(key, "empty")
         else:
-            self.draft.defaulted(key, "empty")
+            command.flags(command.split(str(value)), self.draft, prefix=f"{key} ")
 
-    def _resume_from_huggingface(self, key: str, value: Any) -> None:
+    def from_hub(self, key: str, value: Any) -> None:
         self.draft.flag(key, bool(value))
 
-    def _lowvram(self, key: str, value: Any) -> None:
+    def low_vram(self, key: str, value: Any) -> None:
         if value:
             self.draft.lost(key, "sd-scripts no longer has it")
         else:
-            self.draft.defaulted(key, "off")
+            self.draft.left_out(key, "off")
 
 
-# keys that have a method
-_MEANINGS = frozenset(
-    (
-        *("LoRA_type", "epoch", "lr_warmup", "lr_warmup_steps", "xformers", "max_token_length", "text_encoder_lr"),
-        *("t5xxl_lr", "noise_offset_type", "noise_offset", "adaptive_noise_scale", "noise_offset_random_strength"),
-        *("multires_noise_iterations", "multires_noise_discount", "optimizer_args", "lr_scheduler_args"),
-        *("sample_prompts", "gpu_ids", "multi_gpu", "dynamo_backend", "dynamo_mode", "dynamo_use_dynamic"),
-        *("dynamo_use_fullgraph", "extra_accelerate_launch_args", "additional_parameters"),
-        *("resume_from_huggingface", "lowvram"),
-    )
-)
+_HANDLERS: dict[str, Callable[[_Gui, str, Any], None]] = {
+    "LoRA_type": _Gui.network_type,
+    "epoch": _Gui.epoch,
+    "lr_warmup": _Gui.warmup,
+    **dict.fromkeys(("lr_warmup_steps", "t5xxl_lr"), _Gui.number),
+    "xformers": _Gui.attention,
+    "max_token_length": _Gui.token_length,
+    "text_encoder_lr": _Gui.text_encoder_lr,
+    "noise_offset_type": _Gui.noise_type,
+    **dict.fromkeys(("noise_offset", "adaptive_noise_scale", "noise_offset_random_strength"), _Gui.noise),
+    **dict.fromkeys(("multires_noise_iterations", "multires_noise_discount"), _Gui.noise),
+    **dict.fromkeys(("optimizer_args", "lr_scheduler_args"), _Gui.words),
+    "sample_prompts": _Gui.prompts,
+    "gpu_ids": _Gui.gpu_ids,
+    "multi_gpu": _Gui.multi_gpu,
+    "dynamo_backend": _Gui.dynamo,
+    **dict.fromkeys(("dynamo_mode", "dynamo_use_dynamic", "dynamo_use_fullgraph"), _Gui.launcher),
+    "extra_accelerate_launch_args": _Gui.launcher,
+    "additional_parameters": _Gui.more_arguments,
+    "resume_from_huggingface": _Gui.from_hub,
+    "lowvram": _Gui.low_vram,
+}
 
-# settings that the GUI saves for every family but passes on for one only
-_OF_FAMILIES = frozenset(
-    (
-        *("guidance_scale", "t5xxl_max_token_length", "discrete_flow_shift", "model_prediction_type", "clip_g"),
-        *("timestep_sampling", "apply_t5_attn_mask", "split_mode", "mem_eff_save", "ae", "clip_l", "t5xxl"),
-        *("weighting_scheme", "logit_mean", "logit_std", "mode_scale", "single_blocks_to_swap"),
-        *("double_blocks_to_swap", "clip_g_dropout_rate", "pos_emb_random_crop_rate", "save_clip", "save_t5xxl"),
-        *("t5xxl_device", "t5xxl_dtype", "blockwise_fused_optimizers", "fused_optimizer_groups"),
-    )
-)
 
-
-def _is_zero(value: Any) -> bool:
-    return _number(value) == 0
+def _is_empty(value: Any) -> bool:
+    return not str(value or "").strip()
 
 
 def _number(value: Any) -> float | None:

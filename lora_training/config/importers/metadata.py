@@ -6,6 +6,7 @@ import ast
 import re
 from typing import TYPE_CHECKING, Any
 
+from lora_training import families
 from lora_training.config.importers.draft import from_json, literal, plain_word
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ _RENAMED = {
     "ss_batch_size_per_device": "train_batch_size",
 }
 _MODELS = {"ss_sd_model_name": "pretrained_model_name_or_path", "ss_vae_name": "vae"}
+# family by a part of the base model's version
+_VERSIONS = {"sdxl": "sdxl", "sd3": "sd3", "flux": "flux", "chroma": "flux", "lumina": "lumina"}
+_VERSIONS |= {"hunyuan": "hunyuan_image", "anima": "anima", "sd_": ""}
 _RECORDS = re.compile(
     r"ss_(session_id|training_(started|finished)_at|num_\w*images|num_batches_per_epoch|steps|epoch|tag_frequency|"
     r"bucket_info|\w*hash\w*|total_batch_size|dataset_dirs|reg_dataset_dirs|base_model_version)"
@@ -30,27 +34,13 @@ _NOT_OF_SUBSETS = ("img_count",)
 def script(content: dict[str, Any]) -> str | None:
     """Return the script for the recorded base model; None if it is not recorded."""
     version = content.get("ss_base_model_version", "").lower()
-    for mark, name in _VERSIONS:
-        if mark in version:
-            return name
-    return None
+    name = next((name for mark, name in _VERSIONS.items() if mark in version), None)
+    return None if name is None else families.script_of(name)
 
 
 def guess(_content: dict[str, Any]) -> str:
     """Return the script for SD 1.x and 2.x: the oldest files have no version of the base model."""
-    return "train_network"
-
-
-_VERSIONS = (
-    ("sdxl", "sdxl_train_network"),
-    ("sd3", "sd3_train_network"),
-    ("flux", "flux_train_network"),
-    ("chroma", "flux_train_network"),
-    ("lumina", "lumina_train_network"),
-    ("hunyuan", "hunyuan_image_train_network"),
-    ("anima", "anima_train_network"),
-    ("sd_", "train_network"),
-)
+    return families.script_of("")
 
 
 def convert(content: dict[str, Any], draft: Draft) -> None:
@@ -72,11 +62,11 @@ def _take(key: str, text: str, content: dict[str, Any], draft: Draft) -> None:
     elif key == "ss_max_train_steps":
         draft.flag(key, text, to="max_train_steps")
     elif key == "ss_num_epochs" and "ss_max_train_steps" in content:
-        draft.defaulted(key, "max_train_steps counts")
+        draft.left_out(key, "max_train_steps counts")
     elif key == "ss_base_model_version":
         draft.took(key, "script", draft.schema.script)
     elif _RECORDS.fullmatch(key):
-        draft.defaulted(key, "a record of the run, no setting")
+        draft.left_out(key, "a record of the run, no setting")
     elif key in _MODELS:
         draft.flag(key, text, to=_MODELS[key], note="only the name is recorded: give its path")
     elif key == "ss_resolution":

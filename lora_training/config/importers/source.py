@@ -14,9 +14,10 @@ from lora_training.errors import ConfigError
 from lora_training.files import read_any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _COMMAND = re.compile(r"accelerate\s+launch|train_network\.py")
+_DIGITS = 100  # of a number in YAML
 _SCRIPTS = (".sh", ".bash", ".bat", ".cmd", ".ps1", ".txt", "")
 
 # trainers that cannot be imported, with top-level keys that only their files have
@@ -85,7 +86,7 @@ def _document(path: Path, suffix: str, text: str) -> Source:
     _refuse_foreign(path, content)
     if suffix == ".toml":
         if isinstance(content.get("script"), str):
-            raise ConfigError(f"{path} is a configuration of ours already", hint=f"lora config check {path}")
+            raise ConfigError(f"{path} is already a configuration for lora", hint=f"lora config check {path}")
         return Source("toml", content, path.parent)
     if suffix == ".json":
         if "LoRA_type" in content:
@@ -107,33 +108,39 @@ def _refuse_odd(path: Path, content: dict[str, Any]) -> None:
 
 
 def _parsed(path: Path, suffix: str, text: str) -> Any:
+    if suffix == ".toml" and document.has_long_keys(text):
+        raise ConfigError(f"{path} is not valid TOML: a line has more than a thousand dots")
     try:
-        if suffix == ".json":
-            return json.loads(text)
-        if suffix != ".toml":
-            return _yaml(text)
-        return _toml(text)
+        return {".json": json.loads, ".toml": tomls.loads}.get(suffix, _yaml)(text)
     except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{path} is not valid {suffix[1:].upper()}: {exc}") from None
-
-
-def _toml(text: str) -> Any:
-    if document.has_long_keys(text):
-        raise ValueError("a line has more than a thousand dots")
-    return tomls.loads(text)
 
 
 def _yaml(text: str) -> Any:
     """Parse a YAML document into JSON values. Raises ValueError."""
     import yaml
 
-    from lora_training.config.importers.yaml_loader import Loader
-
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    # safe, with a limit: base-60 numbers take quadratic time
+    loader: Any = type("Loader", (base,), {})
+    for kind in ("int", "float"):
+        loader.add_constructor(f"tag:yaml.org,2002:{kind}", _bounded(getattr(base, f"construct_yaml_{kind}")))
     try:
-        _refuse_growth(yaml.parse(text, Loader=Loader))
-        return json.loads(json.dumps(yaml.load(text, Loader=Loader), default=str, skipkeys=True))  # noqa: S506 - it is safe
+        _refuse_growth(yaml.parse(text, Loader=loader))
+        return json.loads(json.dumps(yaml.load(text, Loader=loader), default=str, skipkeys=True))  # noqa: S506 - it is safe
     except yaml.YAMLError as exc:
         raise ValueError(" ".join(str(exc).split())) from None
+
+
+def _bounded(construct: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Limit a constructor of numbers to a hundred characters."""
+
+    def constructor(loader: Any, node: Any) -> Any:
+        if len(node.value) > _DIGITS:
+            raise ValueError(f"a number of more than {_DIGITS} characters")
+        return construct(loader, node)
+
+    return constructor
 
 
 def _refuse_growth(events: Iterable[Any]) -> None:
@@ -141,14 +148,14 @@ def _refuse_growth(events: Iterable[Any]) -> None:
 
     An alias can repeat a part that has aliases itself. libyaml takes quadratic time for nesting depth.
     """
-    from yaml import AliasEvent, CollectionEndEvent, CollectionStartEvent
-
     depth = 0
     for event in events:
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if isinstance(event, AliasEvent):
-            raise ValueError("a part that is used again (`*name`) is not taken over")  # noqa: TRY004 - not about a type
-        if depth > document.DEEPEST:
+        kind = type(event).__name__
+        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        if kind == "AliasEvent":
+            raise ValueError("a part that is used again (`*name`) is not taken over")
+        # the stream and the document count as well
+        if depth > document.DEEPEST + 2:
             raise ValueError(f"it is nested more than {document.DEEPEST} deep")
 
 

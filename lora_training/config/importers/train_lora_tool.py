@@ -4,62 +4,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lora_training import families
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lora_training.config.importers.draft import Draft
 
 KIND = "a train_LoRA_tool configuration"
+
+
+def _same(table: str, *names: str) -> dict[str, str]:
+    return {f"{table}.{name}": name for name in names}
+
+
 _FLAGS = {
-    "model.pretrained_model_name_or_path": "pretrained_model_name_or_path",
     "model.name": "pretrained_model_name_or_path",
-    "model.vae": "vae",
     "model.vae_path": "vae",
-    "model.clip_skip": "clip_skip",
+    **_same("model", "pretrained_model_name_or_path", "vae", "clip_skip"),
     "lora.rank": "network_dim",
     "lora.alpha": "network_alpha",
     "lora.dropout": "network_dropout",
     "training.num_train_epochs": "max_train_epochs",
     "training.epochs": "max_train_epochs",
-    "training.max_train_steps": "max_train_steps",
-    "training.gradient_accumulation_steps": "gradient_accumulation_steps",
-    "training.learning_rate": "learning_rate",
-    "training.unet_lr": "unet_lr",
-    "training.text_encoder_lr": "text_encoder_lr",
-    "training.max_grad_norm": "max_grad_norm",
-    "training.lr_scheduler": "lr_scheduler",
     "training.scheduler": "lr_scheduler",
-    "training.lr_warmup_steps": "lr_warmup_steps",
     "training.warmup_steps": "lr_warmup_steps",
     "training.lr_num_cycles": "lr_scheduler_num_cycles",
     "training.save_steps": "save_every_n_epochs",
-    "training.save_every_n_epochs": "save_every_n_epochs",
     "training.checkpointing_steps": "save_every_n_epochs",
-    "training.mixed_precision": "mixed_precision",
-    "training.gradient_checkpointing": "gradient_checkpointing",
     "training.dataloader_num_workers": "max_data_loader_n_workers",
-    "training.prior_loss_weight": "prior_loss_weight",
-    "training.seed": "seed",
-    "training.output_dir": "output_dir",
     "training.resume_from_checkpoint": "resume",
-    "training.min_snr_gamma": "min_snr_gamma",
     "training.snr_gamma": "min_snr_gamma",
-    "training.noise_offset": "noise_offset",
-    "training.adaptive_noise_scale": "adaptive_noise_scale",
-    "training.loss_type": "loss_type",
-    "training.huber_c": "huber_c",
-    "training.huber_schedule": "huber_schedule",
     "training.pyramid_noise_iterations": "multires_noise_iterations",
     "training.pyramid_noise_discount": "multires_noise_discount",
-    "training.multires_noise_iterations": "multires_noise_iterations",
-    "training.multires_noise_discount": "multires_noise_discount",
     "training.enable_xformers": "xformers",
-    "training.cache_latents": "cache_latents",
-    "training.cache_latents_to_disk": "cache_latents_to_disk",
-    "dataset.cache_latents": "cache_latents",
-    "dataset.cache_latents_to_disk": "cache_latents_to_disk",
-    "output.output_dir": "output_dir",
-    "output.output_name": "output_name",
+    **_same(
+        "training", "max_train_steps", "gradient_accumulation_steps", "learning_rate", "unet_lr", "text_encoder_lr"
+    ),
+    **_same("training", "max_grad_norm", "lr_scheduler", "lr_warmup_steps", "save_every_n_epochs", "mixed_precision"),
+    **_same("training", "gradient_checkpointing", "prior_loss_weight", "seed", "output_dir", "min_snr_gamma"),
+    **_same("training", "noise_offset", "adaptive_noise_scale", "loss_type", "huber_c", "huber_schedule"),
+    **_same("training", "multires_noise_iterations", "multires_noise_discount"),
+    **_same("training", "cache_latents", "cache_latents_to_disk"),
+    **_same("dataset", "cache_latents", "cache_latents_to_disk"),
+    **_same("output", "output_dir", "output_name"),
     "logging.log_dir": "logging_dir",
     "logging.tensorboard_dir": "logging_dir",
     "logging.wandb_project": "log_tracker_name",
@@ -69,32 +57,23 @@ _FLAGS = {
 _SUBSET = {
     "dataset.train_data_dir": "image_dir",
     "dataset.data_dir": "image_dir",
-    "dataset.caption_extension": "caption_extension",
-    "dataset.shuffle_caption": "shuffle_caption",
     "dataset.shuffle_captions": "shuffle_caption",
     "dataset.caption_shuffle": "shuffle_caption",
-    "dataset.keep_tokens": "keep_tokens",
-    "dataset.num_repeats": "num_repeats",
     "dataset.repeats": "num_repeats",
     "dataset.random_flip": "flip_aug",
-    "dataset.flip_aug": "flip_aug",
     "dataset.color_jitter": "color_aug",
-    "dataset.caption_dropout_rate": "caption_dropout_rate",
+    **_same("dataset", "caption_extension", "shuffle_caption", "keep_tokens", "num_repeats", "flip_aug"),
+    **_same("dataset", "caption_dropout_rate"),
     "training.color_jitter": "color_aug",
-    "training.shuffle_caption": "shuffle_caption",
-    "training.keep_tokens": "keep_tokens",
+    **_same("training", "shuffle_caption", "keep_tokens"),
 }
 _DATASET = {
-    "dataset.resolution": "resolution",
     "dataset.use_buckets": "enable_bucket",
-    "dataset.enable_bucket": "enable_bucket",
-    "dataset.min_bucket_reso": "min_bucket_reso",
-    "dataset.max_bucket_reso": "max_bucket_reso",
-    "dataset.bucket_reso_steps": "bucket_reso_steps",
     "dataset.bucket_step": "bucket_reso_steps",
+    **_same("dataset", "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps"),
     "training.train_batch_size": "batch_size",
-    "training.batch_size": "batch_size",
-    "dataset.batch_size": "batch_size",
+    **_same("training", "batch_size"),
+    **_same("dataset", "batch_size"),
 }
 _LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 _OPTIMIZERS = {
@@ -124,13 +103,6 @@ _LOST = {
     "revision": "upstream loads the default revision of a model",
     "class_data_dir": "give regularization images as a subset with is_reg = true",
 }
-# keys that have a method
-_MEANINGS = frozenset(
-    (
-        *("use_loraplus", "optimizer", "train_text_encoder", "use_pyramid_noise", "pyramid_noise", "use_wandb"),
-        "use_tensorboard",
-    )
-)
 _DEEPEST = 2
 _PYRAMID_ITERATIONS = 6  # the value that upstream's documentation recommends, used if the file only says "on"
 
@@ -141,7 +113,7 @@ def script(content: dict[str, Any]) -> str:
     names = " ".join(
         str(flat.get(f"model.{key}", "")) for key in ("pretrained_model_name_or_path", "type", "model_type")
     )
-    return "sdxl_train_network" if "xl" in names.lower() else "train_network"
+    return families.script_of("sdxl" if "xl" in names.lower() else "")
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -165,6 +137,8 @@ class _Tool:
         self.draft = draft
         self.dataset: dict[str, Any] = {}
         self.subset: dict[str, Any] = {}
+        switches = (flat.get(f"{table}.train_text_encoder") for table in ("training", "advanced"))
+        self.trains_text_encoder = any(switch is True for switch in switches)
 
     def run(self) -> None:
         self.draft.values["network_module"] = "networks.lora"
@@ -182,9 +156,13 @@ class _Tool:
         # the oldest files have these settings in `advanced`, later ones in `training`
         place = name.replace("advanced.", "training.", 1)
         if value is None:
-            self.draft.defaulted(name, "not set")
-        elif leaf in _MEANINGS:
-            getattr(self, f"_{leaf}")(name, value)
+            self.draft.left_out(name, "not set")
+        elif leaf in _HANDLERS:
+            _HANDLERS[leaf](self, name, value)
+        elif leaf in _SWITCHES and value is not True:
+            self.draft.left_out(name, "off")
+        elif leaf in _SWITCHES:
+            _SWITCHES[leaf](self, name)
         elif place in _SUBSET or place in _DATASET:
             self._data(name, place, value)
         elif place in _FLAGS:
@@ -199,20 +177,16 @@ class _Tool:
     def _flag(self, name: str, to: str, value: Any) -> None:
         zero = value == 0 and not isinstance(value, bool)
         if zero and to in _OFF_AT_ZERO:
-            self.draft.defaulted(name, "0 turns it off")
-        elif to == "text_encoder_lr" and not self._trains_text_encoder:
-            self.draft.defaulted(name, "the text encoder is not trained")
+            self.draft.left_out(name, "0 turns it off")
+        elif to == "text_encoder_lr" and not self.trains_text_encoder:
+            self.draft.left_out(name, "the text encoder is not trained")
         else:
             self.draft.flag(name, value, to=to)
-
-    @property
-    def _trains_text_encoder(self) -> bool:
-        return any(self.flat.get(f"{table}.train_text_encoder") is True for table in ("training", "advanced"))
 
     def _data(self, name: str, place: str, value: Any) -> None:
         table, to = (self.subset, _SUBSET[place]) if place in _SUBSET else (self.dataset, _DATASET[place])
         if value is False:
-            self.draft.defaulted(name, "off, as it is by default")
+            self.draft.left_out(name, "off, as it is by default")
             return
         table[to] = list(value) if isinstance(value, tuple) else value
         where = "datasets.subsets" if place in _SUBSET else "datasets"
@@ -222,11 +196,11 @@ class _Tool:
         if self.flat.get("training.use_loraplus") is True:
             self.draft.network(name, value, to=leaf)
         else:
-            self.draft.defaulted(name, "use_loraplus is off")
+            self.draft.left_out(name, "use_loraplus is off")
 
     def _rest(self, name: str, leaf: str, value: Any) -> None:
         if value in (False, [], {}, ""):
-            self.draft.defaulted(name, "off")
+            self.draft.left_out(name, "off")
         elif leaf in _LOST:
             self.draft.lost(name, _LOST[leaf])
         elif self.draft.schema.flag(leaf):
@@ -247,42 +221,37 @@ class _Tool:
         if words:
             self.draft.values["optimizer_args"] = words
 
-    # -- keys that need their own conversion; each method is named after its key
+    # -- keys that need their own conversion
 
-    def _use_loraplus(self, name: str, value: Any) -> None:
-        if value is not True:
-            self.draft.defaulted(name, "off")
-            return
-        self.draft.took(name, "network_args.loraplus_lr_ratio")
-        self.draft.network_args.setdefault("loraplus_lr_ratio", self.flat.get("training.loraplus_lr_ratio") or 16)
-
-    def _optimizer(self, name: str, value: Any) -> None:
+    def optimizer(self, name: str, value: Any) -> None:
         self.draft.flag(name, _OPTIMIZERS.get(str(value).lower(), value), to="optimizer_type")
 
-    def _train_text_encoder(self, name: str, value: Any) -> None:
+    def train_text_encoder(self, name: str, value: Any) -> None:
         if value is not True:
             self.draft.values["network_train_unet_only"] = True
         self.draft.took(name, "network_train_unet_only", "the opposite of it")
 
-    def _use_pyramid_noise(self, name: str, value: Any) -> None:
-        if value is not True:
-            self.draft.defaulted(name, "off")
-            return
+    def use_loraplus(self, name: str) -> None:
+        self.draft.took(name, "network_args.loraplus_lr_ratio")
+        self.draft.network_args.setdefault("loraplus_lr_ratio", self.flat.get("training.loraplus_lr_ratio") or 16)
+
+    def use_pyramid_noise(self, name: str) -> None:
         self.draft.values.setdefault("multires_noise_iterations", _PYRAMID_ITERATIONS)
         self.draft.took(name, "multires_noise_iterations")
 
-    _pyramid_noise = _use_pyramid_noise
-
-    def _use_wandb(self, name: str, value: Any) -> None:
-        self._tracker(name, value, "wandb")
-
-    def _use_tensorboard(self, name: str, value: Any) -> None:
-        self._tracker(name, value, "tensorboard")
-
-    def _tracker(self, name: str, value: Any, tracker: str) -> None:
-        if value is not True:
-            self.draft.defaulted(name, "off")
-            return
+    def use_tracker(self, name: str) -> None:
+        tracker = name.rpartition("_")[2]
         both = self.draft.values.get("log_with") not in (None, tracker)
         self.draft.values["log_with"] = "all" if both else tracker
         self.draft.took(name, "log_with")
+
+
+_HANDLERS: dict[str, Callable[[_Tool, str, Any], None]] = {
+    "optimizer": _Tool.optimizer,
+    "train_text_encoder": _Tool.train_text_encoder,
+}
+_SWITCHES: dict[str, Callable[[_Tool, str], None]] = {
+    "use_loraplus": _Tool.use_loraplus,
+    **dict.fromkeys(("use_pyramid_noise", "pyramid_noise"), _Tool.use_pyramid_noise),
+    **dict.fromkeys(("use_wandb", "use_tensorboard"), _Tool.use_tracker),
+}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,23 @@ def stop(folder: Path, run: Record) -> None:
     except OSError as exc:
         hint = "the user who started it can: the run waits for a file named `stop` there"
         raise LoraError(f"cannot write to {folder}: {exc.strerror}", hint=hint) from None
+
+
+def end(folder: Path, run: Record) -> None:
+    """Make a run end at once and save nothing, as a second Ctrl-C does: for a training that does not react."""
+    stop(folder, run)
+    if not _has_open(run.pid, folder / record.LOCK):
+        raise LoraError(f"the process of {run.name} cannot be seen from here", hint="end it where it was started")
+    # each counts as one request; the stop file is the first
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        os.kill(run.pid, signum)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Return whether the process that a record names has a file of the run open: its number may be another's by now."""
+    with contextlib.suppress(OSError):
+        return any(each.exists() and each.samefile(path) for each in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 def state(folder: Path, run: Record) -> str:

@@ -63,15 +63,16 @@ def show(name: str, *, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("name")
+@click.option("--now", is_flag=True, help="End at once, without saving: for a training that does not react.")
 @json_option
-def stop(name: str, *, as_json: bool) -> None:
+def stop(name: str, *, now: bool, as_json: bool) -> None:
     """Make the run NAME save its state at the next step and end. The same `lora train` goes on from there."""
     folder, run = app.find(workspace.find(), name, alive=True)
-    app.stop(folder, run)
+    (app.end if now else app.stop)(folder, run)
     if as_json:
         print_json({"name": run.name, "folder": str(folder), "asked": True})
         return
-    say(f"{run.name}: asked to stop at its next step")
+    say(f"{run.name}: ends now" if now else f"{run.name}: asked to stop at its next step")
 
 
 @runs.command()
@@ -115,7 +116,8 @@ def compare(names: tuple[str, ...], *, as_json: bool) -> None:
         print_json({"runs": rows, "differences": {key: list(values) for key, values in found.keys.items()}})
         return
     table = [["", *found.names]]
-    table += [[key, *(str(row[key] or "-") for row in rows)] for key in ("state", "step", "total", "loss", "each")]
+    figures = {key: [row[key] for row in rows] for key in ("state", "step", "total", "loss", "each")}
+    table += [[key, *("-" if each is None else str(each) for each in values)] for key, values in figures.items()]
     table += [[key, *("not given" if value is None else value for value in each)] for key, each in found.keys.items()]
     widths = [max(len(line[at]) for line in table) for at in range(len(table[0]))]
     for line in table:

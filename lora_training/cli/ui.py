@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from urllib.parse import urlunsplit
 
@@ -37,4 +38,5 @@ def ui(host: str, port: int, *, named: tuple[str, ...]) -> None:
         say(f"warning: others in the network can reach port {port}, and what is sent is not encrypted", err=True)
         say(f"hint: from another machine, `ssh -L {port}:127.0.0.1:{port} THIS-MACHINE` needs no --host", err=True)
     say("Ctrl-C ends the page; runs go on", err=True)
-    app.serve(app.create(here, token, hosts), listening)
+    with contextlib.suppress(KeyboardInterrupt):
+        app.serve(app.create(here, token, hosts), listening)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 EVENTS = "events.jsonl"
 SAMPLES = "samples"
 STOP = "stop"
+LOCK = "lock"
 RECORD = "run.json"
 _Kinds: TypeAlias = "Mapping[str, type | tuple[type, ...]]"
 _WHOLE: _Kinds = {
@@ -151,11 +152,11 @@ def _acquire(fd: int) -> bool:
 
 
 def _lock_file(folder: Path) -> IO[str]:
-    refuse_links([folder, folder / "lock"])
+    refuse_links([folder, folder / LOCK])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # append, so that an unrelated file of that name is not emptied
-        return open(folder / "lock", "a", opener=files.opener)
+        return open(folder / LOCK, "a", opener=files.opener)
     except OSError as exc:
         if files.is_disk_full(exc):
             raise
@@ -179,7 +180,7 @@ def refuse_links(paths: Iterable[Path]) -> None:
 def is_alive(folder: Path) -> bool:
     """Return whether some process holds the lock of the run's folder. Changes nothing in it."""
     try:
-        with open(folder / "lock", opener=files.opener) as handle:
+        with open(folder / LOCK, opener=files.opener) as handle:
             return not locks.acquire(handle.fileno(), shared=True)
     except FileNotFoundError:
         return False

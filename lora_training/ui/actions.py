@@ -35,6 +35,7 @@ class Actions:
             Route("/train", self.train, methods=["POST"]),
             Route("/enqueue", self.enqueue, methods=["POST"]),
             Route("/runs/{run}/stop", self.stop, methods=["POST"]),
+            Route("/runs/{run}/end", self.end, methods=["POST"]),
             Route("/runs/{run}/resume", self.resume, methods=["POST"]),
             Route("/runs/{run}/rerun", self.rerun, methods=["POST"]),
             Route("/started/{number:int}.json", self.said),
@@ -80,6 +81,13 @@ class Actions:
         folder, run = self._run(request)
         runs.stop(folder, run)
         return web.answer({"said": f"{run.name}: asked to stop at its next step"})
+
+    async def end(self, request: Request) -> Response:
+        """Have a run end at once, without saving."""
+        await web.body(request)
+        folder, run = self._run(request)
+        runs.end(folder, run)
+        return web.answer({"said": f"{run.name}: ends now, nothing more is saved"})
 
     def _start(self, *words: str) -> Response:
         return web.answer({"started": self.started.start(*words)}, 202)

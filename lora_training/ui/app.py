@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -26,6 +26,8 @@ from lora_training.ui.started import Started
 if TYPE_CHECKING:
     from lora_training.workspace import Workspace
 
+# for downloads that are under way, in seconds
+_LAST_S = 5
 _HERE = Path(__file__).parent
 
 
@@ -59,7 +61,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: Starlette, listening: socket.socket) -> None:
     """Answer requests until a signal ends it; runs go on."""
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=1
-    )
-    uvicorn.Server(config).run([listening])
+    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+    config = uvicorn.Config(app, lifespan="off", proxy_headers=False, timeout_graceful_shutdown=_LAST_S, **quiet)
+    server = uvicorn.Server(config)
+    # a stream would go on for ever
+    app.state.is_ending = lambda: server.should_exit
+    server.run([listening])

@@ -32,7 +32,8 @@ def stream(request: Request, parts: Callable[[], dict[str, str]], folder: Path |
     after = request.headers.get("last-event-id") or request.query_params.get("after") or ""
     feed = _Feed(parts, folder, int(after) if after.isdecimal() else None)
     headers = {"X-Accel-Buffering": "no"}
-    return StreamingResponse(feed.chunks(), media_type="text/event-stream", headers=headers)
+    chunks = feed.chunks(request.app.state.is_ending)
+    return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
 
 
 class _Feed:
@@ -43,9 +44,9 @@ class _Feed:
         self.sent: dict[str, str] = {}
         self.file: int | None = None
 
-    async def chunks(self) -> AsyncIterator[str]:
+    async def chunks(self, is_ending: Callable[[], bool]) -> AsyncIterator[str]:
         yield "retry: 1000\n\n"
-        while True:
+        while not is_ending():
             said = await to_thread.run_sync(lambda: "".join(self._new()))
             # a comment shows that the connection is there
             yield said or ":\n\n"

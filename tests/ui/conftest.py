@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,8 +80,10 @@ class Server:
         self.process.wait()
 
     def close(self) -> None:
-        self.process.terminate()
-        self.process.communicate(timeout=20)
+        if self.process.poll() is None:
+            self.process.terminate()
+        if not self.process.stdout.closed:
+            self.process.communicate(timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -113,17 +115,31 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def at_home_of(home: Path, runs: Path, port: int = 0) -> Server:
+@pytest.fixture(scope="module")
+def its_environment(home: Path, runs: Path) -> dict[str, str]:
     cache = workspace.Workspace(ROOT).cache
-    return Server(port=port, env={"LORA_HOME": str(home), "LORA_CACHE": str(cache), workspace.RUNS_VARIABLE: str(runs)})
+    return {"LORA_HOME": str(home), "LORA_CACHE": str(cache), workspace.RUNS_VARIABLE: str(runs)}
 
 
 @pytest.fixture(scope="module")
-def at_home(home: Path, runs: Path) -> Iterator[Server]:
+def at_home(its_environment: dict[str, str]) -> Iterator[Server]:
     """The server of that checkout."""
-    found = at_home_of(home, runs)
+    found = Server(env=its_environment)
     yield found
     found.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start a server that ends with the test."""
+    with ExitStack() as servers:
+
+        def start(*words: str, port: int = 0, env: dict[str, str] | None = None) -> Server:
+            server = Server(*words, port=port, env=env)
+            servers.callback(server.close)
+            return server
+
+        yield start
 
 
 @pytest.fixture(scope="session")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.helpers import ROOT, lora
-from tests.ui.conftest import Server
 from tests.ui.records import Made, png
+
+if TYPE_CHECKING:
+    from tests.ui.conftest import Server
 
 STOP = {"Content_Type": "application/json"}
 
@@ -175,17 +181,26 @@ def test_what_is_downloaded_is_the_file(server: Server, tmp_path: Path) -> None:
     assert "attachment; filename*=utf-8''cats.safetensors" in headers["content-disposition"]
 
 
-def test_another_address_demands_the_token_and_names_the_tunnel() -> None:
-    server = Server("--host", ALL, "--allow-host", "Trainer.example")
-    try:
-        assert server.ask("/", Authorization=None)[0] == 401
-        for host, status in {"192.0.2.7:80": 200, "trainer.example": 200, "evil.example": 421}.items():
-            assert server.ask("/", Host=host)[0] == status
-    finally:
-        server.process.terminate()
-        said = server.process.communicate(timeout=20)[1]
+def test_another_address_demands_the_token_and_names_the_tunnel(serve: Callable[..., Server]) -> None:
+    server = serve("--host", ALL, "--allow-host", "Trainer.example")
+    assert server.ask("/", Authorization=None)[0] == 401
+    for host, status in {"192.0.2.7:80": 200, "trainer.example": 200, "evil.example": 421}.items():
+        assert server.ask("/", Host=host)[0] == status
+    server.process.terminate()
+    said = server.process.communicate(timeout=20)[1]
     assert "warning: others in the network can reach port" in said
     assert f"ssh -L {server.port}:127.0.0.1:{server.port}" in said
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
+def test_it_ends_quietly_also_while_somebody_looks(serve: Callable[..., Server], signum: int, code: int) -> None:
+    server = serve()
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
+        connection.request("GET", "/runs/events", headers={"Authorization": f"Bearer {server.token}"})
+        connection.getresponse().readline()
+        server.process.send_signal(signum)
+        said = server.process.communicate(timeout=20)[1]
+    assert (server.process.returncode, said) == (code, "Ctrl-C ends the page; runs go on\n")
 
 
 def test_a_port_that_is_taken_is_one_sentence(server: Server) -> None:

@@ -6,14 +6,16 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lora_training import workspace
 from lora_training.launch import nvml
 from tests.helpers import ROOT, lora
-from tests.ui.conftest import Server
+
+if TYPE_CHECKING:
+    from tests.ui.conftest import Server
 
 DRIVER = """
 import os
@@ -97,9 +99,13 @@ def test_without_a_gpu_the_document_is_empty(driver: Any) -> None:
 
 
 def test_the_page_has_a_panel_for_each_and_the_same_document(
-    browser: Any, driver: Any, runs: Path, shoot: Callable[[Any, str], None]
+    browser: Any,
+    driver: Any,
+    runs: Path,
+    serve: Callable[..., Server],
+    shoot: Callable[[Any, str], None],
 ) -> None:
-    server = Server(env={**driver(DRIVER), workspace.RUNS_VARIABLE: str(runs)})
+    server = serve(env={**driver(DRIVER), workspace.RUNS_VARIABLE: str(runs)})
     page = browser.new_page()
     page.goto(server.entry)
     page.goto(server.url("/machine"))
@@ -111,4 +117,3 @@ def test_the_page_has_a_panel_for_each_and_the_same_document(
     assert server.ask("/gpus.json")[2]["numGpus"] == 3
     shoot(page, "machine")
     page.close()
-    server.close()

@@ -13,11 +13,11 @@ import pytest
 
 from tests.cli.cats import SMOKE, Cats
 from tests.helpers import lora
-from tests.ui.conftest import Server, at_home_of, until
+from tests.ui.conftest import Server, until
 from tests.ui.records import Made
 from tests.ui.test_watching import shown
 
-STEPS = 200
+STEPS = 100
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +43,7 @@ def started(page: Any, server: Server, name: str) -> None:
     page.wait_for_url("**/runs/*", timeout=120_000)
 
 
-def is_said(page: Any, state: str, seconds: int = 120) -> None:
+def is_said(page: Any, state: str, seconds: int = 300) -> None:
     page.locator(f"[data-part=head] .badge.{state}").wait_for(timeout=1000 * seconds)
 
 
@@ -73,14 +73,18 @@ def test_a_live_run_is_watched_to_its_end(
 
 
 def test_a_run_goes_on_whatever_is_killed_and_ends_with_the_same_bits(
-    browser: Any, home: Path, runs: Path, undisturbed: dict[str, Any]
+    browser: Any,
+    home: Path,
+    serve: Callable[..., Server],
+    its_environment: dict[str, str],
+    undisturbed: dict[str, Any],
 ) -> None:
-    server = at_home_of(home, runs)
+    server = serve(env=its_environment)
     page = browser.new_page()
     page.goto(server.entry)
     started(page, server, "cats")
     server.kill()
-    again = at_home_of(home, runs, server.port)
+    serve(port=server.port, env=its_environment)
     until(lambda: shown(page)[0] > 2, 120)
     page.get_by_role("button", name="Stop").click()
     is_said(page, "stopped")
@@ -98,7 +102,6 @@ def test_a_run_goes_on_whatever_is_killed_and_ends_with_the_same_bits(
     page.get_by_text("the run was killed: nothing was recorded after this step").wait_for()
     assert record(home, "cats")["result"]["tensors_sha256"] == undisturbed["result"]["tensors_sha256"]
     page.close()
-    again.close()
 
 
 def test_what_a_start_would_say_is_said_on_the_page(page: Any, at_home: Server, home: Path) -> None:
@@ -168,3 +171,19 @@ def test_jobs_are_added_moved_paused_and_removed_on_the_page(
     until(lambda: jobs.count() == 1)
     assert at_home.ask("/queue/change", {"name": "no-such-job", "do": "pause"})[0] == 409
     assert at_home.ask("/queue/change", {"name": "x", "do": "format"})[0] == 400
+
+
+def test_a_run_that_does_not_react_is_ended(page: Any, at_home: Server, home: Path) -> None:
+    text = (home / "configs" / "left.toml").read_text(encoding="utf-8")
+    endless = text.replace('"left"', '"endless"').replace(f"max_train_steps = {STEPS}", "max_train_steps = 100000")
+    (home / "configs" / "endless.toml").write_text(endless, encoding="utf-8")
+    started(page, at_home, "endless")
+    until(lambda: shown(page)[0] > 0, 120)
+    run = record(home, "endless")
+    (child,) = Path(f"/proc/{run['pid']}/task/{run['pid']}/children").read_text(encoding="utf-8").split()
+    os.kill(int(child), signal.SIGSTOP)
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="End now").click()
+    page.get_by_role("button", name="OK").click()
+    is_said(page, "stopped")
+    assert not Path(f"/proc/{child}").exists()

@@ -66,9 +66,9 @@ def test_a_new_run_comes_into_the_list_and_a_removed_one_leaves_it(page: Any, se
 
 
 def test_each_event_is_shown_once_over_a_restart_of_the_server_and_a_reload(
-    browser: Any, runs: Path, live: Made
+    browser: Any, serve: Callable[..., Server], runs: Path, live: Made
 ) -> None:
-    server = Server(env={workspace.RUNS_VARIABLE: str(runs)})
+    server = serve(env={workspace.RUNS_VARIABLE: str(runs)})
     page = browser.new_page()
     live.begin(1000)
     live.steps(1, 10)
@@ -78,7 +78,7 @@ def test_each_event_is_shown_once_over_a_restart_of_the_server_and_a_reload(
     server.kill()
     live.steps(11, 260)
     page.get_by_text("not connected").wait_for()
-    again = Server(port=server.port, env={workspace.RUNS_VARIABLE: str(runs)})
+    serve(port=server.port, env={workspace.RUNS_VARIABLE: str(runs)})
     live.steps(261, 510)
     until(lambda: shown(page)[1] == 510)
     assert shown(page) == (510, 510)
@@ -91,7 +91,6 @@ def test_each_event_is_shown_once_over_a_restart_of_the_server_and_a_reload(
     live.steps(511, 511)
     until(lambda: shown(page) == (511, 511))
     page.close()
-    again.close()
 
 
 def test_a_resumed_run_is_one_curve_with_its_own_time_left(page: Any, server: Server, live: Made, shoot: Any) -> None:

@@ -29,8 +29,8 @@ WORKDIR /opt/lora
 COPY .gitmodules ./
 COPY patches/patches.lock patches/
 COPY third_party third_party
-COPY lora_training/__init__.py lora_training/errors.py lora_training/locks.py lora_training/proc.py \
-     lora_training/repositories.py lora_training/tomls.py lora_training/workspace.py lora_training/
+COPY lora_training/__init__.py lora_training/errors.py lora_training/git_process.py lora_training/locks.py \
+     lora_training/proc.py lora_training/repositories.py lora_training/tomls.py lora_training/workspace.py lora_training/
 COPY lora_training/upstream lora_training/upstream
 # a git configuration of your own says where a mirror is: --secret id=gitconfig,src=$HOME/.gitconfig
 RUN --mount=type=secret,id=ca --mount=type=secret,id=gitconfig \

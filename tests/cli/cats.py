@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class Cats:
         events = self.out / "cats.run" / "events.jsonl"
         running = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while running.poll() is None and not (events.exists() and b'"step"' in events.read_bytes()):
-            pass
+            # a loop without a pause takes a core from the training
+            time.sleep(0.05)
         running.send_signal(signal.SIGTERM)
         assert running.wait() == 143
         return max(self.out.glob("cats-step*-state"))

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def until_a_step(running: subprocess.Popen[Any], output: Path) -> None:
     while running.poll() is None:
         if any(event["event"] == "step" for event in events(output)):
             return
+        # a loop without a pause takes a core from the training
+        time.sleep(0.05)
     pytest.fail("the run ended before its first step")
 
 

@@ -15,6 +15,14 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.upstream
 
 
+@pytest.fixture(scope="module")
+def two_steps(sd_scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run of two steps, which saved a state at the second step and at its end."""
+    trained = Cats(tmp_path_factory.mktemp("two"))
+    assert trained.train("max_train_steps=2").code == 0
+    return trained.out
+
+
 @pytest.fixture
 def cats(sd_scripts: Path, tmp_path: Path) -> Cats:
     return Cats(tmp_path)
@@ -32,8 +40,8 @@ def test_a_stops_state_that_a_run_began_from_outlives_both_runs_and_a_rerun_take
     assert listing(state) == before
 
 
-def test_a_final_state_that_a_run_began_from_is_not_saved_over(cats: Cats) -> None:
-    assert cats.train("max_train_steps=2").code == 0
+def test_a_final_state_that_a_run_began_from_is_not_saved_over(cats: Cats, two_steps: Path) -> None:
+    shutil.copytree(two_steps, cats.out)
     final = cats.out / "cats-state"
     before = listing(final)
     longer = cats.train("max_train_steps=4", "save_last_n_steps_state=1", resume=final)
@@ -50,10 +58,8 @@ def test_a_final_state_that_a_run_began_from_is_not_saved_over(cats: Cats) -> No
     assert rerun.code == 0, rerun.err
 
 
-def test_upstreams_own_cleaning_up_leaves_it(cats: Cats) -> None:
-    assert cats.train("max_train_steps=2").code == 0
-    named = cats.out / "cats-step00000002-state"
-    shutil.rmtree(cats.out / "cats-state")
+def test_upstreams_own_cleaning_up_leaves_it(cats: Cats, two_steps: Path) -> None:
+    named = Path(shutil.copytree(two_steps / "cats-step00000002-state", cats.out / "cats-step00000002-state"))
     before = listing(named)
     longer = cats.train("max_train_steps=8", "save_last_n_steps_state=2", resume=named)
     assert longer.code == 0, longer.err
@@ -61,11 +67,12 @@ def test_upstreams_own_cleaning_up_leaves_it(cats: Cats) -> None:
     assert not (cats.out / "cats-step00000004-state").exists()
 
 
-def test_a_rerun_from_a_state_keeps_what_another_rerun_left_in_its_folder(cats: Cats, tmp_path: Path) -> None:
-    assert cats.train("max_train_steps=2").code == 0
+def test_a_rerun_from_a_state_keeps_what_another_rerun_left_in_its_folder(
+    cats: Cats, two_steps: Path, tmp_path: Path
+) -> None:
     for steps in (3, 4):
         output = tmp_path / f"{steps}"
-        assert cats.train(f"output_dir={output}", f"max_train_steps={steps}", resume=cats.out / "cats-state").code == 0
+        assert cats.train(f"output_dir={output}", f"max_train_steps={steps}", resume=two_steps / "cats-state").code == 0
         again = lora("runs", "rerun", output / "cats.safetensors", "--output", tmp_path / "again", cwd=ROOT)
         assert again.code == 0, again.err
     assert f"kept as {tmp_path / 'again' / 'cats.1'}" in again.err

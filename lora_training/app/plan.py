@@ -95,7 +95,7 @@ def make(
     started = _processes(config, elsewhere=elsewhere)
     tree = _tree(here, config)
     schema = _checked_schema(config, tree, here.cache if write else None, elsewhere=elsewhere)
-    runtime = {} if tree.is_miniature else registry.chosen(config.runtime)
+    runtime = {} if tree.is_miniature else registry.chosen(config.runtime, config.script)
     dataset = cfg.dataset_document(config)
     words = _words(config, schema, started.count)
     values = argv.flag_values(config, schema)

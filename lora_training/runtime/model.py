@@ -70,7 +70,7 @@ class RuntimePatch:
     `install` is called once for each module that `targets` names, right after its import, with the settings: an
     instance of `settings`, a frozen dataclass whose fields are the keys of `[runtime.NAME]` (see `parse_settings`).
     `watcher` makes the patch's `Watcher` of the run from them; such a patch has `training.TARGETS` among its targets.
-    `unneeded` returns why a run does not need the patch, or None. `prepare` is called before anything of upstream is
+    `scripts` are the only ones that it is on for by default; none means all. `unneeded` returns why a run does not need the patch, or None. `prepare` is called before anything of upstream is
     imported, for changes that have to come first. The module that defines a patch must not import torch or upstream at
     the top, directly or indirectly.
     """
@@ -85,6 +85,7 @@ class RuntimePatch:
     watcher: Callable[[Any], Watcher] | None = None
     settings: type = NoSettings
     on_by_default: bool = False
+    scripts: tuple[str, ...] = ()
     unneeded: Callable[[Start, Any], str | None] = nothing
     prepare: Callable[[], None] | None = None
 

@@ -37,10 +37,14 @@ def taken_out() -> frozenset[str]:
     return frozenset(without.read(_PATCHES)) & available().keys()
 
 
-def chosen(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the patches that `[runtime]` switches on, with their settings: the defaults and those it names."""
+def chosen(table: Mapping[str, bool | Mapping[str, Any]], script: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return the patches that `[runtime]` switches on, with their settings: the defaults and those it names.
+
+    Default patches for other scripts than `script` are left out: they are no part of the identity of its runs.
+    """
     there = [patch for name, patch in available().items() if name not in taken_out()]
-    by_default: dict[str, Any] = {patch.name: {} for patch in there if patch.on_by_default}
+    own = [patch for patch in there if script is None or not patch.scripts or script in patch.scripts]
+    by_default: dict[str, Any] = {patch.name: {} for patch in own if patch.on_by_default}
     merged = by_default | {name: {} if value is True else value for name, value in table.items()}
     return {name: dict(value) for name, value in merged.items() if value is not False}
 

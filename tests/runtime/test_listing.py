@@ -32,6 +32,14 @@ def test_those_on_by_default_are_chosen_unless_switched_off() -> None:
     assert registry.chosen(table) == {name: {} for name in DEFAULT - {"nan-guard"}} | {"ema": {"decay": 0.5}}
 
 
+def test_a_default_patch_for_one_family_is_no_part_of_the_runs_of_the_others() -> None:
+    """Else a new one would make every saved state another configuration's."""
+    of_one = {"local-tokenizers", "scalar-outputs"}
+    assert set(registry.chosen({}, "sdxl_train_network")) == DEFAULT - of_one
+    assert set(registry.chosen({}, "hunyuan_image_train_network")) == DEFAULT
+    assert "scalar-outputs" in registry.chosen({"scalar-outputs": True}, "train_network")
+
+
 def test_list_shows_the_patches_with_their_settings() -> None:
     ran = lora("patch", "list", "--json", cwd=ROOT)
     listed = {row["name"]: row for row in json.loads(ran.out)["runtime"]}

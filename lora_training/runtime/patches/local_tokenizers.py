@@ -57,4 +57,5 @@ PATCH = RuntimePatch(
     ),
     install=install,
     on_by_default=True,
+    scripts=("lumina_train_network", "hunyuan_image_train_network"),
 )

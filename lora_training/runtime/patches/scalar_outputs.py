@@ -41,4 +41,5 @@ PATCH = RuntimePatch(
     ),
     install=install,
     on_by_default=True,
+    scripts=("hunyuan_image_train_network",),
 )

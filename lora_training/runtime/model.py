@@ -70,9 +70,9 @@ class RuntimePatch:
     `install` is called once for each module that `targets` names, right after its import, with the settings: an
     instance of `settings`, a frozen dataclass whose fields are the keys of `[runtime.NAME]` (see `parse_settings`).
     `watcher` makes the patch's `Watcher` of the run from them; such a patch has `training.TARGETS` among its targets.
-    `scripts` are the only ones that it is on for by default; none means all. `unneeded` returns why a run does not need the patch, or None. `prepare` is called before anything of upstream is
-    imported, for changes that have to come first. The module that defines a patch must not import torch or upstream at
-    the top, directly or indirectly.
+    `scripts` are the only ones that it is on for by default; none means all. `unneeded` returns why a run does not need
+    the patch, or None. `prepare` is called before anything of upstream is imported, for changes that have to come
+    first. The module that defines a patch must not import torch or upstream at the top, directly or indirectly.
     """
 
     name: str

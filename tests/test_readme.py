@@ -45,5 +45,14 @@ def test_there_are_commands_to_look_at() -> None:
 def test_a_file_that_a_contributor_is_sent_to_exists() -> None:
     text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("docs/architecture.md", "CONTRIBUTING.md"))
     named = set(re.findall(r"\b(?:lora_training|tests|benchmarks)/[\w/]*(?:\.py)?", text))
-    assert len(named) > 20
+    assert len(named) > 40
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_a_function_that_the_architecture_names_is_in_its_file() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"((?:`\w+`,? (?:and )?)+)in\s+`(lora_training/[\w/]+\.py)`", re.sub(r"\s+", " ", text))
+    assert len(named) > 4
+    for functions, path in named:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert [name for name in re.findall(r"\w+", functions.replace("and", "")) if f"def {name}(" not in source] == []

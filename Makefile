@@ -20,7 +20,7 @@ RUN_FLAGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test lint patch-apply patch-revert patch-verify requirements compat \
+.PHONY: help setup setup-dev setup-tag train test lint patch-apply patch-revert patch-verify requirements compat \
 	bench docker-build docker-run
 
 help:            ## what there is
@@ -31,6 +31,9 @@ setup:           ## the environment for training, in .venv
 
 setup-dev:       ## another with the tools for working on this project, in .venv-dev
 	@$(CLEAN) "$(PYTHON)" -m lora_training.bootstrap dev
+
+setup-tag: setup ## also what `lora data tag` needs
+	@.lora/uv/bin/uv pip install --quiet --no-deps --require-hashes -p .venv/bin/python -r requirements/tag.txt
 
 train: setup     ## train: make train CONFIG=configs/smoke.toml
 	@$(LORA) train "$(CONFIG)"
@@ -74,4 +77,5 @@ UV_COMPILE := .lora/uv/bin/uv pip compile --quiet --universal --python-version 3
 requirements: setup-dev  ## compile requirements/*.txt from pyproject.toml
 	@$(UV_COMPILE) --extra train --extra ui -o requirements/train.txt
 	@$(UV_COMPILE) -c requirements/train.txt -o requirements/lora.txt
-	@$(UV_COMPILE) --extra train --extra ui --extra dev -c requirements/train.txt -o requirements/dev.txt
+	@$(UV_COMPILE) --extra train --extra ui --extra tag -c requirements/train.txt -o requirements/tag.txt
+	@$(UV_COMPILE) --extra train --extra ui --extra tag --extra dev -c requirements/train.txt -o requirements/dev.txt

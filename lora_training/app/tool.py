@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 RECORD = "tools.jsonl"
 _UPSTREAM = "sd-scripts"
-_RUNTIME: dict[str, dict[str, dict[str, Any]]] = {}
+# The runtime patches that a script needs, with their settings.
+_RUNTIME: dict[str, dict[str, dict[str, Any]]] = {"make_captions": {"blip": {}}}
 # The arguments that name a file or folder to write, in all of upstream's scripts at the pin.
 _WRITES = re.compile(
     r"(\w+_)?save_to|save_path|save_merged_model|model_to_save|out_?dir|out_json|output(_path|_dir)?|dst_\w+"

@@ -76,7 +76,7 @@ _PURPOSES = {
 # What a script needs although it imports no missing package, found by running it.
 _UNFIT = {"gen_img_diffusers": "an older diffusers; gen_img does the same"}
 # Packages that a runtime patch replaces.
-_REPLACED: tuple[str, ...] = ()
+_REPLACED = ("fairscale",)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SCRIPT = "sdxl_train_network"
 
@@ -51,3 +55,68 @@ def check(  # noqa: PLR0913 - one parameter an option
         say(*([f"report: {report}"] if report else []))
     if any(fault.severity == "error" for fault in found.faults):
         click.get_current_context().exit(1)
+
+
+def _captioning(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that `tag` and `caption` share."""
+    for option in reversed(
+        [
+            click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False)),
+            click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[-- UPSTREAM'S ARGUMENTS]"),
+            click.option("--model", help="A hub id, an address or a place on this machine; by default upstream's own."),
+            click.option("--caption-extension", "extension", default=".txt", show_default=True),
+            click.option("--trigger", metavar="WORD", help="Put this first in each caption."),
+            click.option("--recursive", is_flag=True, help="Also images in folders of FOLDER."),
+            click.option("--overwrite", "overwrites", is_flag=True, help="Also images that have a caption."),
+            click.option("--undo", is_flag=True, help="Bring back what was there before the last use in FOLDER."),
+            json_option,
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@data.command()
+@_captioning
+@click.option("--blacklist", metavar="TAGS", help="Leave these tags out, separated by commas.")
+def tag(*, undo: bool, as_json: bool, **given: Any) -> None:
+    """Tag the images in FOLDER that have no caption, with upstream's WD14 tagger."""
+    _caption("tag", given, undo=undo, as_json=as_json)
+
+
+@data.command()
+@_captioning
+def caption(*, undo: bool, as_json: bool, **given: Any) -> None:
+    """Caption the images in FOLDER that have no caption, with BLIP."""
+    _caption("caption", given, undo=undo, as_json=as_json)
+
+
+def _caption(how: str, given: dict[str, Any], *, undo: bool, as_json: bool) -> None:
+    from lora_training import workspace
+    from lora_training.app import captioning as app
+
+    here, request = workspace.find(), app.Request(**given)
+    if undo:
+        restored, edited = app.take_back(here, request.folder)
+        _say_undone(restored, edited, as_json=as_json)
+        return
+    progress = ProgressLine()
+    try:
+        found = getattr(app, how)(here, request, progress)
+    finally:
+        progress.close()
+    if as_json:
+        print_json({"written": list(map(str, found.written)), "skipped": found.skipped, "broken": found.broken})
+    else:
+        say(f"{len(found.written)} captions written, {found.skipped} images had one")
+        say(*(f"error: {path} does not decode: {why}" for path, why in found.broken.items()), err=True)
+    if found.broken:
+        click.get_current_context().exit(6)
+
+
+def _say_undone(restored: list[Path], edited: list[Path], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"restored": list(map(str, restored)), "edited": list(map(str, edited))})
+        return
+    say(f"{len(restored)} captions are as they were")
+    say(*(f"warning: {path} was edited since, and is left as it is" for path in edited), err=True)

@@ -27,7 +27,7 @@ save_file = pytest.importorskip("safetensors.numpy").save_file
 pytestmark = [pytest.mark.upstream, pytest.mark.usefixtures("sd_scripts")]
 RECORD = ROOT / ".lora" / "tools.jsonl"
 # what no package of the training set can mend
-UNFIT = {"gen_img_diffusers", "detect_face_rotate", "make_captions"}
+UNFIT = {"gen_img_diffusers", "detect_face_rotate"}
 
 
 def made(path: Path, *, rank: int = 8, scale: float = 1.0, seed: int = 0) -> Path:
@@ -152,6 +152,8 @@ def test_every_script_s_arguments_are_those_of_its_own_parser_or_what_it_lacks_i
     done = subprocess.run(argv, cwd=sd_scripts, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     real = json.loads(done.stdout)
+    # which a runtime patch replaces; `lora data caption` is tested with it
+    assert real.pop("finetune/make_captions") == "ModuleNotFoundError: No module named 'fairscale'"
     assert {path for path in real if isinstance(real[path], str)} == {p for p, each in listed.items() if each["lacks"]}
     assert {each["name"] for each in listed.values() if each["lacks"]} == UNFIT
     assert all(each["purpose"] for each in listed.values())

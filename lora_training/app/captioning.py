@@ -1,0 +1,207 @@
+"""Tag or caption a folder of images with upstream's scripts, without harm to captions that are there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_training import proc
+from lora_training.app import models, targets, tool
+from lora_training.dataset.undo import Session, newest, undo
+from lora_training.errors import ConfigError, LoraError, TrainingError, UpstreamError
+from lora_training.patching import transaction
+from lora_training.preflight import images, listing, scan
+from lora_training.stat_cache import StatCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lora_training.workspace import Workspace
+
+    Progress = Callable[[str], None]
+
+TAGGER = "SmilingWolf/wd-v1-4-convnext-tagger-v2"  # upstream's default
+_DONE = re.compile(r"\b(\d+)/(\d+) \[")  # tqdm's line
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to caption, and how. `more` are further arguments of upstream's script."""
+
+    folder: Path
+    model: str | None = None
+    extension: str = ".txt"
+    trigger: str | None = None
+    blacklist: str | None = None
+    overwrites: bool = False
+    recursive: bool = False
+    more: tuple[str, ...] = ()
+
+
+@dataclass
+class Outcome:
+    """The captions written, the images that had one already, and those that cannot be read, with the reason."""
+
+    written: list[Path] = field(default_factory=list)
+    skipped: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
+
+
+def tag(here: Workspace, request: Request, progress: Progress) -> Outcome:
+    """Tag images with upstream's WD14 tagger. Raises UpstreamError without the packages or the model."""
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise UpstreamError(f"tagging needs {' and '.join(missing)}", hint="`make setup-tag` installs them")
+    model = partial(models.tagger, here, request.model or TAGGER, progress)
+    undesired = ["--undesired_tags", request.blacklist] if request.blacklist else []
+    return _write(here, request, "tag_images_by_wd14_tagger", lambda: ["--onnx", *model(), *undesired], progress)
+
+
+def caption(here: Workspace, request: Request, progress: Progress) -> Outcome:
+    """Caption images with BLIP. Raises UpstreamError without the model."""
+    model = partial(models.blip, here, request.model, progress)
+    return _write(here, request, "make_captions", lambda: ["--caption_weights", model()], progress)
+
+
+def take_back(here: Workspace, folder: Path) -> tuple[list[Path], list[Path]]:
+    """Undo the last use in a folder. Return the captions restored, and those left since they were edited."""
+    last = newest(_place(here, folder))
+    if last is None:
+        raise ConfigError(f"there is nothing to undo in {folder}")
+    return undo(last)
+
+
+def _place(here: Workspace, folder: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    return here.state / "captions" / name
+
+
+def _write(
+    here: Workspace, request: Request, script: str, words: Callable[[], list[str]], progress: Progress
+) -> Outcome:
+    outcome = Outcome()
+    todo = _todo(here, request, outcome, progress)
+    if todo:
+        with transaction.shared_lock(here), _staged(here, todo) as stage:
+            targets.require_verified(here, targets.targets(here))
+            given = [str(stage), *words(), "--caption_extension", ".txt", *request.more]
+            call = tool.call(tool.read(here, script), given)
+            session = Session(_place(here, request.folder))
+            harvest = Harvest(stage, todo, request, session, outcome, progress)
+            try:
+                _run(here, call, harvest)
+            finally:
+                progress("")
+            session.finish()
+    return outcome
+
+
+def _todo(here: Workspace, request: Request, outcome: Outcome, progress: Progress) -> list[Path]:
+    """Return the images to caption: those that decode and, unless captions are overwritten, have none."""
+    found = _images(request)
+    if not found:
+        raise ConfigError(
+            f"there are no images in {request.folder}", hint="file endings are all in lower or upper case"
+        )
+    without: dict[Path, Path] = {}
+    for path in found:
+        target = path.with_suffix(request.extension)
+        if target in without or (target.exists() and not request.overwrites):
+            outcome.skipped += 1
+        else:
+            without[target] = path
+    names = [str(path) for path in without.values()]
+    seen = StatCache(here.cache / "checked", f"images {' '.join(images.formats())}")
+    outcome.broken = scan.broken(names, _unreadable, seen, "images", progress)
+    return [path for path in without.values() if str(path) not in outcome.broken]
+
+
+def _unreadable(path: str) -> str | None:
+    return images.wrong_format(path) or images.decode(path)
+
+
+def _images(request: Request) -> list[Path]:
+    every = request.folder.rglob("*") if request.recursive else request.folder.iterdir()
+    endings = listing.extensions()
+    return sorted(path.absolute() for path in every if path.name.endswith(endings) and path.name[0] != ".")
+
+
+@contextmanager
+def _staged(here: Workspace, todo: Sequence[Path]) -> Iterator[Path]:
+    """Yield a folder of numbered links to the images: upstream writes beside what it reads, and ends at a bad image."""
+    every = here.state / "captioning"
+    for left in every.glob("*"):
+        if not _runs(left.name):
+            shutil.rmtree(left, ignore_errors=True)
+    stage = every / str(os.getpid())
+    stage.mkdir(parents=True)
+    try:
+        for number, path in enumerate(todo):
+            (stage / f"{number:08}{path.suffix}").symlink_to(path)
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _runs(pid: str) -> bool:
+    """Return whether a process other than this one has that id."""
+    return pid != str(os.getpid()) and Path("/proc", pid).exists()
+
+
+@dataclass
+class Harvest:
+    """Moves captions from the stage to their images while the script runs."""
+
+    stage: Path
+    todo: Sequence[Path]
+    request: Request
+    session: Session
+    outcome: Outcome
+    progress: Progress
+
+    def line(self, text: str) -> None:
+        """Take a line of the script's output: at each of its progress lines, captions are ready."""
+        match = _DONE.search(text)
+        if match:
+            done, number = int(match[1]), int(match[2])
+            self.progress(f"{done} of {number} ({100 * done // max(1, number)} %)")
+            self.take()
+
+    def take(self, *, is_over: bool = False) -> None:
+        """Move the captions that are complete: all but the last, which the script may still write, until it is over."""
+        ready = sorted(self.stage.glob("*.txt"))
+        for staged in ready if is_over else ready[:-1]:
+            image = self.todo[int(staged.stem)]
+            text = staged.read_text(encoding="utf-8").strip("\n")
+            words = [each for each in (self.request.trigger, text) if each]
+            target = image.with_suffix(self.request.extension)
+            self.session.write(target, ", ".join(words) + "\n")
+            self.outcome.written.append(target)
+            staged.unlink()
+
+
+def _run(here: Workspace, call: tool.Call, harvest: Harvest) -> None:
+    child = tool.launched(here, call, {})
+    try:
+        proc.stream(child.argv, cwd=child.cwd, env=os.environ | dict(child.env), on_line=harvest.line)
+    except proc.ProcError as exc:
+        harvest.take()
+        message = (
+            f"{call.tool.name} ended with code {exc.completed.returncode}; {len(harvest.outcome.written)} are done"
+        )
+        raise TrainingError(message, hint=exc.hint) from exc
+    except BaseException:
+        harvest.take()
+        raise
+    harvest.take(is_over=True)
+    left = len(harvest.todo) - len(harvest.outcome.written)
+    if left:
+        raise LoraError(f"{call.tool.name} left out {left} images", hint="the same command tries them again")

@@ -17,7 +17,7 @@ function make() {
   plots = {
     loss: one(places.loss, [
       { label: "Loss", color: "--s5", width: 1, alpha: 0.45 }, { label: "Smoothed", color: "--s0", width: 2.5 },
-      { label: "Trained again later", color: "--quiet", width: 1, dash: [3, 3], show: data.replaced.some((each) => each !== null) },
+      { label: "Trained again later", color: "--quiet", width: 1, dash: [3, 3] },
     ], { legend: true, zoom: (low, high) => load([low, high]).catch(again) }),
     lr: one(places.lr, data.lr.map((_, n) => ({ label: `Group ${n + 1}`, color: `--s${n % 8}` }))),
     seconds: one(places.seconds, [{ label: "Seconds", color: "--s2" }]),
@@ -32,6 +32,7 @@ function draw() {
     plots = null;
   }
   if (!plots) make();
+  plots.loss.setSeries(3, { show: data.replaced.some((each) => each !== null) });
   plots.loss.setData([data.step, data.loss, data.smooth, data.replaced]);
   plots.lr.setData([data.step, ...data.lr]);
   plots.seconds.setData([data.step, data.seconds]);

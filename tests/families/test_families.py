@@ -1,44 +1,34 @@
-"""Every family through the command line, each with the tiny model of its smoke configuration."""
+"""Every family through the command line, each with the tiny model of its smoke configuration.
+
+`make test` runs the smoke run of all, and the rest for SDXL, FLUX and one more; `make test-families` runs everything.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from tests.helpers import ROOT, Ran, lora
+from lora_training import families
+from tests.families import drill, pipelines
+from tests.families.drill import Trained
+from tests.helpers import ROOT, lora
 
 pytestmark = pytest.mark.upstream
 STEPS = 10
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished run of a smoke configuration."""
-
-    ran: Ran
-    lora: Path
-
-    @property
-    def record(self) -> Path:
-        return self.lora.with_suffix(".run")
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        lines = (self.record / "events.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-
-    @property
-    def modules(self) -> set[str]:
-        from safetensors import safe_open
-
-        with safe_open(self.lora, "pt") as file:
-            return {key.partition(".")[0] for key in file.keys()}  # noqa: SIM118 - it is no mapping
+RUNTIME = ("ema", "dataset-loss", "safe-clip", "nan-guard", "atomic-cache")
+PATCHED = (
+    *(f"runtime.{name}=true" for name in RUNTIME),
+    "datasets.0.subsets.0.custom_attributes={loss_weight = 0.5, lambda_struct = 0.1}",
+    "max_train_steps=4",
+    "cache_latents=true",
+    "cache_latents_to_disk=true",
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +39,8 @@ def env(cache: Path) -> dict[str, str]:
 @pytest.fixture(scope="class")
 def whole(request: pytest.FixtureRequest, env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The smoke run of the class's family."""
-    name, folder = request.cls.name, tmp_path_factory.mktemp(request.cls.name)
-    ran = lora("train", ROOT / f"configs/smoke/{name}.toml", "--set", f"output_dir={folder}", cwd=ROOT, env=env)
-    return Trained(ran, folder / f"smoke-{name}.safetensors")
+    name = request.cls.name
+    return drill.train(drill.configuration(name), tmp_path_factory.mktemp(name), env)
 
 
 class Family:
@@ -59,33 +48,94 @@ class Family:
 
     name: ClassVar[str]
     modules: ClassVar[dict[str, int]]
+    pipeline: ClassVar[Callable[[], Any] | None] = None
+    processes: ClassVar[int] = 1
 
     def test_its_smoke_run_ends_with_a_checked_lora_of_these_parts(self, whole: Trained) -> None:
         assert whole.ran.code == 0, whole.ran.err
         assert f"steps     {STEPS}" in whole.ran.out
         steps = [event["step"] for event in whole.events if event["event"] == "step"]
         assert steps == list(range(1, STEPS + 1))
+        assert [event["event"] for event in whole.events][-1] == "end"
         assert Counter("_".join(key.split("_")[:2]) for key in whole.modules) == self.modules
 
+    @pytest.mark.drill
+    def test_stopped_twice_it_ends_with_the_bits_of_a_run_left_alone(
+        self, whole: Trained, env: dict[str, str], tmp_path: Path
+    ) -> None:
+        file = drill.configuration(self.name)
+        for step in (2, 6):
+            drill.stop(file, tmp_path / "out", env, step)
+        again = drill.train(file, tmp_path / "out", env)
+        assert again.ran.code == 0, again.ran.err
+        assert again.tensors() == whole.tensors()
 
-class TestSd2(Family):
-    name = "sd2"
-    modules: ClassVar = {"lora_unet": 192, "lora_te": 72}
+    @pytest.mark.drill
+    def test_it_is_repeated_from_its_record_to_the_same_bits(self, whole: Trained, env: dict[str, str]) -> None:
+        again = lora("runs", "rerun", whole.lora, "--json", cwd=ROOT, env=env)
+        assert again.code == 0, again.err
+        assert json.loads(again.out)["same"]
+
+    @pytest.mark.drill
+    def test_diffusers_loads_its_lora_and_every_key_finds_its_module(self, whole: Trained) -> None:
+        if self.pipeline is None:
+            pytest.skip(f"diffusers {pipelines.version()} has no pipeline for {self.name} that loads LoRAs")
+        pipelines.assert_loads(self.pipeline(), whole.lora)
+
+    @pytest.mark.drill
+    def test_runtime_patches_and_caches_on_disk_work_together(
+        self, env: dict[str, str], cache: Path, tmp_path: Path
+    ) -> None:
+        file = drill.own_images(self.name, cache, tmp_path)
+        sets = [*PATCHED, *self.cached()]
+        ranks = () if self.processes == 1 else (f"launch.num_processes={self.processes}", "launch.backend=filestore")
+        first = drill.train(file, tmp_path / "first", env, *sets, *ranks, "runtime.rank-noise=true")
+        assert first.ran.code == 0, first.ran.err
+        log = (first.record / "attempt-1.log").read_text(encoding="utf-8")
+        assert [name for name in RUNTIME if f"runtime patch {name}: on" not in log] == []
+        average = first.tensors(f"{first.lora.stem}-ema.safetensors")
+        assert average.keys() == first.tensors().keys()
+        assert average != first.tensors()
+        made = drill.caches(tmp_path / "images")
+        assert len(made) == (8 if self.cached() else 4)
+        damaged = drill.damage(made)
+        second = drill.train(file, tmp_path / "second", env, *sets)
+        assert second.ran.code == 0, second.ran.err
+        now = drill.caches(tmp_path / "images")
+        assert {path for path in made if now[path] != made[path]} == damaged
+
+    def cached(self) -> list[str]:
+        """What has the text encoder outputs cached on disk, where the family can."""
+        if families.of(drill.script(self.name)).text_outputs is None:
+            return []
+        cached = "cache_text_encoder_outputs"
+        return ["network_train_unet_only=true", f"{cached}=true", f"{cached}_to_disk=true"]
 
 
 class TestSdxl(Family):
     name = "sdxl"
     modules: ClassVar = {"lora_unet": 132, "lora_te1": 72, "lora_te2": 72}
+    pipeline = staticmethod(pipelines.sdxl)
+    processes = 2
 
 
 class TestFlux(Family):
     name = "flux"
     modules: ClassVar = {"lora_unet": 32, "lora_te1": 72}
+    pipeline = staticmethod(pipelines.flux)
+    processes = 2
+
+
+class TestSd2(Family):
+    name = "sd2"
+    modules: ClassVar = {"lora_unet": 192, "lora_te": 72}
+    pipeline = staticmethod(pipelines.sd2)
 
 
 class TestFluxSchnell(Family):
     name = "flux-schnell"
     modules: ClassVar = {"lora_unet": 32, "lora_te1": 72}
+    pipeline = staticmethod(pipelines.flux)
 
 
 class TestChroma(Family):

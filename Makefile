@@ -20,7 +20,7 @@ RUN_FLAGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-tag train test lint patch-apply patch-revert patch-verify requirements compat \
+.PHONY: help setup setup-dev setup-tag train test test-families lint patch-apply patch-revert patch-verify requirements compat \
 	bench docker-build docker-run
 
 help:            ## what there is
@@ -40,6 +40,9 @@ train: setup     ## train: make train CONFIG=configs/smoke.toml
 
 test: setup-dev  ## the whole test suite
 	@$(CLEAN) $(DEV)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder --cov --cov-report=term:skip-covered $(T)
+
+test-families: setup-dev  ## every family of models: stop and resume, caches, patches, diffusers, presets
+	@$(CLEAN) $(DEV)/python -m pytest -n $(JOBS) --dist loadscope -m "families or not families" tests/families $(T)
 
 lint: setup-dev  ## style, types, stale documents
 	@$(DEV)/ruff check

@@ -32,10 +32,16 @@ def cache(sd_scripts: Path) -> Path:
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        names = [name for name in ASSETS[1:] if not (folder / name).exists()]
+        names = [name for name in ASSETS if not (folder / name).exists()]
         if names:
             subprocess.run([sys.executable, "-c", MAKE, folder, *names], cwd=ROOT, check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def env(cache: Path) -> dict[str, str]:
+    """The environment of a run: with these models, and without the hub."""
+    return {**os.environ, "LORA_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.hookimpl(tryfirst=True)

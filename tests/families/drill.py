@@ -86,9 +86,13 @@ def own_images(name: str, cache: Path, folder: Path) -> Path:
     text = configuration(name).read_text(encoding="utf-8")
     place = re.search(r'image_dir = "\$\{LORA_CACHE\}/(.*)"', text)
     assert place
-    shutil.copytree(cache / place[1], folder / "images")
-    (folder / f"{name}.toml").write_text(text.replace(place[0], f'image_dir = "{folder / "images"}"'), encoding="utf-8")
+    text = text.replace(place[0], f'image_dir = "{copied_images(cache / place[1], folder)}"')
+    (folder / f"{name}.toml").write_text(text, encoding="utf-8")
     return folder / f"{name}.toml"
+
+
+def copied_images(images: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(images, folder / "images"))
 
 
 def caches(folder: Path) -> dict[Path, int]:

@@ -26,22 +26,27 @@ def _clip(width: int, layers: int = 12) -> Any:
     )
 
 
+def _vae() -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL()  # the pipelines read its settings
+
+
 def _unet(widths: tuple[int, ...], context: int, **more: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(
-        block_out_channels=widths, cross_attention_dim=context, use_linear_projection=True, **more
-    )
+    return UNet2DConditionModel(block_out_channels=widths, cross_attention_dim=context, **more)
 
 
 def sd2() -> Any:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
     from transformers import CLIPTextModel
 
+    # with convolutions for projections, as upstream trains SD 2.x; a linear layer would not take them
     unet = _unet((32, 64, 128, 128), tiny.LARGE_CLIP, attention_head_dim=(1, 2, 4, 4))
-    parts = dict.fromkeys(("vae", "tokenizer", "scheduler", "safety_checker", "feature_extractor"))
+    parts = {"scheduler": DDIMScheduler(), **dict.fromkeys(("tokenizer", "safety_checker", "feature_extractor"))}
     text = CLIPTextModel(_clip(tiny.LARGE_CLIP))
-    return StableDiffusionPipeline(unet=unet, text_encoder=text, requires_safety_checker=False, **parts)
+    return StableDiffusionPipeline(vae=_vae(), unet=unet, text_encoder=text, requires_safety_checker=False, **parts)
 
 
 def sdxl() -> Any:
@@ -54,20 +59,24 @@ def sdxl() -> Any:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=(1, 1, 2),
+        use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=tiny.LARGE_CLIP + 6 * 256,
     )
-    parts = dict.fromkeys(("vae", "tokenizer", "tokenizer_2", "scheduler"))
+    parts = dict.fromkeys(("tokenizer", "tokenizer_2", "scheduler"))
     text = CLIPTextModel(_clip(tiny.CLIP))
     second = CLIPTextModelWithProjection(_clip(tiny.LARGE_CLIP))
-    return StableDiffusionXLPipeline(unet=unet, text_encoder=text, text_encoder_2=second, **parts)
+    return StableDiffusionXLPipeline(vae=_vae(), unet=unet, text_encoder=text, text_encoder_2=second, **parts)
 
 
 def flux() -> Any:
     from diffusers import FluxPipeline, FluxTransformer2DModel
+    from diffusers.loaders import lora_conversion_utils
     from transformers import CLIPTextModel
 
+    # diffusers splits a fused module by the width of the real model
+    tiny.Literals({3072: 64, 12288: 256})(lora_conversion_utils, "_convert_kohya_flux_lora_to_diffusers")
     transformer = FluxTransformer2DModel(
         num_layers=2,
         num_single_layers=4,

@@ -4,7 +4,7 @@ Upstream restores the random number generators when it loads a state, and then s
 images, other captions, other noise. Here a state also contains the generators as they were when its epoch began. A
 resumed run restores those, reads the batches that were already trained again without training on them, and then
 restores the generators as they were when the state was saved. Images, captions and noise are then those of the
-uninterrupted run, whatever the number of workers, which are restarted for each epoch.
+uninterrupted run, whatever the number of workers, which begin each epoch as new ones (`runtime.persistent`).
 
 rich also uses Python's global generator, for every logged line. It gets its own, since a resumed run logs other lines.
 Therefore the order of images and captions is not the same as without this patch.
@@ -22,6 +22,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from types import ModuleType
 from typing import Any
 
 from lora_training import files, manifest
-from lora_training.runtime import training
+from lora_training.runtime import persistent, training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target
 from lora_training.runtime.patches import provenance
 from lora_training.runtime.run import Watcher
@@ -83,6 +84,9 @@ def _install(module: ModuleType, _settings: NoSettings) -> None:
 
 
 def _install_in_accelerator_setup(module: ModuleType) -> None:
+    from torch.utils.data import dataloader
+
+    persistent.install(dataloader)
     original = module.prepare_accelerator
 
     def prepare_accelerator(*args: Any, **kwargs: Any) -> Any:
@@ -142,8 +146,10 @@ class _Recorder:
     def _prepare_data_loader(self, loader: Any, *args: Any, **kwargs: Any) -> Any:
         from torch.utils.data import RandomSampler
 
-        # persistent workers carry generators into the next epoch, and a state cannot contain those
-        vars(loader)["persistent_workers"] = False
+        if loader.persistent_workers and not persistent.works(loader.dataset):
+            # they carry generators into the next epoch, and a state cannot contain those
+            sys.stderr.write("lora: persistent_data_loader_workers is off: exact-resume needs new workers here\n")
+            vars(loader)["persistent_workers"] = False
         prepared = self.original["prepare_data_loader"](loader, *args, **kwargs)
         # the training data is the only shuffled data
         if not self.has_loader and isinstance(loader.sampler, RandomSampler):

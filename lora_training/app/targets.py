@@ -6,17 +6,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lora_training
 from lora_training.errors import PatchError
-from lora_training.patching import verify as patch_verify
-from lora_training.patching.authoring import Edited
 from lora_training.patching.series import Target
 from lora_training.problems import Problem
-from lora_training.runtime import registry, verify
 from lora_training.upstream import pins, status
 from lora_training.workspace import Workspace
+
+# every patch command imports this module, and few need these
+if TYPE_CHECKING:
+    from lora_training.patching.authoring import Edited
+    from lora_training.runtime import verify
 
 _UPSTREAM = "sd-scripts"
 _PACKAGE = Path(lora_training.__file__).resolve().parent
@@ -29,6 +31,8 @@ def targets(workspace: Workspace, names: Sequence[str] = ()) -> list[Target]:
 
 def require_verified(here: Workspace, checked: Sequence[Target]) -> None:
     """Raise PatchError unless those trees are at their pins with every patch applied and nothing else changed."""
+    from lora_training.patching import verify as patch_verify
+
     problems = patch_verify.trees(here, checked).problems
     if problems:
         raise PatchError("the source trees failed verification", hint="\n".join(patch_verify.lines(problems)))
@@ -54,6 +58,8 @@ def target(workspace: Workspace, name: str) -> Target:
 
 def runtime_problems(here: Workspace) -> list[Problem]:
     """Return the problems with the targets, in the upstream's tree and in the installed packages."""
+    from lora_training.runtime import registry
+
     if not are_checked(here):
         return []
     found = registry.check(_sd_scripts(here), cache=here.cache / "checked")
@@ -72,6 +78,7 @@ def cure(name: str) -> str:
 def refuse_unfit(tree: Path, names: Iterable[str], cache: Path | None) -> None:
     """Raise PatchError for the first of those runtime patches that does not fit its targets in `tree`."""
     from lora_training.errors import PatchError
+    from lora_training.runtime import registry
 
     found = registry.check(tree, names, cache)
     if found:
@@ -103,6 +110,8 @@ class Unfit:
 
 def unfit_targets(here: Workspace, upstream: str, trees: Sequence[Path]) -> list[Unfit]:
     """Return every target that does not fit in the new tree of an upstream; the first of `trees` that has it counts."""
+    from lora_training.runtime import registry, verify
+
     if upstream != _UPSTREAM or not are_checked(here):
         return []
     known = registry.available()
@@ -126,6 +135,8 @@ def _shown(problem: verify.Mismatch, trees: Sequence[Path]) -> str:
 
 def taken_out(found: Sequence[Unfit], names: Sequence[str]) -> list[str]:
     """Return the patches to disable at the new commit: those named, and unfit ones that are not on by default."""
+    from lora_training.runtime import registry
+
     asked = {*names, *registry.taken_out()}
     return sorted({*names, *(each.patch for each in found if each.patch in asked or not each.on_by_default)})
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from lora_training import nearest
-from lora_training.config import document, loading, paths, tomlout
+from lora_training.config import document, editing, loading, paths, tomlout
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lora_training.config.positions import Path as KeyPath
-    from lora_training.problems import Position
 
-# a `key = value` line, with its comment
-_PAIR = re.compile(r"""([\w.-]+\s*=\s*)("(?:[^"\\]|\\.)*"|'[^']*'|\[[^\]]*\]|[^\s#]+)(\s*(?:#.*)?)$""")
 # key -> its question, and the last parts of the preset's paths that the answer is written to
 _ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
     "model": ("the base model (a file, a folder or a hub id)", ("pretrained_model_name_or_path",)),
@@ -105,30 +101,16 @@ def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str]) -> str:
 
     Raises ConfigError for a `--set` key that the preset does not have, since its place in the text is unknown.
     """
-    text = preset.read_text(encoding="utf-8")
     doc = document.read(preset)
-    new: dict[KeyPath, str] = {}
-    for path, old in _strings(doc.data):
+    draft = editing.Draft(str(preset), document.text_of(preset))
+    for path, _ in _strings(doc.data):
         for key, (_, leaves) in _ASKED.items():
-            if path[-1] in leaves and old != answers.get(key, old):
-                new[path] = tomlout.string(answers[key])
+            if path[-1] in leaves and key in answers:
+                draft.set(path, answers[key], is_text=True)
     overridden = loading.override(doc, loading.from_sets(sets))
     for path in overridden.origins:
         if path not in doc.positions:
             hint = "add it to the file once it is written"
             raise ConfigError(f"--set {'.'.join(map(str, path))}: the preset does not have it", hint=hint)
-        new[path] = tomlout.value(document.value_at(overridden.data, path))
-    return _replaced(text, {doc.positions[path]: value for path, value in new.items()})
-
-
-def _replaced(text: str, values: Mapping[Position, str]) -> str:
-    """Replace the values of `key = value` lines; keep the rest of each line."""
-    lines = text.split("\n")
-    for place, value in values.items():
-        line = lines[place.line - 1]
-        head, key = line[: place.column - 1], line[place.column - 1 :]
-        found = _PAIR.match(key)
-        if found is None:
-            raise ConfigError(f"line {place.line} of the preset holds more than one value on a line")
-        lines[place.line - 1] = f"{head}{found[1]}{value}{found[3]}"
-    return "\n".join(lines)
+        draft.set(path, tomlout.value(document.value_at(overridden.data, path)), is_text=False)
+    return draft.text

@@ -101,6 +101,13 @@ class Run:
     retries: int = _integer(
         0, "how often a training that died is started again without progress; 3 unless given", default=3
     )
+    stall_timeout: float | None = _key(
+        None,
+        "a number of seconds above 0",
+        "after so long without a step or a checkpoint it counts as dead; never unless given",
+        type="number",
+        exclusiveMinimum=0,
+    )
     checks: Literal["all", "quick", "none"] = _one_of(
         *("all", "quick", "none"),
         text="what to look at before the start; quick leaves the images and caches out",
@@ -111,13 +118,6 @@ class Run:
         "true or false",
         "whether pickled weights (.ckpt, .pt, .bin) may run code when they are loaded; false unless given",
         type="boolean",
-    )
-    stall_timeout: float | None = _key(
-        None,
-        "a number of seconds above 0",
-        "after so long without a step or a checkpoint it counts as dead; never unless given",
-        type="number",
-        exclusiveMinimum=0,
     )
 
 

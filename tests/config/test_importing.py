@@ -13,14 +13,14 @@ from lora_training.errors import ConfigError
 from tests.config.foreign import COMMAND, KOHYA, TOOL_1, TOOL_23, safetensors
 
 if TYPE_CHECKING:
-    from lora_training.config.importers import Imported
+    from lora_training.config.importers import Draft
 
 
 @pytest.fixture
 def imported(tmp_path, real):
     """Import a file of that name and content, through upstream's schema at the pin."""
 
-    def run(name: str, content: str | bytes, *, script: str | None = None) -> Imported:
+    def run(name: str, content: str | bytes, *, script: str | None = None) -> Draft:
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return importers.convert(importers.read(path), real.__getitem__, script=script)
@@ -28,12 +28,12 @@ def imported(tmp_path, real):
     return run
 
 
-def outcome(result: Imported, key: str) -> tuple[str, str | None]:
+def outcome(result: Draft, key: str) -> tuple[str, str | None]:
     (row,) = [row for row in result.rows if row.key == key]
     return row.outcome, row.to
 
 
-def accounted(result: Imported, keys) -> bool:
+def accounted(result: Draft, keys) -> bool:
     """Whether every key of the source is in the report exactly once."""
     reported = [row.key for row in result.rows]
     return sorted(reported) == sorted(keys)

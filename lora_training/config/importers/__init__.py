@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_training.config import document, paths
 from lora_training.config.importers import command, flat_toml, kohya_gui, metadata, train_lora_tool
-from lora_training.config.importers.draft import Draft, Imported, Row
+from lora_training.config.importers.draft import Draft, Row
 from lora_training.config.importers.source import Source, read
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lora_training.config.schema import Schema
 
-__all__ = ["Imported", "Row", "Source", "convert", "read"]
+__all__ = ["Draft", "Row", "Source", "convert", "read"]
 
 _KINDS: dict[str, Any] = {
     "kohya_ss": kohya_gui,
@@ -26,7 +26,7 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def convert(source: Source, schema: Callable[[str], Schema], *, script: str | None = None) -> Imported:
+def convert(source: Source, schema: Callable[[str], Schema], *, script: str | None = None) -> Draft:
     """Convert a source to a configuration for `script`, or for the script that the source names.
 
     `schema` returns the schema of a script. If neither names a script, the most likely one is used, and the report says
@@ -44,7 +44,8 @@ def convert(source: Source, schema: Callable[[str], Schema], *, script: str | No
             draft.left_out("(script)", f"the file does not say: {draft.schema.script}; --script names another")
         module.convert(source.content, draft)
     _datasets(draft, source)
-    return draft.done()
+    draft.done()
+    return draft
 
 
 def _datasets(draft: Draft, source: Source) -> None:

@@ -63,7 +63,7 @@ class NotTaken(ValueError):
 
 @dataclass
 class Draft:
-    """Collects values and the report's rows. `kind` names the source format."""
+    """A configuration imported from another trainer's file, and the report on it. `kind` names the source format."""
 
     kind: str
     schema: Schema
@@ -153,30 +153,12 @@ class Draft:
         before = self.values.get(to or key)
         self.flag(key, [*before, *words] if isinstance(before, list) else words, to=to)
 
-    def done(self) -> Imported:
-        """Return the finished configuration."""
+    def done(self) -> None:
+        """Complete the configuration: put the network's arguments together."""
         if self.network_args:
             self.values["network_args"] = {**_pairs(self.values.get("network_args")), **self.network_args}
-        return Imported(self.kind, self.schema, self.values, self.datasets, self.general, self.launch, tuple(self.rows))
 
-
-def _pairs(words: Any) -> dict[str, Any]:
-    if not isinstance(words, list):
-        return words if isinstance(words, dict) else {}
-    return {name: plain_word(text) for name, _, text in (word.partition("=") for word in words)}
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A configuration imported from another trainer's file, and the report on it."""
-
-    kind: str
-    schema: Schema
-    values: dict[str, Any]
-    datasets: list[dict[str, Any]]
-    general: dict[str, Any]
-    launch: dict[str, Any]
-    rows: tuple[Row, ...]
+    # -- the result
 
     def count(self, outcome: Outcome) -> int:
         """Return the number of keys with this outcome."""
@@ -220,6 +202,12 @@ class Imported:
         """Return the configuration and the report as JSON values."""
         rows = [{"key": r.key, "outcome": r.outcome, "to": r.to, "note": r.note} for r in self.rows]
         return {"kind": self.kind, "script": self.schema.script, "config": self.data(), "report": rows}
+
+
+def _pairs(words: Any) -> dict[str, Any]:
+    if not isinstance(words, list):
+        return words if isinstance(words, dict) else {}
+    return {name: plain_word(text) for name, _, text in (word.partition("=") for word in words)}
 
 
 def _without_none(data: Any) -> Any:

@@ -178,9 +178,9 @@ def test_a_run_that_does_not_react_is_ended(page: Any, at_home: Server, home: Pa
     endless = text.replace('"left"', '"endless"').replace(f"max_train_steps = {STEPS}", "max_train_steps = 100000")
     (home / "configs" / "endless.toml").write_text(endless, encoding="utf-8")
     started(page, at_home, "endless")
-    until(lambda: shown(page)[0] > 0, 120)
-    run = record(home, "endless")
-    (child,) = Path(f"/proc/{run['pid']}/task/{run['pid']}/children").read_text(encoding="utf-8").split()
+    pid = record(home, "endless")["pid"]
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    (child,) = until(lambda: children.read_text(encoding="utf-8").split())
     os.kill(int(child), signal.SIGSTOP)
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="End now").click()

@@ -54,7 +54,7 @@ class Tree:
 class Plan:
     """One run. `dataset` is the content of `folder/dataset.json`; `made_by` has digests of the run's inputs, by name.
 
-    `processes` is the number of training processes, on all machines; `tensorboard` is the run's own folder in
+    `started` are its processes; `tensorboard` is the run's own folder in
     upstream's `logging_dir`; `left_out` are the keys that are not passed on, since this machine cannot use them.
     """
 
@@ -66,14 +66,19 @@ class Plan:
     output: Path
     dataset: Mapping[str, Any] | None
     made_by: Mapping[str, str]
-    processes: int = 1
+    started: Processes
     tensorboard: Path | None = None
     left_out: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
-        """The run's own folder, with its record and logs."""
-        return self.output.with_suffix(".run")
+        """The run's own folder, with its record and logs; of several machines, each has its own."""
+        return _folder(self.output, self.started.machine_rank)
+
+    @property
+    def processes(self) -> int:
+        """The number of training processes, on all machines."""
+        return self.started.count
 
 
 def make(
@@ -106,16 +111,16 @@ def make(
     target = output(values)
     logs = None if tree.is_miniature else _logs(str(values.get("logging_dir", "")), target)
     if dataset:
-        flags += ["--dataset_config", str(target.with_suffix(".run") / "dataset.json")]
+        flags += ["--dataset_config", str(_folder(target, started.machine_rank) / "dataset.json")]
     if logs:
         flags += ["--log_prefix", f"{logs.name}/{values.get('log_prefix', '')}"]
-    environment = bootstrap.environment(runtime) | _channels(target.with_suffix(".run"), made_by)
+    environment = bootstrap.environment(runtime) | _channels(target, started.machine_rank, made_by)
     launched = _launched(config, tree, flags, started, environment)
     if runtime:
         # before an earlier run's files are renamed
         start = Start(tuple(flags), {**os.environ, **launched.env})
         refuse_unfit(tree.path, registry.needed(runtime, start), here.cache / "checked" if write else None)
-    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, started.count, logs, left_out)
+    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, started, logs, left_out)
 
 
 def _launched(
@@ -180,12 +185,18 @@ def _logs(place: str, target: Path) -> Path | None:
     return backup.free_logs(Path(place), target.stem)
 
 
-def _channels(folder: Path, made_by: Mapping[str, str]) -> dict[str, str]:
+def _folder(target: Path, machine_rank: int) -> Path:
+    return target.with_name(f"{target.stem}.machine-{machine_rank}.run") if machine_rank else target.with_suffix(".run")
+
+
+def _channels(target: Path, machine_rank: int, made_by: Mapping[str, str]) -> dict[str, str]:
     """Return the variables for communication between the training process and the supervisor, named in `runtime`."""
+    # of several machines, all stop by one file, and the ranks of all save what belongs to one state
+    shared = _folder(target, 0)
     return {
-        events.VARIABLE: str(folder / record.EVENTS),
-        exact_resume.RUN_FOLDER: str(folder),
-        graceful_stop.VARIABLE: str(folder / record.STOP),
+        events.VARIABLE: str(_folder(target, machine_rank) / record.EVENTS),
+        exact_resume.RUN_FOLDER: str(shared),
+        graceful_stop.VARIABLE: str(shared / record.STOP),
         provenance.VARIABLE: json.dumps(made_by, sort_keys=True),
     }
 

@@ -46,6 +46,10 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
 
     Return the initial fields of the record. A state named by `resume` is protected from removal from now on.
     """
+    if plan.started.machine_rank:
+        # machine 0 protects and renames what they share
+        _write(here, plan, watcher, goes_on=False)
+        return {}
     if state and resume != "auto":
         manifest.keep(state.path)
     _require_guard(plan)
@@ -160,8 +164,8 @@ def _recorded(plan: Plan, own: Record | None) -> dict[str, Any] | None:
 
 
 def own_record(plan: Plan) -> Record | None:
-    """Return the record of this run, if it was started before."""
-    earlier = record.read(plan.folder)
+    """Return the record of this run, if it was started before; of several machines, that of number 0."""
+    earlier = record.read(plan.output.with_suffix(".run"))
     return earlier if earlier and earlier.made_by == dict(plan.made_by) else None
 
 

@@ -89,7 +89,8 @@ def _named(plan: Plan, resume: str) -> State:
 
 def _refuse_anothers(plan: Plan, named: State | None) -> None:
     """Raise ConfigError if other runs' files have this run's name, but not for assets or a named state of that run."""
-    if plan.config.run.assets or not recording.others(plan, named):
+    # of several machines, number 0 decides
+    if plan.started.machine_rank or plan.config.run.assets or not recording.others(plan, named):
         return
     maker = recording.maker(plan)
     if named and dict(named.made_by) in (maker, dict(plan.made_by)):

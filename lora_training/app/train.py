@@ -101,6 +101,7 @@ def run(
         watcher.note(said)
     make_assets(here, plan, watcher)
     with files.full_disk_reported(), record.alone(plan.folder):
+        _forget_earlier_stop(plan)
         done = recording.complete(plan) if resume == "auto" else None
         if done:
             watcher.note("this run is complete; nothing to train (`--resume never` starts anew)")
@@ -123,6 +124,13 @@ def checked(here: Workspace, plan: Plan, resume: str, watcher: Watcher, *, is_re
     return state
 
 
+def _forget_earlier_stop(plan: Plan) -> None:
+    """Remove an old request to stop, which machine 0 removes as well, but this one may have been started before it."""
+    shared = plan.output.with_suffix(".run")
+    if plan.started.machine_rank and not record.is_alive(shared):
+        (shared / record.STOP).unlink(missing_ok=True)
+
+
 def _order(plan: Plan) -> supervising.Order:
     settings = plan.config.run
     return supervising.Order(
@@ -134,6 +142,8 @@ def _order(plan: Plan) -> supervising.Order:
         settings.retries,
         Patience(stall=settings.stall_timeout),
         sees_stop_file=graceful_stop.NAME in plan.runtime,
+        machine=plan.started.machine_rank,
+        machines=plan.started.machines,
     )
 
 

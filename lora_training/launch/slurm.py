@@ -34,6 +34,11 @@ def needs(launch: Launch, *, has_gpus: bool) -> Needs:
             hint="in [launch], write num_processes as a number, and leave gpu_ids out",
         )
     machines = launch.num_machines or 1
+    if machines > 1:
+        raise ConfigError(
+            "a Slurm job of several machines is not possible yet",
+            hint="leave num_machines out: one node has num_processes GPUs; docs/machines.md says how to start several",
+        )
     each = max(1, int(launch.num_processes or 1) // machines)
     return Needs(machines, each if has_gpus else 0, each * (launch.num_cpu_threads_per_process or 1))
 

@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import queue
+import re
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,7 @@ from lora_training import files
 from lora_training.errors import Interrupted, TrainingError
 from lora_training.supervise import attempt, digests, failures, record, result, signals, states
 from lora_training.supervise.attempt import Attempt, Ended, Patience, Tail
+from lora_training.supervise.machines import LOST_S, Machines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 _BACKOFF_S = 2.0
 # lines of the log that an error message shows
 _LAST_LINES = 5
+# what the processes of one machine say when those of another have gone
+_LOST_CONTACT = re.compile(
+    r"[Cc]onnection (?:closed|reset|refused)|gloo|NCCL|TCPStore|[Rr]endezvous|DistNetworkError|Broken pipe|with code"
+)
 _SUPERVISOR = "LORA_SUPERVISOR"
 
 
@@ -48,7 +54,8 @@ class Watcher(Protocol):
 class Order:
     """What to run, and how often to restart it. `made_by`: digests, by name, of the inputs that identify this run.
 
-    `sees_stop_file`: once it trains, the child saves its state and exits when the file `record.STOP` exists.
+    `sees_stop_file`: once it trains, the child saves its state and exits when the file `record.STOP` exists. `machine`
+    is the number of this one of `machines`, which share the folder of the LoRA; number 0 has the run's main folder.
     """
 
     spec: LaunchSpec
@@ -59,8 +66,15 @@ class Order:
     retries: int = 3
     patience: Patience = field(default_factory=Patience)
     sees_stop_file: bool = True
+    machine: int = 0
+    machines: int = 1
     # initial fields of the `record.Record`
     began: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stop_files(self) -> tuple[Path, ...]:
+        """The files that ask for a stop: the one that every machine's processes watch, then this machine's own."""
+        return tuple(dict.fromkeys((self.output.with_suffix(".run") / record.STOP, self.folder / record.STOP)))
 
     def attempt(self, state: State | None) -> LaunchSpec:
         """Return the command of the child to start, from the beginning or from a state."""
@@ -80,6 +94,7 @@ class Run:
     _began: bool = False
     _has_trained: bool = False
     _told: bool = False
+    _gone: str | None = None
     _reported: tuple[int, int] | None = None
 
     def go(self, state: State | None) -> Result:
@@ -88,9 +103,10 @@ class Run:
         Raises TrainingError with the cause in one sentence, and Interrupted when asked to stop.
         """
         order = self.order
-        names = (order.output.stem, str(order.config), str(order.output), order.spec.shell())
+        names = (order.folder.stem, str(order.config), str(order.output), order.spec.shell())
         self.record = record.Record(*names, dict(order.made_by), pid=os.getpid(), **order.began)
         before = result.fingerprint(order.output)
+        self._machines = Machines(order.output.with_suffix(".run"), order.machine, order.machines, self.clock)
         # counted until the record is closed, since a terminal that closes sends SIGHUP more than once
         with signals.counted() as self._asked:
             try:
@@ -123,9 +139,11 @@ class Run:
             ended = self._attempt(state)
             if ended.code == 0:
                 return
-            if ended.asked:
+            if ended.asked and not self._gone:
                 raise self._interrupted()
             failure = failures.classify(ended)
+            if self.order.machines > 1:
+                raise self._apart(ended, failure)
             newest = states.newest(self.order.output, self._report_passed_over, self.order.made_by) or state
             # only a newer state is progress: a run that fails at the same place each time is given up
             failed = 0 if _step(newest) > _step(state) else failed + 1
@@ -190,13 +208,18 @@ class Run:
                 self._note(f"saving the state after this step (at most {wait}), then leaving; ask again to end at once")
             else:
                 self._note("it has not begun to train, so there is nothing to save; leaving")
-        return max(self._asked.count, int((self.order.folder / record.STOP).exists()))
+        self._machines.beat()
+        self._gone = self._gone or self._machines.gone()
+        if self._gone:
+            # at once: without it, no step can be finished
+            return 2
+        return max(self._asked.count, int(any(path.exists() for path in self.order.stop_files)))
 
     def _ask(self, started: attempt.Child) -> None:
         """Ask the child to save its state: by the stop file, which every rank checks and no launcher cuts short."""
         try:
             if self._began and self.order.sees_stop_file:
-                files.touch(self.order.folder / record.STOP)
+                files.touch(self.order.stop_files[0])
                 return
         except OSError:
             # on a full disk, for example
@@ -216,6 +239,25 @@ class Run:
         message = f"{where}; the same command goes on"
         by_signal = self._asked.count > 0
         return Interrupted(message, signum=self._asked.signum, by_signal=by_signal, has_state=state is not None)
+
+    def _apart(self, ended: Ended, failure: Failure) -> TrainingError:
+        """Return the error of one of several machines: the other that is gone, if contact was lost, or its own failure.
+
+        They are not restarted: each would have to choose the same state, at the same time.
+        """
+        if self._gone is None and not _LOST_CONTACT.search(failure.sentence):
+            self._machines.beat(ended=failure.sentence)
+            return self._gave_up(ended, failure)
+        until = self.clock() + LOST_S + 5
+        while self._gone is None and self.clock() < until:
+            self.sleep(0.2)
+            self._machines.beat()
+            self._gone = self._machines.gone()
+        why = self._gone or self._machines.never_seen()
+        self._machines.beat(ended=why or failure.sentence)
+        if why is None:
+            return self._gave_up(ended, failure)
+        return TrainingError(why, hint="start it again on each machine; all continue from the newest state")
 
     def _gave_up(self, ended: Ended, failure: Failure, *, again: str = "") -> TrainingError:
         log = self.record.attempts[-1]["log"]

@@ -1,4 +1,4 @@
-"""`lora train` in two processes on the real upstream, on the CPU with gloo, started in both ways."""
+"""`lora train` in two processes on the real upstream, on the CPU with gloo: on one machine, and on two."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from lora_training.workspace import Workspace
 from tests.helpers import ROOT
+from tests.runtime.conftest import free_port
 
 pytestmark = pytest.mark.upstream
 
@@ -115,6 +118,61 @@ def test_stopped_and_with_a_rank_killed_under_accelerate_it_ends_with_the_same_b
     assert "most likely the system when memory ran out" in out
     assert tensors(folder) == tensors(whole)
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def is_listening(port: int) -> bool:
+    tables = (Path("/proc/net", name).read_text(encoding="ascii").splitlines()[1:] for name in ("tcp", "tcp6"))
+    rows = (line.split() for table in tables for line in table)
+    return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+
+
+@contextmanager
+def machines(folder: Path, rendezvous: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two machines of one process each, with homes and lists of runs of their own; they share the folder alone."""
+    port = free_port()
+    started = []
+    for rank in (0, 1):
+        home = folder.parent / f"home-{rank}"
+        home.mkdir(exist_ok=True)
+        launch = {"num_machines": 2, "machine_rank": rank, "main_process_ip": "127.0.0.1", "main_process_port": port}
+        launch["rdzv_backend"] = rendezvous
+        sets = (*SETS, *(f"launch.{key}={value}" for key, value in launch.items()), f"output_dir={folder}")
+        argv = [sys.executable, "-m", "lora_training", "train", str(ROOT / "configs" / "smoke.toml")]
+        argv += [word for each in sets for word in ("--set", each)]
+        env = os.environ | {"TEST_PROBE": str(folder), "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+        env |= {"LORA_CACHE": str(Workspace(ROOT).cache), "HOME": str(home), "LORA_RUNS": str(home / "runs")}
+        with (home / "said").open("a") as said:
+            started.append(subprocess.Popen(argv, cwd=ROOT, env=env, stdout=said, stderr=said, text=True))
+        # on two real machines, the other could not take this port
+        while not is_listening(port) and started[0].poll() is None:
+            time.sleep(0.1)
+    try:
+        yield started
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
+
+
+def test_a_machine_killed_is_named_by_the_other_and_both_end_with_the_bits_of_one_machine(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    with machines(folder, "static") as (first, second):
+        while not (folder / "smoke-step00000002-state").exists():
+            assert first.poll() is None, (tmp_path / "home-0" / "said").read_text(encoding="utf-8")
+        second.kill()
+        assert first.wait(60) == 6
+    assert "error: machine 1" in (tmp_path / "home-0" / "said").read_text(encoding="utf-8")
+    with machines(folder, "c10d") as both:
+        codes = [each.wait(TIMEOUT) for each in both]
+    assert codes == [0, 0], [(tmp_path / f"home-{rank}" / "said").read_text(encoding="utf-8") for rank in (0, 1)]
+    assert tensors(folder) == tensors(whole)
+    for name in ("smoke.run", "smoke.machine-1.run"):
+        record = json.loads((folder / name / "run.json").read_text(encoding="utf-8"))
+        assert record["state"] == "complete"
+        assert record["attempts"][-1]["from_step"] >= 2
 
 
 def first_state(started: subprocess.Popen[str], folder: Path) -> None:

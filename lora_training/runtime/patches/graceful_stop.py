@@ -66,7 +66,7 @@ class _GracefulStop(Watcher):
 
     def left(self) -> None:
         self._release_workers()
-        if isinstance(self.run.leaving, SystemExit) and self.run.accelerator.is_main_process:
+        if isinstance(self.run.leaving, SystemExit) and self.run.accelerator.is_local_main_process:
             events.emit("stopped", step=self.run.step)
             sys.stderr.write(f"lora: stopped as asked, saved at step {self.run.step}\n")
 

@@ -28,7 +28,7 @@ class _Progress(Watcher):
         _emit(self.run, "start", total_steps=total, epochs=self.run.epochs, initial_step=self.run.initial_step)
 
     def step_ends(self) -> None:
-        if not self.run.accelerator.is_main_process:
+        if not self.run.accelerator.is_local_main_process:
             return
         before, self._since = self._since, time.perf_counter()
         events.emit(
@@ -53,7 +53,8 @@ class _Progress(Watcher):
 
 
 def _emit(run: Run, kind: str, **fields: Any) -> None:
-    if run.accelerator.is_main_process:
+    # each machine has a supervisor of its own
+    if run.accelerator.is_local_main_process:
         events.emit(kind, **fields)
 
 

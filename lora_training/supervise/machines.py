@@ -1,0 +1,90 @@
+"""Signs of life of the machines that train together, in a folder that they share: which of them is gone, and why."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lora_training import files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_BEAT_S = 2.0
+# after so long without a sign of life, in seconds, a machine counts as gone
+LOST_S = 40.0
+
+
+@dataclass
+class Machines:
+    """The machines of one training, seen from that of number `rank`. `clock` is monotonic; theirs need not agree.
+
+    Each writes a file of its own again and again, in place, so that a network file system shows the others its content.
+    """
+
+    folder: Path
+    rank: int = 0
+    count: int = 1
+    clock: Callable[[], float] = time.monotonic
+    _beats: int = 0
+    _due: float = 0.0
+    # for each other machine, its file's content and when it last changed; the first content may be of an earlier run
+    _seen: dict[int, tuple[str | None, float]] = field(default_factory=dict)
+    _alive: dict[int, str] = field(default_factory=dict)
+
+    def beat(self, *, ended: str | None = None) -> None:
+        """Give a sign of life, if one is due, or the reason why this machine has ended; and look at the others'."""
+        if self.count == 1 or (self.clock() < self._due and ended is None):
+            return
+        self._due, self._beats = self.clock() + _BEAT_S, self._beats + 1
+        sign = {"host": socket.gethostname(), "pid": os.getpid(), "beat": self._beats, "ended": ended}
+        # a full disk does not end the training
+        with contextlib.suppress(OSError), open(self._file(self.rank), "wb", opener=files.opener) as file:
+            file.write(json.dumps(sign).encode())
+        for rank in range(self.count):
+            if rank != self.rank:
+                self._look(rank)
+
+    def _look(self, rank: int) -> None:
+        try:
+            content = files.read(self._file(rank)).decode()
+        except (OSError, ValueError):
+            content = ""
+        before, since = self._seen.setdefault(rank, (content, self.clock()))
+        if content and content != before:
+            self._seen[rank], self._alive[rank] = (content, self.clock()), content
+        else:
+            self._seen[rank] = (before, since)
+
+    def gone(self) -> str | None:
+        """Return a sentence about a machine that was there and has ended or gives no sign of life."""
+        for rank, content in self._alive.items():
+            found = _parsed(content)
+            who = f"machine {rank} ({found.get('host')})"
+            if found.get("ended"):
+                return f"{who} has ended: {found['ended']}"
+            if self.clock() - self._seen[rank][1] > LOST_S:
+                return f"{who} is gone: it has given no sign of life for {LOST_S:.0f} seconds"
+        return None
+
+    def never_seen(self) -> str | None:
+        """Return a sentence about a machine that has never given a sign of life."""
+        missing = next((rank for rank in range(self.count) if rank not in {self.rank, *self._alive}), None)
+        return None if missing is None else f"machine {missing} has given no sign of life since this one was started"
+
+    def _file(self, rank: int) -> Path:
+        return self.folder / f"machine-{rank}.json"
+
+
+def _parsed(content: str) -> dict[str, object]:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_training import manifest, proc
-from tests.runtime.conftest import TINY, Trainer, Training, same, smoke_images
+from tests.runtime.conftest import CACHED, TINY, Trainer, Training, copied_images, dataset, same, smoke_images
 
 pytestmark = pytest.mark.upstream
 
@@ -105,6 +105,15 @@ def test_a_state_that_resumes_a_resumed_run_is_as_good(train: Trainer, tmp_path:
     whole = train(tmp_path / "whole", *SAVING, runtime=ON)
     second = resume(train, tmp_path / "2", state(whole, 3))
     assert_continues(resume(train, tmp_path / "3", state(second, 9)), whole)
+
+
+def test_a_run_that_finds_its_latents_cached_ends_with_the_bits_of_the_one_that_cached_them(
+    train: Trainer, tmp_path: Path
+) -> None:
+    images = copied_images(tmp_path / "images")
+    runs = [train(tmp_path / name, *CACHED, runtime=ON, datasets=dataset(images)) for name in ("first", "second")]
+    assert [run.code for run in runs] == [0, 0], runs[-1].log[-3000:]
+    assert same(runs[0].weights(), runs[1].weights())
 
 
 def test_a_state_says_what_is_in_it_and_what_made_it(train: Trainer, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ resumed run restores those, reads the batches that were already trained again wi
 restores the generators as they were when the state was saved. Images, captions and noise are then those of the
 uninterrupted run, whatever the number of workers, which begin each epoch as new ones (`runtime.persistent`).
 
+Latents are cached with random numbers of their own, so a run that finds its cache files ends as the one that made them.
+
 rich also uses Python's global generator, for every logged line. It gets its own, since a resumed run logs other lines.
 Therefore the order of images and captions is not the same as without this patch.
 
@@ -31,7 +33,7 @@ from typing import Any
 
 from lora_training import files, manifest
 from lora_training.runtime import persistent, training
-from lora_training.runtime.model import NoSettings, RuntimePatch, Target
+from lora_training.runtime.model import NoSettings, RuntimePatch, Target, wrap_function
 from lora_training.runtime.patches import provenance
 from lora_training.runtime.run import Watcher
 
@@ -81,6 +83,19 @@ def _install(module: ModuleType, _settings: NoSettings) -> None:
         vars(module)["randint"] = random.Random(0).randint  # noqa: S311 - it names links
     elif module.__name__ == "library.accelerator_setup":
         _install_in_accelerator_setup(module)
+    elif module.__name__ == "library.dataset":
+        wrap_function(module, "DatasetGroup.new_cache_latents", _cache_latents)
+
+
+def _cache_latents(wrapped: Any, _: Any, args: Any, kwargs: Any) -> None:
+    """Cache latents with random numbers of their own: a run whose caches are there already draws none for them."""
+    import torch
+
+    seed = int(torch.empty((), dtype=torch.int64).random_().item())
+    before = _generators()
+    torch.manual_seed(seed)
+    wrapped(*args, **kwargs)
+    _restore_generators(before)
 
 
 def _install_in_accelerator_setup(module: ModuleType) -> None:
@@ -325,6 +340,7 @@ PATCH = RuntimePatch(
         *training.TARGETS,
         Target("rich.style", "Style.__init__", "88353189457961c4"),
         Target("library.dataset", "collator_class", "19e439bca23332a0"),
+        Target("library.dataset", "DatasetGroup.new_cache_latents", "063a26d4a23004cf"),
         Target("accelerate.data_loader", "DataLoaderShard.__iter__", "92e3394cfb700c02"),
     ),
     install=_install,

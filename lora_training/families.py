@@ -28,14 +28,15 @@ class Inert:
 class Family:
     """The properties of one training script: the files that it loads and caches, the flags that it ignores.
 
-    `checkpoints`: the kinds of base model that it trains, as far as their tensors identify them. `pipeline`: their
-    class in diffusers' `model_index.json`. `needs`: the flags of files without which its loader fails. `pickle_unless`:
-    it loads a base model as a pickle unless its name ends in `.safetensors`, after all symbolic links are followed, or
-    one.
+    `checkpoints`: the kinds of base model that it trains, and `parts`: the kind of text encoder or autoencoder that a
+    flag takes, both in the words of `preflight.checkpoints`. `pipeline`: their class in diffusers' `model_index.json`.
+    `needs`: the flags of files without which its loader fails. `pickle_unless`: it loads a base model as a pickle
+    unless its name ends in `.safetensors`, after all symbolic links are followed, or one.
     """
 
     script: str
     checkpoints: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
     pipeline: str | None = None
     needs: tuple[str, ...] = ()
     pickle_unless: Literal["resolved", "linked"] | None = None
@@ -90,11 +91,14 @@ _FLOW = {
     "zero_terminal_snr": _V_PREDICTION,
 }
 _WHOLE_RANGE = {**_FLOW, "min_timestep": Inert(_RANGE), "max_timestep": Inert(_RANGE, neutral=1000)}
+_SD_VAE = {"vae": "the autoencoder of SD"}
+_FLUX_AE = {"ae": "the autoencoder of FLUX"}
 
 FAMILIES = (
     Family(
         "train_network",
         checkpoints=("SD 1", "SD 2"),
+        parts=_SD_VAE,
         pipeline="StableDiffusionPipeline",
         pickle_unless="resolved",
         latents="_sd.npz",
@@ -105,6 +109,7 @@ FAMILIES = (
     Family(
         "sdxl_train_network",
         checkpoints=("SDXL",),
+        parts=_SD_VAE,
         pipeline="StableDiffusionXLPipeline",
         pickle_unless="linked",
         latents="_sdxl.npz",
@@ -118,6 +123,7 @@ FAMILIES = (
     Family(
         "sd3_train_network",
         checkpoints=("SD 3",),
+        parts={"clip_l": "CLIP-L", "clip_g": "CLIP-G", "t5xxl": "T5-XXL"},
         latents="_sd3.npz",
         text_outputs="_sd3_te.npz",
         t5_tokens=256 + 77,
@@ -127,6 +133,8 @@ FAMILIES = (
     ),
     Family(
         "flux_train_network",
+        checkpoints=("FLUX", "Chroma"),
+        parts={"clip_l": "CLIP-L", "t5xxl": "T5-XXL", **_FLUX_AE},
         needs=("clip_l", "t5xxl", "ae"),
         latents="_flux.npz",
         text_outputs="_flux_te.npz",
@@ -137,6 +145,8 @@ FAMILIES = (
     ),
     Family(
         "lumina_train_network",
+        checkpoints=("Lumina",),
+        parts={"gemma2": "Gemma 2", **_FLUX_AE},
         needs=("gemma2", "ae"),
         latents="_lumina.npz",
         text_outputs="_lumina_te.npz",
@@ -146,6 +156,8 @@ FAMILIES = (
     ),
     Family(
         "hunyuan_image_train_network",
+        checkpoints=("HunyuanImage",),
+        parts={"text_encoder": "Qwen2.5-VL", "byt5": "byT5", "vae": "the VAE of HunyuanImage"},
         needs=("text_encoder", "byt5", "vae"),
         latents="_hi.npz",
         latent_bytes=1 / 4,
@@ -156,6 +168,8 @@ FAMILIES = (
     ),
     Family(
         "anima_train_network",
+        checkpoints=("Anima",),
+        parts={"qwen3": "Qwen3", "vae": "the VAE of Qwen-Image"},
         needs=("qwen3", "vae"),
         latents="_anima.npz",
         text_outputs="_anima_te.npz",

@@ -94,7 +94,8 @@ def _read(path: Path) -> tuple[Mapping[str, contents.Tensor], Header]:
 
 def _kind(header: Header, *, is_lora: bool) -> str:
     if not is_lora:
-        return checkpoints.kind(header.tensors) or "a model of a family that its names do not tell"
+        shapes = {name: entry["shape"] for name, entry in header.tensors.items()}
+        return checkpoints.kind(shapes) or "a model of a family that its names do not tell"
     told = header.metadata.get("modelspec.architecture") or importer.script(dict(header.metadata))
     signs = (family for family, starts in _SIGNS.items() if any(name.startswith(starts) for name in header.tensors))
     told = told and told.removesuffix("/lora")

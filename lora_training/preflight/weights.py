@@ -75,12 +75,14 @@ def _file(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
     if wrong:
         yield f"{path} {wrong}", contents.mend(wrong)
         return
-    if key != MODEL:
-        return
-    yield from _links(job, path)
+    if key == MODEL:
+        yield from _links(job, path)
     if path.suffix.lower() in _TENSORS:
-        kind = checkpoints.kind(contents.tensors(path))
-        mismatch = checkpoints.mismatch(job.script, kind, v2=job.on("v2")) if kind else None
+        kind = checkpoints.kind({name: tensor.shape for name, tensor in contents.tensors(path).items()})
+        mismatch = None
+        if kind:
+            part = key != MODEL
+            mismatch = checkpoints.part_mismatch(job.script, key, kind) if part else checkpoints.mismatch(job, kind)
         if mismatch:
             yield f"{path} {mismatch[0]}", mismatch[1]
 
@@ -134,7 +136,7 @@ def _folder(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
         if model is None:
             yield f"{index} is damaged", "fetch it again"
             return
-        mismatch = checkpoints.pipeline(job.script, str(model.get("_class_name")))
+        mismatch = checkpoints.pipeline(job, str(model.get("_class_name")))
         if mismatch:
             yield f"{path} {mismatch[0]}", mismatch[1]
         parts = [path / name for name in _PARTS if isinstance(model.get(name), list) and model[name][0]]

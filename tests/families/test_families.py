@@ -156,3 +156,16 @@ class TestLumina(Family):
 class TestHunyuanImage(Family):
     name = "hunyuan-image"
     modules: ClassVar = {"lora_unet": 32}
+
+
+def test_files_in_each_others_place_are_refused_before_the_start(
+    env: dict[str, str], cache: Path, tmp_path: Path
+) -> None:
+    flux, lumina = cache / "smoke-flux", cache / "smoke-lumina"
+    swapped = {"t5xxl": flux / "ae.safetensors", "ae": flux / "t5xxl.safetensors"}
+    for wrong in (swapped, {"pretrained_model_name_or_path": lumina / "lumina.safetensors"}):
+        sets = [word for flag, file in wrong.items() for word in ("--set", f"{flag}={file}")]
+        configuration = str(drill.configuration("flux"))
+        ran = lora("train", configuration, "--set", f"output_dir={tmp_path}", *sets, cwd=ROOT, env=env)
+        assert ran.code == 3
+        assert "is the autoencoder of FLUX, not T5-XXL" in ran.err or 'script = "lumina_train_network"' in ran.err

@@ -17,7 +17,54 @@ SD2 = {"cond_stage_model.model.transformer.resblocks.0.a.weight": (4, 4)}
 SDXL = {"conditioner.embedders.1.model.transformer.a.weight": (4, 4)}
 SD3 = {"model.diffusion_model.joint_blocks.0.a.weight": (4, 4)}
 LORA = {"lora_unet_a.lora_down.weight": (4, 4)}
+FLUX = {"double_blocks.0.img_attn.norm.key_norm.scale": (4,)}
+CHROMA = FLUX | {"distilled_guidance_layer.in_proj.bias": (4,)}
+LUMINA = {"cap_embedder.0.weight": (4,), "noise_refiner.0.attention.qkv.weight": (4, 4)}
+HUNYUAN = {"byt5_in.fc1.bias": (4,), "double_blocks.0.img_attn_qkv.bias": (4,)}
+ANIMA = {"net.llm_adapter.embed.weight": (4, 4), "net.blocks.0.a.weight": (4, 4)}
 ODD = {"double_blocks.0.img_attn.qkv.weight": (4, 4)}
+
+
+def _clip(width: int) -> dict[str, tuple[int, ...]]:
+    names = ("text_model.encoder.layers.0.layer_norm1.bias", "text_model.embeddings.token_embedding.weight")
+    return {names[0]: (width,), names[1]: (2, width)}
+
+
+def _t5(tokens: int) -> dict[str, tuple[int, ...]]:
+    return {"encoder.block.0.layer.0.SelfAttention.k.weight": (4, 4), "shared.weight": (tokens, 1)}
+
+
+def _vae(channels: int) -> dict[str, tuple[int, ...]]:
+    return {"encoder.down.0.block.0.conv1.bias": (4,), "decoder.conv_in.weight": (4, channels, 3, 3)}
+
+
+# flag -> its file, and the kind that it is called by
+PARTS = {
+    "flux_train_network": {
+        "clip_l": (_clip(768), "CLIP-L"),
+        "t5xxl": (_t5(32128), "T5-XXL"),
+        "ae": (_vae(16), "the autoencoder of FLUX"),
+    },
+    "sd3_train_network": {
+        "clip_l": (_clip(768), "CLIP-L"),
+        "clip_g": (_clip(1280), "CLIP-G"),
+        "t5xxl": (_t5(32128), "T5-XXL"),
+    },
+    "lumina_train_network": {
+        "gemma2": ({"model.layers.0.pre_feedforward_layernorm.weight": (4,)}, "Gemma 2"),
+        "ae": (_vae(16), "the autoencoder of FLUX"),
+    },
+    "hunyuan_image_train_network": {
+        "text_encoder": ({"visual.blocks.0.a": (4,), "model.layers.0.self_attn.b": (4,)}, "Qwen2.5-VL"),
+        "byt5": (_t5(1510), "byT5"),
+        "vae": (_vae(64), "the VAE of HunyuanImage"),
+    },
+    "anima_train_network": {
+        "qwen3": ({"model.layers.0.self_attn.q_norm.weight": (4,)}, "Qwen3"),
+        "vae": ({"decoder.norm_out.gamma": (4,)}, "the VAE of Qwen-Image"),
+    },
+}
+SWAPS = [(script, flag, other) for script, parts in PARTS.items() for flag in parts for other in parts if flag != other]
 
 
 def said(folder: Path, script: str = "train_network", **flags: object) -> list[str]:
@@ -122,6 +169,18 @@ def test_a_cut_off_checkpoint_is_seen_and_an_old_one_is_let_be(tmp_path: Path) -
         ("sdxl_train_network", SDXL, {}, None),
         ("sd3_train_network", SD3, {}, None),
         ("flux_train_network", ODD, {}, None),
+        ("flux_train_network", FLUX, {}, None),
+        ("flux_train_network", CHROMA, {"model_type": "chroma"}, None),
+        ("flux_train_network", CHROMA, {}, 'model_type = "chroma"'),
+        ("flux_train_network", FLUX, {"model_type": "chroma"}, 'model_type = "flux"'),
+        ("lumina_train_network", LUMINA, {}, None),
+        ("hunyuan_image_train_network", HUNYUAN, {}, None),
+        ("anima_train_network", ANIMA, {}, None),
+        ("sdxl_train_network", {f"model.diffusion_model.{name}": shape for name, shape in FLUX.items()}, {}, '"flux_'),
+        ("flux_train_network", LUMINA, {}, 'script = "lumina_train_network"'),
+        ("lumina_train_network", ANIMA, {}, 'script = "anima_train_network"'),
+        ("flux_train_network", HUNYUAN, {}, 'script = "hunyuan_image_train_network"'),
+        ("flux_train_network", _t5(32128), {}, "give it as t5xxl"),
         ("train_network", SDXL, {}, 'script = "sdxl_train_network"'),
         ("sdxl_train_network", SD1, {}, 'script = "train_network"'),
         ("flux_train_network", SDXL, {}, 'script = "sdxl_train_network"'),
@@ -137,6 +196,25 @@ def test_a_model_of_another_family_is_said_before_it_loads(
     found = said(tmp_path, script, pretrained_model_name_or_path=path, **flags)
     assert [mend in each for each in found if mend] == ([True] if mend else [])
     assert said(tmp_path, script, network_weights=path, **flags) == []
+
+
+@pytest.mark.parametrize(("script", "flag", "other"), SWAPS)
+def test_a_text_encoder_or_autoencoder_in_anothers_place_is_called_what_it_is(
+    tmp_path: Path, script: str, flag: str, other: str
+) -> None:
+    right, wanted = PARTS[script][flag]
+    assert said(tmp_path, script, **{flag: checkpoint(tmp_path / "right.safetensors", right)}) == []
+    tensors, kind = PARTS[script][other]
+    (only,) = said(tmp_path, script, **{flag: checkpoint(tmp_path / "other.safetensors", tensors)})
+    assert f"is {kind}, not {wanted}" in only
+    assert f"give it as {other}" in only
+
+
+@pytest.mark.parametrize("script", PARTS)
+def test_a_base_model_given_as_one_of_its_parts_is_called_what_it_is(tmp_path: Path, script: str) -> None:
+    flag = next(iter(PARTS[script]))
+    (only,) = said(tmp_path, script, **{flag: checkpoint(tmp_path / "model.safetensors", SDXL)})
+    assert "is SDXL, not " in only
 
 
 def diffusers(folder: Path, name: str = "StableDiffusionPipeline") -> Path:
@@ -187,7 +265,7 @@ def test_a_link_that_upstream_follows_to_something_else_is_said(tmp_path: Path) 
     checkpoint(blob, SDXL)
     (only,) = said(tmp_path, "sdxl_train_network", pretrained_model_name_or_path=link)
     assert "relative link" in only
-    assert said(tmp_path, "flux_train_network", clip_l=link) == []
+    assert said(tmp_path, "sdxl_train_network", network_weights=link) == []
 
 
 def test_a_name_on_the_hub_is_left_to_upstream_unless_it_is_told_to_stay_offline(tmp_path: Path) -> None:

@@ -240,8 +240,9 @@ def resolved(plan: Plan, *, keeps_auto: bool = False) -> str:
     """
     from lora_training.config import show
 
+    script = plan.config.script
     # patches that are on by default and off in this run must stay off
-    off = {name: False for name, patch in registry.available().items() if patch.on_by_default}
+    off = {name: False for name, patch in registry.available().items() if patch.is_default(script)}
     switches = off | {name: dict(settings) or True for name, settings in plan.runtime.items()}
     chosen = dict(plan.config.runtime) if plan.tree.is_miniature else switches
     return show.resolved(plan.config, plan.schema, processes=None if keeps_auto else plan.processes, runtime=chosen)

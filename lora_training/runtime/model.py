@@ -89,6 +89,10 @@ class RuntimePatch:
     unneeded: Callable[[Start, Any], str | None] = nothing
     prepare: Callable[[], None] | None = None
 
+    def is_default(self, script: str | None) -> bool:
+        """Return whether it is on by default for a script; without one, whether it is for any."""
+        return self.on_by_default and (script is None or not self.scripts or script in self.scripts)
+
 
 def wrap_function(module: ModuleType, name: str, around: Callable[..., Any]) -> None:
     """Wrap `name` of `module`, a function or a method by its dotted path, with `around`.

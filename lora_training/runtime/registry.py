@@ -43,8 +43,7 @@ def chosen(table: Mapping[str, bool | Mapping[str, Any]], script: str | None = N
     Default patches for other scripts than `script` are left out: they are no part of the identity of its runs.
     """
     there = [patch for name, patch in available().items() if name not in taken_out()]
-    own = [patch for patch in there if script is None or not patch.scripts or script in patch.scripts]
-    by_default: dict[str, Any] = {patch.name: {} for patch in own if patch.on_by_default}
+    by_default: dict[str, Any] = {patch.name: {} for patch in there if patch.is_default(script)}
     merged = by_default | {name: {} if value is True else value for name, value in table.items()}
     return {name: dict(value) for name, value in merged.items() if value is not False}
 

@@ -43,6 +43,7 @@ def plan(tmp_path: Path) -> Any:
         folder=tmp_path / "cats.run",
         made_by=ME,
         tree=SimpleNamespace(is_miniature=False),
+        started=SimpleNamespace(machine_rank=0),
         config=SimpleNamespace(run=SimpleNamespace(assets=None)),
         runtime={"exact-resume": {}},
         tensorboard=None,

@@ -14,7 +14,7 @@ from lora_training.supervise import backup, curve, record, run_index, states
 from lora_training.supervise.history import History
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lora_training.supervise.record import Record
     from lora_training.workspace import Workspace
@@ -62,7 +62,6 @@ def row(folder: Path, run: Record, history: History) -> dict[str, Any]:
         "loss": figures.loss() if figures.known else None,
         "each": f"{figures.each:.3g}" if figures.known else None,
         "left": figures.left() if alive and figures.known else None,
-        "words": figures.words() if figures.known else [],
         "started": run.started,
         "attempts": len(run.attempts),
         "config": run.config,
@@ -78,10 +77,10 @@ def files_of(run: Record) -> list[dict[str, Any]]:
     """Return the LoRA and the checkpoints of a run, newest first, each with an id; only these can be downloaded."""
     output = Path(run.output)
     found = []
-    for path in (output, *backup.checkpoints(output)):
+    for path in (output, *_quietly(backup.checkpoints, output)):
         try:
             stat = path.lstat()
-        except OSError:
+        except (OSError, ValueError):
             continue
         found.append({"id": _ident(path.name), "name": path.name, "size": stat.st_size, "time": stat.st_mtime})
     return sorted(found, key=lambda each: (each["name"] != output.name, -each["time"]))
@@ -89,7 +88,15 @@ def files_of(run: Record) -> list[dict[str, Any]]:
 
 def states_of(run: Record) -> list[str]:
     """Return the names of the folders with saved states of a run."""
-    return [folder.name for folder in states.folders(Path(run.output))]
+    return [folder.name for folder in _quietly(states.folders, Path(run.output))]
+
+
+def _quietly(listed: Callable[[Path], list[Path]], output: Path) -> list[Path]:
+    """Return what is listed; nothing for a folder that cannot be read, or a name that no file system has."""
+    try:
+        return listed(output)
+    except (OSError, ValueError):
+        return []
 
 
 def file_of(run: Record, ident: str) -> Path | None:
@@ -129,7 +136,7 @@ def sample_file(folder: Path, history: History, ident: str) -> Path | None:
 
 
 def _ident(name: str) -> str:
-    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def log_of(folder: Path, run: Record, number: int = 0) -> Path | None:
@@ -146,7 +153,7 @@ def log_tail(path: Path | None) -> str:
         with open(path, "rb", opener=files.opener) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG))
             text = file.read(_LOG).decode("utf-8", "replace")
-    except OSError:
+    except (OSError, ValueError):
         return ""
     return "\n".join(text.splitlines()[-_LOG_LINES:])
 

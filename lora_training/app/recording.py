@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training import files, manifest
@@ -17,8 +18,6 @@ from lora_training.supervise import result as results
 from lora_training.upstream import pins
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lora_training.app.plan import Plan
     from lora_training.app.train import Watcher
     from lora_training.config.files import Inputs
@@ -59,6 +58,8 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
         if moved:
             run_index.add(here, moved.with_suffix(plan.folder.suffix))
             watcher.note(f"the files of an earlier run with this name are kept as {moved.with_suffix('')}")
+    if not (earlier and _is_from_record(plan)):
+        files.write(plan.folder / ORIGINS, json.dumps(_origins(plan), indent=1) + "\n")
     _write(here, plan, watcher, goes_on=bool(earlier and state))
     if plan.tensorboard:
         plan.tensorboard.mkdir(parents=True, exist_ok=True)
@@ -180,7 +181,6 @@ def _start(plan: Plan, state: State | None, earlier: Record | None) -> dict[str,
 
 def _write(here: Workspace, plan: Plan, watcher: Watcher, *, goes_on: bool) -> None:
     files.write(plan.folder / CONFIG, resolved(plan))
-    files.write(plan.folder / ORIGINS, json.dumps(_origins(plan), indent=1) + "\n")
     reads = inputs(here, plan)
     before = read(plan.folder, INPUTS) if goes_on else {}
     changed = changes(before, reads, "dataset") if before else []
@@ -188,6 +188,16 @@ def _write(here: Workspace, plan: Plan, watcher: Watcher, *, goes_on: bool) -> N
         watcher.note(f"the data set has changed since this run began: {'; '.join(changed)}")
     _keep(plan.folder / INPUTS, reads, goes_on=goes_on)
     _keep(plan.folder / ENVIRONMENT, surroundings(here, plan), goes_on=goes_on)
+
+
+def source(plan: Plan) -> Path:
+    """Return the file that the user wrote: of a run that continues from its own record, the one that this names."""
+    known = record.read(plan.folder) if _is_from_record(plan) else None
+    return Path(known.config) if known else plan.config.path
+
+
+def _is_from_record(plan: Plan) -> bool:
+    return plan.config.path == plan.folder / CONFIG
 
 
 def _origins(plan: Plan) -> dict[str, str]:

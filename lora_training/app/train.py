@@ -135,7 +135,7 @@ def _order(plan: Plan) -> supervising.Order:
     settings = plan.config.run
     return supervising.Order(
         plan.spec,
-        plan.config.path,
+        recording.source(plan),
         plan.output,
         plan.folder,
         plan.made_by,

@@ -122,7 +122,7 @@ def download(path: Path | None, media_type: str, *, inline: bool = False) -> Res
         if path is None:
             raise FileNotFoundError
         file = open(path, "rb", opener=files.opener)  # noqa: SIM115 - closed at the end of the stream
-    except OSError:
+    except (OSError, ValueError):
         raise HTTPException(404, "there is no such file") from None
 
     def chunks() -> Iterator[bytes]:
@@ -130,10 +130,10 @@ def download(path: Path | None, media_type: str, *, inline: bool = False) -> Res
             while chunk := file.read(_CHUNK):
                 yield chunk
 
-    kind = "inline" if inline else "attachment"
+    name = quote(path.name, errors="replace")
     headers = {
         "Content-Length": str(os.fstat(file.fileno()).st_size),
-        "Content-Disposition": f"{kind}; filename*=utf-8''{quote(os.fsencode(path.name))}",
+        "Content-Disposition": f"{'inline' if inline else 'attachment'}; filename*=utf-8''{name}",
         "Cache-Control": "private, max-age=3600" if inline else "no-store",
     }
     return StreamingResponse(chunks(), media_type=media_type, headers=headers)

@@ -28,8 +28,8 @@ class Made:
         log = self.folder / "attempt-1.log"
         log.write_text("loading\n", encoding="utf-8")
         given = {"state": "complete", "attempts": [{"log": str(log), "from_step": 0}], **fields}
-        given = {"config": str(folder / f"{name}.toml"), **given}
-        self.run = record.Record(name=name, output=str(self.output), command="python train", made_by=MADE_BY, **given)
+        given = {"config": str(folder / f"{name}.toml"), "output": str(self.output), **given}
+        self.run = record.Record(name=name, command="python train", made_by=MADE_BY, **given)
         self.run.save(self.folder)
         (self.folder / "lock").touch()
         self.events = self.folder / record.EVENTS

@@ -149,13 +149,19 @@ def test_nothing_from_a_record_is_markup(server: Server, tmp_path: Path) -> None
     (run.folder / "config.toml").write_text(f"# {HOSTILE}", encoding="utf-8", errors="surrogatepass")
     (run.folder / "origins.json").write_text(json.dumps({HOSTILE: HOSTILE}), encoding="utf-8")
     run.begin(10)
+    run.add("sample", path=f"/x/{HOSTILE}", step=1, prompt=None, number=0, seed=None)
     run.sample(0, 0, HOSTILE, png(1, 2, 3))
     run.add("restart", why=HOSTILE, from_step=0, death="x")
     other = Made(tmp_path / "other", "dogs", rate=2)
+    for field, value in (("output", f"/x/{HOSTILE}.safetensors"), ("output", "/x/" + "y" * 5000)):
+        strange = Made(tmp_path / str(len(value)), **{field: value})
+        assert server.ask(f"/runs/{strange.id}")[0] == 200
     for path in ("/", f"/runs/{run.id}", f"/runs/compare?run={run.id}&run={other.id}"):
         status, _, content = server.ask(path)
         assert status == 200
         assert b"<img src=x" not in content
+        for address in re.findall(rf"/runs/{run.id}/samples/\w+", content.decode()):
+            assert server.ask(address)[0] in (200, 404)
         assert b"</script>{{" not in content
         assert "\u202e".encode() not in content
 

@@ -100,6 +100,9 @@ def test_a_run_goes_on_whatever_is_killed_and_ends_with_the_same_bits(
     is_said(page, "complete")
     until(lambda: shown(page) == (STEPS, STEPS))
     page.get_by_text("the run was killed: nothing was recorded after this step").wait_for()
+    assert record(home, "cats")["config"] == str(home / "configs" / "cats.toml")
+    origins = json.loads((home / "out" / "cats.run" / "origins.json").read_text(encoding="utf-8"))
+    assert origins["learning_rate"].startswith(f"{home}/configs/cats.toml:")
     assert record(home, "cats")["result"]["tensors_sha256"] == undisturbed["result"]["tensors_sha256"]
     page.close()
 
@@ -118,6 +121,15 @@ def test_a_complete_run_says_that_there_is_nothing_to_train(
     page.goto(at_home.url("/configs"))
     page.locator(".tiles li", has_text="left").get_by_role("button", name="Train").click()
     page.locator(".toast", has_text="this run is complete; nothing to train").wait_for(timeout=60_000)
+
+
+def test_a_rerun_that_its_record_does_not_allow_says_why(page: Any, at_home: Server, tmp_path: Path) -> None:
+    run = Made(tmp_path)
+    (run.folder / "config.toml").unlink()
+    page.goto(at_home.url(f"/runs/{run.id}"))
+    page.get_by_role("button", name="Rerun").click()
+    page.get_by_role("button", name="OK").click()
+    page.locator(".toast.bad", has_text="does not say enough to repeat the run").wait_for(timeout=60_000)
 
 
 def test_what_is_not_running_cannot_be_stopped(at_home: Server, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -196,6 +198,48 @@ def test_100000_steps_are_thinned_out_and_whole_where_one_looks_closer(
     page.mouse.up()
     page.get_by_role("button", name="Whole curve").click()
     page.get_by_role("button", name="Whole curve").wait_for(state="hidden")
+
+
+EVIL = """<!doctype html><form method=post action="{0}/runs/{1}/stop"><input name=a></form><iframe src="{0}/"></iframe>
+<script>
+const wait = (it) => it.then((got) => got.type, () => "refused");
+const send = (type) => wait(fetch("{0}/runs/{1}/stop", {{method: "POST", mode: type ? "cors" : "no-cors", body: "{{}}",
+  credentials: "include", headers: type ? {{"Content-Type": type}} : {{}}}}));
+const read = () => wait(fetch("{0}/gpus.json", {{credentials: "include"}}));
+Promise.all([send("application/json"), send("text/plain"), send(""), read()])
+  .then((found) => {{ console.log(found.join(" ")); document.forms[0].submit(); }});
+</script>"""
+
+
+def test_a_page_of_another_origin_changes_and_reads_nothing(page: Any, server: Server, live: Made) -> None:
+    class Evil(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(EVIL.format(server.url(""), live.id).encode())
+
+        def log_message(self, *_args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Evil) as evil:
+        Thread(target=evil.serve_forever, daemon=True).start()
+        # the same site at another port, to which the cookie is sent; and another site
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        for host in ("127.0.0.1", "localhost"):
+            with page.expect_navigation(url="**/stop"):
+                page.goto(f"http://{host}:{evil.server_port}/")
+            assert page.inner_text("body").strip() in ("lora: a request of another origin", ENTRY)
+        evil.shutdown()
+    # no script of theirs sees an answer: an opaque one has neither status nor content
+    found = [line.split() for line in said if line.count(" ") == 3]
+    assert len(found) == 2
+    assert {word for words in found for word in words} <= {"refused", "opaque"}
+    assert not (live.folder / "stop").exists()
+
+
+ENTRY = "lora: open the address that `lora ui` printed: it has the token"
 
 
 def test_looking_whether_a_run_is_alive_keeps_none_from_starting(tmp_path: Path) -> None:

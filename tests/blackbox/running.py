@@ -20,7 +20,7 @@ STORIES = Path(__file__).with_name("stories")
 _HANDOVER = "-- handover"
 _TIMEOUT_S = 300
 _SKIPPED_FOLDERS = {".git", "cache", ".lora", "tensorboard", "__pycache__"}
-_SKIPPED_FILES = {"environment.json", "lock", ".lora-upstream.json"}
+_SKIPPED_FILES = {"environment.json", "origins.json", "lock", ".lora-upstream.json"}
 # so that two equal commits are one
 _DATES = {"GIT_AUTHOR_DATE": "2020-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2020-01-01T00:00:00Z"}
 _VARIABLE = (

@@ -82,7 +82,6 @@ def build(
     selects the runtime patches to install (`runtime.bootstrap.environment`). `cpu_threads` is accelerate's
     `--num_cpu_threads_per_process` with its default: more threads than free cores slow small CPU operations down.
     """
-    command = (str(script), *flags)
     env = {
         "ACCELERATE_MIXED_PRECISION": mixed_precision,
         "OMP_NUM_THREADS": str(cpu_threads),
@@ -93,19 +92,26 @@ def build(
         **loading(allow_pickle=False),
         **runtime,
     }
-    if processes.cpu and processes.count > 1:
-        env["ACCELERATE_USE_CPU"] = "1"
-    if processes.distributed_backend:
-        env[DISTRIBUTED_BACKEND] = processes.distributed_backend
-    if processes.gpu_ids is not None:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, processes.gpu_ids))
+    env |= _devices(processes)
     if processes.count == 1:
         launcher = proc.module(_RUNTIME, python)
     elif processes.file_store:
         launcher = (*proc.module(f"{_RUNTIME}.ranks", python), str(processes.count))
     else:
         launcher = _accelerate(python, processes, mixed_precision, cpu_threads)
-    return LaunchSpec((*launcher, *command), env, script.parent)
+    return LaunchSpec((*launcher, str(script), *flags), env, script.parent)
+
+
+def _devices(processes: Processes) -> dict[str, str]:
+    """Return the variables that name the devices of several processes, and how these talk to each other."""
+    env = {}
+    if processes.cpu and processes.count > 1:
+        env["ACCELERATE_USE_CPU"] = "1"
+    if processes.distributed_backend:
+        env[DISTRIBUTED_BACKEND] = processes.distributed_backend
+    if processes.gpu_ids is not None:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, processes.gpu_ids))
+    return env
 
 
 def tool(

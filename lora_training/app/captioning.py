@@ -6,12 +6,12 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import proc
 from lora_training.app import models, targets, tool
@@ -20,14 +20,9 @@ from lora_training.errors import ConfigError, LoraError, TrainingError, Upstream
 from lora_training.patching import transaction
 from lora_training.preflight import images, listing, scan
 from lora_training.stat_cache import StatCache
+from lora_training.workspace import Workspace
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from lora_training.workspace import Workspace
-
-    Progress = Callable[[str], None]
-
+Progress = Callable[[str], None]
 TAGGER = "SmilingWolf/wd-v1-4-convnext-tagger-v2"  # upstream's default
 _DONE = re.compile(r"\b(\d+)/(\d+) \[")  # tqdm's line
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from lora_training.app import start_checks
 from lora_training.app.checkout import Checkout
 from lora_training.dataset import captions, report, survey
+from lora_training.dataset.survey import Dataset, Fault, Survey
 from lora_training.errors import ConfigError, UpstreamError
 from lora_training.preflight import listing
 from lora_training.preflight.job import Job
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from lora_training.dataset.survey import Dataset, Fault, Survey
 
 _SHOWN = 5
 _DEFAULT_MOST = 1024  # upstream's max_bucket_reso
 
 
-@dataclass(frozen=True)
-class Folder:
+class Folder(NamedTuple):
     """How a folder without a configuration is looked at."""
 
     script: str

@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import files, proc
 from lora_training.errors import UpstreamError
 from lora_training.preflight import weights
+from lora_training.workspace import Workspace
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from lora_training.workspace import Workspace
-
-    Progress = Callable[[str], None]
-
+Progress = Callable[[str], None]
 BLIP = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large_caption.pth"
 _COMPLETE = ".complete.json"
 _PIECE = 2**20

@@ -10,28 +10,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import safetensors_header
 from lora_training.app import targets, tool_list
 from lora_training.config.schema import tools
+from lora_training.config.schema.tools import Tool, Word
 from lora_training.errors import Interrupted, LoraError, TrainingError, UpstreamError, UsageError
 from lora_training.launch import spec
+from lora_training.launch.spec import LaunchSpec
 from lora_training.patching import transaction
-from lora_training.preflight import images, listing, scan
+from lora_training.preflight import contents, images, listing, scan
 from lora_training.runtime import bootstrap
 from lora_training.stat_cache import StatCache
 from lora_training.supervise import digests, result, signals
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from lora_training.config.schema.tools import Tool, Word
-    from lora_training.launch.spec import LaunchSpec
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 RECORD = "tools.jsonl"
 _UPSTREAM = "sd-scripts"
@@ -44,8 +41,7 @@ _WRITES = re.compile(
 _FILE = re.compile(r"\.(safetensors|ckpt|pth?|bin|jsonl?|toml|png|jpe?g|webp|bmp)$", re.IGNORECASE)
 # It looks for the configuration of its model in the current folder.
 _IN_ITS_FOLDER = ("make_captions",)
-_WAIT_S = 10.0
-_SHOWN = 10
+_TICK_S = 0.1
 
 
 def tree(here: Workspace) -> Path:
@@ -108,7 +104,9 @@ def _exists(tool: Tool, word: Word) -> bool:
 def run(here: Workspace, name: str, words: Sequence[str], progress: Callable[[str], None]) -> list[Path]:
     """Run a script with its arguments and return the files that it wrote. Raises LoraError, also for a bad result."""
     made = call(read(here, name), words)
-    _refuse_lacking(tree(here), made.tool)
+    (listed,) = tool_list.listing(tree(here), made.tool.name)
+    if listed.lacks:
+        raise UpstreamError(f"{listed.name} needs {', '.join(listed.lacks)}", hint="it is not in the training set")
     with transaction.shared_lock(here):
         targets.require_verified(here, targets.targets(here))
         before = _seen(made)
@@ -120,12 +118,6 @@ def run(here: Workspace, name: str, words: Sequence[str], progress: Callable[[st
             written += [*made.outputs.values(), *_changed(made, before)]
             _refuse_unreadable(made, before, progress)
     return written
-
-
-def _refuse_lacking(upstream: Path, tool: Tool) -> None:
-    lacks = next(iter(tool_list.listing(upstream, tool.name))).lacks
-    if lacks:
-        raise UpstreamError(f"{tool.name} needs {', '.join(lacks)}", hint="it is not among the training packages")
 
 
 def launched(here: Workspace, made: Call, staged: dict[int, Path]) -> LaunchSpec:
@@ -143,22 +135,15 @@ def _wait(child: LaunchSpec) -> int:
         process = subprocess.Popen(child.argv, cwd=child.cwd, env=os.environ | dict(child.env))
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(0.1)
-            if asked.count:
-                _end(process)
+                process.wait(_TICK_S)
+            if asked.count == 1:
+                process.terminate()
+            elif asked.count:
+                process.kill()
     if asked.count:
         name = signal.Signals(asked.signum).name
         raise Interrupted(f"interrupted by {name}; what was not complete is removed", signum=asked.signum)
     return process.returncode
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_WAIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _refuse_failed(made: Call, code: int) -> None:
@@ -207,8 +192,7 @@ def check(path: Path, name: Path) -> None:
     if path.suffix != ".safetensors":
         return
     try:
-        header = safetensors_header.read(path)
-        if any(key.endswith(result.UP) for key in header.tensors):
+        if any(key.endswith(result.UP) for key in contents.tensors(path)):
             result.check_values(path)
     except safetensors_header.Damaged as exc:
         raise TrainingError(f"{name} {exc}") from exc
@@ -232,18 +216,12 @@ def _changed(made: Call, before: dict[Path, int]) -> list[Path]:
 
 def _refuse_unreadable(made: Call, before: dict[Path, int], progress: Callable[[str], None]) -> None:
     """Raise TrainingError for the images in the input folders that no script can read: most leave them out silently."""
-    inside = [path for path in before if path.suffix in listing.extensions() and _is_below(path, made.inputs)]
+    inside = [path for path in before if path.suffix in listing.extensions()]
+    inside = [path for path in inside if any(path.is_relative_to(folder) for folder in made.inputs)]
     found = scan.broken(map(str, inside), images.decode, StatCache(None, ""), "images", progress)
-    if found:
-        lines = [f"{path} ({why})" for path, why in found.items()]
-        what = "image does" if len(found) == 1 else "images do"
-        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        hint = "\n".join([*lines[1:_SHOWN], *more, "mend, replace or remove them; the others are done"])
-        raise TrainingError(f"{len(found)} {what} not decode: {lines[0]}", hint=hint)
-
-
-def _is_below(path: Path, folders: Sequence[Path]) -> bool:
-    return any(path.is_relative_to(folder) for folder in folders)
+    cure = "mend, replace or remove them; the others are done"
+    for problem in scan.problems(found, "image does not decode", "images do not decode", cure):
+        raise TrainingError(problem.message, hint=problem.hint)
 
 
 @contextmanager

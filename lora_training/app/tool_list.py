@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lora_training.config.schema import tools
 from lora_training.config.schema.source import Tree
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Most of these scripts have no description, or another script's. A script without an entry is listed by its own.
 _PURPOSES = {

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _SCRIPT = "sdxl_train_network"
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
 from lora_training import workspace
 from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 

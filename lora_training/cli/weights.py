@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -28,7 +27,7 @@ def show(files: tuple[Path, ...], *, as_json: bool) -> None:
     described = [app.describe(file) for file in files]
     difference = app.compare(*files) if len(files) > 1 else None
     if as_json:
-        print_json({"files": [asdict(each) for each in described], "difference": difference and asdict(difference)})
+        print_json({"files": described, "difference": difference})
         return
     for each in described:
         say(*app.lines(each))

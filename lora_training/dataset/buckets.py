@@ -7,15 +7,12 @@ The rules are those of `BucketManager` and `BaseDataset.make_buckets` in upstrea
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.preflight import buckets
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from lora_training.preflight.listing import Subset
+from lora_training.preflight.listing import Subset
 
 Size = tuple[int, int]
 # upstream's defaults

@@ -8,16 +8,13 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lora_training import files
 from lora_training.preflight import listing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from lora_training.preflight.listing import Subset
+from lora_training.preflight.listing import Subset
 
 DEFAULT = ".caption"  # upstream's `caption_extension`
 _OTHERS = (".txt", ".caption", ".tags", ".cap")

@@ -6,18 +6,14 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lora_training import files
 from lora_training.preflight import images, scan
 from lora_training.stat_cache import StatCache
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
-    from lora_training.preflight.job import Progress
 
 _JUDGE = "pictures 1"
 _MOST = 2**30  # bytes of an image
@@ -45,7 +41,7 @@ class Picture:
     wrong: str | None = None
 
 
-def survey(paths: Iterable[str], cache: Path | None, progress: Progress) -> dict[str, Picture]:
+def survey(paths: Iterable[str], cache: Path | None, progress: Callable[[str], None]) -> dict[str, Picture]:
     """Return a picture for each path. Results are cached for as long as a file does not change."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     names = list(dict.fromkeys(paths))

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import printable
 from lora_training.dataset import captions
+from lora_training.dataset.survey import Dataset, Fault, Sample, Survey
 from lora_training.preflight import images
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from lora_training.dataset.survey import Dataset, Fault, Sample, Survey
 
 _SIDE = 112  # pixels of a thumbnail
 _MOST = 60  # thumbnails of a bucket or a fault

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lora_training.preflight.job import Job
+from lora_training.preflight.job import Job
 
 _CLIP = ("train_network", "sdxl_train_network")
 _CLIP_CHUNK, _CLIP_SIZE = 75, 49408

@@ -6,20 +6,17 @@ import argparse
 import ast
 import importlib.util
 import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from lora_training import nearest
 from lora_training.config.schema import cache as _cache
 from lora_training.config.schema import reader, scripts
 from lora_training.config.schema.model import Flag
+from lora_training.config.schema.source import Tree
 from lora_training.errors import UpstreamError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
-    from lora_training.config.schema.source import Tree
 
 _FOLDERS = ("", "finetune", "networks", "tools")
 _PARSES = re.compile(r"\.parse_(?:known_)?args\(")

@@ -47,6 +47,12 @@ class EngineError(LoraError):
     exit_code = 4
 
 
+class PackageError(LoraError):
+    """A command needs a package of an optional extra that is not installed."""
+
+    exit_code = 4
+
+
 class SlurmError(LoraError):
     """Slurm is missing, or refused a job."""
 

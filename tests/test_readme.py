@@ -16,7 +16,7 @@ TEXT = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md",
 LINES = [
     line.split("#")[0].strip()
     for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
 ]
 
 

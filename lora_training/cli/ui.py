@@ -10,7 +10,7 @@ import click
 
 from lora_training import workspace
 from lora_training.cli.output import say
-from lora_training.errors import LoraError
+from lora_training.errors import PackageError
 
 _PORT = 8765
 
@@ -25,7 +25,7 @@ def ui(host: str, port: int, *, named: tuple[str, ...]) -> None:
         from lora_training.ui import app, guard
     except ModuleNotFoundError as exc:
         hint = "`make setup` installs what the page needs; elsewhere: pip install 'lora-training[ui]'"
-        raise LoraError(f"the page needs the package {exc.name}", hint=hint) from None
+        raise PackageError(f"the page needs the package {exc.name}", hint=hint) from None
     here = workspace.find()
     is_open = not guard.is_loopback(host)
     token = guard.token(here.state / "ui" / f"token-{os.geteuid()}")

@@ -219,4 +219,4 @@ def test_a_port_that_is_taken_is_one_sentence(server: Server) -> None:
 def test_without_its_packages_the_command_says_how_to_get_them(tmp_path: Path) -> None:
     start = "import sys; sys.modules['starlette'] = None; from lora_training.cli import run; sys.exit(run(['ui']))"
     ran = subprocess.run([sys.executable, "-c", start], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (ran.returncode, "make setup" in ran.stderr) == (1, True)
+    assert (ran.returncode, "make setup" in ran.stderr) == (4, True)

@@ -71,6 +71,10 @@ class TrainingError(LoraError):
     exit_code = 6
 
 
+class MachineLost(TrainingError):
+    """Another of the machines that train together gives no sign of life."""
+
+
 class Interrupted(LoraError):
     """A signal or `lora runs stop` ended the command. The exit code is 128 plus the signal's number, as in a shell."""
 

@@ -140,7 +140,11 @@ def _launched(
 
 def _processes(config: Config, *, elsewhere: bool) -> Processes:
     """Return the processes of the training, with a port that is free now where accelerate needs one."""
-    found = spec.resolve(config.launch, lambda: ANY_NUMBER if elsewhere else gpus.usable(os.environ, gpus.installed))
+    # Slurm chooses the machines later
+    launch = (
+        replace(config.launch, main_process_ip=config.launch.main_process_ip or "-") if elsewhere else config.launch
+    )
+    found = spec.resolve(launch, lambda: ANY_NUMBER if elsewhere else gpus.usable(os.environ, gpus.installed))
     if found.gpu_ids is not None and not elsewhere:
         found = replace(found, gpu_ids=gpus.chosen(found.gpu_ids, os.environ, gpus.uuids))
     if found.count == 1 or found.file_store or found.machines > 1 or found.port:

@@ -13,7 +13,16 @@ from lora_training import config as cfg
 from lora_training import files, shell
 from lora_training.app import plan as plans
 from lora_training.app import recording, resuming, slurm, train
-from lora_training.errors import ConfigError, EngineError, Interrupted, LoraError, PatchError, SlurmError, UpstreamError
+from lora_training.errors import (
+    ConfigError,
+    EngineError,
+    Interrupted,
+    LoraError,
+    MachineLost,
+    PatchError,
+    SlurmError,
+    UpstreamError,
+)
 from lora_training.patching import transaction
 from lora_training.supervise import jobs, record
 
@@ -236,6 +245,9 @@ def work(
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     with slurm.requeued():
+        if slurm.machine():
+            _joined(here, names[0], watching)
+            return []
         return _work(here, watching, names, waits=waits)
 
 
@@ -255,6 +267,21 @@ def _work(
             time.sleep(_POLL_S)
 
 
+def _joined(here: Workspace, name: str, watching: Callable[[], AbstractContextManager[Watcher]]) -> None:
+    """Train a job as another machine than number 0, which holds it and notes what becomes of it."""
+    with jobs.shown(here.queue):
+        job = jobs.find(here.queue, name)
+    if job.state in ("waiting", "running"):
+        with watching() as watcher:
+            train.train(here, _request(job), watcher)
+
+
+def _request(job: Job) -> train.Request:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LORA_")}
+    sets = slurm.rendezvous(cfg.load(job.config, environ={}).launch)
+    return train.Request(job.config, sets, job.resume, environ=environ)
+
+
 def _take(here: Workspace, names: Sequence[str], held: ExitStack) -> Job | None:
     """Return the next job, held until the end of `held`: an interrupted one first."""
     with jobs.locked(here.queue):
@@ -271,15 +298,18 @@ def _take(here: Workspace, names: Sequence[str], held: ExitStack) -> Job | None:
 def _train(here: Workspace, job: Job, watcher: Watcher) -> Job:
     """Train a job and return it with what became of it."""
     watcher.note(f"job {job.folder.name}: {job.source}")
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("LORA_")}
     try:
-        _, result = train.train(here, train.Request(job.config, resume=job.resume, environ=environ), watcher)
+        _, result = train.train(here, _request(job), watcher)
     except Interrupted as exc:
         fruitless = slurm.fruitless(exc)
         if exc.by_signal and not fruitless:
             # the job stays as it is, and the next worker continues it
             raise
         return job.save(state="paused", why=fruitless or exc.message)
+    except MachineLost as exc:
+        if slurm.is_in_job():
+            raise
+        return job.save(state="failed", why=exc.message)
     except (UpstreamError, EngineError, SlurmError, PatchError):
         job.save(state="waiting")
         raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_training import proc
-from lora_training.errors import Interrupted, SlurmError
+from lora_training.errors import Interrupted, MachineLost, SlurmError
 from lora_training.launch import slurm
 from lora_training.supervise import background
 
@@ -25,6 +25,23 @@ if TYPE_CHECKING:
 _ID = "SLURM_JOB_ID"
 _MOST_RESTARTS = 3  # without a saved state
 _NEARLY_OVER = (signal.SIGUSR1, signal.SIGUSR2)
+
+
+def machine() -> int:
+    """Return the number of this machine in a batch job of several nodes; 0 elsewhere."""
+    return int(os.environ.get("SLURM_NODEID", "0")) if _ID in os.environ else 0
+
+
+def rendezvous(launch: Launch) -> tuple[str, ...]:
+    """Return the overrides by which the machines of a batch job meet: on the node of its script, number 0."""
+    number = os.environ.get(_ID, "")
+    if (launch.num_machines or 1) == 1 or not number.isdecimal():
+        return ()
+    address = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
+    # jobs on the same node need different ports
+    port = launch.main_process_port or 20000 + int(number) % 20000
+    places = {"machine_rank": machine(), "main_process_ip": address, "main_process_port": port}
+    return tuple(f"launch.{name}={value}" for name, value in places.items())
 
 
 def needs(launch: Launch, options: tuple[str, ...]) -> Needs:
@@ -77,10 +94,16 @@ def requeued() -> Iterator[None]:
         signal.signal(signum, _leave)
     try:
         yield
-    except Interrupted as exc:
-        if exc.exit_code - 128 in _NEARLY_OVER:
+    except (Interrupted, MachineLost) as exc:
+        is_over = isinstance(exc, MachineLost) or exc.exit_code - 128 in _NEARLY_OVER
+        if is_over and machine() == 0:
             _ask(["scontrol", "requeue", number])
         raise
+
+
+def is_in_job() -> bool:
+    """Return whether this process is part of a batch job."""
+    return _ID in os.environ
 
 
 def fruitless(stopped: Interrupted) -> str | None:

@@ -34,11 +34,6 @@ def needs(launch: Launch, *, has_gpus: bool) -> Needs:
             hint="in [launch], write num_processes as a number, and leave gpu_ids out",
         )
     machines = launch.num_machines or 1
-    if machines > 1:
-        raise ConfigError(
-            "a Slurm job of several machines is not possible yet",
-            hint="leave num_machines out: one node has num_processes GPUs; docs/machines.md says how to start several",
-        )
     each = max(1, int(launch.num_processes or 1) // machines)
     return Needs(machines, each if has_gpus else 0, each * (launch.num_cpu_threads_per_process or 1))
 
@@ -57,9 +52,12 @@ class Batch:
 def sbatch(batch: Batch, options: tuple[str, ...]) -> tuple[str, ...]:
     """Return the command that submits the job; `options` are the user's for `sbatch`, which override these.
 
-    The script is one process, `lora` itself: it is told of the end of its time by SIGUSR1, saves the state and has the
-    job queued again. Slurm does that itself after a preemption or the failure of a node.
+    The script is one process, `lora` itself, or `srun` that starts it on each of several nodes: it is told of the end
+    of its time by SIGUSR1, saves the state and has the job queued again. Slurm does that itself after a preemption or
+    the failure of a node.
     """
+    # a machine that leaves early must not end the one that still saves
+    several = "srun --ntasks-per-node=1 --kill-on-bad-exit=0 " if batch.needs.machines > 1 else ""
     asked = batch.needs
     gpus = (f"--gpus-per-node={asked.gpus}",) if asked.gpus else ()
     return (
@@ -77,5 +75,5 @@ def sbatch(batch: Batch, options: tuple[str, ...]) -> tuple[str, ...]:
         "--open-mode=append",
         f"--chdir={batch.root}",
         *options,
-        f"--wrap=exec {shell.join([*proc.module('lora_training', batch.python), 'queue', 'work', batch.job])}",
+        f"--wrap=exec {several}{shell.join([*proc.module('lora_training', batch.python), 'queue', 'work', batch.job])}",
     )

@@ -16,6 +16,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_training import files
+from lora_training.supervise import signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,19 +49,20 @@ class Process:
     """A real child process. Its output lines and its exit code are put into `events`."""
 
     def __init__(self, spec: LaunchSpec, events: SimpleQueue[Event]) -> None:
-        self._popen = subprocess.Popen(
-            spec.argv,
-            cwd=spec.cwd,
-            env=os.environ | dict(spec.env) | dict(spec.secrets),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            # as text, a lone carriage return ends a line too, so progress meters come through
-            encoding="utf-8",
-            errors="replace",
-            # a Ctrl-C on the terminal then reaches only this process, which decides how to stop the child
-            start_new_session=True,
-        )
+        with signals.user_signals_ignored():
+            self._popen = subprocess.Popen(
+                spec.argv,
+                cwd=spec.cwd,
+                env=os.environ | dict(spec.env) | dict(spec.secrets),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                # as text, a lone carriage return ends a line too, so progress meters come through
+                encoding="utf-8",
+                errors="replace",
+                # a Ctrl-C on the terminal then reaches only this process, which decides how to stop the child
+                start_new_session=True,
+            )
         self._events = events
         self._is_over = False
         self._reader = Thread(target=self._read, daemon=True)

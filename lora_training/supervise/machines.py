@@ -37,6 +37,8 @@ class Machines:
     # for each other machine, its file's content and when it last changed; the first content may be of an earlier run
     _seen: dict[int, tuple[str | None, float]] = field(default_factory=dict)
     _alive: dict[int, str] = field(default_factory=dict)
+    # set if the machine of `gone` gives no sign of life, as after the loss of a node
+    is_silent: bool = False
 
     def beat(self, *, ended: str | None = None) -> None:
         """Give a sign of life, if one is due, or the reason why this machine has ended; and look at the others'."""
@@ -70,6 +72,7 @@ class Machines:
             if found.get("ended"):
                 return f"{who} has ended: {found['ended']}"
             if self.clock() - self._seen[rank][1] > LOST_S:
+                self.is_silent = True
                 return f"{who} is gone: it has given no sign of life for {LOST_S:.0f} seconds"
         return None
 

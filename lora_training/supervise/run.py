@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_training import files
-from lora_training.errors import Interrupted, TrainingError
+from lora_training.errors import Interrupted, MachineLost, TrainingError
 from lora_training.supervise import attempt, digests, failures, record, result, signals, states
 from lora_training.supervise.attempt import Attempt, Ended, Patience, Tail
 from lora_training.supervise.machines import LOST_S, Machines
@@ -257,7 +257,8 @@ class Run:
         self._machines.beat(ended=why or failure.sentence)
         if why is None:
             return self._gave_up(ended, failure)
-        return TrainingError(why, hint="start it again on each machine; all continue from the newest state")
+        error = MachineLost if self._machines.is_silent else TrainingError
+        return error(why, hint="start it again on each machine; all continue from the newest state")
 
     def _gave_up(self, ended: Ended, failure: Failure, *, again: str = "") -> TrainingError:
         log = self.record.attempts[-1]["log"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,23 @@ class Asked:
 
     count: int = 0
     signum: int = signal.SIGTERM
+
+
+@contextmanager
+def user_signals_ignored() -> Iterator[None]:
+    """Have processes that are started within the block ignore SIGUSR1 and SIGUSR2, as long as they do not handle them.
+
+    A batch system sends these to every process of a job, and a launcher that died of one would take its ranks with it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGUSR1, signal.SIGUSR2)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A real Slurm of one node, in a folder of its own and on ports of its own."""
+"""A real Slurm of two nodes on this machine, in a folder of its own and on ports of its own."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ _TIMEOUT_S = 60
 class Cluster:
     """Its daemons, as children of this process. `config` is what `SLURM_CONF` names."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: int = 2) -> None:
+        self.nodes = nodes
         # the daemon of munge takes no folder that others can write to, and sockets have short names
         self.folder = Path(tempfile.mkdtemp(prefix="lora-slurm-"))
-        self.node = socket.gethostname().split(".")[0]
+        self.host = socket.gethostname().split(".")[0]
+        self.node = "node1"
         self.config = self.folder / "slurm.conf"
         self.daemons: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        for name in ("state", "spool"):
-            (self.folder / name).mkdir()
+        (self.folder / "state").mkdir()
+        for number in range(self.nodes):
+            (self.folder / f"spool-node{number + 1}").mkdir()
         (self.folder / "key").write_bytes(os.urandom(128))
         (self.folder / "key").chmod(0o600)
         self.config.write_text(self._text(), encoding="utf-8")
@@ -37,26 +40,30 @@ class Cluster:
         places = [f"--{name}{'' if name == 'socket' else '-file'}={path}" for name, path in files.items()]
         self._run("munged", "--foreground", "--force", f"--key-file={self.folder / 'key'}", *places)
         self._run("slurmctld", "-D", "-i")
-        self._run("slurmd", "-D")
+        for number in range(self.nodes):
+            self._run("slurmd", "-D", "-N", f"node{number + 1}")
         deadline = time.monotonic() + _TIMEOUT_S
-        while "idle" not in self.ask("sinfo", "--noheader", "--format=%t", check=False):
+        while self.ask("sinfo", "--noheader", "--format=%D %t", check=False).strip() != f"{self.nodes} idle":
             assert time.monotonic() < deadline, self.log()
             assert all(each.poll() is None for each in self.daemons), self.log()
             time.sleep(0.1)
 
     def _text(self) -> str:
-        here, node = self.folder, self.node
+        here = self.folder
+        nodes = "\n".join(
+            f"NodeName=node{number + 1} NodeHostname={self.host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=8"
+            for number in range(self.nodes)
+        )
         return f"""
 ClusterName=lora
-SlurmctldHost={node}(127.0.0.1)
+SlurmctldHost={self.host}(127.0.0.1)
 SlurmUser=root
 AuthInfo=socket={here}/socket
 SlurmctldPort={free_port()}
-SlurmdPort={free_port()}
 StateSaveLocation={here}/state
-SlurmdSpoolDir={here}/spool
+SlurmdSpoolDir={here}/spool-%n
 SlurmctldPidFile={here}/ctld.pid
-SlurmdPidFile={here}/d.pid
+SlurmdPidFile={here}/%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -67,7 +74,7 @@ KillWait=120
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
 MpiDefault=none
 SwitchType=switch/none
-NodeName={node} NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
+{nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -88,10 +95,13 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         return subprocess.run(argv, env=env, check=check, capture_output=True, text=True).stdout
 
     def starts_now(self, number: str) -> None:
-        """Slurm has a job that was queued again wait for two minutes; this one is let off them."""
+        """Slurm has a job that was queued again wait for two minutes; this one waits for a few seconds.
+
+        The node takes a credential of the same second for the one that was revoked.
+        """
         while "PENDING" not in self.ask("squeue", "--noheader", "--format=%T", f"--jobs={number}"):
             time.sleep(0.1)
-        self.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
+        self.ask("scontrol", "update", f"JobId={number}", "StartTime=now+3")
 
     def stop(self) -> None:
         self.ask("scancel", "--user=root", check=False)

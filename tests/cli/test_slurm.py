@@ -150,3 +150,21 @@ def test_requeued_and_out_of_time_it_ends_with_the_bits_of_a_run_that_was_not(
     assert [attempt["from_step"] > 0 for attempt in cats.record("cats")["attempts"]] == [False, True, True]
     assert alone.train("max_train_steps=40").code == 0
     assert weights(cats.out / "cats.safetensors") == weights(alone.out / "cats.safetensors")
+
+
+@pytest.mark.upstream
+def test_two_nodes_train_together_out_of_time_and_again(slurm: Cluster, sd_scripts: Path, tmp_path: Path) -> None:
+    """Each node has a supervisor and a record of its own; both save and start again together."""
+    cats = Cats(tmp_path)
+    words = cats.words("max_train_steps=30", "launch.num_machines=2", "launch.num_processes=2")
+    ran = lora(*words, "--slurm", cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    assert ran.code == 0, ran.err
+    number = listed()["cats"]["slurm"]
+    until_a_step(cats.out / "cats.run" / "events.jsonl", 1)
+    slurm.ask("scancel", "--batch", "--signal=USR1", number)
+    slurm.starts_now(number)
+    until("done", "cats")
+    for name in ("cats", "cats.machine-1"):
+        attempts = cats.record(name)["attempts"]
+        assert cats.record(name)["state"] == "complete"
+        assert attempts[-1]["from_step"] > 0

@@ -81,6 +81,45 @@ output: {output_dir: out}
 logging: {use_tensorboard: true}
 """
 
+# the settings that each version's entry in the tool's changelog names, and which of them have no place here
+TOOL_VERSIONS = {
+    "1.0": (TOOL_1, {"lora.target_modules", "dataset.center_crop"}),
+    "2.0": (
+        """
+model: {pretrained_model_name_or_path: "stabilityai/stable-diffusion-2-1"}
+lora: {rank: 16, alpha: 32}
+dataset: {train_data_dir: data/train, resolution: 768, center_crop: true, random_flip: true, color_jitter: false}
+training: {num_train_epochs: 15, train_batch_size: 2, optimizer: adamw, learning_rate: 1.0e-4, lr_scheduler: cosine,
+  lr_warmup_steps: 100, gradient_accumulation_steps: 2, checkpointing_steps: 5, resume_from_checkpoint: null, seed: 42}
+output: {output_dir: out}
+""",
+        {"dataset.center_crop"},
+    ),
+    "2.1": (
+        """
+model: {pretrained_model_name_or_path: "runwayml/stable-diffusion-v1-5"}
+lora: {rank: 16, alpha: 32}
+dataset: {train_data_dir: data/train, resolution: 512, use_buckets: true}
+training: {num_train_epochs: 15, train_batch_size: 2, optimizer: adamw, learning_rate: 1.0e-4, lr_scheduler: cosine}
+logging: {use_tensorboard: true, tensorboard_dir: logs}
+""",
+        set(),
+    ),
+    "2.2": (
+        """
+model: {pretrained_model_name_or_path: "runwayml/stable-diffusion-v1-5"}
+lora: {rank: 32, alpha: 16}
+dataset: {train_data_dir: data/train, resolution: 512, use_buckets: true,
+  bucket_sizes: [[512, 512], [768, 512], [512, 768]], shuffle_caption: true, keep_tokens: 1, cache_latents: true,
+  cache_latents_to_disk: false}
+training: {num_train_epochs: 10, train_batch_size: 1, optimizer: prodigy, learning_rate: 1.0, use_ema: true,
+  ema_decay: 0.9999, min_snr_gamma: 5.0, noise_offset: 0.1, use_pyramid_noise: true}
+""",
+        {"dataset.bucket_sizes"},
+    ),
+    "2.3": (TOOL_23, {"training.adaptive_loss_weight"}),
+}
+
 
 def safetensors(metadata: dict[str, str]) -> bytes:
     header = json.dumps({"__metadata__": metadata}).encode()

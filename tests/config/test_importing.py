@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
+import yaml
 
 from lora_training.config import Machine, check, importers, load, schema
 from lora_training.errors import ConfigError
-from tests.config.foreign import COMMAND, KOHYA, TOOL_1, TOOL_23, safetensors
+from lora_training.tomls import loads
+from tests.config.foreign import COMMAND, KOHYA, TOOL_1, TOOL_23, TOOL_VERSIONS, safetensors
 
 if TYPE_CHECKING:
     from lora_training.config.importers import Draft
@@ -333,7 +335,22 @@ class TestTrainLoraTool:
 
     def test_what_sd_scripts_does_not_have_is_said(self, imported):
         lost = {row.key for row in imported("c.yml", TOOL_23).rows if row.outcome == "lost"}
-        assert lost == {"training.use_ema", "training.ema_decay", "training.adaptive_loss_weight"}
+        assert lost == {"training.adaptive_loss_weight"}
+
+    @pytest.mark.parametrize("version", TOOL_VERSIONS)
+    def test_every_key_of_a_version_has_an_outcome_and_only_these_are_lost(self, imported, version):
+        content, lost = TOOL_VERSIONS[version]
+        result = imported("c.yml", content)
+        assert {row.key for row in result.rows if row.outcome == "lost"} == lost
+        tables = yaml.safe_load(content)
+        assert accounted(result, [f"{name}.{key}" for name, table in tables.items() for key in table])
+
+    def test_the_average_of_the_weights_is_a_runtime_patch_here(self, imported):
+        result = imported("c.yml", TOOL_23)
+        assert result.runtime == {"ema": {"decay": 0.999}}
+        assert loads(result.toml())["runtime"] == {"ema": {"decay": 0.999}}
+        off = imported("d.yml", TOOL_23.replace("use_ema: true", "use_ema: false"))
+        assert off.runtime == {}
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ class Draft:
     datasets: list[dict[str, Any]] = field(default_factory=list)
     general: dict[str, Any] = field(default_factory=dict)
     launch: dict[str, Any] = field(default_factory=dict)
+    runtime: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     unknown: int = 0  # keys that a nearest name was searched for
 
@@ -175,6 +176,8 @@ class Draft:
             data["datasets"] = _without_none(self.datasets)
         if self.launch:
             data["launch"] = self.launch
+        if self.runtime:
+            data["runtime"] = self.runtime
         return data
 
     def toml(self) -> str:

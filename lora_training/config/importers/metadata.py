@@ -19,7 +19,7 @@ _RENAMED = {
     "ss_batch_size_per_device": "train_batch_size",
 }
 _MODELS = {"ss_sd_model_name": "pretrained_model_name_or_path", "ss_vae_name": "vae"}
-# family by a part of the base model's version
+# family by a part of the base model's version, or of the network's module: that of SD 3 is only "5-medium" and the like
 _VERSIONS = {"sdxl": "sdxl", "sd3": "sd3", "flux": "flux", "chroma": "flux", "lumina": "lumina"}
 _VERSIONS |= {"hunyuan": "hunyuan_image", "anima": "anima", "sd_": ""}
 _RECORDS = re.compile(
@@ -33,8 +33,8 @@ _NOT_OF_SUBSETS = ("img_count",)
 
 def script(content: dict[str, Any]) -> str | None:
     """Return the script for the recorded base model; None if it is not recorded."""
-    version = content.get("ss_base_model_version", "").lower()
-    name = next((name for mark, name in _VERSIONS.items() if mark in version), None)
+    told = f"{content.get('ss_base_model_version', '')} {content.get('ss_network_module', '')}".lower()
+    name = next((name for mark, name in _VERSIONS.items() if mark in told), None)
     return None if name is None else families.script_of(name)
 
 
@@ -64,7 +64,7 @@ def _take(key: str, text: str, content: dict[str, Any], draft: Draft) -> None:
     elif key == "ss_num_epochs" and "ss_max_train_steps" in content:
         draft.left_out(key, "max_train_steps counts")
     elif key == "ss_base_model_version":
-        draft.took(key, "script", draft.schema.script)
+        _version(key, text, draft)
     elif _RECORDS.fullmatch(key):
         draft.left_out(key, "a record of the run, no setting")
     elif key in _MODELS:
@@ -74,6 +74,12 @@ def _take(key: str, text: str, content: dict[str, Any], draft: Draft) -> None:
     else:
         # written with `str()`: None, a boolean, a number or a list; other values are text
         draft.flag(key, literal(text), to=_RENAMED.get(key, key.removeprefix("ss_")))
+
+
+def _version(key: str, text: str, draft: Draft) -> None:
+    draft.took(key, "script", draft.schema.script)
+    if text.startswith("sd_") and text.endswith("_v"):
+        draft.values["v_parameterization"] = True
 
 
 def _pair(text: str) -> str:

@@ -88,11 +88,19 @@ _OPTIMIZERS = {
 }
 _BETAS = ("adam_beta1", "adam_beta2")
 _OPTIMIZER_ARGS = {"weight_decay": "weight_decay", "adam_epsilon": "eps"}
+# settings of the runtime patch `ema`
+_EMA = {
+    "ema_decay": "decay",
+    "ema_min_decay": "min_decay",
+    "ema_update_after_step": "update_after_step",
+    "use_ema_warmup": "use_ema_warmup",
+    "ema_inv_gamma": "inv_gamma",
+    "ema_power": "power",
+    "ema_update_every": "every",
+}
 _OFF_AT_ZERO = ("noise_offset", "min_snr_gamma", "network_dropout", "adaptive_noise_scale", "multires_noise_iterations")
 _OF_VAL = "upstream splits validation images off by validation_split instead of a folder of their own"
 _LOST = {
-    "use_ema": "upstream averages no weights: sd-scripts has no EMA for LoRA",
-    "ema_decay": "upstream averages no weights: sd-scripts has no EMA for LoRA",
     "adaptive_loss_weight": "sd-scripts has no such weighting",
     "target_modules": "upstream's network decides which modules are trained; see its network_args",
     "val_data_dir": _OF_VAL,
@@ -159,6 +167,8 @@ class _Tool:
             self.draft.left_out(name, "not set")
         elif leaf in _HANDLERS:
             _HANDLERS[leaf](self, name, value)
+        elif leaf in _EMA:
+            self._ema(name, _EMA[leaf], value)
         elif leaf in _SWITCHES and value is not True:
             self.draft.left_out(name, "off")
         elif leaf in _SWITCHES:
@@ -197,6 +207,19 @@ class _Tool:
             self.draft.network(name, value, to=leaf)
         else:
             self.draft.left_out(name, "use_loraplus is off")
+
+    def _ema(self, name: str, to: str, value: Any) -> None:
+        if not any(self.flat.get(f"{table}.use_ema") is True for table in ("training", "advanced")):
+            self.draft.left_out(name, "use_ema is off")
+        elif isinstance(value, int | float):
+            self._average()[to] = value
+            self.draft.took(name, f"runtime.ema.{to}")
+        else:
+            self.draft.lost(name, f"{value!r} is no number")
+
+    def _average(self) -> dict[str, Any]:
+        settings: dict[str, Any] = self.draft.runtime.setdefault("ema", {})
+        return settings
 
     def _rest(self, name: str, leaf: str, value: Any) -> None:
         if value in (False, [], {}, ""):
@@ -239,6 +262,10 @@ class _Tool:
         self.draft.values.setdefault("multires_noise_iterations", _PYRAMID_ITERATIONS)
         self.draft.took(name, "multires_noise_iterations")
 
+    def use_ema(self, name: str) -> None:
+        self._average()
+        self.draft.took(name, "runtime.ema")
+
     def use_tracker(self, name: str) -> None:
         tracker = name.rpartition("_")[2]
         both = self.draft.values.get("log_with") not in (None, tracker)
@@ -252,6 +279,7 @@ _HANDLERS: dict[str, Callable[[_Tool, str, Any], None]] = {
 }
 _SWITCHES: dict[str, Callable[[_Tool, str], None]] = {
     "use_loraplus": _Tool.use_loraplus,
+    "use_ema": _Tool.use_ema,
     **dict.fromkeys(("use_pyramid_noise", "pyramid_noise"), _Tool.use_pyramid_noise),
     **dict.fromkeys(("use_wandb", "use_tensorboard"), _Tool.use_tracker),
 }

@@ -27,7 +27,7 @@ _SIGNS = {
     "SD 1.x or 2.x": ("lora_te_", "lora_unet_down_blocks_", "lora_unet_mid_block_"),
 }
 _UNKNOWN = "a family that its names do not tell"
-_ALPHAS = {"F32": "<f", "F16": "<e", "F64": "<d"}
+_ALPHAS = {"F32": "<f", "F16": "<e", "F64": "<d", "I64": "<q", "I32": "<i"}
 _PIECE = 2**24
 _SHOWN, _WIDEST = 10, 60
 # What made the file, in the metadata of sd-scripts, of this project, and of the modelspec standard.

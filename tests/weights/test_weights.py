@@ -24,7 +24,7 @@ def made(path: Path, metadata: dict[str, str] | None = None, **changed: object) 
         f"{NAME}.lora_up.weight": np.ones((32, 8), "f2"),
         f"{NAME}.alpha": np.array(4, "f4"),
         f"{CONV}.lora_down.weight": np.ones((2, 32, 3, 3), "f4"),
-        f"{CONV}.alpha": np.array(1, "f2"),
+        f"{CONV}.alpha": np.array(1, "i8"),
         "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": np.ones((8, 4), "f4"),
     }
     tensors |= {f"{NAME}.{name.replace('__', '.')}": value for name, value in changed.items()}
@@ -44,7 +44,7 @@ def test_a_lora_is_described_by_its_header(tmp_path):
     assert (found["tensors"], found["parts"]) == (6, {"te": 1, "unet": 2})
     assert found["ranks"] == {"2": 1, "8": 2}
     assert found["alphas"] == {"1.0": 1, "4.0": 1}
-    assert found["dtypes"] == {"F16": 2, "F32": 4}
+    assert found["dtypes"] == {"F16": 1, "I64": 1, "F32": 4}
     assert found["made"]["steps"] == {"ss_steps": "20"}
     ran = lora("weights", "show", tmp_path / "a.safetensors", cwd=tmp_path)
     assert "ranks       2 (1), 8 (2)" in ran.out

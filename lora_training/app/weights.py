@@ -90,7 +90,7 @@ def _alphas(path: Path, header: Header) -> Iterator[float]:
             # BF16 is the upper half of a float32
             form, data = ("<f", b"\0\0" + data) if entry["dtype"] == "BF16" else (_ALPHAS.get(entry["dtype"]), data)
             if form and len(data) == struct.calcsize(form):
-                yield round(struct.unpack(form, data)[0], 4)
+                yield round(float(struct.unpack(form, data)[0]), 4)
 
 
 def compare(one: Path, other: Path) -> dict[str, Any]:

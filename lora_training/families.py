@@ -185,6 +185,8 @@ FAMILIES = (
 _SMOKE = "smoke"
 # what `[run] assets` can name: the smoke run's tiny model, and those of the other families
 ASSETS = (_SMOKE, f"{_SMOKE}-sd2", *(f"{_SMOKE}-{f.name.replace('_', '-')}" for f in FAMILIES if f.name))
+# the ends of the names of all cache files of text encoder outputs
+TEXT_OUTPUTS = tuple(family.text_outputs for family in FAMILIES if family.text_outputs)
 _BY_SCRIPT = {family.script: family for family in FAMILIES}
 
 

@@ -7,6 +7,8 @@ import signal
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lora_training import families
+
 if TYPE_CHECKING:
     from lora_training.supervise.attempt import Ended
 
@@ -37,6 +39,7 @@ _MEMORY = Failure(
     "give it more memory or fewer data loader workers",
     restartable=True,
 )
+_REMOVE = "remove the file, then run the same command again"
 # the launchers' own exceptions only say that a rank has died
 _RANK = r"^(?:\[rank\d+\]:\s*)?(?!\S+\.(?:ChildFailedError|CalledProcessError)\b)"
 
@@ -63,8 +66,20 @@ _SIGNS = (
     (r"(?i)error loading file: (.+?\.(?:png|jpe?g|webp|bmp|avif|jxl))(?:\s|$)", _IMAGE),
     (r"(?:cannot identify image file|[Ii]mage file is truncated|Error on loading image:?).*?'?([^\s']+)?'?$", _IMAGE),
     (
-        r"(?:BadZipFile|File is not a zip file|[Ee]rror loading file:?)\s*([^\s'\"]+\.npz)?",
-        Failure("bad-cache", "a latent cache file is damaged: {}", "remove the file, then run the same command again"),
+        rf"(?i)error loading file: (.+?(?:{'|'.join(map(re.escape, families.TEXT_OUTPUTS))}))(?:\s|$)",
+        Failure("bad-cache", "a cache file of text encoder outputs is damaged: {}", _REMOVE),
+    ),
+    (
+        r"(?i)error loading file: (.+?\.npz)(?:\s|$)",
+        Failure("bad-cache", "a latent cache file is damaged: {}", _REMOVE),
+    ),
+    (
+        r"BadZipFile|File is not a zip file",
+        Failure(
+            "bad-cache",
+            "a cache file of latents or text encoder outputs is damaged: {}",
+            "the same command with `--set run.checks=all` finds it and sets it aside",
+        ),
     ),
     (
         r"NCCL error|ncclSystemError|ncclInternalError|ProcessGroupNCCL.*(?:timeout|terminat)",

@@ -42,6 +42,27 @@ def test_upstreams_word_for_the_image_counts_where_pillow_names_none() -> None:
     assert classify(Ended(1, log)).sentence == "an image cannot be read: /data/a cat.PNG"
 
 
+@pytest.mark.parametrize(
+    ("name", "what"), [("a_te_outputs", "text encoder outputs"), ("a_0064x0064_sd", "latent"), ("a_flux_te", "text")]
+)
+def test_the_damaged_cache_file_is_named_as_what_it_is(name: str, what: str) -> None:
+    log = (
+        f"ERROR    Error loading file: /my data/{name}.npz      caching.py:63",
+        "Traceback (most recent call last):",
+        "zipfile.BadZipFile: File is not a zip file",
+    )
+    failure = classify(Ended(1, log))
+    assert failure.kind == "bad-cache"
+    assert what in failure.sentence
+    assert failure.sentence.endswith(f"damaged: /my data/{name}.npz")
+
+
+def test_a_damaged_cache_file_without_a_name_can_be_found() -> None:
+    failure = classify(Ended(1, ("zipfile.BadZipFile: File is not a zip file",)))
+    assert failure.sentence == "a cache file of latents or text encoder outputs is damaged: see the log"
+    assert "run.checks=all" in failure.mend
+
+
 def test_a_rank_that_was_killed_is_read_from_torchruns_report() -> None:
     report = ("RuntimeError: Connection closed by peer", "  exitcode  : -9 (pid: 77)", "=====")
     assert classify(Ended(1, report)).kind == "memory"

@@ -102,6 +102,7 @@ class Checkout:
                 None if quick else partial(self._file_problems, progress),
                 # an environment without torch is not used for training, so its GPUs are unknown
                 has_gpu=None if installed is None else lambda: gpus.has_one(os.environ),
+                loads_xformers=gpus.loads_xformers,
             ),
         )
 

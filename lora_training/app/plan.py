@@ -233,7 +233,12 @@ def _checked_schema(config: Config, tree: Tree, cache: Path | None, *, elsewhere
         return schemas.read(tree.path, config.script)
     schema = schemas.read(tree.path, config.script, cache=cache)
     names = tuple(registry.available())
-    here = Machine(names, installed_here(), registry.problems, has_gpu=_has_gpu, trains=not elsewhere)
+    here = Machine(
+        *(names, installed_here(), registry.problems),
+        has_gpu=_has_gpu,
+        loads_xformers=gpus.loads_xformers,
+        trains=not elsewhere,
+    )
     require(config, check(config, schema, here))
     return schema
 

@@ -66,6 +66,16 @@ def _torch_finds_one() -> bool:
     return done.stdout.strip() != str(False)
 
 
+_KERNELS = "import xformers._cpp_lib as lib; lib._register_extensions()"
+
+
+@functools.cache
+def loads_xformers() -> bool:
+    """Whether the compiled part of xformers loads with the installed torch, as tried in a child process."""
+    done = subprocess.run([sys.executable, "-c", _KERNELS], cwd="/", capture_output=True, check=False)
+    return done.returncode == 0
+
+
 @dataclass(frozen=True)
 class Gpu:
     """A GPU as described by its driver. `memory_mb` is its total memory; None if it shares the machine's."""

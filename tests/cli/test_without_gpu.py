@@ -89,6 +89,23 @@ def test_where_there_is_a_gpu_nothing_is_said(sd_scripts: Path, tmp_path: Path) 
     assert (ran.code, ran.err) == (0, "")
 
 
+def test_xformers_is_refused_where_its_kernels_do_not_load(sd_scripts: Path, tmp_path: Path) -> None:
+    sets = ("--set", "xformers=true", "--set", f"output_dir={tmp_path}/out")
+    env = with_a_gpu(tmp_path)
+    ran = train(SMOKE, *sets, "--dry-run", env=env)
+    assert (ran.code, ran.err) == (0, "")
+    # one that was built for another torch
+    refuses = "def _register_extensions():\n    raise RuntimeError('undefined symbol')\n"
+    write(tmp_path, {"site/xformers/__init__.py": "", "site/xformers/_cpp_lib.py": refuses})
+    env["PYTHONPATH"] = str(tmp_path / "site")
+    ran = train(SMOKE, *sets, "--dry-run", env=env)
+    assert ran.code == 3
+    assert "xformers`: its kernels do not load with the installed torch" in ran.err
+    assert "sdpa = true" in ran.err
+    checked = lora("config", "check", "--quick", SMOKE, *sets, cwd=ROOT, env=env)
+    assert (checked.code, "warning: `xformers`: its kernels" in checked.out) == (0, True)
+
+
 def test_a_container_is_left_to_find_out_by_itself(cpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     ran = train(SMOKE, "--set", "mixed_precision=fp16", "--docker", "--dry-run")

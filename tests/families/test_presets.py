@@ -37,7 +37,10 @@ SMALL = (
     "runtime.tiny-models=true",
 )
 WITHOUT_GPU = {
-    "sd15": ("mixed_precision=no", "runtime.tiny-unet={block_out_channels = [32, 64, 64, 64]}"),
+    "sd15": (
+        *("mixed_precision=no", "xformers=false", "sdpa=true"),
+        "runtime.tiny-unet={block_out_channels = [32, 64, 64, 64]}",
+    ),
     "low-vram": ("fp8_base=false",),
 }
 

@@ -56,8 +56,7 @@ def check(
         *files.problems(view),
         *flags.written(view),
     ]
-    if machine.has_gpu is not None:
-        found += machines.problems(view, machine.has_gpu, trains=machine.trains)
+    found += machines.problems(view, machine)
     if machine.runtime is not None:
         found += flags.runtime(config, machine.runtime)
     if machine.settings is not None:

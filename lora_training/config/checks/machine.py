@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _SWAPS = ("blocks_to_swap", "split_mode")
 # Their VAE is from diffusers, which requires CUDA with xformers. Their U-Nets use group norm, which has no CPU kernel
 # for 8-bit weights. Neither holds for the other families; FLUX trains with fp8_base on a CPU.
+_SDPA = "sdpa = true and xformers = false"
 _UNETS = ("train_network", "sdxl_train_network")
 
 
@@ -27,8 +28,8 @@ class Machine:
 
     `runtime` has the names of the available runtime patches; `installed` tells whether a package is installed;
     `settings` returns the problems with the settings in `[runtime]`, by patch; `files` checks the files of a
-    configuration; `has_gpu` tells whether there is a GPU to train on. `trains` is set if the training is about to start
-    on this machine.
+    configuration; `has_gpu` tells whether there is a GPU to train on, and `loads_xformers` whether xformers' kernels
+    load. `trains` is set if the training is about to start on this machine.
     """
 
     runtime: Collection[str] | None = None
@@ -36,6 +37,7 @@ class Machine:
     settings: Callable[[Mapping[str, Any]], Mapping[str, Iterable[Any]]] | None = None
     files: Callable[[Config, Schema], Iterable[Problem]] | None = None
     has_gpu: Callable[[], bool] | None = None
+    loads_xformers: Callable[[], bool] = lambda: True
     trains: bool = False
 
 
@@ -46,9 +48,15 @@ def installed_here() -> Callable[[str], bool] | None:
     return lambda package: find_spec(package) is not None
 
 
-def problems(view: View, has_gpu: Callable[[], bool], *, trains: bool) -> Iterator[Problem]:
+def problems(view: View, machine: Machine) -> Iterator[Problem]:
     """Yield what this machine cannot do, as errors only if it is about to train: a check may run on another machine."""
-    severity: Severity = "error" if trains else "warning"
+    has_gpu = machine.has_gpu
+    if has_gpu is None:
+        return
+    severity: Severity = "error" if machine.trains else "warning"
+    if view.on("xformers") and has_gpu() and not machine.loads_xformers():
+        message = "`xformers`: its kernels do not load with the installed torch"
+        yield view.problem(message, "xformers", hint=f"{_SDPA} does the same", severity=severity)
     for key, words, hint in _needs(view):
         if not has_gpu():
             message = f"{words} needs a GPU, and this machine has none to train on"
@@ -76,7 +84,7 @@ def _needs(view: View) -> Iterator[tuple[str, str, str]]:
     if view.schema.script not in _UNETS:
         return
     if view.on("xformers"):
-        yield "xformers", "`xformers`", "on a CPU, sdpa = true does the same"
+        yield "xformers", "`xformers`", f"{_SDPA} does the same on a CPU"
     for key in ("fp8_base", "fp8_base_unet"):
         if view.on(key):
             yield key, f"`{key}` of this family", "leave it out on a CPU"

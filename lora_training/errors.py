@@ -60,9 +60,12 @@ class SlurmError(LoraError):
 
 
 class PatchError(LoraError):
-    """A patch was refused: conflict, drift, unsafe path or malformed."""
+    """A patch was refused: conflict, drift, unsafe path or malformed. Every one has a hint."""
 
     exit_code = 5
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
 
 
 class TrainingError(LoraError):

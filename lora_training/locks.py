@@ -55,7 +55,7 @@ def _held(folder: Path, wait_s: float, *, shared: bool) -> Iterator[None]:
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as exc:
-        raise PatchError(f"cannot open {folder}: {exc.strerror}") from exc
+        raise PatchError(f"cannot open {folder}: {exc.strerror}", hint="make it readable") from exc
     try:
         _wait(fd, folder, wait_s, shared=shared)
         yield

@@ -29,12 +29,13 @@ def _ad_hoc_options(command: Any) -> Any:
         "--strip", type=click.IntRange(0, 4096), metavar="N", help="With --tree: leading folders to strip."
     )
     files = click.option(
-        "--patch", "files", multiple=True, type=_PATH, metavar="FILE", help="With --tree: a patch file."
+        "--patch", "files", multiple=True, type=_FILE, metavar="FILE", help="With --tree: a patch file."
     )
     return _tree_option(files(strip(json_option(command))))
 
 
 _PATH = click.Path(path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _tree_option = click.option("--tree", type=_PATH, metavar="DIR", help="Work on any folder instead of the upstreams.")
 
 
@@ -250,8 +251,16 @@ def _report_written(written: Written, *, as_json: bool) -> None:
     if as_json:
         print_json({"patch": str(written.path), "files": list(written.files)})
         return
-    say(f"{written.path}: {', '.join(written.files) or 'empty'}")
-    say("fill in its header, then run `lora patch lock` and `lora patch docs`")
+    say(f"{written.path}: {', '.join(written.files) or 'empty'}", *_STEPS)
+
+
+_STEPS = (
+    "next: fill in the fields of its header that say TODO, then run, one after the other:",
+    "  lora patch lock      # check the patch and its header, and record every step of the series",
+    "  lora patch docs      # write PATCHES.md",
+    "  lora patch apply     # keep a pristine copy of every file that it touches",
+    "  lora patch verify    # check all of it",
+)
 
 
 @patch.command()

@@ -105,7 +105,7 @@ def recover(root: Path) -> Recovered | None:
 @contextmanager
 def _session(root: Path, *, alone: bool = True) -> Iterator[Recovered | None]:
     if not root.is_dir():
-        raise PatchError(f"{root} is not a folder")
+        raise PatchError(f"{root} is not a folder", hint="--tree is the folder to patch")
     state = root / STATE_FOLDER
     if os.path.lexists(state) and (state.is_symlink() or not state.is_dir()):
         raise PatchError(f"{state} is not a folder, but the record of patches goes there", hint="move it away")
@@ -125,10 +125,10 @@ def _load(files: Sequence[Path]) -> dict[str, tuple[str, bytes]]:
         try:
             data = file.read_bytes()
         except OSError as exc:
-            raise PatchError(f"cannot read {file}: {exc.strerror}") from exc
+            raise PatchError(f"cannot read {file}: {exc.strerror}", hint="nothing was written") from exc
         found[sha256(data)] = file.name, data
     if len(found) != len(files):
-        raise PatchError("the same patch is named twice")
+        raise PatchError("the same patch is named twice", hint="name each patch once")
     return found
 
 
@@ -228,7 +228,8 @@ def _restored(wanted: str, path: str, original: str, image: Image) -> Write:
     if wanted == ABSENT:
         return Write(path, image[path], None)
     if state_of(image[original]) != wanted:
-        raise PatchError(f"{shown(original)}, the original of {shown(path)}, is gone or was changed")
+        what = f"{shown(original)}, the original of {shown(path)}, is gone or was changed"
+        raise PatchError(what, hint="nothing was written; bring it back, from a backup for example")
     return Write(path, image[path], image[original], same_as=original)
 
 

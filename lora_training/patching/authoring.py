@@ -115,7 +115,7 @@ def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Wr
         at = _position(target, work.drafts, name)
         draft, files = work.drafts[at], work.edited
         if not files:
-            raise PatchError(f"{target.name} has no edits to take in")
+            raise PatchError(f"{target.name} has no edits to take in", hint="edit its files first")
         paths = list(dict.fromkeys([*draft.patch.paths, *files]))
         for later in work.drafts[at + 1 :]:
             if shared := set(later.patch.paths).intersection(paths):

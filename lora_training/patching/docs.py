@@ -61,7 +61,7 @@ def _current(workspace: Workspace, targets: Sequence[Target]) -> str:
 def _file_patch(name: str, fields: Mapping[str, str]) -> str:
     title, *rest = fields["Description"].split("\n")
     lines = [f"#### {name}", "", f"**{title}.** {' '.join(rest)}".strip(), ""]
-    for field in series.REQUIRED[1:]:
+    for field in list(series.FIELDS)[1:]:
         first, *rest = fields[field].split("\n")
         lines.append(f"- {field}: {first} - {' '.join(rest)}" if rest else f"- {field}: {first}")
     return "\n".join(lines)
@@ -72,7 +72,9 @@ def _runtime_patch(path: Path, taken_out: Collection[str]) -> str:
     fields = _fields(module)
     missing = [field for field in ("name", *_RUNTIME_FIELDS) if field not in fields]
     if missing:
-        raise PatchError(f"{path} does not say its {', '.join(missing)}")
+        raise PatchError(
+            f"{path} does not say its {', '.join(missing)}", hint="give its PATCH these arguments, as strings"
+        )
     summary = (ast.get_docstring(module) or "").split("\n\n")[0].replace("\n", " ")
     lines = [f"- {field.replace('_', '-').title()}: {fields[field]}" for field in _RUNTIME_FIELDS]
     classes = [node for node in module.body if isinstance(node, ast.ClassDef) and node.name == "Settings"]

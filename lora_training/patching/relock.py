@@ -11,7 +11,7 @@ from lora_training.patching import lockfile, names, planning, removal, series, t
 from lora_training.patching.lockfile import PRISTINE, LockedPatch, Stack
 from lora_training.patching.model import ABSENT, Image, Node, state_of
 from lora_training.patching.names import shown
-from lora_training.patching.series import Target
+from lora_training.patching.series import SeriesPatch, Target
 from lora_training.patching.transaction import Recovered, fs
 from lora_training.patching.tree_state import COPY
 from lora_training.workspace import Workspace
@@ -38,7 +38,7 @@ def lock(workspace: Workspace, targets: Sequence[Target]) -> Locked:
         moved: list[planning.Moved] = []
         for target in targets:
             if series.names(target.patches):
-                new[target.name] = _lock_one(target, old.get(target.name), moved)
+                new[target.name] = stack_of(target, old.get(target.name), series.read(target.patches), moved)
             _check_recognised(target, old.get(target.name), new.get(target.name))
         changes = tuple(_differences(old, new))
         path = workspace.patches / lockfile.LOCK
@@ -47,10 +47,11 @@ def lock(workspace: Workspace, targets: Sequence[Target]) -> Locked:
     return Locked(changes, tuple(moved), recovered)
 
 
-def _lock_one(target: Target, old: Stack | None, moved: list[planning.Moved]) -> Stack:
-    """Compute the states of a target's series from its patch files; add the hunks found elsewhere to `moved`."""
+def stack_of(
+    target: Target, old: Stack | None, items: Sequence[SeriesPatch], moved: list[planning.Moved] | None = None
+) -> Stack:
+    """Compute the states of a target's series from its patches; add the hunks found elsewhere to `moved`."""
     series.check_at_pin(target)
-    items = series.read(target.patches)
     for item in items:
         removal.parse(item.name, item.fields["Removal-Condition"])
     touched = [path for item in items for path in item.patch.paths]
@@ -59,13 +60,15 @@ def _lock_one(target: Target, old: Stack | None, moved: list[planning.Moved]) ->
     for item in items:
         outcome = planning.apply(item.patch, image)
         image = outcome.image
-        moved += outcome.moved
+        if moved is not None:
+            moved += outcome.moved
         files = {path: state_of(node) for path, node in outcome.written.items()}
         locked.append(LockedPatch(item.name, item.patch.sha256, files))
     paths = sorted(set(touched))
     for path in paths:
         if path + COPY in paths:
-            raise PatchError(f"{path + COPY} is touched by a patch, but that is where {path} is kept")
+            what = f"{path + COPY} is touched by a patch, but that is where {path} is kept"
+            raise PatchError(what, hint="give that file another name in the patch")
     stack = Stack(target.pin, {path: state_of(base.get(path)) for path in paths}, tuple(locked))
     lockfile.check_copies_have_room(stack)
     names.check_links(paths, image, target.root)
@@ -143,7 +146,15 @@ def _differences(old: Mapping[str, Stack], new: Mapping[str, Stack]) -> Iterable
         yield from _patch_differences(name, before, after)
         for path in sorted({*before.pristine, *after.pristine}):
             if before.pristine.get(path) != after.pristine.get(path):
-                yield f"{name}: pristine {shown(path)}: {before.pristine.get(path)} -> {after.pristine.get(path)}"
+                yield f"{name}: {shown(path)} {_pristine_difference(before, after, path)}"
+
+
+def _pristine_difference(before: Stack, after: Stack, path: str) -> str:
+    if path not in before.pristine:
+        return f"is now in the lock, its pristine state: {after.pristine[path]}"
+    if path not in after.pristine:
+        return "is no longer in the lock: no patch touches it"
+    return f"has another pristine state: {before.pristine[path]} -> {after.pristine[path]}"
 
 
 def _patch_differences(name: str, before: Stack, after: Stack) -> Iterable[str]:

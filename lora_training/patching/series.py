@@ -12,12 +12,22 @@ from lora_training.patching.diff import parse
 from lora_training.patching.model import Patch
 
 SERIES = "series"
-REQUIRED = (
-    *("Description", "Author", "Origin", "Bug", "Forwarded", "Last-Update"),
-    *("Upstream-Version", "Reason", "Verification", "Removal-Condition"),
-)
+# The fields of a header: the form of the first line, and the same in words.
+FIELDS = {
+    "Description": (".+", "the change in one line; more lines begin with a space"),
+    "Author": (".+", "your name"),
+    "Origin": (r"(vendor|upstream|backport|other)\b.*", "vendor (made here), upstream, backport or other"),
+    "Bug": (r"(none\b|https?://).*", "the address of the report, or none"),
+    "Forwarded": (r"(no|not-needed|yes)\b.*|https?://.+", "no, not-needed (and why), yes, or the address"),
+    "Last-Update": (r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", "a date, YYYY-MM-DD"),
+    "Upstream-Version": (".+", "the upstream and its commit or version"),
+    "Reason": (".+", "what goes wrong without the patch"),
+    "Verification": (".+", "the command or test that shows that it works"),
+    "Removal-Condition": (".+", "upstream-commit SHA, version >= X, or probe NAME"),
+}
+_TODO = "TODO"
 _SEPARATOR = "---"
-_HINT = f"a header has the fields {', '.join(REQUIRED)}, then a line `{_SEPARATOR}`"
+_HINT = f"a header has the fields {', '.join(FIELDS)}, then a line `{_SEPARATOR}`"
 _FIELD = re.compile(r"([A-Z][A-Za-z-]*): ?(.*)")
 
 
@@ -80,10 +90,10 @@ def names(folder: Path) -> tuple[str, ...]:
         if options not in ([], ["-p1"]):
             raise PatchError(f"{where}: {' '.join(options)} is not supported", hint="patches here are made with -p1")
         if Path(name).name != name or "\0" in name:
-            raise PatchError(f"{where}: {name} is not in the series' own folder")
+            raise PatchError(f"{where}: {name} is not in the series' own folder", hint="name the file alone")
         found += [name] if name else []
     if len(set(found)) != len(found):
-        raise PatchError(f"{path}: a patch is listed twice")
+        raise PatchError(f"{path}: a patch is listed twice", hint="take one of the lines out")
     return tuple(found)
 
 
@@ -121,7 +131,7 @@ def parse_header(name: str, preamble: bytes) -> dict[str, str]:
     try:
         lines = preamble.decode("utf-8").splitlines()
     except UnicodeDecodeError as exc:
-        raise PatchError(f"{name}: the header is not UTF-8") from exc
+        raise PatchError(f"{name}: the header is not UTF-8", hint="save the file as UTF-8") from exc
     if _SEPARATOR not in lines:
         raise PatchError(f"{name}: the header does not end with a line `{_SEPARATOR}`", hint=_HINT)
     fields: dict[str, list[str]] = {}
@@ -136,7 +146,7 @@ def parse_header(name: str, preamble: bytes) -> dict[str, str]:
             raise PatchError(f"{where}: neither a field nor its continuation: {line[:60]!r}", hint=_HINT)
         last = match[1]
         if last in fields:
-            raise PatchError(f"{where}: the field {last} is there twice")
+            raise PatchError(f"{where}: the field {last} is there twice", hint="take one of them out")
         fields[last] = [match[2]]
     return {field: "\n".join(found).lstrip("\n") for field, found in fields.items()}
 
@@ -144,10 +154,19 @@ def parse_header(name: str, preamble: bytes) -> dict[str, str]:
 def _checked_header(name: str, preamble: bytes) -> dict[str, str]:
     """Read the fields of a header. Raises PatchError unless every required field is filled in."""
     fields = parse_header(name, preamble)
-    missing = [field for field in REQUIRED if not fields.get(field, "").strip() or "TODO" in fields[field]]
+    missing = [field for field in FIELDS if not fields.get(field, "").strip() or fields[field].startswith(_TODO)]
     if missing:
-        raise PatchError(f"{name}: the header lacks {', '.join(missing)}", hint=_HINT)
+        raise PatchError(f"{name}: still to fill in: {', '.join(missing)}", hint=_allowed(missing))
+    wrong = [field for field, (form, _) in FIELDS.items() if not re.fullmatch(form, fields[field].split("\n")[0])]
+    if wrong:
+        given = fields[wrong[0]].split("\n")[0]
+        raise PatchError(f"{name}: {wrong[0]} cannot be `{given[:60]}`", hint=_allowed(wrong))
     return fields
+
+
+def _allowed(fields: Iterable[str]) -> str:
+    """Return what those fields may hold, one line each."""
+    return "\n".join(f"{field}: {FIELDS[field][1]}" for field in fields)
 
 
 def render_header(fields: dict[str, str]) -> bytes:
@@ -161,5 +180,7 @@ def render_header(fields: dict[str, str]) -> bytes:
 
 
 def header_template(**known: str) -> dict[str, str]:
-    """Return a header with every required field, `TODO` where the value is not known."""
-    return {field: known.get(field.replace("-", "_").lower(), "TODO") for field in REQUIRED}
+    """Return a header with every required field; those that are not known say what is allowed."""
+    return {
+        field: known.get(field.replace("-", "_").lower(), f"{_TODO}: {words}") for field, (_, words) in FIELDS.items()
+    }

@@ -158,7 +158,10 @@ def _hook(patch: RuntimePatch, parsed: Any, name: str, tree: Path) -> Callable[[
             return
         verified = verify.locate(name, tree)
         if verified is None or not verified.samefile(str(module.__file__)):
-            raise PatchError(f"runtime patch {patch.name}: {name} came from {module.__file__}, not from {verified}")
+            raise PatchError(
+                f"runtime patch {patch.name}: {name} came from {module.__file__}, not from {verified}",
+                hint="is PYTHONPATH set, or another copy of it installed?",
+            )
         if (make := patch.watcher) is not None:
             training.watch(module, patch.name, lambda: make(parsed))
         patch.install(module, parsed)

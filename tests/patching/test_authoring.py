@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,19 @@ from lora_training.patching.model import sha256
 from tests.helpers import git
 from tests.patching.conftest import LINES, Checkout
 
+FILLED = {"Author": "A", "Origin": "vendor", "Bug": "none", "Forwarded": "no", "Reason": "r", "Verification": "true"}
+FILLED["Removal-Condition"] = "version >= 9"
+
 
 def _edited(checkout: Checkout, name: str, *files: str) -> Edited:
     return Edited(next(target for target in checkout.targets if target.name == name), files)
 
 
 def _fill(path: Path) -> None:
-    path.write_bytes(
-        path.read_bytes().replace(b"Removal-Condition: TODO", b"Removal-Condition: version >= 9").replace(b"TODO", b"x")
-    )
+    text = path.read_text()
+    for field, value in FILLED.items():
+        text = re.sub(rf"^{field}: TODO.*$", f"{field}: {value}", text, flags=re.MULTILINE)
+    path.write_text(text)
 
 
 @pytest.mark.parametrize(("name", "file"), [("alpha", "lib/b.py"), ("beta", "c.py")])
@@ -34,7 +39,7 @@ def test_a_new_patch_holds_the_edits_and_locks(checkout: Checkout, name: str, fi
     written = authoring.new(checkout.here, _edited(checkout, name, file, "made.py"), "Make it better!")
     assert written.files == (file, "made.py")
     assert written.path.name.endswith("-make-it-better.patch")
-    with pytest.raises(PatchError, match="the header lacks Author"):
+    with pytest.raises(PatchError, match="still to fill in: Author, Origin, "):
         checkout.lock()
     _fill(written.path)
     checkout.lock()
@@ -54,6 +59,24 @@ def test_a_new_patch_without_edits_is_an_empty_template(checkout: Checkout) -> N
     assert authoring.refresh(checkout.here, _edited(checkout, "beta")).files == ("c.py",)
     _fill(written.path)
     checkout.lock()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("Last-Update", "2026-13-01", "YYYY-MM-DD"),
+        ("Forwarded", "perhaps", "not-needed"),
+        ("Origin", "me", "vendor"),
+        ("Bug", "#12", "the address"),
+        ("Removal-Condition", "one day", "version >= X"),
+    ],
+)
+def test_a_field_of_a_header_says_what_it_may_hold(checkout: Checkout, field: str, value: str, allowed: str) -> None:
+    path = checkout.here.patches / "beta/0001-third.patch"
+    path.write_text(re.sub(rf"^{field}: .*$", f"{field}: {value}", path.read_text(), flags=re.MULTILINE))
+    with pytest.raises(PatchError, match=rf"0001-third\.patch: .*{value}") as caught:
+        checkout.lock()
+    assert allowed in str(caught.value.hint)
 
 
 def test_refresh_takes_further_edits_into_the_last_patch(checkout: Checkout) -> None:

@@ -69,7 +69,7 @@ def test_several_mails_in_one_file_are_several_changes() -> None:
         (b"index 1111111..2222222 100644\n", b"index 1..2\nindex 1..2\n", "two `index`"),
         (b"index 1111111..2222222 100644\n", b"some words\n", "belongs to no diff"),
         (b"diff --git a/a.py b/a.py\n", b"diff --cc a.py\n", "outside any diff"),
-        (b"\n-- \n", b"\nand more words\n-- \n", "belongs to no diff"),
+        (b"\n-- \n", b"\n and more words\n-- \n", "belongs to no diff"),
         (b"\n", b"\r\n", "CRLF"),
     ],
 )

@@ -10,7 +10,7 @@ from lora_training.errors import PatchError
 from lora_training.patching import names
 from lora_training.patching.diff import guard
 from lora_training.patching.diff.git import GitReader
-from lora_training.patching.diff.unified import PlainReader
+from lora_training.patching.diff.unified import MOST_LEVELS, PlainReader
 from lora_training.patching.model import Change, Hunk, Patch, sha256
 
 if TYPE_CHECKING:
@@ -35,18 +35,36 @@ def parse(
     preamble, sections = guard.scan(name, data)
     if not sections:
         raise PatchError(f"{name} holds no diff", hint="a patch must be a `git diff` or a unified diff")
-    changes = tuple(_read_section(name, section, strip, exists or (lambda _: False)) for section in sections)
-    return Patch(name, sha256(data), preamble, changes)
+    there = exists or (lambda _: False)
+    readers = [
+        GitReader(name, section, 1 if strip is None else strip)
+        if section.git
+        else PlainReader(name, section, strip, there)
+        for section in sections
+    ]
+    if strip is None:
+        _agree([reader for reader in readers if isinstance(reader, GitReader)])
+    return Patch(name, sha256(data), preamble, tuple(_change(name, reader) for reader in readers))
 
 
-def _read_section(name: str, section: guard.Section, strip: int | None, exists: Callable[[str], bool]) -> Change:
+def _agree(readers: list[GitReader]) -> None:
+    """Set how many folders to strip in all git sections: more than one in a diff of two folders (--no-index)."""
+    odd = next((reader for reader in readers if not reader.agrees(1)), None)
+    levels = next((n for n in range(2, MOST_LEVELS) if odd.agrees(n)), 1) if odd else 1
+    if odd and not all(reader.agrees(levels) for reader in readers):
+        levels = 1
+    for reader in readers:
+        reader.levels = levels
+
+
+def _change(name: str, reader: GitReader | PlainReader) -> Change:
+    section = reader.section
     hunks = _hunks(name, section.hunks)
-    reader = GitReader(name, section, 1 if strip is None else strip) if section.git else None
-    change = (reader or PlainReader(name, section, strip, exists)).change(hunks)
+    change = reader.change(hunks)
     for path in change.paths:
         names.check(path, f"{name}, line {section.line}")
     if not (hunks or change.forward or change.action != "modify" or change.new_mode):
-        raise PatchError(f"{name}, line {section.line}: a section that changes nothing")
+        raise PatchError(f"{name}, line {section.line}: a section that changes nothing", hint=guard.DAMAGED)
     return change
 
 
@@ -59,7 +77,9 @@ def _hunks(name: str, raw_hunks: list[guard.RawHunk]) -> tuple[Hunk, ...]:
         return ()
     hunks = [_hunk(name, raw, read) for raw, read in zip(raw_hunks, _read(name, raw_hunks), strict=True)]
     if any(b.old_start < a.old_start for a, b in pairwise(hunks)):
-        raise PatchError(f"{name}, line {raw_hunks[0].line}: the hunks of this file are out of order")
+        raise PatchError(
+            f"{name}, line {raw_hunks[0].line}: the hunks of this file are out of order", hint=guard.DAMAGED
+        )
     return tuple(hunks)
 
 
@@ -72,10 +92,10 @@ def _read(name: str, raw_hunks: list[guard.RawHunk]) -> list[UnidiffHunk]:
     try:
         files = PatchSet(["--- a\n", "+++ b\n", *(line for lines in given for line in lines)])
     except UnidiffParseError as exc:
-        raise PatchError(f"{name}, line {raw_hunks[0].line}: {exc}") from exc
+        raise PatchError(f"{name}, line {raw_hunks[0].line}: {exc}", hint=guard.DAMAGED) from exc
     found = [hunk for file in files for hunk in file]
     if [list(map(str, hunk)) for hunk in found] != [lines[1:] for lines in given]:
-        raise PatchError(f"{name}, line {raw_hunks[0].line}: the hunks were not all read")
+        raise PatchError(f"{name}, line {raw_hunks[0].line}: the hunks were not all read", hint=guard.DAMAGED)
     return found
 
 
@@ -99,11 +119,11 @@ def _hunk(name: str, raw: guard.RawHunk, read: UnidiffHunk) -> Hunk:
     new = [value for kind, value in zip(kinds, values, strict=True) if kind != "-"]
     where = f"{name}, line {raw.line}"
     if any(not line.endswith(b"\n") for side in (old, new) for line in side[:-1]):
-        raise PatchError(f"{where}: a no-newline marker before the end of the file")
+        raise PatchError(f"{where}: a no-newline marker before the end of the file", hint=guard.DAMAGED)
     if b"" in old or b"" in new:
-        raise PatchError(f"{where}: a no-newline marker after an empty line")
+        raise PatchError(f"{where}: a no-newline marker after an empty line", hint=guard.DAMAGED)
     changed = [number for number, kind in enumerate(kinds) if kind != " "]
     if not changed:
-        raise PatchError(f"{where}: a hunk that changes nothing")
+        raise PatchError(f"{where}: a hunk that changes nothing", hint=guard.DAMAGED)
     leading, trailing = changed[0], len(kinds) - 1 - changed[-1]
     return Hunk(raw.line, read.source_start, read.target_start, b"".join(old), b"".join(new), leading, trailing)

@@ -7,9 +7,10 @@ import re
 import string
 from bisect import bisect_left
 
+from lora_training.errors import PatchError
 from lora_training.patching import names
 from lora_training.patching.diff.guard import META, Section
-from lora_training.patching.diff.unified import Reader
+from lora_training.patching.diff.unified import MOST_LEVELS, Reader
 from lora_training.patching.model import MODES, Action, Binary, Change, Hunk
 
 _INDEX = re.compile(rb"([0-9a-f]+)\.\.([0-9a-f]+)(?: (\d+))?")
@@ -20,6 +21,9 @@ _ACTIONS: dict[Action, tuple[bytes, ...]] = {
     "rename": (b"rename from", b"rename to"),
     "copy": (b"copy from", b"copy to"),
 }
+_TWO_NAMES = (*_ACTIONS["rename"], *_ACTIONS["copy"])
+# Written by early versions of git.
+_OLD_MODES = {b"100664": b"100644"}
 _BOTH_WAYS = 2
 _BINARY = re.compile(rb"(literal|delta) (\d+)\n")
 # The largest binary content that a patch may state, so that a hostile one cannot fill the memory.
@@ -59,6 +63,8 @@ class GitReader(Reader):
                 raise self.refuse(f"two `{key.decode()}` lines", line=number)
             if value.endswith(b"\r"):
                 raise self.refuse("CRLF in git's own lines", line=number, hint="the patch was converted")
+            if not value:
+                raise self.refuse(f"a `{key.decode()}` line without a value", line=number)
             if key.endswith(b"similarity index") and not _PERCENT.fullmatch(value):
                 raise self.refuse(f"a malformed `{key.decode()}` line", line=number)
             meta[key] = value
@@ -79,16 +85,35 @@ class GitReader(Reader):
         names.check(name, self.where)
         stripped = names.strip(name, max(self.levels - 1, 0))
         if stripped is None:
-            raise self.refuse(f"`{key.decode()}` names nothing after stripping")
+            raise self.nothing_left(name, self.levels)
         return stripped
 
     def _same_name(self) -> str:
-        """Return the changed file's name: from `a/NAME b/NAME` where both are the same, else from `---` and `+++`."""
-        left, right = self._halves()
-        found = {left} if left and left == right else {name for name in self._headers() if name}
+        found = self._names()
         if len(found) != 1:
-            raise self.refuse("the section does not name one file", hint="renames need `rename from` and `rename to`")
+            raise self._not_one(found)
         return found.pop()
+
+    def _names(self) -> set[str]:
+        """Return the changed file's names: from `a/NAME b/NAME` where both are the same, else from `---` and `+++`."""
+        left, right = self._halves()
+        return {left} if left and left == right else {name for name in self._headers() if name}
+
+    def agrees(self, levels: int) -> bool:
+        """Whether the section names one file after that many folders are stripped, and use that number from now on."""
+        self.levels = levels
+        return any(key in self.meta for key in _TWO_NAMES) or len(self._names()) == 1
+
+    def _not_one(self, found: set[str]) -> PatchError:
+        levels = self.levels
+        wanted = next((n for n in range(MOST_LEVELS) if self.agrees(n)), None)
+        if wanted is not None and wanted < levels:
+            return self.nothing_left((self.section.git or b"").decode("utf-8", "replace")[11:].strip(), levels)
+        hint = "renames need `rename from` and `rename to`"
+        if wanted is not None:
+            hint = f"its names agree after {wanted} folders are stripped: `--strip {wanted}`, which goes with --tree"
+        more = f": {' and '.join(names.shown(name) for name in sorted(found))}" if found else ""
+        return self.refuse(f"the section does not name one file{more}", hint=hint)
 
     def _halves(self) -> tuple[str | None, str | None]:
         """Return the two names in `diff --git a/NAME b/NAME`, stripped."""
@@ -139,10 +164,14 @@ class GitReader(Reader):
         return self._as_mode(self.meta[key]) if key in self.meta else None
 
     def _as_mode(self, octal: bytes) -> int:
+        octal = _OLD_MODES.get(octal, octal)
         mode = int(octal, 8) if re.fullmatch(rb"[0-7]+", octal) else -1
+        if octal == b"160000":
+            hint = "take this section out, and move the submodule in its own repository"
+            raise self.refuse("mode 160000 is a submodule", hint=hint)
         if mode not in MODES:
-            kind = "a submodule" if octal == b"160000" else "nothing that a patch may make"
-            raise self.refuse(f"mode {octal.decode('latin-1')} is {kind}")
+            what = f"mode {octal.decode('latin-1')} is nothing that a patch may make"
+            raise self.refuse(what, hint="a file has mode 100644 or 100755, a symbolic link 120000")
         return mode
 
     def _index(self) -> tuple[str, str, int | None]:

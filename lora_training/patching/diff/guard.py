@@ -14,7 +14,10 @@ from lora_training.errors import PatchError
 Line = tuple[int, bytes]
 
 _HUNK = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(?: .*)?\n?", re.DOTALL)
-_MAIL = re.compile(rb"From [0-9a-f]{40,64} ")
+# After one of these lines comes text, which may look like a hunk: a mail, a message, a property of Subversion's.
+_TEXT = re.compile(rb"(?:From|commit) [0-9a-f]{40,64}\b|-- \r?\n?\Z|Property changes on: |# HG changeset patch")
+# Where `diff -r` leaves a file out.
+_ONLY_IN = re.compile(rb"Only in [^:]+: ")
 # The keys of git's extended header lines.
 META = (
     *(b"old mode", b"new mode", b"deleted file mode", b"new file mode"),
@@ -22,8 +25,7 @@ META = (
     *(b"similarity index", b"dissimilarity index", b"index"),
 )
 _META = tuple(key + b" " for key in META)
-# Lines that other tools than git put before `---`.
-_LEADING = (b"Index: ", b"====", b"diff -")
+_INDEX = b"Index: "
 # Outside a diff, these lines show a damaged diff or another format, which must not be skipped as text.
 _DAMAGED = (
     *(b"@@", b"--- ", b"+++ ", b"*** ", b"******", b"diff --"),
@@ -31,9 +33,25 @@ _DAMAGED = (
 )
 _PAYLOAD = re.compile(rb"[A-Za-z][0-9A-Za-z!#$%&()*+\-;<=>?@^_`{|}~]+\n?")
 _MARKER = b"\\ "
+# Other text after a diff must not begin with a line that could be a hunk's, nor contain one that changes something.
+_LIKE_A_HUNK = (b" ", b"\t", b"\r", b"+", b"-", b"\\", b"@")
+_LIKE_A_CHANGE = (b"+", b"-", b"\\", b"@@")
 # The first characters of a hunk's lines; an empty line is a context line whose space was lost.
 _IN_OLD, _IN_NEW = frozenset({b" ", b"\n", b"-"}), frozenset({b" ", b"\n", b"+"})
 _IN_HUNK = _IN_OLD | _IN_NEW
+
+
+DAMAGED = "the patch is damaged or was edited by hand; get it again as it was"
+_BINARY = "make the patch with `git diff --binary`"
+_NO_DIFF = "that file is empty or binary; make the patch with `git diff --binary`, or take these lines out"
+_HINTS: tuple[tuple[bytes | tuple[bytes, ...], str], ...] = (
+    ((b"*** ", b"***************"), "this is a context diff; make it with `diff -u` or `git diff`"),
+    ((b"diff --cc", b"diff --combined", b"@@@"), "this is a merge's combined diff; make one against a single parent"),
+    (b"Only in ", "that file is not in the patch; make it with `diff -ruN`, or take this line out"),
+    (b"Binary files ", _BINARY),
+    ((_INDEX, b"diff -"), _NO_DIFF),
+    (_LIKE_A_HUNK, "does a hunk's header count too few lines? before text after a diff, put a line `-- `"),
+)
 
 
 @dataclass
@@ -65,8 +83,10 @@ class _Scanner:
         self.at = 0
         self.preamble: list[bytes] = []
         self.sections: list[Section] = []
+        # the line after a git section that has no more than its first lines
+        self.bare = -1
 
-    def refuse(self, what: str, hint: str | None = None) -> PatchError:
+    def refuse(self, what: str, hint: str = DAMAGED) -> PatchError:
         return PatchError(f"{self.name}, line {self.at + 1}: {what}", hint=hint)
 
     def peek(self, ahead: int = 0) -> bytes:
@@ -83,34 +103,63 @@ class _Scanner:
         while self.at < len(self.lines):
             if self.begins_diff():
                 self.section()
+            elif self.begins_leading():
+                self.leading()
+            elif _TEXT.match(self.peek()):
+                self.text()
             elif self.peek() == b"\n":
                 self.take()
-            elif self.peek().rstrip(b"\r\n") == b"-- " or _MAIL.match(self.peek()):
-                self.text()
-            elif self.peek().startswith(_LEADING):
-                self.leading()
             else:
-                raise self.refuse(f"{_shown(self.peek())} belongs to no diff", _hint(self.peek()))
+                self.text_behind()
 
     def begins_diff(self) -> bool:
         if self.peek().startswith(b"diff --git "):
             return True
         return self.peek().startswith(b"--- ") and self.peek(1).startswith(b"+++ ")
 
+    def begins_leading(self) -> bool:
+        """Whether these are lines that other tools than git put before `---`, or in its place."""
+        line, following = self.peek(), self.peek(1)
+        if line.startswith(_INDEX):
+            return following.startswith((b"====", b"--- ", b"diff -"))
+        ends = (
+            not following or following.startswith((b"--- ", b"diff -", b"Binary files ")) or _ONLY_IN.match(following)
+        )
+        return bool(ends) and (line.startswith(b"diff -") or bool(_ONLY_IN.match(line)))
+
     def text(self) -> None:
         """Text before a diff: a header, a mail, or a mail's signature after one."""
-        while self.at < len(self.lines) and not self.begins_diff():
-            if self.peek().startswith(_DAMAGED):
-                raise self.refuse(f"{_shown(self.peek())} outside any diff", _hint(self.peek()))
+        while self.at < len(self.lines) and not self.begins_diff() and not self.begins_leading():
+            self.check_text(_DAMAGED)
             self.preamble.append(self.take())
 
-    def leading(self) -> None:
-        start = self.at
-        while self.peek().startswith(_LEADING) and not self.begins_diff():
+    def text_behind(self) -> None:
+        """Other text after a diff."""
+        if self.peek().rstrip() == b"--":
+            # a signature whose space was lost
             self.take()
-        if not self.begins_diff():
-            self.at = start
-            raise self.refuse(f"{_shown(self.peek())} is followed by no diff", _hint(self.peek()))
+        elif self.at == self.bare or self.peek().startswith(_LIKE_A_HUNK):
+            raise self.refuse(f"{_shown(self.peek())} belongs to no diff", _hint(self.peek()))
+        while self.at < len(self.lines) and not (
+            self.begins_diff() or self.begins_leading() or _TEXT.match(self.peek())
+        ):
+            self.check_text((*_DAMAGED, *_LIKE_A_CHANGE))
+            self.take()
+
+    def check_text(self, refused: tuple[bytes, ...]) -> None:
+        if self.peek().startswith(refused):
+            raise self.refuse(f"{_shown(self.peek())} outside any diff", _hint(self.peek()))
+
+    def leading(self) -> None:
+        """The lines before `---`. Raises PatchError when no diff follows at once."""
+        first, start = self.take(), self.at
+        while self.peek().strip() and not self.begins_diff() and not self.begins_leading():
+            self.take()
+        if first.startswith(_INDEX) and self.peek().startswith(b"diff -"):
+            self.take()
+        if _ONLY_IN.match(first) or not self.begins_diff():
+            self.at = start - 1
+            raise self.refuse(f"{_shown(first)} belongs to no diff", _hint(first))
 
     def section(self) -> None:
         section = Section(self.at + 1)
@@ -123,8 +172,12 @@ class _Scanner:
         elif section.git and self.peek().rstrip(b"\r\n") == b"GIT binary patch":
             self.binary(section)
         elif self.peek().startswith(b"Binary files "):
-            raise self.refuse("a binary change without its content", "make the patch with `git diff --binary`")
-        self.sections.append(section)
+            raise self.refuse("a binary change without its content", _BINARY)
+        else:
+            self.bare = self.at
+        # Subversion writes the names of a file of which only properties changed
+        if section.hunks or section.old is None:
+            self.sections.append(section)
 
     def names(self, section: Section) -> None:
         section.old = self.take()
@@ -135,7 +188,7 @@ class _Scanner:
             section.hunks.append(self.hunk())
         if self.peek().startswith(b"@@"):
             raise self.refuse(f"a malformed hunk header, {_shown(self.peek())}", _hint(self.peek()))
-        if not section.hunks:
+        if not section.hunks and not (self.peek() == b"\n" and self.peek(1).startswith(b"Property changes on: ")):
             raise self.refuse("`---` and `+++` without a hunk")
 
     def hunk(self) -> RawHunk:
@@ -199,11 +252,7 @@ def _shown(line: bytes) -> str:
     return repr(line.decode("utf-8", "replace").rstrip("\n")[:60])
 
 
-def _hint(line: bytes) -> str | None:
+def _hint(line: bytes) -> str:
     if line.endswith(b"\r\n"):
         return "the patch was converted to CRLF line ends; get it as it was"
-    if line.startswith((b"*** ", b"***************")):
-        return "this is a context diff; make it with `diff -u` or `git diff`"
-    if line.startswith((b"diff --cc", b"diff --combined", b"@@@")):
-        return "this is a merge's combined diff; make one against a single parent"
-    return None
+    return next((hint for starts, hint in _HINTS if line.startswith(starts)), DAMAGED)

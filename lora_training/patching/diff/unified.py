@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 
 from lora_training.errors import PatchError
 from lora_training.patching import names
-from lora_training.patching.diff.guard import Section
+from lora_training.patching.diff.guard import DAMAGED, Section
 from lora_training.patching.model import Action, Change, Hunk
 
 # A time at the end of a line, as git recognises it: a date, optionally a time of day, optionally a zone.
@@ -18,9 +19,10 @@ _AFTER_TAB = re.compile(b"\t" + _TIME)
 _LIKE_A_TIME = re.compile(rb"[ T]\d?\d:\d\d(?::\d\d|[ Z]|\Z)")
 # CVS and RCS put a revision after the time; Subversion has two labels in brackets.
 _LABELS = re.compile(rb"(?=[^\t]{0,60}\d:\d\d)[\w:/ .+-]{6,64}\t\d+(?:\.\d+)+|\([^\t]*\)\t\([^\t]*\)")
-# How diff writes the time of a file that is not there, in the time zones near Greenwich.
-_EPOCH = re.compile(rb"\t(?:1970-01-01 |1969-12-31 |Thu Jan +1 00:00:00 1970|Wed Dec 31 [0-9:]+ 1969)")
-_MOST_LEVELS = 64
+# The time that diff gives a file that is not there; older ones do not write the time zone.
+_EPOCH = re.compile(rb"\t(19(?:70-01-01|69-12-31) \d\d:\d\d:00)(?:\.0+)?(?: ([+-]\d\d:?\d\d))?\Z")
+_OLD_EPOCH = re.compile(rb"\t(?:Thu Jan +1 \d\d:\d\d:00 1970|Wed Dec 31 \d\d:\d\d:00 1969)\Z")
+MOST_LEVELS = 64
 _STRIP_HINT = "say how many leading folders to strip with --strip"
 
 
@@ -36,9 +38,13 @@ class Reader:
         """The section's place, for messages."""
         return f"{self.name}, line {self.section.line}"
 
-    def refuse(self, what: str, *, line: int | None = None, hint: str | None = None) -> PatchError:
+    def refuse(self, what: str, *, line: int | None = None, hint: str = DAMAGED) -> PatchError:
         """Return an error about this section."""
         return PatchError(f"{self.name}, line {line or self.section.line}: {what}", hint=hint)
+
+    def nothing_left(self, name: str, levels: int) -> PatchError:
+        """Return the error for a name with too few folders to strip."""
+        return self.refuse(f"{names.shown(name)} has no {levels} folders to strip", hint="say a smaller --strip")
 
     def name_text(self, raw: bytes) -> str:
         """Decode a name in the patch, which may be quoted."""
@@ -97,16 +103,16 @@ class PlainReader(Reader):
     def change(self, hunks: tuple[Hunk, ...]) -> Change:
         """Read the section; it is never a rename."""
         old, new = self.header_name(self.old_line), self.header_name(self.new_line)
-        created = old == names.DEV_NULL or bool(_EPOCH.search(self.old_line))
-        deleted = new == names.DEV_NULL or bool(_EPOCH.search(self.new_line))
+        # `@@ -0,0` on a file that is not there makes it, as in git and GNU patch
+        from_nothing = [(hunk.old_start, hunk.old) for hunk in hunks] == [(0, b"")]
+        to_nothing = [(hunk.new_start, hunk.new) for hunk in hunks] == [(0, b"")]
+        created = old == names.DEV_NULL or (from_nothing and _is_epoch(self.old_line))
+        deleted = new == names.DEV_NULL or (to_nothing and _is_epoch(self.new_line))
         sides = [name for name in (old, new) if name != names.DEV_NULL]
         if not sides or (created and deleted):
             raise self.refuse("both sides are absent")
         path = self._choose(sides, created=created)
-        # `@@ -0,0` on a file that is not there makes it, as in git and GNU patch
-        created = created or (
-            not deleted and [(hunk.old_start, hunk.old) for hunk in hunks] == [(0, b"")] and not self.exists(path)
-        )
+        created = created or (not deleted and from_nothing and not self.exists(path))
         action: Action = "create" if created else "delete" if deleted else "modify"
         return Change(action, path, path, self.section.line, hunks)
 
@@ -126,6 +132,8 @@ class PlainReader(Reader):
             return found.pop()
         if not found and created and self.levels is None:
             raise self.refuse(f"{names.shown(sides[0])} is new, so nothing shows how much to strip", hint=_STRIP_HINT)
+        if not found and self.levels is not None:
+            raise self.nothing_left(sides[0], self.levels)
         said = " or ".join(names.shown(side) for side in dict.fromkeys(sides))
         what = "more than one file could be meant" if found else "no file in the tree goes by that name"
         raise self.refuse(f"{said}: {what}", hint=_STRIP_HINT)
@@ -144,9 +152,22 @@ class PlainReader(Reader):
         if all(side.startswith(("a/", "b/")) for side in sides):
             return [1]
         most = max(side.count("/") for side in sides)
-        if most > _MOST_LEVELS:
+        if most > MOST_LEVELS:
             raise self.refuse("a name in too many folders to find out how many to strip", hint=_STRIP_HINT)
         return list(range(most + 1))
+
+
+def _is_epoch(line: bytes) -> bool:
+    """Whether a `---` or `+++` line has the time 0, in any time zone."""
+    line = line.rstrip(b"\n")
+    match = _EPOCH.search(line)
+    if not match:
+        return bool(_OLD_EPOCH.search(line))
+    try:
+        time = datetime.strptime(f"{match[1].decode()}{(match[2] or b'+0000').decode()}", "%Y-%m-%d %H:%M:%S%z")
+    except ValueError:
+        return False
+    return time.timestamp() == 0
 
 
 def _cut_labels(line: bytes) -> bytes | None:

@@ -133,9 +133,7 @@ class _Run:
             data, placed = place.apply(old, change.hunks)
         except place.NoPlace as exc:
             what = f"{self.patch.name}, line {exc.hunk.line}: this hunk of {shown(change.old)} {exc.reason}"
-            raise PatchError(
-                what, hint=f"a hunk goes in only where all its lines are found exactly; {_UNTOUCHED}"
-            ) from exc
+            raise PatchError(what, hint=f"{exc.hint}; {_UNTOUCHED}") from exc
         self.moved += [Moved(self.patch.name, change.new, p.hunk.line, p.offset) for p in placed if p.offset]
         return data
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from lora_training.patching.model import Hunk
 
+_EXACT = "a hunk goes in only where all its lines are found exactly"
+
 
 class Placed(NamedTuple):
     """A hunk that was found `offset` lines from the line that it states."""
@@ -20,12 +22,13 @@ class Placed(NamedTuple):
 
 
 class NoPlace(Exception):
-    """A hunk does not fit. `reason` is the rest of a sentence about the hunk."""
+    """A hunk does not fit. `reason` is the rest of a sentence about the hunk, `hint` how to fix it."""
 
-    def __init__(self, hunk: Hunk, reason: str) -> None:
+    def __init__(self, hunk: Hunk, reason: str, hint: str = _EXACT) -> None:
         super().__init__(reason)
         self.hunk = hunk
         self.reason = reason
+        self.hint = hint
 
 
 def apply(data: bytes, hunks: Sequence[Hunk]) -> tuple[bytes, list[Placed]]:
@@ -102,11 +105,24 @@ def _find(file: _File, hunk: Hunk, line: int, shift: int) -> int:
         return stated
     found = [number for number in file.places(block, line) if _may_be(file, hunk, block, number)]
     if not found:
-        raise NoPlace(hunk, "does not fit: its lines are not in the file, or not where its other hunks leave room")
+        raise _nowhere(hunk, list(file.places(block, line)))
     if len(found) > 1:
         lines = ", ".join(str(number + 1) for number in found[:4])
         raise NoPlace(hunk, f"fits in {len(found)} places (lines {lines}), and none of them is the one it names")
     return found[0]
+
+
+def _nowhere(hunk: Hunk, lines: list[int]) -> NoPlace:
+    """Return the error for a hunk whose lines are not in the file, or only at `lines`, where it may not be."""
+    if not lines:
+        return NoPlace(hunk, "does not fit: its lines are not in the file, or not where its other hunks leave room")
+    side, end = ("before", "start") if hunk.trailing else ("after", "end")
+    return NoPlace(
+        hunk,
+        f"does not fit: without context {side} its change it fits only at the {end} of the file, "
+        f"and its lines are at line {lines[0] + 1}",
+        "make the patch with context: `diff -U3`, or `git diff` of this version of the file",
+    )
 
 
 def _may_be(file: _File, hunk: Hunk, block: list[bytes], number: int) -> bool:

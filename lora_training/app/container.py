@@ -10,12 +10,12 @@ from pathlib import Path
 
 from lora_training import config as cfg
 from lora_training import git_process, manifest, workspace
-from lora_training.app import plan
 from lora_training.app.train import Request, Watcher
 from lora_training.config import Config, argv, loading, paths, tables
 from lora_training.config import files as named_files
 from lora_training.config import schema as schemas
 from lora_training.config.checks import Machine, check, require
+from lora_training.config.checks.flags import output as output_of
 from lora_training.config.files import NamedPath
 from lora_training.config.schema import Schema
 from lora_training.containers import connection, running
@@ -88,7 +88,7 @@ def _order(here: Workspace, request: Request, options: Options, *, write: bool) 
         request.file, sets=request.sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)}
     )
     schema = _checked(here, config, write=write)
-    output = plan.output(argv.flag_values(config, schema))
+    output = output_of(argv.flag_values(config, schema))
     if not output.is_absolute():
         raise ConfigError(f"{config.path} has no `output_dir`", hint="name the folder for the LoRA")
     resume = request.resume

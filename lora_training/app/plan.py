@@ -19,10 +19,10 @@ from lora_training.app.targets import refuse_unfit, require_verified, targets
 from lora_training.config import Config, argv
 from lora_training.config import schema as schemas
 from lora_training.config.checks import Machine, check, installed_here, machine, require
-from lora_training.config.checks import flags as flag_checks
+from lora_training.config.checks.flags import output
 from lora_training.config.checks.view import View
 from lora_training.config.schema import Schema
-from lora_training.errors import ConfigError, UpstreamError
+from lora_training.errors import UpstreamError
 from lora_training.launch import gpus, spec
 from lora_training.launch.spec import LaunchSpec, Processes
 from lora_training.patching import lockfile, series
@@ -36,7 +36,6 @@ from lora_training.workspace import Workspace
 _UPSTREAM = "sd-scripts"
 # the `assets` of `configs/smoke.toml`, which the miniature can train, too
 SMOKE = "smoke"
-ANY_NUMBER = 1 << 10  # of GPUs, more than a machine has
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _processes(config: Config, *, elsewhere: bool) -> Processes:
     launch = (
         replace(config.launch, main_process_ip=config.launch.main_process_ip or "-") if elsewhere else config.launch
     )
-    found = spec.resolve(launch, lambda: ANY_NUMBER if elsewhere else gpus.usable(os.environ, gpus.installed))
+    found = spec.resolve(launch, lambda: spec.ANY_NUMBER if elsewhere else gpus.usable(os.environ, gpus.installed))
     if found.gpu_ids is not None and not elsewhere:
         found = replace(found, gpu_ids=gpus.chosen(found.gpu_ids, os.environ, gpus.uuids))
     if found.count == 1 or found.file_store or found.machines > 1 or found.port:
@@ -245,15 +244,3 @@ def _checked_schema(config: Config, tree: Tree, cache: Path | None, *, elsewhere
 
 def _has_gpu() -> bool:
     return gpus.has_one(os.environ)
-
-
-def output(values: Mapping[str, Any]) -> Path:
-    """Return the file that upstream writes at the end; `last` and `safetensors` are its defaults."""
-    name, form = str(values.get("output_name", "last")), str(values.get("save_model_as", "safetensors"))
-    if error := flag_checks.refused_name(name):
-        raise error
-    if form != "safetensors":
-        raise ConfigError(
-            f"`save_model_as` cannot be {form!r}", hint="the LoRA is checked at the end, and only safetensors can be"
-        )
-    return Path(values.get("output_dir", "")) / f"{name}.{form}"

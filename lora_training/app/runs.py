@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lora_training import files
-from lora_training.app import recording
 from lora_training.errors import LoraError
 from lora_training.supervise import record, run_index
 from lora_training.supervise.record import Record
@@ -83,6 +82,9 @@ def samples(folder: Path) -> str | None:
 
 def document(folder: Path, run: Record) -> dict[str, Any]:
     """Return the record of a run and the files beside it, for JSON."""
+    # imported here, since the other commands about runs need nothing of it
+    from lora_training.app import recording
+
     return {
         **summary(folder, run),
         "samples": samples(folder),

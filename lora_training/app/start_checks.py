@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_training.app import plan as plans
 from lora_training.config import argv
+from lora_training.config.checks.flags import output
 from lora_training.errors import ConfigError, LoraError
 from lora_training.launch import gpus, spec
 from lora_training.preflight import checks
@@ -80,13 +80,13 @@ def opens_images() -> bool:
 def job_of(here: Workspace, config: Config, schema: Schema, cwd: Path) -> Job:
     """Return a configuration's training as the checks see it. Raises ConfigError."""
     values, dataset = argv.flag_values(config, schema), argv.dataset_document(config)
-    return Job(config.script, values, dataset, plans.output(values), cwd, {**os.environ}, here.cache / "checked")
+    return Job(config.script, values, dataset, output(values), cwd, {**os.environ}, here.cache / "checked")
 
 
 def _processes(config: Config) -> Iterator[Problem]:
     """Yield the problems in `[launch]`; a missing GPU is a warning, since another machine may have it."""
     try:
-        spec.resolve(config.launch, lambda: plans.ANY_NUMBER)
+        spec.resolve(config.launch, lambda: spec.ANY_NUMBER)
     except ConfigError as exc:
         yield config.problem(exc.message, ("launch",), hint=exc.hint)
         return

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from lora_training.app.checkout import Checkout
 from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
+
+if TYPE_CHECKING:
+    from lora_training.app.checkout import Checkout
 
 _file = click.Path(path_type=Path, dir_okay=False)
 _sets = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value; may be repeated.")
@@ -37,7 +40,7 @@ def check(
     files: tuple[Path, ...], *, strict: bool, quick: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool
 ) -> None:
     """Report every problem of FILES and of the files that they name. Exit code 1 when there is an error."""
-    here = Checkout(tree)
+    here = _checkout(tree)
     progress = ProgressLine()
     reports = [here.report(file, sets, progress, quick=quick) for file in files]
     if as_json:
@@ -59,7 +62,7 @@ def show(file: Path, *, form: str, origin: bool, sets: tuple[str, ...], tree: Pa
     """Print FILE with all overrides, as TOML, upstream's arguments, JSON or shell lines."""
     from lora_training.config import show as shown
 
-    here = Checkout(tree)
+    here = _checkout(tree)
     loaded = here.load(file, sets)
     if as_json or form == "json":
         print_json(shown.as_json(loaded, here.schema(loaded.script), origins=origin))
@@ -80,7 +83,7 @@ def show(file: Path, *, form: str, origin: bool, sets: tuple[str, ...], tree: Pa
 @json_option
 def schema(*, script: str, form: str, tree: Path | None, as_json: bool) -> None:
     """Print every flag of a script of the pinned sd-scripts."""
-    here = Checkout(tree)
+    here = _checkout(tree)
     known = here.schema(script)
     if form == "jsonschema":
         from lora_training.config import jsonschema
@@ -102,7 +105,7 @@ def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
     """Explain KEY: its help, type, default and scripts, where it has no effect, and how it has changed."""
     from lora_training.config import explain as explained
 
-    here = Checkout(tree)
+    here = _checkout(tree)
     found = explained.explain(here.tree, key, cache=here.workspace.cache)
     if as_json:
         print_json(found.as_json())
@@ -123,7 +126,7 @@ def import_(
     """Convert another trainer's FILE (`-`: a command line on stdin), with a report of each key."""
     from lora_training.config import document, importers
 
-    here = Checkout(tree)
+    here = _checkout(tree)
     source = importers.read(file, sys.stdin.buffer if str(file) == "-" else None)
     imported = importers.convert(source, here.schema, script=script)
     if output:
@@ -155,3 +158,10 @@ def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, *
     ask = click.prompt if sys.stdin.isatty() else None
     target = presets.write(chosen, name, given, sets, force=force, ask=ask)
     say(f"{target}: written from the preset {chosen.stem}; next: lora config check {target}")
+
+
+def _checkout(tree: Path | None) -> Checkout:
+    # imported here, since `lora config --help` needs nothing of it
+    from lora_training.app.checkout import Checkout
+
+    return Checkout(tree)

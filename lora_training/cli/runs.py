@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_training import workspace
-from lora_training.app import recording
 from lora_training.app import runs as app
 from lora_training.cli.app import Group
 from lora_training.cli.output import drop_unread, json_option, print_json, say
@@ -154,6 +153,8 @@ def _tensors(result: dict[str, Any]) -> str:
 
 def _surroundings(folder: Path) -> Iterator[str]:
     """Yield a summary of the files beside the record; nothing for an older run without them."""
+    from lora_training.app import recording
+
     names = (recording.INPUTS, recording.ENVIRONMENT)
     try:
         yield from list(_said(folder))
@@ -165,6 +166,8 @@ def _surroundings(folder: Path) -> Iterator[str]:
 
 
 def _said(folder: Path) -> Iterator[str]:
+    from lora_training.app import recording
+
     inputs, made_in = (recording.read(folder, name) for name in (recording.INPUTS, recording.ENVIRONMENT))
     for name in ("dataset", "models") if inputs else ():
         yield f"{name:<9} {len(inputs['files'][name])} files, sha256 {inputs[name]}"

@@ -20,6 +20,8 @@ NO_MODULES = "/dev/null/the-modules-of-a-model-are-not-run"
 _RUNTIME = "lora_training.runtime"
 # what the runtime patch `ranks` reads
 DISTRIBUTED_BACKEND = "LORA_DISTRIBUTED_BACKEND"
+# of GPUs, more than a machine has
+ANY_NUMBER = 1 << 10
 # accelerate's own default
 _PORT = 29500
 

@@ -81,6 +81,18 @@ def written(view: View) -> Iterator[Problem]:
         yield view.problem(f"`{_LOG}` would be written over {path}", _LOG, hint=hint)
 
 
+def output(values: Mapping[str, Any]) -> Path:
+    """Return the file that upstream writes at the end; `last` and `safetensors` are its defaults."""
+    name, form = str(values.get("output_name", "last")), str(values.get("save_model_as", "safetensors"))
+    if error := refused_name(name):
+        raise error
+    if form != "safetensors":
+        raise ConfigError(
+            f"`save_model_as` cannot be {form!r}", hint="the LoRA is checked at the end, and only safetensors can be"
+        )
+    return Path(values.get("output_dir", "")) / f"{name}.{form}"
+
+
 def refused_name(name: str) -> ConfigError | None:
     """Return the error for a name that no run can have, since files, folders and commands have it too, or None."""
     # a name from the command line may have bytes that are not valid UTF-8

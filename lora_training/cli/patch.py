@@ -15,7 +15,10 @@ from lora_training.cli.output import json_option, print_file, print_json, say
 from lora_training.errors import PatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lora_training.patching.authoring import Written
+    from lora_training.patching.series import Target
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -179,33 +182,61 @@ def list_(*, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def show(name: str, *, as_json: bool) -> None:
-    """Print one patch with its header. NAME may be its number."""
+    """Print one patch with its header. NAME may be its number, after UPSTREAM/ where several have it."""
     from lora_training.app.targets import targets
+    from lora_training.patching import authoring, docs
+
+    here = workspace.find()
+    runtime = docs.runtime_patch(here, name.removeprefix("runtime/"))
+    if runtime is not None:
+        if as_json:
+            print_json({"upstream": "runtime", "name": name.removeprefix("runtime/"), "text": runtime})
+        else:
+            say(*runtime.splitlines())
+        return
+    target, full = _find(targets(here), name)
+    if as_json:
+        draft = next(draft for draft in authoring.read(target) if draft.name == full)
+        files = list(draft.patch.paths)
+        print_json({"upstream": target.name, "name": full, "header": draft.fields, "files": files})
+    else:
+        print_file((target.patches / full).read_bytes())
+
+
+def _find(targets: Sequence[Target], name: str) -> tuple[Target, str]:
+    """Return the only patch that goes by that name or number, and its target."""
     from lora_training.patching import series
 
-    found = [
-        (target.name, item)
-        for target in targets(workspace.find())
-        for item in series.read(target.patches)
-        if name.removesuffix(".patch") in _names(target.name, item.name.removesuffix(".patch"))
-    ]
+    short = name.removesuffix(".patch")
+    found = [(t, full) for t in targets for full in series.names(t.patches) if short in _names(t.name, full)]
     if not found:
         raise PatchError(f"there is no patch {name}", hint="`lora patch list` shows them")
     if len(found) > 1:
-        both = ", ".join(f"{upstream}/{item.name}" for upstream, item in found)
+        both = ", ".join(f"{target.name}/{full}" for target, full in found)
         raise PatchError(f"there are {len(found)} patches {name}", hint=f"name one of {both}")
-    upstream, item = found[0]
-    if as_json:
-        files = list(item.patch.paths)
-        print_json({"upstream": upstream, "name": item.name, "header": item.fields, "files": files})
-    else:
-        print_file(item.data)
+    return found[0]
 
 
-def _names(upstream: str, name: str) -> tuple[str, ...]:
+def _names(upstream: str, full: str) -> set[str]:
     """Return all names of a patch: its name or number, with or without its upstream."""
+    name = full.removesuffix(".patch")
     number = name.partition("-")[0]
-    return (name, number, f"{upstream}/{name}", f"{upstream}/{number}")
+    found = {name, number, number.lstrip("0")}
+    return found | {f"{upstream}/{each}" for each in found}
+
+
+@patch.command()
+@click.argument("name")
+@json_option
+def remove(name: str, *, as_json: bool) -> None:
+    """Take one patch out of its tree, the series, patches.lock and PATCHES.md. NAME is as for `show`."""
+    from lora_training.app.targets import targets
+    from lora_training.patching import remove as removing
+
+    here = workspace.find()
+    wanted = targets(here)
+    target, full = _find(wanted, name)
+    patch_formatting.report_removed(target.name, removing.remove(here, wanted, target, full), as_json=as_json)
 
 
 @patch.command()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lora_training.patching.engine import Result
     from lora_training.patching.planning import Moved
     from lora_training.patching.relock import Locked
+    from lora_training.patching.remove import Removed
     from lora_training.patching.transaction import Recovered
     from lora_training.patching.verify import Verified
 
@@ -80,6 +81,17 @@ def report_verified_ad_hoc(problems: list[str], found: Recovered | None, *, as_j
         print_json({"ok": not problems, "problems": problems, "recovered": recovered(found)})
     else:
         say(*problems or (_VERIFIED,))
+
+
+def report_removed(upstream: str, found: Removed, *, as_json: bool) -> None:
+    """Print the result of remove."""
+    _note_recovered(found.recovered)
+    files = [shown(path) for path in found.files]
+    if as_json:
+        document = {"upstream": upstream, "removed": found.patch, "kept": str(found.kept), "files": files}
+        print_json(document | {"recovered": recovered(found.recovered)})
+        return
+    say(f"{upstream}/{found.patch}: removed, {len(files)} files written in the tree", f"it is kept as {found.kept}")
 
 
 def recovered(found: Recovered | None) -> dict[str, str] | None:

@@ -57,7 +57,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class _Draft:
+class Draft:
     """A patch file in progress: its header may be incomplete, and its diff missing."""
 
     name: str
@@ -69,7 +69,7 @@ class _Draft:
 class _Work:
     """The patch files, and the files as they are without patches, with all patches, and now."""
 
-    drafts: tuple[_Draft, ...]
+    drafts: tuple[Draft, ...]
     base: Image
     full: Image
     now: Image
@@ -88,7 +88,7 @@ def new(workspace: Workspace, edited: Edited, title: str) -> Written:
     target = edited.target
     with transaction.exclusive(transaction.root_of(workspace)):
         work = _work(workspace, edited)
-        path = target.patches / f"{len(work.drafts) + 1:04d}-{_slug(title)}.patch"
+        path = target.patches / f"{_next_number(work.drafts):04d}-{_slug(title)}.patch"
         if path.exists():
             raise PatchError(f"{path} is there already", hint="choose another title")
         fields = series.header_template(
@@ -124,7 +124,7 @@ def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Wr
                     f"{later.name} comes later and touches {shown(min(shared))} too",
                     hint=f"refresh {later.name} instead, or take it out of the series for the time being",
                 )
-        below = _applied(work.drafts[:at], work.base)
+        below = applied(work.drafts[:at], work.base)
         path = target.patches / draft.name
         fields = {**draft.fields, "Last-Update": today()}
         fs.replace_file(path, series.render_header(fields) + _diff(below, work.now, paths))
@@ -134,15 +134,11 @@ def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Wr
 def _work(workspace: Workspace, edited: Edited) -> _Work:
     target = edited.target
     series.check_at_pin(target)
-    drafts = []
-    for name, data in series.read_bytes(target.patches).items():
-        head, end, body = data.partition(b"\n---\n")
-        patch = parse(name, data) if body.strip() else Patch(name, sha256(data), head + end, ())
-        drafts.append(_Draft(name, series.parse_header(name, head + end), patch))
+    drafts = read(target)
     changed = (path for path in edited.changed if not path.endswith(COPY))
     paths = list(dict.fromkeys([*(path for draft in drafts for path in draft.patch.paths), *changed]))
     base = relock.pristine(target, lockfile.read(workspace.patches).get(target.name), paths)
-    full = _applied(drafts, base)
+    full = applied(drafts, base)
     now = fs.snapshot(target.root, paths)
     for path in (path for draft in drafts for path in draft.patch.paths):
         if state_of(now[path]) == state_of(base.get(path)) != state_of(full.get(path)):
@@ -153,13 +149,24 @@ def _work(workspace: Workspace, edited: Edited) -> _Work:
     return _Work(tuple(drafts), base, full, {path: now[path] for path in paths})
 
 
-def _applied(drafts: Iterable[_Draft], image: Image) -> Image:
+def read(target: Target) -> list[Draft]:
+    """Read the patch files of a series, whether locked and complete or not."""
+    drafts = []
+    for name, data in series.read_bytes(target.patches).items():
+        head, end, body = data.partition(b"\n---\n")
+        patch = parse(name, data) if body.strip() else Patch(name, sha256(data), head + end, ())
+        drafts.append(Draft(name, series.parse_header(name, head + end), patch))
+    return drafts
+
+
+def applied(drafts: Iterable[Draft], image: Image) -> Image:
+    """Return the files after those patches."""
     for draft in drafts:
         image = planning.apply(draft.patch, image).image
     return image
 
 
-def _position(target: Target, drafts: Sequence[_Draft], name: str | None) -> int:
+def _position(target: Target, drafts: Sequence[Draft], name: str | None) -> int:
     names = [draft.name for draft in drafts]
     if not names or (name or names[-1]) not in names:
         raise PatchError(f"{target.name} has no patch {name or 'yet'}", hint="`lora patch list` shows them")
@@ -193,6 +200,10 @@ def _tree(repo: Repo, image: Image) -> str:
         rows.seek(0)
         repo.git.update_index("-z", "--index-info", istream=rows)
     return str(repo.git.write_tree())
+
+
+def _next_number(drafts: Iterable[Draft]) -> int:
+    return 1 + max((int(match[0]) for draft in drafts if (match := re.match(r"\d+", draft.name))), default=0)
 
 
 def _slug(title: str) -> str:

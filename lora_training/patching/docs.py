@@ -32,30 +32,47 @@ def is_current(workspace: Workspace, targets: Sequence[Target]) -> bool:
     return path.exists() and path.read_text(encoding="utf-8") == render(workspace, targets)
 
 
-def render(workspace: Workspace, targets: Sequence[Target]) -> str:
+def render(workspace: Workspace, targets: Sequence[Target], removed: Path | None = None) -> str:
     """Render the document: the parts `patches/docs/NN-title.md` in the order of their numbers.
 
-    `{current}` and `{template}` in a part are replaced with generated text. Raises PatchError for an incomplete header.
+    `{current}` and `{template}` in a part are replaced with generated text, without the patch file `removed`.
+    Raises PatchError for an incomplete header.
     """
     parts = [path.read_text(encoding="utf-8").strip() for path in sorted((workspace.patches / "docs").glob("*.md"))]
     header = series.render_header(series.header_template()).decode()
     template = f"```\n{header}diff --git a/FILE b/FILE\n...\n```"
-    body = "\n\n".join(parts).replace("{current}", _current(workspace, targets)).replace("{template}", template)
+    body = (
+        "\n\n".join(parts).replace("{current}", _current(workspace, targets, removed)).replace("{template}", template)
+    )
     return f"{_NOTICE}\n{body}\n"
 
 
-def _current(workspace: Workspace, targets: Sequence[Target]) -> str:
+def _current(workspace: Workspace, targets: Sequence[Target], removed: Path | None) -> str:
     files = [
         _file_patch(f"{target.name}/{name}", fields)
         for target in targets
-        for name, fields in series.headers(target.patches).items()
+        for name, fields in series.headers(target.patches, without=_name_in(target.patches, removed)).items()
     ]
     taken_out = without.read(workspace.patches)
-    # these modules are not imported: they belong to the training process
-    folder = workspace.root / "lora_training" / "runtime" / "patches"
-    modules = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
-    runtime = [_runtime_patch(path, taken_out) for path in modules]
+    runtime = [_runtime_patch(path, taken_out) for path in _modules(workspace)]
     return "\n\n".join(["### In files", *(files or ["None."]), "### At run time", *(runtime or ["None."])])
+
+
+def _name_in(folder: Path, path: Path | None) -> str:
+    return path.name if path and path.parent == folder else ""
+
+
+def runtime_patch(workspace: Workspace, name: str) -> str | None:
+    """Return the entry of a runtime patch, None for an unknown one."""
+    taken_out = without.read(workspace.patches)
+    found = (path for path in _modules(workspace) if path.stem.replace("_", "-") == name.replace("_", "-"))
+    return next((_runtime_patch(path, taken_out) for path in found), None)
+
+
+def _modules(workspace: Workspace) -> list[Path]:
+    """Return the runtime patches' files; they are not imported, since they belong to the training process."""
+    folder = workspace.root / "lora_training" / "runtime" / "patches"
+    return sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
 
 
 def _file_patch(name: str, fields: Mapping[str, str]) -> str:

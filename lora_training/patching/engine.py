@@ -67,12 +67,12 @@ def apply(workspace: Workspace, targets: Sequence[Target]) -> Result:
         for state in states:
             tree_state.check_no_drift(state)
         plans = [_plan_apply(state) for state in states]
-        known = _read_folders(root)
+        known = read_folders(root)
         for plan in plans:
             if plan.writes:
                 _exclude_copies(plan.state.target.root)
                 _record_folders(plan, known)
-        transaction.run(root, "apply", [*_all_writes(root, plans), _write_folders(root, known)])
+        transaction.run(root, "apply", [*_all_writes(root, plans), write_folders(root, known)])
     return Result(tuple(plan.result for plan in plans), recovered)
 
 
@@ -94,11 +94,11 @@ def revert(workspace: Workspace, targets: Sequence[Target], keep_edits: Path | N
 
             authoring.save_edits(states, edited, keep_edits)
         plans = [_plan_revert(state, paths) for state, paths in zip(states, edited, strict=True)]
-        known = _read_folders(root)
+        known = read_folders(root)
         folders: Folders = {}
         for plan in plans:
             folders |= _folders_after_revert(root, plan, known)
-        transaction.run(root, "revert", [*_all_writes(root, plans), _write_folders(root, known)], folders)
+        transaction.run(root, "revert", [*_all_writes(root, plans), write_folders(root, known)], folders)
     return Result(tuple(plan.result for plan in plans), recovered)
 
 
@@ -188,7 +188,7 @@ def _folders_after_revert(root: Root, plan: _Plan, known: dict[str, Folders]) ->
     return {f"{prefix}/{path}": bits for path, bits in before.items()}
 
 
-def _read_folders(root: Root) -> dict[str, Folders]:
+def read_folders(root: Root) -> dict[str, Folders]:
     """Return each upstream's folders as they were before its patches; none when the record cannot be read."""
     node = fs.read(root.path, _folders_file(root))
     try:
@@ -199,7 +199,8 @@ def _read_folders(root: Root) -> dict[str, Folders]:
         return {}
 
 
-def _write_folders(root: Root, known: Mapping[str, Folders]) -> Write:
+def write_folders(root: Root, known: Mapping[str, Folders]) -> Write:
+    """Return the write of that record."""
     after = Node(REGULAR, json.dumps(known, indent=1).encode()) if known else None
     return Write(_folders_file(root), fs.read(root.path, _folders_file(root)), after)
 

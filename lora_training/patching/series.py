@@ -97,27 +97,27 @@ def names(folder: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def read_bytes(folder: Path) -> dict[str, bytes]:
-    """Read every patch file of a series, in order. Raises PatchError when one is missing."""
+def read_bytes(folder: Path, without: str = "") -> dict[str, bytes]:
+    """Read every patch file of a series but `without`, in order. Raises PatchError when one is missing."""
     try:
-        return {name: (folder / name).read_bytes() for name in names(folder)}
+        return {name: (folder / name).read_bytes() for name in names(folder) if name != without}
     except OSError as exc:
         raise PatchError(f"{exc.filename}: {exc.strerror}", hint=f"it is listed in {folder / SERIES}") from exc
 
 
-def headers(folder: Path) -> dict[str, dict[str, str]]:
+def headers(folder: Path, without: str = "") -> dict[str, dict[str, str]]:
     """Read and check the header of every patch of a series, without the diffs; its fields by the patch's name."""
     found = {}
-    for name, data in read_bytes(folder).items():
+    for name, data in read_bytes(folder, without).items():
         head, end, _ = data.partition(b"\n---\n")
         found[name] = _checked_header(name, head + end)
     return found
 
 
-def read(folder: Path) -> tuple[SeriesPatch, ...]:
+def read(folder: Path, without: str = "") -> tuple[SeriesPatch, ...]:
     """Read every patch of a series. Raises PatchError for the first with a malformed diff or incomplete header."""
     found = []
-    for name, data in read_bytes(folder).items():
+    for name, data in read_bytes(folder, without).items():
         patch = parse(name, data)
         found.append(SeriesPatch(patch, _checked_header(name, patch.preamble), data))
     return tuple(found)

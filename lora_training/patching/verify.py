@@ -121,7 +121,7 @@ def _removal_problems(targets: Sequence[Target]) -> Iterator[Problem]:
             continue
         for name, condition in conditions:
             if condition.is_met(target, read):
-                mend = f"take {name} out of the series, then lora patch lock"
+                mend = f"lora patch remove {target.name}/{name}"
                 yield Problem(f"{name} is no longer needed: {condition.text} holds", mend, where=target.name)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -15,7 +16,7 @@ from lora_training.patching import relock
 from lora_training.patching.model import sha256
 from lora_training.patching.series import Target
 from lora_training.workspace import Workspace
-from tests.helpers import git, repository, write
+from tests.helpers import ROOT, Ran, git, lora, repository, write
 
 Tree = dict[str, tuple[str, bytes]]
 
@@ -137,6 +138,10 @@ class Checkout:
     def lock(self) -> None:
         relock.lock(self.here, self.targets)
 
+    def lora(self, *args: str) -> Ran:
+        """`lora` on this checkout, once it is the `site`."""
+        return lora(*args, cwd=self.here.root, env=dict(os.environ))
+
     def trees(self) -> dict[str, Tree]:
         return {name: tree_of(self.root(name)) for name in self.commits}
 
@@ -158,3 +163,22 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 LINES = "".join(f"{n}\n" for n in range(20))
+
+
+@pytest.fixture
+def site(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+    """A checkout that `lora` itself works on, all patches in; `alpha` is a repository, `beta` a source archive."""
+    root = checkout.here.root
+    git("init", "-q", cwd=root)
+    for name, commit in checkout.commits.items():
+        git("update-index", "--add", "--cacheinfo", f"160000,{commit},third_party/{name}", cwd=root)
+    marker = {"commit": checkout.commits["beta"], "archive": "beta-1.tar.gz", "files": checkout.manifest}
+    (checkout.root("beta") / ".lora-upstream.json").write_text(json.dumps(marker))
+    shutil.copytree(ROOT / "patches" / "docs", root / "patches" / "docs")
+    monkeypatch.setenv("LORA_HOME", str(root))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for verb in ("docs", "apply"):
+        assert checkout.lora("patch", verb).code == 0
+    verified = checkout.lora("patch", "verify")
+    assert verified.code == 0, verified.out
+    return checkout

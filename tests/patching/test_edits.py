@@ -3,40 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, Ran, git, lora
 from tests.patching.conftest import Checkout, tree_of
 
 EDITED = "# by hand\n"
-
-
-@pytest.fixture
-def site(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Checkout:
-    """A checkout that `lora` itself works on, all patches in; `alpha` is a repository, `beta` a source archive."""
-    root = checkout.here.root
-    git("init", "-q", cwd=root)
-    for name, commit in checkout.commits.items():
-        git("update-index", "--add", "--cacheinfo", f"160000,{commit},third_party/{name}", cwd=root)
-    marker = {"commit": checkout.commits["beta"], "archive": "beta-1.tar.gz", "files": checkout.manifest}
-    (checkout.root("beta") / ".lora-upstream.json").write_text(json.dumps(marker))
-    shutil.copytree(ROOT / "patches" / "docs", root / "patches" / "docs")
-    monkeypatch.setenv("LORA_HOME", str(root))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for verb in ("docs", "apply"):
-        assert _lora(checkout, "patch", verb).code == 0
-    verified = _lora(checkout, "patch", "verify")
-    assert verified.code == 0, verified.out
-    return checkout
-
-
-def _lora(site: Checkout, *args: str) -> Ran:
-    return lora(*args, cwd=site.here.root, env=dict(os.environ))
 
 
 def _edit_outside_the_set(site: Checkout) -> Path:
@@ -81,14 +55,14 @@ def test_every_command_names_the_edit_and_the_same_cure(site: Checkout, edit: st
     path = EDITS[edit](site)
     name = "beta" if "beta" in path.parts else "alpha"
     commands = ("patch verify", "patch status", "upstream status", "patch revert")
-    ran = {command: _lora(site, *command.split()) for command in commands}
+    ran = {command: site.lora(*command.split()) for command in commands}
     assert [ran[command].code for command in ("patch verify", "patch revert")] == [1, 5]
     cures = {command: _cure(each.out + each.err, name) for command, each in ran.items()}
     assert len(cures["patch verify"]) == 3
     assert set(map(str, cures.values())) == {str(cures["patch verify"])}
     for command, each in ran.items():
         assert path.name in each.out + each.err, command
-    rows = json.loads(_lora(site, "upstream", "status", "--json").out)["upstreams"]
+    rows = json.loads(site.lora("upstream", "status", "--json").out)["upstreams"]
     assert {row["name"]: row["state"] for row in rows}[name] == "drifted"
     [edited] = [row["edited"] for row in rows if row["name"] == name]
     assert edited == [path.relative_to(site.root(name)).as_posix()]
@@ -108,27 +82,27 @@ def test_the_cure_keeps_the_edits_in_a_patch_and_ends_in_a_yes(site: Checkout, t
     path = EDITS[edit](site)
     with_edit = site.trees()
     kept = tmp_path / "kept.patch"
-    assert _lora(site, "patch", "revert", "--keep-edits", str(kept)).code == 0
+    assert site.lora("patch", "revert", "--keep-edits", str(kept)).code == 0
     name = "beta" if "beta" in path.parts else "alpha"
     assert _changes(site, name) == []
-    assert _lora(site, "patch", "apply").code == 0
-    assert _lora(site, "patch", "verify").code == 0
+    assert site.lora("patch", "apply").code == 0
+    assert site.lora("patch", "verify").code == 0
     assert site.trees() == before
     # what was kept brings the edits back
-    done = _lora(site, "patch", "apply", "--tree", str(site.root(name)), "--patch", str(kept), "--strip", "1")
+    done = site.lora("patch", "apply", "--tree", str(site.root(name)), "--patch", str(kept), "--strip", "1")
     assert done.code == 0, done.err
     assert {key: node for key, node in site.trees()[name].items() if key in with_edit[name]} == with_edit[name]
 
 
 def _changes(site: Checkout, name: str) -> list[str]:
-    rows = json.loads(_lora(site, "upstream", "status", "--json").out)["upstreams"]
+    rows = json.loads(site.lora("upstream", "status", "--json").out)["upstreams"]
     return next(row["changed"] for row in rows if row["name"] == name)
 
 
 def test_a_revert_that_finds_an_edit_changes_nothing(site: Checkout) -> None:
     _edit_outside_the_set(site)
     before = site.trees()
-    ran = _lora(site, "patch", "revert")
+    ran = site.lora("patch", "revert")
     assert ran.code == 5
     assert "pristine" not in ran.out
     assert site.trees() == before
@@ -140,11 +114,11 @@ def test_an_edit_of_which_no_pristine_copy_is_at_hand_has_one_way_out(site: Chec
     (tree / "d.py").write_text("d\n")
     marker["files"]["d.py"] = "0" * 64
     (tree / ".lora-upstream.json").write_text(json.dumps(marker))
-    ran = _lora(site, "patch", "verify")
+    ran = site.lora("patch", "verify")
     assert ran.code == 1
     assert re.findall("`(.*?)`", ran.out) == ["lora upstream sync beta --discard-edits", "lora patch apply"]
     before = tree_of(tree)
-    assert _lora(site, "patch", "revert", "--keep-edits", "x.patch").code == 5
+    assert site.lora("patch", "revert", "--keep-edits", "x.patch").code == 5
     assert tree_of(tree) == before
 
 
@@ -155,14 +129,14 @@ def test_what_is_ignored_is_no_edit(site: Checkout) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("x")
     (site.root("alpha") / ".git/info/exclude").write_text("__pycache__\n*.orig\n")
-    ran = _lora(site, "patch", "verify")
+    ran = site.lora("patch", "verify")
     assert ran.code == 0, ran.out
-    assert _lora(site, "patch", "revert").code == 0
+    assert site.lora("patch", "revert").code == 0
 
 
 def test_an_edit_is_found_by_the_very_next_verify(site: Checkout) -> None:
     """No remembered answer stands in its way, however often it was asked for."""
     for _ in range(3):
-        assert _lora(site, "patch", "verify").code == 0
+        assert site.lora("patch", "verify").code == 0
     _edit_outside_the_set(site)
-    assert _lora(site, "patch", "verify").code == 1
+    assert site.lora("patch", "verify").code == 1

@@ -1,0 +1,134 @@
+"""`lora patch remove`: take one patch out of its tree, its series, the lock and PATCHES.md, in one transaction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_training.errors import PatchError
+from lora_training.patching import authoring, docs, engine, lockfile, relock, series, transaction
+from lora_training.patching.authoring import Draft
+from lora_training.patching.lockfile import Folders
+from lora_training.patching.model import REGULAR, Image, Node, folders_of, state_of
+from lora_training.patching.names import shown
+from lora_training.patching.series import Target
+from lora_training.patching.transaction import Recovered, fs
+from lora_training.patching.transaction.journal import Write
+from lora_training.patching.tree_state import COPY
+from lora_training.workspace import Workspace
+
+_KEPT = "removed"
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A removed patch: the file it was moved to, and the files of the tree that were written."""
+
+    patch: str
+    kept: Path
+    files: tuple[str, ...]
+    recovered: Recovered | None = None
+
+
+def remove(workspace: Workspace, targets: Sequence[Target], target: Target, name: str) -> Removed:
+    """Take the patch `name` out of `target`, one of all `targets`; its file is kept in the checkout's state folder.
+
+    The patch may be locked or not, and the tree at any step. Raises PatchError when the tree has edits of those files,
+    and when a later patch needs this one.
+    """
+    root = transaction.root_of(workspace)
+    with transaction.exclusive(root) as recovered:
+        series.check_at_pin(target)
+        tree = _plan(workspace, target, name)
+        known = engine.read_folders(root)
+        prefix = os.path.relpath(target.root, root.path)
+        folders = {f"{prefix}/{path}": bits for path, bits in _folders(tree, known.get(target.name, {})).items()}
+        # removed if it is empty
+        folders[os.path.relpath(target.patches, root.path)] = None
+        path = target.patches / name
+        kept = root.state / _KEPT / target.name / name
+        contents = {
+            path: None,
+            kept: path.read_bytes(),
+            target.patches / series.SERIES: _listed(target, name),
+            workspace.patches / lockfile.LOCK: _lock(workspace, target, name),
+            workspace.root / docs.DOCUMENT: docs.render(workspace, targets, path).encode(),
+        }
+        writes = [Write(f"{prefix}/{write.path}", write.before, write.after) for write in tree]
+        writes += [_write(root.path, path, data) for path, data in contents.items()]
+        transaction.run(root, "remove", writes, folders)
+    return Removed(name, kept, tuple(write.path for write in tree if write.is_change), recovered)
+
+
+def _plan(workspace: Workspace, target: Target, name: str) -> list[Write]:
+    """Return the writes in the tree: its files without the patch, and their pristine copies."""
+    drafts = authoring.read(target)
+    paths = list(dict.fromkeys(path for draft in drafts for path in draft.patch.paths))
+    base = relock.pristine(target, lockfile.read(workspace.patches).get(target.name), paths)
+    now = fs.snapshot(target.root, [*paths, *(path + COPY for path in paths)])
+    step = _step(target, drafts, base, now)
+    left = [draft for draft in drafts if draft.name != name]
+    try:
+        authoring.applied(left, base)
+    except PatchError as exc:
+        hint = "a later patch needs it: remove that one first, or rewrite it"
+        raise PatchError(f"{name} cannot be removed: {exc.message}", hint=hint) from exc
+    after = authoring.applied([draft for draft in drafts[:step] if draft.name != name], base)
+    writes = [Write(path, now[path], _file(after.get(path))) for path in paths]
+    for path in paths:
+        copy = now[path + COPY]
+        is_kept = state_of(after.get(path)) != state_of(base.get(path)) and _file(base.get(path)) is not None
+        if is_kept and copy is None:
+            writes.append(Write(path + COPY, None, base[path]))
+        elif not is_kept and copy is not None and state_of(copy) == state_of(base.get(path)):
+            writes.append(Write(path + COPY, copy, None))
+    return writes
+
+
+def _step(target: Target, drafts: Sequence[Draft], base: Image, now: Image) -> int:
+    """Return the last step of the series that the tree is at. Raises PatchError when it is at none."""
+    images = [base]
+    for draft in drafts:
+        images.append(authoring.applied([draft], images[-1]))
+    edited = [[path for path in base if state_of(now[path]) != state_of(image.get(path))] for image in images]
+    if [] not in edited:
+        raise PatchError(
+            f"{target.name}: {shown(edited[-1][0])} is at no step of the series",
+            hint="run `lora patch apply`, or `lora patch revert --keep-edits FILE` where it was edited",
+        )
+    return max(step for step, paths in enumerate(edited) if not paths)
+
+
+def _folders(writes: Iterable[Write], before: Mapping[str, int | None]) -> Folders:
+    """Return the folders to make, as they were `before` the patches, and those to remove if they are empty."""
+    needed = folders_of(write.path for write in writes if write.after)
+    found: Folders = dict.fromkeys(folders_of(write.path for write in writes if not write.after) - needed)
+    return found | {path: bits for path, bits in before.items() if path in needed and bits is not None}
+
+
+def _listed(target: Target, name: str) -> bytes | None:
+    """Return the series file without the patch; None when no line is left."""
+    lines = (target.patches / series.SERIES).read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(line for line in lines if line.split("#")[0].split()[:1] != [name]).encode() or None
+
+
+def _lock(workspace: Workspace, target: Target, name: str) -> bytes:
+    stacks = lockfile.read(workspace.patches)
+    items = series.read(target.patches, without=name)
+    old = stacks.pop(target.name, None)
+    if items:
+        stacks[target.name] = relock.stack_of(target, old, items)
+    return lockfile.render(stacks).encode()
+
+
+def _file(node: Node | None) -> Node | None:
+    return None if node is None or node.is_folder else node
+
+
+def _write(root: Path, path: Path, data: bytes | None) -> Write:
+    name = os.path.relpath(path, root)
+    before = fs.read(root, name)
+    after = None if data is None else Node(REGULAR, data, None if before is None else before.permissions)
+    return Write(name, before, after)

@@ -1,0 +1,143 @@
+"""`lora patch remove` undoes a patch everywhere at once; `show` finds every kind of patch."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lora_training.errors import PatchError
+from lora_training.patching import remove
+from tests.helpers import ROOT, lora
+from tests.patching.conftest import LINES, Checkout, Tree, tree_of
+from tests.patching.kill import without_space
+from tests.patching.test_authoring import FILLED
+
+
+def _all(site: Checkout) -> tuple[dict[str, Tree], Tree, bytes]:
+    document = site.here.root / "PATCHES.md"
+    return site.trees(), tree_of(site.here.patches), document.read_bytes() if document.exists() else b""
+
+
+def _remove(checkout: Checkout, upstream: str, name: str) -> remove.Removed:
+    target = next(target for target in checkout.targets if target.name == upstream)
+    return remove.remove(checkout.here, checkout.targets, target, name)
+
+
+def test_a_patch_made_by_the_steps_that_new_names_and_removed_again(site: Checkout) -> None:
+    before = _all(site)
+    (site.root("alpha") / "a.py").write_text((site.root("alpha") / "a.py").read_text() + "mine\n")
+    made = site.lora("patch", "new", "alpha", "Mine")
+    path = site.here.patches / "alpha/0003-mine.patch"
+    refused = site.lora("patch", "lock")
+    assert refused.code == 5
+    assert "still to fill in: Author, Origin" in refused.err
+    assert "Removal-Condition: upstream-commit SHA, version >= X" in refused.err
+    text = path.read_text()
+    for field, value in FILLED.items():
+        text = re.sub(rf"^{field}: TODO.*$", f"{field}: {value}", text, flags=re.MULTILINE)
+    path.write_text(text)
+    steps = re.findall(r"^ +lora (patch \w+)", made.out, re.MULTILINE)
+    assert steps == ["patch lock", "patch docs", "patch apply", "patch verify"]
+    for step in steps:
+        ran = site.lora(*step.split())
+        assert ran.code == 0, ran.out + ran.err
+        assert "None" not in ran.out
+    done = json.loads(site.lora("patch", "remove", "alpha/3", "--json").out)
+    assert (done["removed"], done["files"]) == ("0003-mine.patch", ["a.py"])
+    assert Path(done["kept"]).read_text() == text
+    assert _all(site) == before
+    assert site.lora("patch", "verify").code == 0
+
+
+def test_the_first_patch_of_two_goes_and_the_second_stays(site: Checkout) -> None:
+    ran = site.lora("patch", "remove", "0001-first")
+    assert ran.code == 0, ran.err
+    assert "0001-first.patch: removed, " in ran.out
+    root = site.root("alpha")
+    assert (root / "a.py").read_text() == LINES + "end\n"
+    assert not (root / "new").exists()
+    assert not (root / "lib/gone.py").exists()
+    verified = site.lora("patch", "verify")
+    assert verified.code == 0, verified.out
+    assert site.lora("patch", "revert").code == 0
+    assert (root / "a.py").read_text() == LINES
+    assert (root / "lib/gone.py").exists()
+    assert not list(root.rglob("*.orig"))
+
+
+def test_the_only_patch_of_a_series_takes_the_series_along(site: Checkout) -> None:
+    assert site.lora("patch", "remove", "third").code == 5
+    assert site.lora("patch", "remove", "0001-third").code == 0
+    assert (site.root("beta") / "c.py").read_text() == LINES
+    assert not (site.here.patches / "beta").exists()
+    assert "beta" not in (site.here.patches / "patches.lock").read_text()
+    assert site.lora("patch", "verify").code == 0
+
+
+def test_a_patch_of_a_pristine_tree(site: Checkout) -> None:
+    assert site.lora("patch", "revert").code == 0
+    pristine = site.trees()
+    assert site.lora("patch", "remove", "alpha/2").code == 0
+    assert site.trees() == pristine
+    assert site.lora("patch", "apply").code == 0
+    assert site.lora("patch", "verify").code == 0
+
+
+def test_a_patch_that_was_never_locked_takes_its_edits_along_and_is_kept(site: Checkout) -> None:
+    before = _all(site)
+    (site.root("beta") / "c.py").write_text("mine\n")
+    assert site.lora("patch", "new", "beta", "Mine").code == 0
+    assert site.lora("patch", "show", "beta/2").out.startswith("Description: Mine\n")
+    done = json.loads(site.lora("patch", "remove", "0002-mine.patch", "--json").out)
+    assert _all(site) == before
+    assert "+mine" in Path(done["kept"]).read_text()
+
+
+def test_a_patch_that_a_later_one_needs_stays(checkout: Checkout) -> None:
+    checkout.add("beta", "fourth", {"c.py": LINES.replace("7\n", "VII\n", 1)})
+    checkout.lock()
+    before = _all(checkout)
+    with pytest.raises(PatchError, match=r"0001-third\.patch cannot be removed: 0002-fourth\.patch, line \d+"):
+        _remove(checkout, "beta", "0001-third.patch")
+    assert _all(checkout) == before
+
+
+def test_a_tree_with_edits_of_its_own_keeps_its_patch(site: Checkout) -> None:
+    (site.root("beta") / "c.py").write_text("mine\n")
+    before = _all(site)
+    ran = site.lora("patch", "remove", "0001-third")
+    assert ran.code == 5
+    assert "c.py is at no step of the series" in ran.err
+    assert "--keep-edits" in ran.err
+    assert _all(site) == before
+
+
+def test_a_disk_that_fills_up_at_any_moment_leaves_all_of_it_or_nothing(site: Checkout) -> None:
+    before = _all(site)
+    codes = []
+    for at in range(1, 300, 9):
+        codes.append(without_space(lambda: _remove(site, "alpha", "0001-first.patch"), at))
+        if codes[-1] == 0:
+            break
+        assert _all(site) == before
+    assert set(codes) == {0, 5}
+    assert site.lora("patch", "verify").code == 0
+
+
+@pytest.mark.parametrize("name", ["runtime/ema", "ema"])
+def test_a_runtime_patch_is_shown(name: str) -> None:
+    ran = lora("patch", "show", name, cwd=ROOT)
+    assert ran.code == 0
+    assert ran.out.startswith("#### ema\n")
+    assert "lora_training/runtime/patches/ema.py" in ran.out
+    assert json.loads(lora("patch", "show", name, "--json", cwd=ROOT).out)["upstream"] == "runtime"
+
+
+def test_a_number_of_two_patches_names_both(site: Checkout) -> None:
+    ran = site.lora("patch", "show", "1")
+    assert ran.code == 5
+    assert "alpha/0001-first.patch, beta/0001-third.patch" in ran.err
+    assert site.lora("patch", "show", "2").out.startswith("Description: second\n")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lora_training import files
 from lora_training.errors import LoraError
-from lora_training.supervise import record, run_index
+from lora_training.supervise import backup, record, run_index, states
+from lora_training.supervise.history import History
 from lora_training.supervise.record import Record
 from lora_training.workspace import Workspace
 
@@ -92,3 +94,23 @@ def document(folder: Path, run: Record) -> dict[str, Any]:
         "inputs": recording.read(folder, recording.INPUTS) or None,
         "environment": recording.read(folder, recording.ENVIRONMENT) or None,
     }
+
+
+def outcome(folder: Path, run: Record) -> Iterator[str]:
+    """Yield what a run has come to: loss, time, checkpoints, and where its samples and logs are."""
+    history = History(folder)
+    history.update()
+    figures = history.figures
+    if figures.known:
+        yield f"loss      {figures.losses()}"
+        yield f"time      {figures.took()}"
+    output = Path(run.output)
+    with contextlib.suppress(OSError, ValueError):
+        kept = {"checkpoint": backup.checkpoints(output), "state": states.folders(output)}
+        words = [f"{len(found)} {what}{'s' * (len(found) != 1)}" for what, found in kept.items() if found]
+        if words:
+            yield f"saves     {', '.join(words)} in {output.parent}"
+    if drawn := samples(folder):
+        yield f"samples   {drawn}"
+    if run.tensorboard:
+        yield f"logs      {run.tensorboard} (TensorBoard)"

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from lora_training import files, proc
 from lora_training.app import plan as plans
-from lora_training.app import recording, resuming, start_checks
+from lora_training.app import recording, resuming, start_checks, summary
 from lora_training.app.plan import Plan
 from lora_training.config import dataset_text, show
 from lora_training.config.checks import machine
@@ -78,6 +78,7 @@ def rehearse(here: Workspace, request: Request, watcher: Watcher) -> str:
             state = None
         else:
             state = resuming.state(plan, resume, watcher)
+        watcher.say(*summary.lines(here, plan, watcher.progress, write=False))
         return replace(plan.spec, argv=(*plan.spec.argv, *states.flags(state))).shell()
 
 
@@ -107,6 +108,7 @@ def run(
             watcher.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
         state = checked(here, plan, resume, watcher, is_rerun=rerun_of is not None)
+        watcher.say(*summary.lines(here, plan, watcher.progress, write=True))
         began = {**recording.begin(here, plan, resume, state, watcher), "rerun_of": rerun_of and str(rerun_of)}
         _write(plan)
         run_index.add(here, plan.folder)
@@ -151,7 +153,7 @@ def _write(plan: Plan) -> None:
     """Write the data set's file for the training process, and the shell command for the user."""
     if plan.dataset:
         files.write(plan.folder / "dataset.json", dataset_text(plan.dataset))
-    files.write(plan.folder / "command.sh", plan.spec.shell() + "\n")
+    files.write(plan.folder / record.COMMAND, plan.spec.shell() + "\n")
 
 
 def _warn_of_left_out(plan: Plan, watcher: Watcher) -> None:

@@ -14,7 +14,7 @@ from lora_training import workspace
 from lora_training.app import runs as app
 from lora_training.cli.app import Group
 from lora_training.cli.output import drop_unread, json_option, print_json, say
-from lora_training.supervise import run_index
+from lora_training.supervise import record, run_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,16 +134,14 @@ def _lines(folder: Path, run: Record) -> Iterator[str]:
         yield f"rerun of  {run.rerun_of}"
     if run.start:
         yield f"began at  step {run.start['step']} of {run.start['path']}"
-    if samples := app.samples(folder):
-        yield f"samples   {samples}"
-    if run.tensorboard:
-        yield f"logs      {run.tensorboard} (TensorBoard)"
+    yield from app.outcome(folder, run)
     yield from (f"made by   {key} {value}" for key, value in run.made_by.items())
     yield from _surroundings(folder)
     for number, attempt in enumerate(run.attempts, 1):
         ended = f"code {attempt['code']}" if "code" in attempt else "not ended"
         yield f"attempt   {number}: from step {attempt['from_step']}, {ended}, {attempt['log']}"
-    yield f"command   {run.command}"
+    if (folder / record.COMMAND).is_file():
+        yield f"command   {folder / record.COMMAND}"
 
 
 def _tensors(result: dict[str, Any]) -> str:

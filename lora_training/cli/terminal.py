@@ -7,8 +7,8 @@ from typing import Any
 from lora_training import printable
 from lora_training.cli.output import ProgressLine, is_live, say
 from lora_training.supervise.figures import Figures
+from lora_training.supervise.loading import Loading
 
-_LOADING = "loading upstream and the model"
 # The number of progress lines of a training where there is no terminal.
 _LINES = 10
 
@@ -32,15 +32,14 @@ class _LiveLine:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task("", total=None, figures=_LOADING)
+        self._task = self._progress.add_task("", total=None, figures="")
 
-    def show(self, figures: Figures) -> None:
-        """Update the bar."""
+    def show(self, figures: Figures, loading: Loading) -> None:
+        """Update the bar: by the figures, or before the first step by the loading."""
+        done, total = (figures.step, figures.total) if figures.known else (loading.done, loading.total or None)
+        words = "  ".join(figures.words()) if figures.known else loading.words()
+        self._progress.update(self._task, completed=done, total=total, figures=words)
         self._progress.start()
-        words = figures.words() if figures.known else [_LOADING]
-        self._progress.update(
-            self._task, completed=figures.step, total=figures.total if figures.known else None, figures="  ".join(words)
-        )
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
@@ -60,22 +59,32 @@ class Terminal:
     def __init__(self, *, verbose: bool) -> None:
         self._verbose = verbose
         self._figures = Figures()
+        self._loading = Loading()
         self._line: _LiveLine | None = None
         self._progress = ProgressLine()
 
     def line(self, text: str) -> None:
-        """Show a line of the child's output, if `verbose`."""
+        """Show a line of the child's output, if `verbose`; before the first step, show how far the loading is."""
         if self._verbose:
             self._say(text)
+        if self._figures.known:
+            return
+        is_news = self._loading.take(text)
+        if self._line:
+            self._line.show(self._figures, self._loading)
+        elif is_news and not self._verbose:
+            self._say(self._loading.words())
 
     def event(self, event: dict[str, Any]) -> None:
         """Update the progress by an object of `events.jsonl`."""
         self._figures.take(event)
+        if event.get("event") == "attempt":
+            self._loading = Loading()
         if event.get("event") == "skipped":
             self.note(f"step {event['step']} skipped, not finite: {', '.join(map(str, event['images']))}")
         self._line = self._line or (_LiveLine() if is_live() else None)
         if self._line:
-            self._line.show(self._figures)
+            self._line.show(self._figures, self._loading)
         elif event.get("event") == "step" and not self._verbose:
             self._plain()
 

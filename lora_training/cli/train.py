@@ -151,11 +151,15 @@ def _say_where(folder: Path) -> None:
 
 
 def _report(plan: Plan, result: Result) -> None:
-    """Print the LoRA, its steps, and the upstream and patches that it was trained with."""
+    """Print the LoRA, its figures, and the upstream and patches that it was trained with."""
+    from lora_training.app import runs
     from lora_training.app.plan import SMOKE
+    from lora_training.supervise import record
 
     say(f"trained   {result.path}")
     say(f"steps     {result.steps}")
+    if run := record.read(plan.folder):
+        say(*runs.outcome(plan.folder, run))
     say(f"upstream  {plan.tree.title}")
     say(f"patches   {', '.join(plan.tree.patches) or 'none'}")
     say(f"runtime   {', '.join(plan.runtime) or 'none'}")

@@ -40,7 +40,7 @@ class _Disk:
     def add(self, number: int, size: int, what: str) -> None:
         if number > 0 and size > 0:
             self.needed += number * size
-            self.parts.append(f"{number} {what} of {_shown(size)}")
+            self.parts.append(f"{number} {what} of {shown(size)}")
 
 
 def free(folder: Path) -> int:
@@ -68,14 +68,14 @@ def _problems(
     left = free(folder)
     least = _checkpoints(job, subsets, _disk(disks, folder))
     if left < least:
-        message = f"the disk of {job.output.parent} has {_shown(left)} left; one checkpoint takes {_shown(least)}"
+        message = f"the disk of {job.output.parent} has {shown(left)} left; one checkpoint takes {shown(least)}"
         yield Problem(message, "make room, or choose another output_dir")
         return
     _caches(job, subsets, cached, disks)
     for disk in disks.values():
         left = free(disk.folder)
         if left < disk.needed:
-            message = f"the disk of {disk.folder} has {_shown(left)} left, and about {_shown(disk.needed)} are to come"
+            message = f"the disk of {disk.folder} has {shown(left)} left, and about {shown(disk.needed)} are to come"
             hint = f"{', '.join(disk.parts)}; save_last_n_steps and save_last_n_epochs keep fewer checkpoints"
             yield Problem(message, hint, "warning")
 
@@ -123,7 +123,8 @@ def _caches(job: Job, subsets: Sequence[Subset], cached: Collection[str], disks:
             disk.add(missing, sizes.outputs(job), "cached text encoder outputs")
 
 
-def _shown(size: float) -> str:
+def shown(size: float) -> str:
+    """Return a number of bytes in words."""
     power = min(len(_UNITS) - 1, int(math.log(max(1, size), _THOUSAND)))
     return f"{size / _THOUSAND**power:.3g} {_UNITS[power]}"
 

@@ -6,22 +6,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _MB_A_GB = 1024
+_LATEST = 1e11  # a time; the file may have been edited
 
 
 @dataclass
 class Figures:
-    """The progress of an attempt. Seconds per step and the time left only count its own steps, also after a resume."""
+    """The progress of an attempt. Seconds per step and the time left only count its own steps, also after a resume.
+
+    `checkpoints`, `best` (the lowest average loss and its step) and `seconds` are those of all attempts.
+    """
 
     step: int = 0
     total: int = 0
     epochs: int = 0
     checkpoints: int = 0
+    best: tuple[float, int] | None = None
+    seconds: float = 0.0
+    _time: float | None = None
     _last: dict[str, Any] = field(default_factory=dict)
     _steps: int = 0
     _seconds: float = 0.0
 
     def take(self, event: dict[str, Any]) -> None:
         """Update the figures from an object of `events.jsonl`."""
+        self._count_time(event)
         match event.get("event"):
             case "attempt":
                 self._steps, self._seconds, self._last = 0, 0.0, {}
@@ -31,8 +39,20 @@ class Figures:
             case "step":
                 self._steps, self._seconds = self._steps + 1, self._seconds + event["seconds"]
                 self.step, self._last = event["step"], event
+                average = event["avr_loss"]
+                if isinstance(average, int | float) and (self.best is None or average < self.best[0]):
+                    self.best = (average, self.step)
             case "checkpoint":
                 self.checkpoints += 1
+
+    def _count_time(self, event: dict[str, Any]) -> None:
+        """Add the time since the event before, but not between two attempts."""
+        now = event.get("time")
+        if not isinstance(now, int | float) or not 0 <= now < _LATEST:
+            return
+        if self._time is not None and event.get("event") != "attempt":
+            self.seconds += max(0.0, now - self._time)
+        self._time = now
 
     @property
     def known(self) -> bool:
@@ -62,9 +82,23 @@ class Figures:
 
     def left(self) -> str:
         """Return the time left, as hours, minutes and seconds."""
-        hours, rest = divmod(round((self.total - self.step) * self.each), 3600)
-        minutes, seconds = divmod(rest, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}"
+        return clock((self.total - self.step) * self.each)
+
+    def took(self) -> str:
+        """Return how long the run took, with the seconds per step of its last attempt."""
+        return f"{clock(self.seconds)}" + (f", {self.each:.3g} s/step" if self.known else "")
+
+    def losses(self) -> str:
+        """Return the average loss at the end and the lowest one."""
+        best = f", lowest {self.best[0]:.4f} at step {self.best[1]}" if self.best else ""
+        return f"{self.loss()}{best} (averages of an epoch)"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def _memory(megabytes: float) -> str:

@@ -33,6 +33,7 @@ SAMPLES = "samples"
 STOP = "stop"
 LOCK = "lock"
 RECORD = "run.json"
+COMMAND = "command.sh"  # as a line for a shell
 _Kinds: TypeAlias = "Mapping[str, type | tuple[type, ...]]"
 _WHOLE: _Kinds = {
     **dict.fromkeys(("name", "config", "output", "command", "state"), str),

@@ -1,0 +1,152 @@
+"""What a training is about to do, in five lines: images, buckets, steps, files, device."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from lora_training.app import start_checks
+from lora_training.dataset import buckets
+from lora_training.launch import gpus
+from lora_training.preflight import disk, images, listing, scan, sizes
+from lora_training.stat_cache import StatCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lora_training.app.plan import Plan
+    from lora_training.preflight.job import Job
+    from lora_training.preflight.listing import Subset
+    from lora_training.workspace import Workspace
+
+_SHOWN = 4  # buckets
+_SD = (512, 512)
+_DEFAULT_STEPS = 1600  # upstream's max_train_steps
+
+
+class _Data(NamedTuple):
+    """The samples of an epoch in each bucket, the batches that they make, and the distinct batch sizes."""
+
+    counts: Counter[buckets.Size]
+    batches: int
+    batch_sizes: tuple[int, ...]
+
+
+def lines(here: Workspace, plan: Plan, progress: Callable[[str], None], *, write: bool) -> Iterator[str]:
+    """Yield the lines. Without `write`, the sizes of the images are not cached. What is unknown is left out."""
+    job = start_checks.job_of(here, plan.config, plan.schema, plan.spec.cwd)
+    subsets = _subsets(job)
+    data = _data(subsets, job.cache if write else None, progress) if subsets and start_checks.opens_images() else None
+    if subsets:
+        yield f"images    {_repeated(subsets)}"
+    if data:
+        yield f"buckets   {_in_words(data.counts)}"
+    yield f"steps     {_steps(job, data, plan.processes)}"
+    yield f"saves     {_saves(job, subsets)} in {plan.output.parent}"
+    yield f"device    {_device(plan)}, {_precision(plan, job)}"
+
+
+def _subsets(job: Job) -> list[Subset]:
+    try:
+        return [] if job.on("dataset_class") else [each for each in listing.subsets(job) if each.images]
+    except listing.Unreadable:
+        return []
+
+
+def _repeated(subsets: Sequence[Subset]) -> str:
+    number = sum(len(each.images) for each in subsets)
+    repeats = sorted({each.repeats for each in subsets})
+    if len(repeats) == 1:
+        return f"{number} x {repeats[0]} repeats"
+    used = sum(len(each.images) * each.repeats for each in subsets)
+    return f"{number} x {repeats[0]} to {repeats[-1]} repeats = {used}"
+
+
+def _data(subsets: Sequence[Subset], cache: Path | None, progress: Callable[[str], None]) -> _Data:
+    """Assign the images to their buckets, by the sizes in their headers."""
+    found = _sizes([path for subset in subsets for path in subset.images], cache, progress)
+    counts: Counter[buckets.Size] = Counter()
+    batches, batch_sizes = 0, set()
+    for _, group in groupby(subsets, key=lambda subset: subset.dataset):
+        each = list(group)
+        rule = buckets.Rule(each[0].options, next((subset.size for subset in each if subset.size), _SD))
+        kept = (path for subset in each for path in subset.images if math.prod(found[path]) > subset.passed_over)
+        places = {path: rule.place(*found[path]).bucket for path in kept}
+        own: Counter[buckets.Size] = Counter()
+        for path, times in buckets.repeats(each, places).items():
+            own[places[path]] += times
+        counts += own
+        batches += sum(math.ceil(number / rule.batch_size) for number in own.values())
+        batch_sizes.add(rule.batch_size)
+    return _Data(counts, batches, tuple(sorted(batch_sizes)))
+
+
+def _sizes(paths: Sequence[str], cache: Path | None, progress: Callable[[str], None]) -> dict[str, buckets.Size]:
+    """Return width and height of each image, (0, 0) for an unreadable one."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    known = StatCache(cache, "width and height 1")
+    new = known.unknown(dict.fromkeys(paths))
+    found = {}
+    for done, (path, text) in enumerate(scan.checked(lambda path: "{} {}".format(*(images.size(path) or (0, 0))), new)):
+        found[path] = text or ""
+        if done % 50 == 0:
+            progress(f"reading sizes of images: {done} of {len(new)} ({100 * done // len(new)} %)")
+        if new[path]:
+            known.add(path, new[path], found[path])
+    known.save()
+    progress("")
+    words = {path: (found.get(path) or known.word(path)).split() for path in paths}
+    return {path: (int(width), int(height)) for path, (width, height) in words.items()}
+
+
+def _in_words(counts: Counter[buckets.Size]) -> str:
+    common = [f"{width}x{height} ({number})" for (width, height), number in counts.most_common(_SHOWN)]
+    more = len(counts) - len(common)
+    return ", ".join(common) + (f" and {more} more" if more else "")
+
+
+def _steps(job: Job, data: _Data | None, processes: int) -> str:
+    """Return steps and epochs by upstream's rule, and the number of images in a step."""
+    accumulated = max(1, int(job.number("gradient_accumulation_steps") or 1))
+    epoch = math.ceil(math.ceil(data.batches / processes) / accumulated) if data else 0
+    steps, epochs = int(job.number("max_train_steps") or _DEFAULT_STEPS), int(job.number("max_train_epochs") or 0)
+    if not epoch:
+        return f"{epochs} epochs" if epochs else f"{steps}"
+    steps = epochs * epoch or steps
+    epochs = math.ceil(steps / epoch)
+    batch = " or ".join(map(str, data.batch_sizes if data else ()))
+    times = [(accumulated, "accumulated"), (processes, "processes")]
+    batch += "".join(f" x {number} {what}" for number, what in times if number > 1)
+    return f"{steps} = {epochs} epoch{'s' * (epochs != 1)} of {epoch}, batch {batch}"
+
+
+def _saves(job: Job, subsets: Sequence[Subset]) -> str:
+    loras, states = disk.saves(job, subsets)
+    found = [_files(loras, "LoRA", sizes.lora(job)), _files(states, "state", sizes.state(job))]
+    return ", ".join(each for each in found if each)
+
+
+def _files(number: int, what: str, size: int | None) -> str:
+    about = f" of about {disk.shown(size)}" if size else ""
+    return f"{number} {what}{'s' * (number != 1)}{about}" if number else ""
+
+
+def _device(plan: Plan) -> str:
+    """Return the GPUs that train, by name where the driver tells it."""
+    number = gpus.usable(os.environ, gpus.installed)
+    if not number:
+        return f"CPU, {plan.processes} processes" if plan.processes > 1 else "CPU"
+    names = sorted({gpu.name for gpu in gpus.described()})
+    name = names[0] if len(names) == 1 else "GPU"
+    return f"{plan.processes} x {name}" if plan.processes > 1 else name
+
+
+def _precision(plan: Plan, job: Job) -> str:
+    given = plan.config.launch.mixed_precision or job.value("mixed_precision") or "no"
+    stored = job.value("save_precision")
+    return f"mixed_precision {given}" + (f", saved as {stored}" if stored else "")

@@ -41,7 +41,7 @@ class Workspace:
 
     @property
     def state(self) -> Path:
-        """What we remember about this checkout; safe to delete when no command runs."""
+        """The folder for caches and records of this checkout; safe to delete when no command runs."""
         return self.root / ".lora"
 
     @property

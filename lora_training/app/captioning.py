@@ -131,7 +131,7 @@ def _images(request: Request) -> list[Path]:
 
 @contextmanager
 def _staged(here: Workspace, todo: Sequence[Path]) -> Iterator[Path]:
-    """Yield a folder of numbered links to the images: upstream writes beside what it reads, and ends at a bad image."""
+    """Yield a folder of numbered links to the images: upstream writes beside each image, and ends at a bad one."""
     every = here.state / "captioning"
     for left in every.glob("*"):
         if not _runs(left.name):

@@ -1,4 +1,4 @@
-"""Check the data of a training: what upstream will use of them, and what is doubtful."""
+"""Check the data of a training: the images and captions that upstream will use, and doubtful ones."""
 
 from __future__ import annotations
 

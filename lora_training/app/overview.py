@@ -92,7 +92,7 @@ def states_of(run: Record) -> list[str]:
 
 
 def _quietly(listed: Callable[[Path], list[Path]], output: Path) -> list[Path]:
-    """Return what is listed; nothing for a folder that cannot be read, or a name that no file system has."""
+    """Return the listed paths; none for a folder that cannot be read, or a name that no file system has."""
     try:
         return listed(output)
     except (OSError, ValueError):
@@ -123,7 +123,7 @@ def _sample(event: dict[str, Any]) -> dict[str, Any] | None:
     step, number, path = event.get("step"), event.get("number"), event.get("path")
     if not isinstance(step, int) or not isinstance(number, int) or not isinstance(path, str):
         return None
-    name = os.path.basename(path)  # noqa: PTH119 - a text
+    name = path.rpartition("/")[2]
     told = {key: str(event[key]) if event.get(key) is not None else None for key in ("prompt", "seed")}
     return {"id": _ident(name), "name": name, "step": step, "number": number, **told}
 

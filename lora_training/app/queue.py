@@ -287,7 +287,7 @@ def _take(here: Workspace, names: Sequence[str], held: ExitStack) -> Job | None:
     with jobs.locked(here.queue):
         named = {jobs.find(here.queue, name).folder for name in names}
         found = [job for job in jobs.read(here.queue) if (job.folder in named if named else job.sbatch is None)]
-        # none of these is running if nobody holds it, and what is held is left alone
+        # a job that is held is being trained by another worker; without a holder, none of these is running
         due = [job for state in ("running", "waiting") for job in found if job.state == state and not job.is_held]
         if not due:
             return None

@@ -46,7 +46,7 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
     Return the initial fields of the record. A state named by `resume` is protected from removal from now on.
     """
     if plan.started.machine_rank:
-        # machine 0 protects and renames what they share
+        # machine 0 protects and renames the shared files
         _write(here, plan, watcher, goes_on=False)
         return {}
     if state and resume != "auto":

@@ -101,7 +101,7 @@ def _require_sense(original: Original) -> None:
         )
     paths = [run.output, *([run.start["path"]] if run.start else [])]
     for path in paths:
-        if not os.path.isabs(path):  # noqa: PTH117 - text
+        if not Path(path).is_absolute():
             raise ConfigError(f"{lacks}{path!r} is relative", hint="a record has absolute paths")
 
 

@@ -45,7 +45,7 @@ def rendezvous(launch: Launch) -> tuple[str, ...]:
 
 
 def needs(launch: Launch, options: tuple[str, ...]) -> Needs:
-    """Return what a training needs on this cluster. Raises SlurmError where there is no Slurm."""
+    """Return the resources that a training asks for on this cluster. Raises SlurmError where there is no Slurm."""
     partitions = [word for word in options if word.startswith("--partition=")]
     return slurm.needs(launch, has_gpus="gpu" in _ask(["sinfo", "--noheader", "--format=%G", *partitions]))
 

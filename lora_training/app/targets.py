@@ -1,4 +1,4 @@
-"""The targets of patches: the upstreams that patch files change, and what the runtime patches change in sd-scripts."""
+"""The targets of patches: upstreams for patch files, and places in sd-scripts for runtime patches."""
 
 from __future__ import annotations
 

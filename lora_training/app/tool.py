@@ -200,7 +200,7 @@ def check(path: Path, name: Path) -> None:
         raise TrainingError(exc.message.replace(str(path), str(name)), hint=exc.hint) from exc
 
 
-# -- what it read and wrote
+# -- files that a call read and wrote
 
 
 def _seen(made: Call) -> dict[Path, int]:
@@ -226,7 +226,7 @@ def _refuse_unreadable(made: Call, before: dict[Path, int], progress: Callable[[
 
 @contextmanager
 def _noted(here: Workspace, made: Call, before: dict[Path, int]) -> Iterator[list[Path]]:
-    """Append a line to the record, however the call ends: the arguments, and digests of what was read and written."""
+    """Append a line to the record, however the call ends: the arguments, and digests of the files read and written."""
     written: list[Path] = []
     began, why = time.time(), None
     read_first = digests.of([path for path in made.inputs if path.is_file()], here.cache / "digests")

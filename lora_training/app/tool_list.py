@@ -70,7 +70,7 @@ _PURPOSES = {
     "resize_images_to_resolution": "make copies of images at smaller resolutions",
     "show_metadata": "print the metadata of a LoRA",
 }
-# What a script needs although it imports no missing package, found by running it.
+# Requirements of a script that its imports do not show, found by running it.
 _UNFIT = {"gen_img_diffusers": "an older diffusers; gen_img does the same"}
 # Packages that a runtime patch replaces.
 _REPLACED = ("fairscale",)
@@ -78,7 +78,7 @@ _REPLACED = ("fairscale",)
 
 @dataclass(frozen=True)
 class Listed:
-    """A script as `lora tool list` shows it: what it needs and this environment lacks, and what some options need."""
+    """A script as `lora tool list` shows it: packages that are missing here, for the script or for some options."""
 
     name: str
     path: str

@@ -118,7 +118,7 @@ def run(
 
 
 def checked(here: Workspace, plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) -> State | None:
-    """Make the checks before a start, and return the state to resume from. Raises ConfigError for what is wrong."""
+    """Make the checks before a start, and return the state to resume from. Raises ConfigError for a problem."""
     backup.refuse_links(plan.output)
     state = resuming.state(plan, resume, watcher, is_rerun=is_rerun)
     recording.refuse_own_work(plan)

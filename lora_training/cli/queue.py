@@ -93,7 +93,7 @@ def move(name: str, *, before: str | None, last: bool, as_json: bool) -> None:
 @click.option("--done", is_flag=True, help="Also every job that is done.")
 @json_option
 def remove(names: tuple[str, ...], *, done: bool, as_json: bool) -> None:
-    """Remove the jobs NAMES from the queue. What they have trained stays."""
+    """Remove the jobs NAMES from the queue. Trained files stay."""
     from lora_training.app import queue as app
 
     if not names and not done:

@@ -1,4 +1,4 @@
-"""`lora weights`: what is in a file of weights."""
+"""`lora weights`: the contents of files of weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def show(files: tuple[Path, ...], *, as_json: bool) -> None:
     """Describe a .safetensors FILE: its family, tensors, ranks, alphas and what made it; of two, what differs."""
     from lora_training.app import weights as app
 
-    if len(files) > 2:  # noqa: PLR2004 - a file, or two to compare
+    if files[2:]:
         raise click.UsageError("give one file, or two to compare")
     described = [app.describe(file) for file in files]
     difference = app.compare(*files) if len(files) > 1 else None

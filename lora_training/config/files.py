@@ -1,4 +1,4 @@
-"""The files and folders that a configuration names: what a training reads, and what a container must mount.
+"""The files and folders that a configuration names: those a training reads, and those a container must mount.
 
 The configuration must have been checked. Hub ids are left out.
 """
@@ -56,7 +56,7 @@ def _subsets(table: Any) -> Iterator[dict[str, Any]]:
         yield from (subset for subset in dataset.get("subsets", []) if isinstance(subset, dict))
 
 
-# -- what the training reads
+# -- files that the training reads
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _listed(path: Path, suffixes: Collection[str] | None = None, *, deep: bool =
         yield from (file for name in wanted if paths.is_file(file := Path(folder, name)))
 
 
-# -- what a container must mount
+# -- folders that a container must mount
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ _LOSS = ("loss_weight", "lambda_struct", "lambda_light", "lambda_color", "lambda
 _FIRST_OF_DATASET = ("resolution", "batch_size", "enable_bucket", "bucket_no_upscale")
 _FIRST_OF_SUBSET = ("image_dir", "num_repeats", "caption_extension", "class_tokens", "shuffle_caption", "keep_tokens")
 _SWITCH = ("true", "false")
+_MOST_DIGITS = 9  # of a position in a list
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def beside(schema: Schema, key: str) -> tuple[str, ...]:
 
 def path_of(ident: str) -> KeyPath:
     """Return the path of a field that is no flag."""
-    return tuple(int(part) if part.isdecimal() and len(part) < 10 else part for part in ident.split("/"))  # noqa: PLR2004 - digits
+    return tuple(int(part) if part.isdecimal() and len(part) <= _MOST_DIGITS else part for part in ident.split("/"))
 
 
 def ident_of(key: str | None) -> str | None:

@@ -132,7 +132,7 @@ def _with_datasets(head: str, data: dict[str, Any] | None, tail: str) -> str:
     return f"{first}{lines}\n\n[{_FLAGS}]{rest}\n\n{tail}"
 
 
-# -- what a configuration does besides training
+# -- effects of a configuration besides training
 
 
 def side_effects(config: Config, schema: Schema) -> str | None:

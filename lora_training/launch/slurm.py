@@ -19,7 +19,7 @@ _WARNING_S = 300
 
 @dataclass(frozen=True)
 class Needs:
-    """What a training needs of each of its machines. `gpus` is 0 on a cluster without GPUs."""
+    """The resources that a training asks for on each of its machines. `gpus` is 0 on a cluster without GPUs."""
 
     machines: int
     gpus: int

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # /dev/null is not a folder, so no file can exist below it; the log shows this name
 NO_MODULES = "/dev/null/the-modules-of-a-model-are-not-run"
 _RUNTIME = "lora_training.runtime"
-# what the runtime patch `ranks` reads
+# read by the runtime patch `ranks`
 DISTRIBUTED_BACKEND = "LORA_DISTRIBUTED_BACKEND"
 # of GPUs, more than a machine has
 ANY_NUMBER = 1 << 10

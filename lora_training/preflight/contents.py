@@ -1,4 +1,4 @@
-"""What a file holds, by its first bytes: failed downloads, other formats, and damaged safetensors files."""
+"""The type of a file's content, by its first bytes: failed downloads, other formats, and damaged safetensors files."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _reset(wrapped: Any, iterator: Any, args: Any, kwargs: Any) -> None:
 
 
 def _begin(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
-    """Wrap what a worker does first in each epoch."""
+    """Wrap a worker's first call in each epoch."""
     from torch.utils.data import get_worker_info
 
     worker = get_worker_info()

@@ -73,7 +73,7 @@ def _digests(file: Path, names: Iterable[str], known: StatCache) -> dict[str, st
 def locate(module: str, *trees: Path) -> Path | None:
     """Return the file that `import MODULE` runs in a training that runs a script of `trees`; the first match counts."""
     inner = Path(*module.split("."))
-    # scripts in this folder import what lies beside them
+    # scripts in this folder import modules beside them
     beside = [tree / "finetune" for tree in trees]
     for root in (*trees, *beside, *map(Path, filter(None, sys.path))):
         for file in (root / inner / "__init__.py", (root / inner).with_suffix(".py")):

@@ -199,7 +199,7 @@ class _Maker:
             tokenizer.write(self.folder / "tokenizer" / name)
 
     def _bpe(self, name: str, kind: Any, marks: Mapping[str, Any]) -> None:
-        """Write a tokenizer of that class with a small vocabulary: bytes, and what it merges of a sentence."""
+        """Write a tokenizer of that class with a small vocabulary: bytes, and the merges of one sentence."""
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
         from lora_training.runtime.patches.tiny_models import VOCABULARY

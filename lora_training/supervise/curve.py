@@ -1,4 +1,4 @@
-"""The curves of a run: one row for each step on one axis, with resumes, thinned out to what a screen can show."""
+"""The curves of a run: one row for each step on one axis, with resumes, thinned out to the resolution of a screen."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _loss(row: _Row, sign: int = 1) -> float:
 
 
 def columns(found: Iterable[_Row]) -> dict[str, Any]:
-    """Return the rows as columns of JSON values, null for what is missing or not finite."""
+    """Return the rows as columns of JSON values, null for a missing or non-finite one."""
     found = list(found)
     rates = max((len(now.rates) for _, now, _, _ in found if now), default=0)
     now = [row[1] for row in found]

@@ -129,7 +129,7 @@ class History:
 
 
 def number(value: Any, otherwise: float = math.nan) -> float:
-    """Return a finite number as a float, and anything else as NaN or what is given."""
+    """Return a finite number as a float, and anything else as `otherwise`."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     try:
         return float(value) if is_number and math.isfinite(value) else otherwise

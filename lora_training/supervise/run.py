@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _BACKOFF_S = 2.0
 # lines of the log that an error message shows
 _LAST_LINES = 5
-# what the processes of one machine say when those of another have gone
+# messages of the processes of one machine when those of another have gone
 _LOST_CONTACT = re.compile(
     r"[Cc]onnection (?:closed|reset|refused)|gloo|NCCL|TCPStore|[Rr]endezvous|DistNetworkError|Broken pipe|with code"
 )

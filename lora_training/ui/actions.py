@@ -1,4 +1,4 @@
-"""What the page does: start, stop, resume and repeat runs, with the answers that the command line gives."""
+"""The page's actions: start, stop, resume and repeat runs, with the answers that the command line gives."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Actions:
         return web.answer({"started": self.started.start(*words)}, 202)
 
     def said(self, request: Request) -> Response:
-        """Answer what a started command has said so far."""
+        """Answer with the output of a started command so far."""
         found = self.started.said(request.path_params["number"])
         if found is None:
             raise HTTPException(404, "this server has not started such a command")

@@ -27,7 +27,7 @@ class _Command:
 
 
 class Started:
-    """The commands of this server. They are forgotten when it ends, and what they do is in the runs' records."""
+    """The commands of this server. They are forgotten when it ends; the runs' records remain."""
 
     def __init__(self, here: Workspace) -> None:
         self.here = here
@@ -52,7 +52,7 @@ class Started:
         return number
 
     def said(self, number: int) -> dict[str, Any] | None:
-        """Return what a command has printed so far, its exit code, and the id of the run that it works on."""
+        """Return a command's output so far, its exit code, and the id of the run that it works on."""
         command = self._commands.get(number)
         if command is None:
             return None

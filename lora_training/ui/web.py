@@ -45,7 +45,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Escape what is invisible or reorders a line in texts of others; markup of a template stays as it is."""
+    """Escape characters that are invisible or reorder a line; a template's own markup stays as it is."""
     return printable.lines(value) if type(value) is str else "" if value is None else value
 
 

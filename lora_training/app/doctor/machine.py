@@ -68,7 +68,7 @@ def disk(folders: Iterable[Path]) -> Iterator[Problem]:
         seen.setdefault(place.stat().st_dev, place)
     for place in seen.values():
         yield _space(place, shutil.disk_usage(place).free)
-    yield from _shared_memory("/dev/shm")  # noqa: S108 - it is looked at, nothing is written there
+    yield from _shared_memory(Path("/dev/shm"))  # noqa: S108 - it is looked at, nothing is written there
 
 
 def _there(folder: Path) -> Path:
@@ -83,8 +83,8 @@ def _space(place: Path, free: int) -> Problem:
     return warn("disk", text, hint) if free < _SCARCE else ok("disk", text)
 
 
-def _shared_memory(place: str) -> Iterator[Problem]:
-    if os.path.isdir(place) and shutil.disk_usage(place).total < _SHARED:  # noqa: PTH112 - a text
+def _shared_memory(place: Path) -> Iterator[Problem]:
+    if place.is_dir() and shutil.disk_usage(place).total < _SHARED:
         text = f"{shutil.disk_usage(place).total / 10**6:.0f} MB of shared memory"
         hint = "docker run --shm-size=2g ...; or max_data_loader_n_workers = 0 in the configuration"
         yield warn("memory", text, hint)

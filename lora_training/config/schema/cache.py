@@ -1,4 +1,4 @@
-"""Cache on disk what was read of a script. An entry is valid while all files that it was read from are unchanged."""
+"""Cache on disk of what scripts define. An entry is valid while all files that it was read from are unchanged."""
 
 from __future__ import annotations
 

@@ -315,7 +315,7 @@ def _shape(value: Any) -> dict[str, list[str]]:
 
 
 def read(tree: pathlib.Path, scripts: list[str], styles: dict[str, str]) -> dict[str, Any]:
-    """Return what is read of each script, or an error, the dataset tables, and the files that were looked at."""
+    """Return the flags of each script, or an error, the dataset tables, and the files that were looked at."""
     finder, origins = _prepared(tree)
     vars(importlib.import_module("voluptuous"))["Schema"] = Validator
     found: dict[str, Any] = {name: _told(tree, lambda name=name: _script(name, origins)) for name in scripts}

@@ -170,7 +170,7 @@ def lacking(source: Tree, path: str) -> tuple[list[str], list[str]]:
 
 
 def _imports(source: Tree, name: str, folder: str, found: set[str], seen: set[str]) -> None:
-    """Collect what a module imports outside of functions and of `try`, with the modules of the tree that it imports."""
+    """Collect the imports of a module outside of functions and `try`; modules of the tree are followed."""
     module = source.module(name)
     if module is None or name in seen:
         return

@@ -33,13 +33,13 @@ class _AtomicNumpy:
         return getattr(self._numpy, name)
 
     def savez(self, path: str, **arrays: Any) -> None:
-        partial = f"{path}.{os.getpid()}.partial"
+        partial = Path(f"{path}.{os.getpid()}.partial")
         try:
-            with open(partial, "wb") as file:  # noqa: PTH123 - a name as upstream has it
+            with partial.open("wb") as file:
                 self._numpy.savez(file, **arrays)
-            os.replace(partial, path)  # noqa: PTH105
+            partial.replace(path)
         finally:
-            Path(partial).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
 
 def install(module: ModuleType, _settings: NoSettings) -> None:

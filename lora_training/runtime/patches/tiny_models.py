@@ -21,6 +21,7 @@ from lora_training.runtime.model import NoSettings, RuntimePatch, Target, wrap_f
 CLIP, LARGE_CLIP, T5, QWEN3, WIDE = 32, 64, 128, 64, 256
 # of the tokenizers that the smoke run trains itself
 VOCABULARY = 1024
+_CLIP_L = 768  # its width
 _TWO_LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 
 
@@ -73,7 +74,7 @@ class Literals:
 
 def _clip(given: Mapping[str, Any]) -> dict[str, Any]:
     # SDXL takes the eleventh layer of its first text encoder
-    width = CLIP if given["hidden_size"] == 768 else LARGE_CLIP  # noqa: PLR2004 - the width of CLIP-L
+    width = CLIP if given["hidden_size"] == _CLIP_L else LARGE_CLIP
     return {
         "hidden_size": width,
         "intermediate_size": 2 * width,
@@ -112,7 +113,7 @@ def _qwen_vl(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _SMALL_VAE = {"ch": 32, "ch_mult": (1, 2, 2, 2)}
-# (module, what is changed in it or needs the change, its digest, how)
+# (module, name that is changed in it or needs the change, its digest, how)
 _ROWS: tuple[tuple[str, str, str, Variable | Arguments | Literals], ...] = (
     # SD 2.x, and the VAE of SDXL
     ("library.model_util", "UNET_PARAMS_MODEL_CHANNELS", "5c8862505f19098f", Variable(32)),

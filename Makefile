@@ -64,6 +64,7 @@ bench: setup-dev     ## measure: patching, the first step, the cost of a step, h
 	@LORA_RUNS=$(CURDIR)/.lora/runs-of-benchmarks $(DEV)/python -m benchmarks.launching
 	@LORA_RUNS=$(CURDIR)/.lora/runs-of-benchmarks $(DEV)/python -m benchmarks.runtime
 	@$(DEV)/python -m benchmarks.importers
+	@$(DEV)/python -m benchmarks.patches --trees 1000 --mutated 1000
 
 docker-build:    ## the container image: make docker-build ENGINE=docker|podman|buildah
 	@"$(PYTHON)" -m devtools.image build --engine "$(ENGINE)" --image "$(IMAGE)" --with="$(BUILD_FLAGS)"

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from lora_training import safetensors_header
 from lora_training.app import targets, tool_list
+from lora_training.app.checkout import Checkout
 from lora_training.config.schema import tools
 from lora_training.config.schema.tools import Tool, Word
 from lora_training.errors import Interrupted, LoraError, TrainingError, UpstreamError, UsageError
@@ -25,15 +26,17 @@ from lora_training.launch import spec
 from lora_training.launch.spec import LaunchSpec
 from lora_training.patching import transaction
 from lora_training.preflight import contents, images, listing, scan
-from lora_training.runtime import bootstrap
+from lora_training.runtime import bootstrap, registry
+from lora_training.runtime.model import Start
 from lora_training.stat_cache import StatCache
 from lora_training.supervise import digests, result, signals
 from lora_training.workspace import Workspace
 
+Patches = Mapping[str, Mapping[str, Any]]
 RECORD = "tools.jsonl"
 _UPSTREAM = "sd-scripts"
 # The runtime patches that a script needs, with their settings.
-_RUNTIME: dict[str, dict[str, dict[str, Any]]] = {"make_captions": {"blip": {}}}
+_RUNTIME: dict[str, Patches] = {"make_captions": {"blip": {}}}
 # The arguments that name a file or folder to write, in all of upstream's scripts at the pin.
 _WRITES = re.compile(
     r"(\w+_)?save_to|save_path|save_merged_model|model_to_save|out_?dir|out_json|output(_path|_dir)?|dst_\w+"
@@ -66,10 +69,11 @@ class Call:
     inputs: tuple[Path, ...]
     outputs: dict[int, Path]
     folders: tuple[Path, ...]
+    runtime: Patches
     recursive: bool = False
 
 
-def call(tool: Tool, words: Sequence[str]) -> Call:
+def call(tool: Tool, words: Sequence[str], runtime: Patches | None = None) -> Call:
     """Check the arguments of a script. Raises UsageError for those that it would refuse, or that name missing files."""
     placed, values = tools.parse(tool, words)
     given = {dest: [word for word in _flat(value) if isinstance(word, tools.Word)] for dest, value in values.items()}
@@ -80,7 +84,8 @@ def call(tool: Tool, words: Sequence[str]) -> Call:
     folders = tuple(path for path in writes.values() if path not in outputs.values())
     if tool.name in _IN_ITS_FOLDER:
         placed = [str(inputs.get(place, word)) for place, word in enumerate(placed)]
-    return Call(tool, tuple(placed), tuple(inputs.values()), outputs, folders, bool(values.get("recursive")))
+    chosen = {**_RUNTIME.get(tool.name, {}), **(runtime or {})}
+    return Call(tool, tuple(placed), tuple(inputs.values()), outputs, folders, chosen, bool(values.get("recursive")))
 
 
 def _flat(value: Any) -> list[Any]:
@@ -101,9 +106,14 @@ def _exists(tool: Tool, word: Word) -> bool:
     return there
 
 
-def run(here: Workspace, name: str, words: Sequence[str], progress: Callable[[str], None]) -> list[Path]:
-    """Run a script with its arguments and return the files that it wrote. Raises LoraError, also for a bad result."""
-    made = call(read(here, name), words)
+def run(
+    here: Workspace, name: str, words: Sequence[str], config: Path | None, progress: Callable[[str], None]
+) -> list[Path]:
+    """Run a script and return the files that it wrote. Raises LoraError, also for a bad result.
+
+    The runtime patches that `config` names are installed.
+    """
+    made = call(read(here, name), words, _named(config) if config else {})
     (listed,) = tool_list.listing(tree(here), made.tool.name)
     if listed.lacks:
         raise UpstreamError(f"{listed.name} needs {', '.join(listed.lacks)}", hint="it is not in the training set")
@@ -120,11 +130,19 @@ def run(here: Workspace, name: str, words: Sequence[str], progress: Callable[[st
     return written
 
 
+def _named(config: Path) -> Patches:
+    """Return the runtime patches in a configuration. Raises LoraError for unknown ones and for wrong settings."""
+    table = Checkout(None).load(config, ()).runtime
+    chosen = {name: {} if value is True else dict(value) for name, value in table.items() if value}
+    registry.needed(chosen, Start((), os.environ))
+    return chosen
+
+
 def launched(here: Workspace, made: Call, staged: dict[int, Path]) -> LaunchSpec:
     """Return the child process of a call whose output files are `staged`."""
     words = [str(staged.get(place, word)) for place, word in enumerate(made.words)]
     script = tree(here) / f"{made.tool.path}.py"
-    environment = bootstrap.environment(_RUNTIME.get(made.tool.name, {}))
+    environment = {**bootstrap.environment(made.runtime), bootstrap.SUPERVISOR: str(os.getpid())}
     cwd = script.parent if made.tool.name in _IN_ITS_FOLDER else Path.cwd()
     return spec.tool(sys.executable, script, words, tree=tree(here), cwd=cwd, runtime=environment)
 
@@ -241,6 +259,7 @@ def _noted(here: Workspace, made: Call, before: dict[Path, int]) -> Iterator[lis
             "time": began,
             "tool": made.tool.path,
             "arguments": list(made.words),
+            "runtime": dict(made.runtime),
             "cwd": str(Path.cwd()),
             "inputs": {**read_first, **folders},
             "outputs": digests.of(written, None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -27,8 +28,13 @@ class _Tools(Group):
 @click.group(
     cls=_Tools, context_settings={"help_option_names": ["-h", "--help"]}, subcommand_metavar="list | NAME [ARGS]..."
 )
-def tool() -> None:
+@click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), help="Install the runtime patches that it names."
+)
+@click.pass_context
+def tool(ctx: click.Context, config: Path | None) -> None:
     """Run NAME, a script of the pinned sd-scripts, such as resize_lora. `lora tool NAME --help` shows its arguments."""
+    ctx.obj = config
 
 
 @tool.command("list")
@@ -61,7 +67,7 @@ def _run(name: str) -> Callable[[tuple[str, ...]], None]:
             return
         progress = ProgressLine()
         try:
-            written = app.run(here, name, words, progress)
+            written = app.run(here, name, words, click.get_current_context().obj, progress)
         finally:
             progress.close()
         for path in written[:20]:

@@ -48,18 +48,31 @@ def main(argv: Sequence[str]) -> int:
 
 
 def end_with_parents() -> None:
-    """Kill this process group when the supervisor or the launcher of a rank ends: no training is left behind."""
+    """Kill this process group when the supervisor or the launcher of a rank ends: no training is left behind.
+
+    A script that shares its supervisor's group, with whatever a shell put there, ends alone.
+    """
     pid = os.environ.get(SUPERVISOR, "")
     watched = [int(pid)] if pid.isdecimal() else []
+    is_shared = any(_group(each) in (None, os.getpgrp()) for each in watched)
     if RANK in os.environ:
         # accelerate's launcher starts each rank in its own session, so a rank does not end with the launcher by itself
         watched.append(os.getppid())
     for each in watched:
-        threading.Thread(target=_watch, args=(each,), daemon=True).start()
+        threading.Thread(target=_watch, args=(each,), kwargs={"is_shared": is_shared}, daemon=True).start()
 
 
-def _watch(pid: int) -> None:
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _watch(pid: int, *, is_shared: bool) -> None:
     _wait(pid)
+    if is_shared:
+        os.kill(os.getpid(), signal.SIGKILL)
     # the workers of the data loaders are in the same process group
     os.killpg(os.getpgrp(), signal.SIGKILL)
 

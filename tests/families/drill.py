@@ -112,3 +112,22 @@ def damage(made: Iterable[Path]) -> set[Path]:
     for path in kinds.values():
         path.write_bytes(path.read_bytes()[:-100])
     return set(kinds.values())
+
+
+def changes(file: Path) -> dict[str, Any]:
+    """What a LoRA adds to the matrix of each module."""
+    from safetensors.numpy import load_file
+
+    found = load_file(file)
+    names = [key.removesuffix(".lora_down.weight") for key in found if key.endswith(".lora_down.weight")]
+    down, up = ({name: found[f"{name}.lora_{which}.weight"] for name in names} for which in ("down", "up"))
+    flat = {name: up[name].reshape(len(up[name]), -1) @ down[name].reshape(len(down[name]), -1) for name in names}
+    return {name: flat[name] * float(found[f"{name}.alpha"]) / len(down[name]) for name in names}
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The largest difference of two LoRAs in one module, as a part of what the first changes there."""
+    import numpy as np
+
+    assert one.keys() == other.keys()
+    return max(float(np.linalg.norm(one[name] - other[name]) / np.linalg.norm(one[name])) for name in one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from lora_training.config.schema import reader, tools
 from lora_training.config.schema.model import Flag
 from lora_training.config.schema.tools import Tool
 from lora_training.supervise import result
-from tests.helpers import ROOT, Ran, lora
+from tests.helpers import ROOT, Ran, lora, write
 
 if find_spec("torch") is None:
     pytest.skip("needs the training packages", allow_module_level=True)
@@ -109,6 +110,40 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
         _, said = child.communicate()
     assert (child.returncode, names(tmp_path)) == (130, ["slow.safetensors"])
     assert "what was not complete is removed" in said
+
+
+def test_a_script_ends_when_lora_is_killed_and_the_shell_that_they_share_lives_on(tmp_path):
+    os.mkfifo(tmp_path / "slow.safetensors")
+    words = f"{sys.executable} -m lora_training tool resize_lora --new_rank 2 --model slow.safetensors --save_to a.pt"
+    shell = subprocess.Popen(
+        ["sh", "-c", f"{words} & echo $!; wait; read line; echo $line"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    pid = int(shell.stdout.readline())
+    with (tmp_path / "slow.safetensors").open("wb") as writing:  # waits until the script opens it
+        os.kill(pid, signal.SIGKILL)
+        closed = select.poll()
+        closed.register(writing, 0)
+        assert closed.poll(60_000) == [(writing.fileno(), select.POLLERR)]
+    assert shell.communicate("lives on\n")[0] == "lives on\n"
+
+
+def test_runtime_patches_are_those_that_a_configuration_names(tmp_path):
+    made(tmp_path / "a.safetensors")
+    words = ("resize_lora", "--model", "a.safetensors", "--save_to", "b.safetensors", "--new_rank", "2")
+    for table, code, said in (
+        ("tiny-unet.block_out_channels = [32, 64]", 0, "runtime patch tiny-unet: on\n"),
+        ("tiny-unet = true", 3, "tiny-unet"),
+        ("tiny-unte = true", 5, "there is no runtime patch named 'tiny-unte'"),
+    ):
+        write(tmp_path, {"my.toml": f'script = "train_network"\n[runtime]\n{table}\n'})
+        ran = lora("tool", "--config", "my.toml", *words, cwd=tmp_path)
+        assert (ran.code, said in ran.err) == (code, True), ran.err
+    assert noted()["runtime"] == {"tiny-unet": {"block_out_channels": [32, 64]}}
 
 
 def test_wrong_arguments_are_refused_before_the_script_starts(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lora_training import proc
 from lora_training.app import start_checks
 from lora_training.app.checkout import Checkout
 from lora_training.dataset import captions, report, survey
@@ -146,3 +148,15 @@ def write_report(found: Survey, title: str, file: Path) -> None:
         raise ConfigError(f"cannot write {file}: {exc.strerror}") from exc
     finally:
         partial.unlink(missing_ok=True)
+
+
+def report_of(file: Path) -> bytes:
+    """Return the report of a configuration, made by a process of its own. Raises LoraError."""
+    with tempfile.TemporaryDirectory(prefix="lora-report-") as folder:
+        target = Path(folder, "report.html")
+        argv = [*proc.module("lora_training"), "data", "check", str(file), "--report", str(target)]
+        done = proc.run(argv, cwd=file.parent, allowed=(0, 1))
+        try:
+            return target.read_bytes()
+        except FileNotFoundError:
+            raise proc.ProcError(done) from None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from lora_training.app import drafts
+from lora_training.app import data, drafts
 from lora_training.ui import web
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from lora_training.workspace import Workspace
+
+# of the report on data, which has its own style and thumbnails, and no script
+_REPORT = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; frame-ancestors 'none'"
 
 
 class Forms:
@@ -28,6 +32,7 @@ class Forms:
         return [
             Route("/configs", self.list_),
             Route("/configs/{name}", self.show),
+            Route("/configs/{name}/data", self.data),
             Route("/draft", self.draft, methods=["POST"]),
             Route("/configs/{name}/save", self.save, methods=["POST"]),
             Route("/import", self.import_, methods=["POST"]),
@@ -50,6 +55,11 @@ class Forms:
             text=text,
             scripts=drafts.scripts(self.here),
         )
+
+    async def data(self, request: Request) -> Response:
+        """Show what a configuration will train on."""
+        file = drafts.find(self.here, request.path_params["name"])
+        return HTMLResponse(await web.threaded(data.report_of, file), headers={"Content-Security-Policy": _REPORT})
 
     async def draft(self, request: Request) -> Response:
         """Answer with a text after edits: its fields, its problems, and the form if it has changed."""

@@ -16,8 +16,9 @@ from lora_training.app.checkout import Checkout
 from lora_training.config import form
 from lora_training.config.argv import REFUSED
 from lora_training.config.editing import Draft
-from tests.helpers import ROOT
+from tests.helpers import ROOT, write
 from tests.ui.conftest import Server, until
+from tests.ui.records import png
 
 pytestmark = pytest.mark.upstream
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
@@ -174,6 +175,37 @@ def test_another_trainers_file_becomes_a_configuration(at_home: Server) -> None:
     line = "accelerate launch sdxl_train_network.py --network_dim 8 --learning_rate 1e-4"
     assert "network_dim = 8" in at_home.ask("/import", {"name": "", "text": line})[2]["text"]
     assert at_home.ask("/import", {"name": "x.json", "text": "{"})[0] == 409
+
+
+DATA = """script = "train_network"
+[[datasets]]
+resolution = 64
+[[datasets.subsets]]
+image_dir = "{}"
+caption_extension = ".txt"
+"""
+
+
+def test_the_report_on_a_configuration_s_data_is_shown_with_its_pictures_and_runs_nothing(
+    page: Any, at_home: Server, home: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", {"<script>alert(1).txt": "<script>alert(2)"})
+    (tmp_path / "images" / "<script>alert(1).png").write_bytes(png(90, 30, 30, 128))
+    write(home / "configs", {"with-data.toml": DATA.format(tmp_path / "images")})
+    _, headers, content = at_home.ask("/configs/with-data/data")
+    assert headers["content-security-policy"].startswith("default-src 'none'; img-src data:;")
+    assert b"1 images, 1 with repeats" in content
+    assert (b"<script" in content, content.count(b"&lt;script&gt;") > 2) == (False, True)
+    page.goto(at_home.url("/configs/with-data"))
+    with page.expect_popup() as opened:
+        page.click("text=Check the data")
+    report = opened.value
+    assert report.evaluate("document.images[0].naturalWidth") > 0
+    assert report.evaluate("getComputedStyle(document.querySelector('figure i')).position") == "absolute"
+    write(home / "configs", {"with-data.toml": "script = "})
+    status, _, content = at_home.ask("/configs/with-data/data")
+    assert (status, b"Traceback" in content, b"with-data.toml" in content) == (409, False, True)
+    assert at_home.ask("/configs/no-such/data")[0] == 409
 
 
 def test_the_form_in_a_browser(page: Any, at_home: Server, home: Path, shoot: Callable[[Any, str], None]) -> None:

@@ -70,6 +70,11 @@ def read(here: Workspace, name: str) -> tuple[str, str]:
     return text, _digest(text)
 
 
+def new(here: Workspace, preset: str, name: str) -> str:
+    """Return the text of a new configuration from a preset, whose LoRA has the configuration's name."""
+    return presets.fill(find(here, preset), {"output_name": name}, ())
+
+
 def show(here: Workspace, name: str, text: str, edits: Sequence[dict[str, Any]] = ()) -> Shown:
     """Return a text with edits applied. Each edit has `id` with `text` (null removes the key), `add` or `remove`."""
     checkout = Checkout(None)

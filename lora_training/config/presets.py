@@ -21,6 +21,7 @@ _ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
     "images": ("the folder of images", ("image_dir",)),
     "output_dir": ("where to write the LoRA", ("output_dir",)),
 }
+_FILLED = {leaf: key for key, (_, leaves) in _ASKED.items() for leaf in leaves} | {"output_name": "output_name"}
 
 
 def names(folder: Path) -> tuple[str, ...]:
@@ -71,12 +72,13 @@ def write(
     force: bool,
     ask: Callable[..., str] | None,
 ) -> Path:
-    """Write a configuration from a preset and return its path, whose name ends in `.toml`.
+    """Write a configuration from a preset and return its path, whose name ends in `.toml` and is the LoRA's, too.
 
     Paths that are not `given` are asked for by `ask` (question, default), or left as they are in the preset.
     """
     target = name if name.suffix == ".toml" else name.with_name(f"{name.name}.toml")
-    answers = {}
+    # so that two configurations of one preset are two runs
+    answers = {"output_name": os.fsencode(target.stem).decode("utf-8", "replace")}
     for key, (question, default) in questions(preset).items():
         answer = given.get(key) or (ask(question, default=default) if ask else default)
         is_folder = key in ("images", "output_dir")
@@ -104,9 +106,9 @@ def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str]) -> str:
     doc = document.read(preset)
     draft = editing.Draft(str(preset), document.text_of(preset))
     for path, _ in _strings(doc.data):
-        for key, (_, leaves) in _ASKED.items():
-            if path[-1] in leaves and key in answers:
-                draft.set(path, answers[key], is_text=True)
+        key = _FILLED.get(str(path[-1]), "")
+        if key in answers:
+            draft.set(path, answers[key], is_text=True)
     overridden = loading.override(doc, loading.from_sets(sets))
     for path in overridden.origins:
         if path not in doc.positions:

@@ -45,13 +45,13 @@ class Forms:
     def show(self, request: Request) -> Response:
         """Show the form of a configuration; `as` in the address gives it another name, for a new one."""
         name = request.path_params["name"]
-        text, digest = drafts.read(self.here, name)
         given = request.query_params.get("as")
+        text, digest = (drafts.new(self.here, name, given), "") if given else drafts.read(self.here, name)
         return web.page(
             "config.html",
             section="configurations",
             name=given or name,
-            digest="" if given else digest,
+            digest=digest,
             text=text,
             scripts=drafts.scripts(self.here),
         )

@@ -73,5 +73,17 @@ def test_a_new_configuration_in_another_folder_has_every_path_as_seen_from_there
     given = ("--model", "models/m.safetensors", "--images", "cats", "--output-dir", "results")
     assert lora("config", "new", "sub/own", "--preset", "sd15", *given, cwd=tmp_path).code == 0
     text = (tmp_path / "sub/own.toml").read_text(encoding="utf-8")
+    assert 'output_name = "own"' in text
     for path in ("../models/m.safetensors", "../cats", "../results"):
         assert f' = "{path}"' in text
+
+
+def test_a_name_that_is_not_utf_8_gives_a_file_that_can_be_read(tmp_path):
+    assert lora("config", "new", "b\udcff", "--preset", "sd15", cwd=tmp_path).code == 0
+    assert load(tmp_path / "b\udcff.toml", environ={}).values["output_name"] == "b\ufffd"
+
+
+def test_a_name_of_ones_own_for_the_lora_counts(tmp_path):
+    given = ("--preset", "sd15", "--set", 'output_name="mine"')
+    assert lora("config", "new", "own", *given, cwd=tmp_path).code == 0
+    assert load(tmp_path / "own.toml", environ={}).values["output_name"] == "mine"

@@ -247,6 +247,7 @@ def test_the_form_in_a_browser(page: Any, at_home: Server, home: Path, shoot: Ca
     page.get_by_role("button", name="Save", exact=True).click()
     page.get_by_text("mine.toml saved").wait_for()
     saved = (home / "configs" / "mine.toml").read_text(encoding="utf-8")
-    assert saved == (home / "configs" / "smoke.toml").read_text(encoding="utf-8").replace("dim = 4", "dim = 16")
+    preset = (home / "configs" / "smoke.toml").read_text(encoding="utf-8")
+    assert saved == preset.replace("dim = 4", "dim = 16").replace('output_name = "smoke"', 'output_name = "mine"')
     page.goto(at_home.url("/configs"))
     shoot(page, "configurations")

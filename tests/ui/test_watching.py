@@ -116,6 +116,12 @@ def test_a_resumed_run_is_one_curve_with_its_own_time_left(page: Any, server: Se
     live.steps(42, 60)
     until(lambda: shown(page) == (60, 60))
     shoot(page, "run")
+    again = page.locator(".u-series", has_text="Trained again later")
+    again.click()
+    live.steps(61, 61)
+    until(lambda: shown(page) == (61, 61))
+    assert again.is_visible()
+    assert "u-off" in again.get_attribute("class")
 
 
 def test_a_killed_lora_is_a_mark_where_the_run_goes_on(page: Any, server: Server, live: Made) -> None:

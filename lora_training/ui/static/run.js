@@ -30,9 +30,13 @@ function draw() {
   if (plots && plots.lr.series.length - 1 !== data.lr.length) {
     Object.values(plots).forEach((each) => each.destroy());
     plots = null;
+    delete places.loss.dataset.replaced;
   }
   if (!plots) make();
-  plots.loss.setSeries(3, { show: data.replaced.some((each) => each !== null) });
+  const replaced = String(data.replaced.some((each) => each !== null));
+  // only when it changes: the legend hides and shows it, too
+  if (places.loss.dataset.replaced !== replaced) plots.loss.setSeries(3, { show: replaced === "true" });
+  places.loss.dataset.replaced = replaced;
   plots.loss.setData([data.step, data.loss, data.smooth, data.replaced]);
   plots.lr.setData([data.step, ...data.lr]);
   plots.seconds.setData([data.step, data.seconds]);

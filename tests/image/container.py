@@ -1,7 +1,7 @@
 """The image built by buildah, and containers of it made with namespaces alone, so that no engine is needed.
 
 A container here has what an engine gives it: the image's user, environment, folder and command, PID 1 of its own, no
-network, the volumes named, and a root file system that is read-only where that is asked for.
+network unless that is asked for, the volumes named, and a root file system that is read-only where that is asked for.
 """
 
 from __future__ import annotations
@@ -90,19 +90,26 @@ class Image:
     volumes: dict[str, Path]
 
     def start(
-        self, *words: str, volumes: dict[str, Path], user: str | None = None, read_only: bool = False
+        self,
+        *words: str,
+        volumes: dict[str, Path],
+        user: str | None = None,
+        read_only: bool = False,
+        network: str = "none",
     ) -> subprocess.Popen[str]:
-        """`docker run --network none --user USER --read-only --tmpfs /tmp -v ... IMAGE WORDS`."""
-        return self._start([*self.config["Entrypoint"], *(words or self.config["Cmd"])], volumes, user, read_only)
+        """`docker run --network none --user USER --read-only --tmpfs /tmp -v ... IMAGE WORDS`; or `--network host`."""
+        command = [*self.config["Entrypoint"], *(words or self.config["Cmd"])]
+        return self._start(command, volumes, user, read_only, network)
 
     def _start(
-        self, command: list[str], volumes: dict[str, Path], user: str | None, read_only: bool
+        self, command: list[str], volumes: dict[str, Path], user: str | None, read_only: bool, network: str = "none"
     ) -> subprocess.Popen[str]:
         mounts = [str(word) for place, folder in {**self.volumes, **volumes}.items() for word in (folder, place)]
         how = ["ro" if read_only else "rw", user or self.config["User"], self.config["WorkingDir"]]
         inside = ["sh", "-c", _INSIDE, "sh", str(self.root), *how, str(len(mounts) // 2), *mounts, *command]
         env = dict(line.split("=", 1) for line in self.config["Env"])
-        argv = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", *inside]
+        own = ["--net"] if network == "none" else []
+        argv = ["unshare", "--mount", "--pid", *own, "--fork", "--kill-child", *inside]
         return subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def run(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ from lora_training.upstream import pins
 from tests.helpers import ROOT
 from tests.image import container
 from tests.image.container import Base, Buildah, Image, megabytes
+from tests.ui.test_guard import ALL
 
 pytestmark = pytest.mark.upstream
 # beyond the base and the training packages, in MB
@@ -99,6 +102,35 @@ def test_stopped_it_saves_and_the_next_one_goes_on(built: Image, out: Path) -> N
     assert resumed.code == 0, resumed.err
     assert "continuing from step" in resumed.err
     assert {path.stat().st_uid for path in (out / "smoke").rglob("*")} == {1234}
+
+
+def test_the_page_answers_at_a_published_port_and_refuses_without_its_token(built: Image, out: Path) -> None:
+    """The machine's network stands in for a published port, and 127.0.0.2 for the container's own address."""
+    how = {"volumes": {"/out": out}, "user": SOMEBODY, "read_only": True, "network": "host"}
+    started = built.start("ui", "--host", ALL, "--port", "0", **how)
+    try:
+        (entry,) = re.findall(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", started.stdout.readline())
+        port, token = int(entry[0]), entry[1]
+        assert ask(port, "/")[0] == 401
+        assert ask(port, f"/?token={token[::-1]}")[0] == 401
+        assert ask(port, "/", Host="elsewhere.example.invalid", Authorization=f"Bearer {token}")[0] == 421
+        status, text = ask(port, "/", Authorization=f"Bearer {token}")
+        assert (status, "<h1>Runs" in text) == (200, True)
+        status, text = ask(port, "/configs/smoke", Authorization=f"Bearer {token}")
+        assert (status, "train_network" in text) == (200, True)
+    finally:
+        container.stop(started)
+        ended = container.finish(started)
+    assert "Traceback" not in ended.err
+    assert ended.code in (0, 143)
+
+
+def ask(port: int, path: str, **headers: str) -> tuple[int, str]:
+    """Return the status and the text of an answer."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.2", port, timeout=60)) as connection:
+        connection.request("GET", path, headers={"Host": f"127.0.0.1:{port}", **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
 
 
 def test_a_volume_that_fills_up_is_one_clear_error(built: Image, out: Path) -> None:

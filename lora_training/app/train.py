@@ -100,8 +100,8 @@ def run(
     _warn_of_left_out(plan, watcher)
     if said := show.side_effects(plan.config, plan.schema):
         watcher.note(said)
-    make_assets(here, plan, watcher)
     with files.full_disk_reported(), record.alone(plan.folder):
+        make_assets(here, plan, watcher)
         _forget_earlier_stop(plan)
         done = recording.complete(plan) if resume == "auto" else None
         if done:

@@ -141,8 +141,7 @@ def _ident(name: str) -> str:
 
 def log_of(folder: Path, run: Record, number: int = 0) -> Path | None:
     """Return the log of an attempt (0: the last one), which is in the run's own folder; None without one."""
-    chosen = run.attempts[number - 1 :][:1]
-    return folder / Path(chosen[0]["log"]).name if chosen else None
+    return next(iter(runs.logs(folder, run)[number - 1 :]), None)
 
 
 def log_tail(path: Path | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,57 @@ from lora_training.supervise.history import History
 from lora_training.supervise.record import Record
 from lora_training.workspace import Workspace
 
+GONE = "`lora runs show FOLDER` finds a run where it was moved to; `lora runs prune` clears the list of those gone"
 
-def find(here: Workspace, name: str, *, alive: bool = False) -> tuple[Path, Record]:
-    """Return the run with that name, folder or LoRA: of several, a running one if `alive` is set, else not a rerun."""
+
+def find(
+    here: Workspace, name: str, *, alive: bool = False, note: Callable[[str], None] | None = None
+) -> tuple[Path, Record]:
+    """Return the run with that name, folder or LoRA: of several, a running one if `alive` is set, else not a rerun.
+
+    If there are several still, the newest is chosen and `note` is told; without `note` this raises LoraError.
+    """
     found = run_index.runs(here)
     path = Path(name).absolute()
     matching = [(folder, run) for folder, run in found if name == run.name or path in (folder, Path(run.output))]
+    matching = matching or _found_again(here, path, note)
     if not matching:
-        # not in the index: of another checkout, or of one whose index is not writable
-        places = dict.fromkeys((path, path.with_name(f"{path.stem}.run") if path.name else path))
-        matching = [(folder, run) for folder in places if (run := record.read(folder))]
-    if not matching:
-        known = ", ".join(dict.fromkeys(run.name for _, run in found)) or "none yet"
-        raise LoraError(f"there is no run {name!r}", hint=f"runs: {known}")
+        raise _unknown(here, name, dict.fromkeys(run.name for _, run in found))
     if len(matching) > 1:
         going = [pair for pair in matching if alive and record.is_alive(pair[0])]
         matching = going or [pair for pair in matching if pair[1].rerun_of is None] or matching
-    if len(matching) > 1:
+    if len(matching) > 1 and note is None:
         folders = "\n".join(str(folder) for folder, _ in matching)
         raise LoraError(f"there are {len(matching)} runs {name!r}", hint=f"name one by its folder:\n{folders}")
+    if len(matching) > 1 and note:
+        note(f"note: of {len(matching)} runs {name!r} this is the newest: {matching[0][0]}")
     return matching[0]
+
+
+def _found_again(here: Workspace, path: Path, note: Callable[[str], None] | None) -> list[tuple[Path, Record]]:
+    """Return the run with that folder or LoRA, which is not in the index; one that was moved is put there."""
+    # it may also be of another checkout, or of one whose index is not writable
+    places = dict.fromkeys((path, path.with_name(f"{path.stem}.run") if path.name else path))
+    found = [(folder, run) for folder in places if (run := record.read(folder))]
+    for folder, _ in found:
+        before = record.place(folder)
+        if before in run_index.gone(here):
+            run_index.add(here, folder)
+            if note:
+                note(f"note: {before} was moved to {folder}, which `lora runs list` shows from now on")
+    return found
+
+
+def _unknown(here: Workspace, name: str, known: Iterable[str]) -> LoraError:
+    path = Path(name).absolute()
+    gone = [
+        folder
+        for folder in run_index.gone(here)
+        if name == folder.stem or (path.parent, path.stem) == (folder.parent, folder.stem)
+    ]
+    if gone:
+        return LoraError(f"the folder of the run {name!r} is gone: {gone[0]}", hint=GONE)
+    return LoraError(f"there is no run {name!r}", hint=f"runs: {', '.join(known) or 'none yet'}")
 
 
 def stop(folder: Path, run: Record) -> None:
@@ -74,7 +105,17 @@ def state(folder: Path, run: Record) -> str:
 
 def summary(folder: Path, run: Record) -> dict[str, Any]:
     """Return the record of a run, for JSON."""
-    return {"folder": str(folder), **asdict(run), "state": state(folder, run)}
+    return {"folder": str(folder), **asdict(run), "state": state(folder, run), "has_lora": has_lora(run)}
+
+
+def has_lora(run: Record) -> bool:
+    """Return whether the LoRA of the run is there."""
+    return os.path.lexists(run.output)
+
+
+def logs(folder: Path, run: Record) -> list[Path]:
+    """Return the logs of the run's attempts, in order."""
+    return [folder / Path(attempt["log"]).name for attempt in run.attempts]
 
 
 def samples(folder: Path) -> str | None:

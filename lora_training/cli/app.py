@@ -11,7 +11,7 @@ import lora_training
 # name -> (module, help in `lora --help`); the module holds a Click command of the same name
 _COMMANDS = {
     "train": ("lora_training.cli.train", "Train a LoRA from one TOML file."),
-    "runs": ("lora_training.cli.runs", "List, show, stop and repeat runs."),
+    "runs": ("lora_training.cli.runs", "List, show, follow, stop, repeat, compare and remove runs."),
     "queue": ("lora_training.cli.queue", "Add trainings, order them, and train one after the other."),
     "ui": ("lora_training.cli.ui", "Watch, compare, start and stop runs in a browser."),
     "gpus": ("lora_training.cli.gpus", "Show the GPUs of this machine."),

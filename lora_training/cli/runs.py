@@ -1,10 +1,12 @@
-"""`lora runs`: list, show, stop and repeat runs."""
+"""`lora runs`: list, show, stop, repeat, compare and remove runs."""
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +15,21 @@ import click
 from lora_training import workspace
 from lora_training.app import runs as app
 from lora_training.cli.app import Group
-from lora_training.cli.output import drop_unread, json_option, print_json, say
+from lora_training.cli.output import drop_unread, json_option, print_file, print_json, say
+from lora_training.errors import LoraError
 from lora_training.supervise import record, run_index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from lora_training.app.removal import Removal
     from lora_training.supervise.record import Record
 
 # the packages that matter most to a training
 _TELLING = ("torch", "xformers", "diffusers", "accelerate", "transformers")
+# of the runs whose folders are gone
+_SHOWN = 5
+_yes = click.option("-y", "--yes", is_flag=True, help="Remove without asking.")
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,9 +41,10 @@ def runs() -> None:
 @json_option
 def list_(*, as_json: bool) -> None:
     """List every run, newest first, with its state, attempts and LoRA."""
-    found = run_index.runs(workspace.find())
+    here = workspace.find()
+    found, gone = run_index.runs(here), run_index.gone(here)
     if as_json:
-        print_json({"runs": [app.summary(folder, run) for folder, run in found]})
+        print_json({"runs": [app.summary(folder, run) for folder, run in found], "gone": list(map(str, gone))})
         return
     if not found:
         say("no run yet: `lora train FILE` starts one")
@@ -44,7 +52,12 @@ def list_(*, as_json: bool) -> None:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))
         again = "a rerun, " if run.rerun_of else ""
         count = f"{len(run.attempts)} attempt{'s' * (len(run.attempts) != 1)}"
-        say(f"{run.name}: {app.state(folder, run)}, {again}{count}, {started}, {run.output}")
+        state = app.state(folder, run)
+        lost = " (the file is gone)" if state == "complete" and not app.has_lora(run) else ""
+        say(f"{run.name}: {state}, {again}{count}, {started}, {run.output}{lost}")
+    if gone:
+        more = [f"and {len(gone) - _SHOWN} more"] if len(gone) > _SHOWN else []
+        say(*(f"gone: {folder}" for folder in gone[:_SHOWN]), *more, app.GONE, err=True)
 
 
 @runs.command()
@@ -52,7 +65,7 @@ def list_(*, as_json: bool) -> None:
 @json_option
 def show(name: str, *, as_json: bool) -> None:
     """Show what is recorded of the run NAME. NAME may be the path of its folder or its LoRA."""
-    folder, run = app.find(workspace.find(), name)
+    folder, run = _find(name)
     if as_json:
         print_json(app.document(folder, run))
         return
@@ -66,7 +79,7 @@ def show(name: str, *, as_json: bool) -> None:
 @json_option
 def stop(name: str, *, now: bool, as_json: bool) -> None:
     """Make the run NAME save its state at the next step and end. The same `lora train` goes on from there."""
-    folder, run = app.find(workspace.find(), name, alive=True)
+    folder, run = _find(name, alive=True)
     (app.end if now else app.stop)(folder, run)
     if as_json:
         print_json({"name": run.name, "folder": str(folder), "asked": True})
@@ -87,7 +100,7 @@ def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool,
 
     drop_unread()
     here = workspace.find()
-    original = reruns.Original(*app.find(here, name))
+    original = reruns.Original(*_find(name))
     with closing(Terminal(verbose=verbose)) as terminal:
         found = reruns.rerun(here, original, output, terminal, allow_changes=allow_changes)
     if as_json:
@@ -106,8 +119,7 @@ def compare(names: tuple[str, ...], *, as_json: bool) -> None:
     from lora_training.app import compare as comparing
     from lora_training.app import overview
 
-    here = workspace.find()
-    chosen = [app.find(here, name) for name in names]
+    chosen = [_find(name) for name in names]
     found = comparing.compare(chosen)
     histories = overview.Histories()
     rows = [overview.row(folder, run, histories.of(folder)) for folder, run in chosen]
@@ -123,6 +135,102 @@ def compare(names: tuple[str, ...], *, as_json: bool) -> None:
         say("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
     for name in found.unreadable:
         say(f"{name}: its configuration cannot be read")
+
+
+@runs.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on, through later attempts, until the run ends.")
+@json_option
+def log(name: str, *, follow: bool, as_json: bool) -> None:
+    """Print what the newest attempt of the run NAME has written. With --json, the paths of all attempts' logs."""
+    from lora_training.supervise import logs
+
+    if follow and as_json:
+        raise click.UsageError("--json gives the paths of the logs, which --follow does not go with")
+    folder, run = _find(name, alive=True)
+    if as_json:
+        paths = list(map(str, app.logs(folder, run)))
+        print_json({"name": run.name, "folder": str(folder), "state": app.state(folder, run), "logs": paths})
+        return
+    shown = None
+    for path, data in logs.read(folder, follow=follow):
+        if path != shown:
+            say(f"log       {path}", err=True)
+            shown = path
+        print_file(data)
+    if shown is None:
+        raise LoraError(f"{run.name} has no log yet", hint=f"its other files are in {folder}")
+    if follow:
+        say(f"{name}: {app.state(*_find(str(folder)))}", err=True)
+
+
+@runs.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--lora", is_flag=True, help="Also remove the LoRAs and their checkpoints.")
+@click.option("--states", "only_states", is_flag=True, help="Remove the saved states alone.")
+@_yes
+@json_option
+def rm(names: tuple[str, ...], *, lora: bool, only_states: bool, yes: bool, as_json: bool) -> None:
+    """Remove the saved states, then the records of the runs NAMES. Their LoRAs stay, unless you give --lora."""
+    from lora_training.app import removal
+
+    if lora and only_states:
+        raise click.UsageError("--states removes the states alone; leave it out, or --lora")
+    here = workspace.find()
+    planned = [removal.plan(*app.find(here, name), lora=lora, only_states=only_states) for name in dict.fromkeys(names)]
+    freed = _confirmed(planned, (), yes=yes)
+    for each in planned:
+        removal.remove(here, each)
+    _print_removed(planned, (), freed, as_json=as_json)
+
+
+@runs.command()
+@click.option("--states", "with_states", is_flag=True, help="Also remove the saved states of runs that are complete.")
+@_yes
+@json_option
+def prune(*, with_states: bool, yes: bool, as_json: bool) -> None:
+    """Take the runs off the list whose folders are gone."""
+    from lora_training.app import removal
+
+    here = workspace.find()
+    gone, planned = run_index.gone(here), removal.finished(here) if with_states else []
+    freed = _confirmed(planned, gone, yes=yes) if gone or planned else 0
+    removal.forget(here, gone)
+    for each in planned:
+        removal.remove(here, each)
+    _print_removed(planned, gone, freed, as_json=as_json)
+
+
+def _find(name: str, *, alive: bool = False) -> tuple[Path, Record]:
+    return app.find(workspace.find(), name, alive=alive, note=partial(say, err=True))
+
+
+def _confirmed(planned: Sequence[Removal], gone: Sequence[Path], *, yes: bool) -> int:
+    """Ask whether to remove all that, and return the bytes that are freed. Raises LoraError if it is not confirmed."""
+    freed = sum(each.size() for each in planned)
+    if yes:
+        return freed
+    say(*(f"off the list: {folder}, which is gone" for folder in gone), err=True)
+    for each in planned:
+        say(*(f"removed: {path}" for path in each.paths), err=True)
+        say(*(f"stays:   {path} ({why})" for path, why in each.stays), err=True)
+    if not sys.stdin.isatty():
+        raise click.UsageError("nothing is removed without being asked for: give --yes")
+    if not click.confirm(f"Remove this, {freed / 1e6:.1f} MB?", err=True):
+        raise LoraError("nothing was removed")
+    return freed
+
+
+def _print_removed(planned: Sequence[Removal], gone: Sequence[Path], freed: int, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"removed": [each.as_json() for each in planned], "gone": list(map(str, gone)), "freed": freed})
+        return
+    for each in planned:
+        say(*(f"{each.name}: removed {path}" for path in each.paths))
+        say(*(f"{each.name}: {path} stays ({why})" for path, why in each.stays))
+    say(*(f"{folder.stem}: off the list, its folder {folder} is gone" for folder in gone))
+    if planned or not gone:
+        say(f"{freed / 1e6:.1f} MB freed" if planned else "nothing to remove")
 
 
 def _lines(folder: Path, run: Record) -> Iterator[str]:

@@ -82,7 +82,26 @@ class Record:
 
 
 def read(folder: Path) -> Record | None:
-    """Return the record in `folder`, or None if it is missing or unreadable. Invalid attempts are left out."""
+    """Return the record in `folder`, or None if it is missing or unreadable. Invalid attempts are left out.
+
+    The paths of the LoRA and the logs are those beside and in `folder`, which may have been moved since.
+    """
+    run = _read(folder)
+    if run is None:
+        return None
+    run.output = str(folder.with_name(Path(run.output).name))
+    for attempt in run.attempts:
+        attempt["log"] = str(folder / Path(attempt["log"]).name)
+    return run
+
+
+def place(folder: Path) -> Path | None:
+    """Return the path of `folder` by its record, which is another one if it was moved; None without a record."""
+    run = _read(folder)
+    return Path(run.output).with_name(folder.name) if run else None
+
+
+def _read(folder: Path) -> Record | None:
     known = {each.name for each in fields(Record)}
     try:
         found = json.loads(files.read(folder / RECORD, _LARGEST))
@@ -97,7 +116,7 @@ def _is_sound(run: Record) -> bool:
     """Return whether all values have the right types: the file may have been edited or be another program's."""
     return (
         _has(asdict(run), _WHOLE)
-        and Path(run.output).name != ""
+        and Path(run.output).name not in ("", os.pardir)
         and "\0" not in run.output
         and 0 <= run.started < _LATEST
         and all(isinstance(digest, str) for digest in run.made_by.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,22 @@ _IDENT = re.compile(r"[0-9a-f]{16}")
 
 
 def add(workspace: Workspace, folder: Path) -> None:
-    """Add the run in `folder` to the index. Nothing is done where the index is not writable, as in a container."""
+    """Add the run in `folder` to the index, in place of the folder that it was moved from.
+
+    Nothing is done where the index is not writable, as in a container.
+    """
+    before = record.place(folder) or folder
     index = workspace.runs
-    try:
+    with suppress(OSError):
         index.mkdir(parents=True, exist_ok=True)
         (index / ident(folder)).write_text(f"{folder}\n", encoding="utf-8")
-    except OSError:
-        return
+        if before in gone(workspace):
+            remove(workspace, before)
+
+
+def remove(workspace: Workspace, folder: Path) -> None:
+    """Remove the run in `folder` from the index."""
+    (workspace.runs / ident(folder)).unlink(missing_ok=True)
 
 
 def ident(folder: Path) -> str:
@@ -41,11 +51,20 @@ def at(workspace: Workspace, name: str) -> tuple[Path, Record] | None:
 
 def runs(workspace: Workspace) -> list[tuple[Path, Record]]:
     """Return the runs whose folders still exist, newest first."""
-    index = workspace.runs
-    pointers = sorted(index.iterdir()) if index.is_dir() else []
-    folders = [folder for pointer in pointers if (folder := _folder(pointer))]
-    found = [(folder, run) for folder in folders if (run := record.read(folder))]
+    found = [(folder, run) for folder in _folders(workspace) if (run := record.read(folder))]
     return sorted(found, key=lambda pair: pair[1].started, reverse=True)
+
+
+def gone(workspace: Workspace) -> list[Path]:
+    """Return the folders in the index that do not exist: they were moved or removed, or their disk is not mounted."""
+    return [folder for folder in _folders(workspace) if not os.path.lexists(folder)]
+
+
+def _folders(workspace: Workspace) -> list[Path]:
+    index = workspace.runs
+    # the folder of the queue lies among the files of the index
+    pointers = sorted(path for path in index.iterdir() if _IDENT.fullmatch(path.name)) if index.is_dir() else []
+    return [folder for pointer in pointers if (folder := _folder(pointer))]
 
 
 def _folder(pointer: Path) -> Path | None:

@@ -26,6 +26,10 @@ def test_it_returns_at_once_and_the_run_goes_on_in_a_session_of_its_own(no_upstr
     assert (record.is_alive(folder), os.getsid(known.pid)) == (True, known.pid)
     shown = lora("runs", "list", cwd=no_upstream)
     assert shown.out.startswith("smoke: running")
+    # until the run ends
+    followed = lora("runs", "log", "smoke", "--follow", cwd=no_upstream)
+    assert (followed.code, followed.out) == (0, (folder / "attempt-1.log").read_text(encoding="utf-8"))
+    assert "smoke: complete" in followed.err
     wait_for_its_end(known.pid)
     ended = record.read(folder)
     assert ended
@@ -40,6 +44,16 @@ def test_what_is_wrong_is_said_before_it_leaves(no_upstream: Path, tmp_path: Pat
     assert ran.code == 3
     assert "num_processes" in ran.err
     assert not (tmp_path / "smoke.run").exists()
+
+
+def test_of_two_starts_at_the_same_moment_the_second_does_not_make_the_tiny_model(
+    no_upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_CACHE", str(tmp_path / "cache"))
+    with record.alone(tmp_path / "smoke.run"):
+        ran = lora("train", SMOKE, "--set", f"output_dir={tmp_path}", cwd=no_upstream)
+    assert (ran.code, ran.err.count("another run is at work")) == (1, 1)
+    assert not (tmp_path / "cache" / "smoke").exists()
 
 
 def wait_for_its_end(pid: int) -> None:

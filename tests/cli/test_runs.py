@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,6 @@ import pytest
 from lora_training import cli, files, workspace
 from lora_training.errors import LoraError
 from lora_training.supervise import record, run_index
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> workspace.Workspace:
-    """A checkout with no run yet."""
-    for name in ("patches", "lora_training"):
-        (tmp_path / name).mkdir()
-    (tmp_path / ".gitmodules").touch()
-    monkeypatch.setenv(workspace.HOME_VARIABLE, str(tmp_path))
-    monkeypatch.delenv(workspace.RUNS_VARIABLE)
-    return workspace.Workspace(tmp_path)
 
 
 def keep(here: workspace.Workspace, folder: str, rerun_of: str | None = None) -> Path:
@@ -49,6 +39,55 @@ def test_one_bad_record_does_not_hide_the_others(here: workspace.Workspace, caps
     path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "x"}))
     assert cli.run(["runs", "list", "--json"]) == 0
     assert [run["folder"] for run in json.loads(capsys.readouterr().out)["runs"]] == [str(here.root / "good" / "a.run")]
+
+
+@pytest.mark.parametrize("verb", ["show", "compare", "log"])
+def test_of_two_runs_of_one_name_the_newest_is_meant_and_said(
+    here: workspace.Workspace, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(here, "old")
+    newest = keep(here, "new")
+    cli.run(["runs", verb, "a"])
+    assert capsys.readouterr().err.startswith(f"note: of 2 runs 'a' this is the newest: {newest}\n")
+
+
+def test_a_moved_folder_is_told_and_found_again_by_its_record(
+    here: workspace.Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = keep(here, "out")
+    (here.root / "out").rename(here.root / "moved")
+    after = here.root / "moved" / "a.run"
+    assert cli.run(["runs", "list"]) == 0
+    assert capsys.readouterr().err.startswith(f"gone: {before}\n`lora runs show FOLDER` finds")
+    assert cli.run(["runs", "show", "a"]) == 1
+    assert f"error: the folder of the run 'a' is gone: {before}\nhint: `lora runs show" in capsys.readouterr().err
+    # by its folder once, then by its name
+    assert cli.run(["runs", "show", str(after)]) == 0
+    assert capsys.readouterr().err.startswith(f"note: {before} was moved to {after}")
+    assert cli.run(["runs", "show", "a", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert (json.loads(shown.out)["output"], shown.err) == (str(here.root / "moved" / "a.safetensors"), "")
+    assert cli.run(["runs", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["gone"] == []
+
+
+def test_a_copied_folder_is_a_run_of_its_own(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    first = keep(here, "out")
+    shutil.copytree(here.root / "out", here.root / "copy")
+    assert cli.run(["runs", "show", str(here.root / "copy" / "a.run"), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert (json.loads(shown.out)["output"], shown.err) == (str(here.root / "copy" / "a.safetensors"), "")
+    assert cli.run(["runs", "list", "--json"]) == 0
+    assert [run["folder"] for run in json.loads(capsys.readouterr().out)["runs"]] == [str(first)]
+
+
+def test_the_list_says_when_a_lora_is_gone(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    lora = keep(here, "out").with_suffix(".safetensors")
+    assert cli.run(["runs", "list"]) == 0
+    assert capsys.readouterr().out.endswith(f"{lora} (the file is gone)\n")
+    lora.touch()
+    assert cli.run(["runs", "list"]) == 0
+    assert capsys.readouterr().out.endswith(f"{lora}\n")
 
 
 def test_a_folder_among_the_pointers_is_no_run(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def test_an_attempt_that_makes_no_sense_is_left_out(tmp_path: Path) -> None:
     whole = {"log": "attempt-1.log", "from_step": 0}
     run = kept(tmp_path, json.dumps({**OLD, "attempts": [{}, whole, None, {**whole, "from_step": "x"}]}))
     assert run
-    assert run.attempts == [whole]
+    assert run.attempts == [{**whole, "log": str(tmp_path / "attempt-1.log")}]
 
 
 def test_an_event_after_half_a_line_is_whole(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ def test_a_moved_folder_is_told_and_found_again_by_its_record(
     assert capsys.readouterr().err.startswith(f"gone: {before}\n`lora runs show FOLDER` finds")
     assert cli.run(["runs", "show", "a"]) == 1
     assert f"error: the folder of the run 'a' is gone: {before}\nhint: `lora runs show" in capsys.readouterr().err
+    assert cli.run(["runs", "show", "/"]) == 1
+    assert "there is no run '/'" in capsys.readouterr().err
     # by its folder once, then by its name
     assert cli.run(["runs", "show", str(after)]) == 0
     assert capsys.readouterr().err.startswith(f"note: {before} was moved to {after}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from lora_training.app import drafts, recording, runs
+from lora_training.app import drafts, recording, removal, runs
 from lora_training.errors import ConfigError
 from lora_training.supervise import run_index
 from lora_training.ui import web
@@ -38,6 +38,7 @@ class Actions:
             Route("/runs/{run}/end", self.end, methods=["POST"]),
             Route("/runs/{run}/resume", self.resume, methods=["POST"]),
             Route("/runs/{run}/rerun", self.rerun, methods=["POST"]),
+            Route("/runs/{run}/remove", self.remove, methods=["POST"]),
             Route("/started/{number:int}.json", self.said),
         ]
 
@@ -88,6 +89,13 @@ class Actions:
         folder, run = self._run(request)
         runs.end(folder, run)
         return web.answer({"said": f"{run.name}: ends now, nothing more is saved"})
+
+    async def remove(self, request: Request) -> Response:
+        """Remove a run's states and its record; its LoRA and checkpoints stay."""
+        await web.body(request)
+        planned = removal.plan(*self._run(request))
+        await web.threaded(removal.remove, self.here, planned)
+        return web.answer({"said": f"{planned.name}: removed; its LoRA stays"})
 
     def _start(self, *words: str) -> Response:
         return web.answer({"started": self.started.start(*words)}, 202)

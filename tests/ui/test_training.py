@@ -139,6 +139,24 @@ def test_what_is_not_running_cannot_be_stopped(at_home: Server, tmp_path: Path) 
     assert not (run.folder / "stop").exists()
 
 
+def test_a_removed_run_keeps_its_lora(page: Any, at_home: Server, tmp_path: Path) -> None:
+    run = Made(tmp_path)
+    state, checkpoint = tmp_path / "cats-step00000010-state", tmp_path / "cats-step00000010.safetensors"
+    state.mkdir()
+    for path in (run.output, checkpoint, state / "train_state.json"):
+        path.write_bytes(b"{}")
+    page.goto(at_home.url(f"/runs/{run.id}"))
+    remove = page.get_by_role("button", name="Remove")
+    remove.click()
+    page.get_by_role("button", name="Cancel").click()
+    assert run.folder.exists()
+    remove.click()
+    page.get_by_role("button", name="OK").click()
+    page.wait_for_url(at_home.url("/"))
+    assert page.locator(f'[data-part="{run.id}"]').count() == 0
+    assert sorted(tmp_path.iterdir()) == sorted((run.output, checkpoint))
+
+
 def test_runs_are_compared_on_the_terminal(tmp_path: Path) -> None:
     for name, rate in (("one", 1), ("two", 2)):
         made = Made(tmp_path, name, rate=rate)

@@ -54,6 +54,8 @@ def test_the_list_is_true_at_once_after_a_process_dies(page: Any, server: Server
     live.steps(41, 50)
     row.get_by_text("50").first.wait_for()
     row.get_by_role("checkbox").check()
+    assert server.ask(f"/runs/{live.id}/remove", {})[0] == 409
+    assert live.events.exists()
     os.kill(live.pid, signal.SIGKILL)
     row.get_by_text("died").wait_for(timeout=2000)
     assert row.get_by_role("checkbox").is_checked()

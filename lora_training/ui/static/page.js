@@ -67,10 +67,10 @@ export async function act(address, values) {
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-post]");
   if (!button) return;
-  const { post: address, ask: title, text } = button.dataset;
+  const { post: address, ask: title, text, then } = button.dataset;
   if (title && !(await ask(title, text || ""))) return;
   button.disabled = true;
-  await act(address, JSON.parse(button.dataset.values || "{}"));
+  if (await act(address, JSON.parse(button.dataset.values || "{}")) && then) location.assign(then);
   button.disabled = false;
 });
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lora_training import clip
 from lora_training.preflight.job import Job
 
 _CLIP = ("train_network", "sdxl_train_network")
-_CLIP_CHUNK, _CLIP_SIZE = 75, 49408
+_CLIP_CHUNK = 75
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # The flag for the number of T5's tokens, and upstream's default; an end mark takes one.
 _T5 = {
@@ -45,21 +45,14 @@ def counter(job: Job, tree: Path) -> Callable[[str], int] | None:
 
 
 def _clip() -> Any:
-    """Return CLIP's tokenizer, from the vocabulary in open_clip_torch, which is not imported; None without it."""
+    """Return CLIP's tokenizer; None without its vocabulary."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    spec = importlib.util.find_spec("open_clip")
-    if spec is None or spec.origin is None:
+    merges = clip.merges()
+    if not merges:
         return None
-    packed = Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz").read_bytes()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    symbols = [*alphabet, *(f"{each}</w>" for each in alphabet)]
-    # the first line is a header, and the file has more merges than CLIP uses
-    lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : _CLIP_SIZE - len(symbols) - 1]
-    merges = [(first, second) for first, _, second in (line.partition(" ") for line in lines)]
-    tokens = dict.fromkeys([*symbols, *(first + second for first, second in merges)])
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    made = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>", fuse_unk=False))
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    made = Tokenizer(models.BPE(clip.vocabulary(merges), pairs, end_of_word_suffix="</w>", fuse_unk=False))
     spaces = normalizers.Replace(Regex(r"\s+"), " ")
     made.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     split = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)

@@ -1,54 +1,30 @@
-"""CLIP's real tokenizer, built from the vocabulary in the package open_clip_torch.
-
-The order of the 49,408 tokens is that of OpenAI's `simple_tokenizer.py`: 256 bytes, 256 bytes that end a word, 48,894
-merges, and two special tokens.
-"""
+"""CLIP's real tokenizer, as the files that transformers reads."""
 
 from __future__ import annotations
 
-import gzip
 import json
-from importlib import resources
 from typing import TYPE_CHECKING
+
+from lora_training import clip
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MARKS = ("<|startoftext|>", "<|endoftext|>")
-_SIZE = 49408
 _CONFIG = {
     "tokenizer_class": "CLIPTokenizer",
     "model_max_length": 77,
     "do_lower_case": True,
-    "bos_token": _MARKS[0],
-    "eos_token": _MARKS[1],
-    "unk_token": _MARKS[1],
-    "pad_token": _MARKS[1],
+    "bos_token": clip.MARKS[0],
+    "eos_token": clip.MARKS[1],
+    "unk_token": clip.MARKS[1],
+    "pad_token": clip.MARKS[1],
 }
 
 
 def write(folder: Path) -> None:
     """Write `vocab.json`, `merges.txt` and the settings file for transformers' CLIPTokenizer."""
-    merges = _merges()
-    tokens = [*_alphabet(), *(symbol + "</w>" for symbol in _alphabet())]
-    tokens += ["".join(merge.split()) for merge in merges]
-    tokens += _MARKS
+    merges = clip.merges()
     folder.mkdir(parents=True)
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    (folder / "vocab.json").write_text(json.dumps(clip.vocabulary(merges), ensure_ascii=False), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(_CONFIG, indent=1), encoding="utf-8")
-
-
-def _merges() -> list[str]:
-    packed = resources.files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
-    lines = gzip.decompress(packed).decode("utf-8").split("\n")
-    # the first line is a header, and the file has more merges than CLIP uses
-    return lines[1 : _SIZE - 512 - len(_MARKS) + 1]
-
-
-def _alphabet() -> list[str]:
-    """Return a printable character for each byte, in CLIP's order: printable Latin-1 first, the others from U+0100."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = 256 - len(printable)
-    return [chr(code) for code in printable] + [chr(256 + number) for number in range(others)]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_training import shell
 from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
+from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lora_training.app.checkout import Checkout
 
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -102,15 +107,38 @@ def schema(*, script: str, form: str, tree: Path | None, as_json: bool) -> None:
 @_tree
 @json_option
 def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
-    """Explain KEY: its help, type, default and scripts, where it has no effect, and how it has changed."""
-    from lora_training.config import explain as explained
+    """Explain KEY: its help, type, default and scripts, where it has no effect, and how it has changed.
 
+    KEY may also be run, launch, runtime or a runtime patch, and any word of a key's name or help.
+    """
+    from lora_training.config import explain as explained
+    from lora_training.config import own
+    from lora_training.runtime import registry
+
+    patches = {each.name: own.Patch(each.description, each.on_by_default, each.settings) for each in registry.listing()}
+    if table := own.table(key, patches):
+        _print(table, own.table_lines(table), as_json=as_json)
+        return
     here = _checkout(tree)
-    found = explained.explain(here.tree, key, cache=here.workspace.cache)
+    try:
+        found = explained.explain(here.tree, key, cache=here.workspace.cache)
+    except ConfigError:
+        matches = own.search(here.tree, key, patches, cache=here.workspace.cache)
+        if not matches:
+            raise
+        _print({"key": key, "found": matches}, own.search_lines(key, matches), as_json=as_json)
+        return
     if as_json:
         print_json(found.as_json())
     else:
         say(*explained.lines(found))
+
+
+def _print(document: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+    else:
+        say(*lines)
 
 
 @config.command("import")
@@ -136,28 +164,46 @@ def import_(
         return
     if not output:
         click.echo(imported.toml(), nl=False)
-    say(*imported.report(), err=True)
+    say(*imported.report(), f"from {file}" + (f", written to {output}" if output else ""), *imported.next(), err=True)
 
 
 @config.command()
-@click.argument("name", type=_file)
+@click.argument("file", metavar="NAME", type=_file, required=False)
+@click.option("--list", "listed", is_flag=True, help="List the presets.")
 @click.option("--preset", help="One of the presets in configs/, without .toml.")
+@click.option("--name", help="The LoRA's name, upstream's output_name.")
 @click.option("--model", help="The base model: a file, a folder or a hub id.")
 @click.option("--images", help="The folder of images.")
 @click.option("--output-dir", help="Where the LoRA is to be written.")
 @_sets
 @_force
-def new(name: Path, *, preset: str | None, sets: tuple[str, ...], force: bool, **given: str | None) -> None:
+def new(
+    file: Path | None,
+    *,
+    listed: bool,
+    preset: str | None,
+    name: str | None,
+    sets: tuple[str, ...],
+    force: bool,
+    **given: str | None,
+) -> None:
     """Write the configuration NAME from a preset. Paths that are not given are asked for on a terminal."""
     from lora_training import workspace
     from lora_training.config import presets
 
-    if not name.name:
-        raise click.UsageError("NAME must be the name of a file")
-    chosen = presets.find(workspace.find().root / "configs", preset)
+    folder = workspace.find().root / "configs"
+    if listed:
+        found = presets.described(folder)
+        width = max(map(len, found), default=0)
+        say(*(f"{each:{width}}  {text}" for each, text in found.items()))
+        return
+    if file is None or not file.name:
+        raise click.UsageError("NAME must be the name of a file; --list shows the presets")
+    chosen = presets.find(folder, preset)
     ask = click.prompt if sys.stdin.isatty() else None
-    target = presets.write(chosen, name, given, sets, force=force, ask=ask)
-    say(f"{target}: written from the preset {chosen.stem}; next: lora config check {target}")
+    named = (f"output_name={json.dumps(name)}",) if name else ()
+    target = presets.write(chosen, file, given, (*named, *sets), force=force, ask=ask)
+    say(f"{target}: written from the preset {chosen.stem}; next: lora config check {shell.quote(str(target))}")
 
 
 def _checkout(tree: Path | None) -> Checkout:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,16 @@ _FILLED = {leaf: key for key, (_, leaves) in _ASKED.items() for leaf in leaves} 
 def names(folder: Path) -> tuple[str, ...]:
     """Return the names of the presets, sorted."""
     return tuple(sorted(path.stem for path in folder.glob("*.toml")))
+
+
+def described(folder: Path) -> dict[str, str]:
+    """Return the first sentence of the comment at the top of each preset, by name."""
+    found = {}
+    for name in names(folder):
+        lines = document.text_of(folder / f"{name}.toml").splitlines()
+        comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+        found[name] = re.split(r"(?<=\.) (?=[A-Z])", comment)[0].rstrip(".")
+    return found
 
 
 def find(folder: Path, name: str | None) -> Path:

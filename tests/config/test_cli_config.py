@@ -162,6 +162,52 @@ def test_explain_of_an_unknown_key_names_the_nearest(run, here):
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("run", "  retries: a whole number of at least 0; "),
+        ("[launch]", '  mixed_precision: "no" or "fp16" or "bf16"; '),
+        ("runtime", "  nan-guard: true, false or a table; "),
+        ("ema", "  decay: default 0.999"),
+        ("runtime.ema", "  more: lora patch show runtime/ema"),
+    ],
+)
+def test_explain_describes_the_tables_that_are_ours(run, here, key, said):
+    ran = run("explain", key, *here)
+    assert ran.code == 0
+    assert f"\n{said}" in ran.out
+    assert json.loads(run("explain", key, "--json", *here).out)["keys"]
+
+
+def test_explain_finds_keys_by_a_word_of_their_name_or_help(run, here):
+    found = json.loads(run("explain", "learning", "--json", *here).out)["found"]
+    assert next(iter(found)) == "learning_rate"
+    lines = run("explain", "stall", *here).out.splitlines()
+    assert lines[0].startswith("no key is named stall")
+    assert any(line.startswith("  run.stall_timeout: ") for line in lines)
+
+
+def test_import_names_the_file_and_what_is_still_missing(run, here, tmp_path):
+    kohya = {"LoRA_type": "Standard", "train_data_dir": "/d/img", "learning_rate": 1e-4, "output_dir": "", "seed": ""}
+    (tmp_path / "k.json").write_text(json.dumps(kohya))
+    ran = run("import", "k.json", "--script", "train_network", "-o", "k.toml", *here)
+    lines = ran.err.splitlines()
+    assert "left out  output_dir, seed (empty)" in lines
+    at = lines.index("from k.json, written to k.toml")
+    assert lines[at + 1 :][-1].startswith("still to be filled in: pretrained_model_name_or_path, output_dir")
+
+
+def test_new_lists_the_presets_with_a_line_each(run):
+    lines = run("new", "--list").out.splitlines()
+    assert len(lines) == len(list((ROOT / "configs").glob("*.toml")))
+    assert "sdxl           Stable Diffusion XL: U-Net only, text encoders' outputs cached" in lines
+
+
+def test_new_names_the_lora(run, tmp_path):
+    assert run("new", "mine", "--preset", "sdxl", "--name", "7").code == 0
+    assert 'output_name = "7"' in (tmp_path / "mine.toml").read_text()
+
+
 def test_import_reads_a_command_line_from_stdin(run, here):
     text = "accelerate launch --num_processes 2 train_network.py --learning_rate=1e-3 \\\n --cache_latents --gone 1"
     ran = run("import", "-", "--json", *here, stdin=text)

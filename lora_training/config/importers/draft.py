@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Outcome = Literal["mapped", "renamed", "defaulted", "lost"]
 # each outcome in the report, in the order of its counts
 _IN_WORDS: dict[Outcome, str] = {"mapped": "mapped", "renamed": "renamed", "defaulted": "left out", "lost": "lost"}
+# what every training needs, and the flags that name data
+_NEEDED = ("pretrained_model_name_or_path", "output_dir", "output_name")
+_DATA = ("train_data_dir", "in_json", "dataset_config", "dataset_class")
 _SEARCHES = 100
 _SHOWN, _WIDEST = 1000, 60  # rows of a report, and characters of a key in it
 _DIGITS = 10
@@ -189,17 +192,33 @@ class Draft:
         return tomlout.comment(head) + "\n" + tomlout.document(self.data())
 
     def report(self) -> Iterator[str]:
-        """Yield a line for each key, up to a thousand, and the counts."""
-        rows = self.rows[:_SHOWN]
+        """Yield a line for each key, up to a thousand; one for those left out for the same reason; and the counts."""
+        left_out: dict[str, list[str]] = {}
+        for row in self.rows[:_SHOWN]:
+            if row.outcome == "defaulted":
+                left_out.setdefault(row.note or "", []).append(row.key)
+        rows = [row for row in self.rows[:_SHOWN] if row.outcome != "defaulted"]
         width = min(max((len(row.key) for row in rows), default=0), _WIDEST)
         for row in rows:
             to = f" -> {row.to}" if row.to else ""
             note = f" ({row.note})" if row.note else ""
             yield f"{_IN_WORDS[row.outcome]:9} {row.key:{width}}{to}{note}"
+        for note, keys in left_out.items():
+            yield f"left out  {', '.join(keys)} ({note})"
         if len(self.rows) > _SHOWN:
             yield f"... and {len(self.rows) - _SHOWN} more, which --json shows"
         counts = ", ".join(f"{self.count(outcome)} {words}" for outcome, words in _IN_WORDS.items())
         yield f"{self.kind}: {len(self.rows)} keys: {counts}"
+
+    def next(self) -> Iterator[str]:
+        """Yield what upstream will train on where it is by folder names, and what is still to be filled in."""
+        if "train_data_dir" in self.values:
+            yield f"images: {self.values['train_data_dir']}, each folder in it that is named <repeats>_<words>"
+        has_data = self.datasets or any(key in self.values for key in _DATA)
+        wanted = [key for key in _NEEDED if key not in self.values]
+        wanted += [] if has_data else ["[[datasets]]"]
+        if wanted:
+            yield f"still to be filled in: {', '.join(wanted)}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the configuration and the report as JSON values."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lora_training.errors import PatchError
-from lora_training.patching import remove
+from lora_training.patching import engine, remove
 from tests.helpers import ROOT, lora
 from tests.patching.conftest import LINES, Checkout, Tree, tree_of
-from tests.patching.kill import without_space
+from tests.patching.kill import survives, without_space
 from tests.patching.test_authoring import FILLED
 
 
@@ -124,6 +124,19 @@ def test_a_disk_that_fills_up_at_any_moment_leaves_all_of_it_or_nothing(site: Ch
             break
         assert _all(site) == before
     assert set(codes) == {0, 5}
+    assert site.lora("patch", "verify").code == 0
+
+
+def test_killed_at_any_moment_the_next_command_undoes_it_or_finishes_it(site: Checkout) -> None:
+    before = _all(site)
+    for at in range(1, 300, 17):
+        ended = survives(lambda: _remove(site, "alpha", "0001-first.patch"), at)
+        found = engine.recover(site.here)
+        if ended or (found and found.outcome == "finished"):
+            break
+        assert _all(site) == before
+    assert not ended
+    assert (site.root("alpha") / "a.py").read_text() == LINES + "end\n"
     assert site.lora("patch", "verify").code == 0
 
 

@@ -159,13 +159,13 @@ def status(*, as_json: bool) -> None:
 def list_(*, as_json: bool) -> None:
     """List the patches of each tree in order, and the runtime patches."""
     from lora_training.app.targets import targets
-    from lora_training.patching import series
+    from lora_training.patching import authoring
     from lora_training.runtime import registry
 
     rows = [
-        {"upstream": target.name, "name": item.name, "description": item.fields["Description"].split("\n")[0]}
+        {"upstream": target.name, "name": item.name, "description": item.fields.get("Description", "").split("\n")[0]}
         for target in targets(workspace.find())
-        for item in series.read(target.patches)
+        for item in authoring.read(target)
     ]
     runtime = registry.listing()
     if as_json:

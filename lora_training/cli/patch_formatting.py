@@ -91,7 +91,7 @@ def report_removed(upstream: str, found: Removed, *, as_json: bool) -> None:
         document = {"upstream": upstream, "removed": found.patch, "kept": str(found.kept), "files": files}
         print_json(document | {"recovered": recovered(found.recovered)})
         return
-    say(f"{upstream}/{found.patch}: removed, {len(files)} files written in the tree", f"it is kept as {found.kept}")
+    say(f"{upstream}/{found.patch}: removed, files written in the tree: {len(files)}", f"it is kept as {found.kept}")
 
 
 def recovered(found: Recovered | None) -> dict[str, str] | None:

@@ -31,6 +31,7 @@ def test_a_patch_made_by_the_steps_that_new_names_and_removed_again(site: Checko
     (site.root("alpha") / "a.py").write_text((site.root("alpha") / "a.py").read_text() + "mine\n")
     made = site.lora("patch", "new", "alpha", "Mine")
     path = site.here.patches / "alpha/0003-mine.patch"
+    assert "alpha/0003-mine.patch: Mine\n" in site.lora("patch", "list").out
     refused = site.lora("patch", "lock")
     assert refused.code == 5
     assert "still to fill in: Author, Origin" in refused.err

@@ -31,7 +31,8 @@ class Family:
     `checkpoints`: the kinds of base model that it trains, and `parts`: the kind of text encoder or autoencoder that a
     flag takes, both in the words of `preflight.checkpoints`. `pipeline`: their class in diffusers' `model_index.json`.
     `needs`: the flags of files without which its loader fails. `pickle_unless`: it loads a base model as a pickle
-    unless its name ends in `.safetensors`, after all symbolic links are followed, or one.
+    unless its name ends in `.safetensors`, after all symbolic links are followed, or one. `tokenizers`: the
+    repositories on the hub that it loads them from, with the folder in them, if any; `tokenizers_v2` is used with `v2`.
     """
 
     script: str
@@ -39,6 +40,8 @@ class Family:
     parts: Mapping[str, str] = field(default_factory=dict)
     pipeline: str | None = None
     needs: tuple[str, ...] = ()
+    tokenizers: tuple[str, ...] = ()
+    tokenizers_v2: tuple[str, ...] = ()
     pickle_unless: Literal["resolved", "linked"] | None = None
 
     # Cache files: the ends of their names, and their sizes: latents in bytes per pixel of the image, with four bytes
@@ -92,6 +95,8 @@ _FLOW = {
 }
 _WHOLE_RANGE = {**_FLOW, "min_timestep": Inert(_RANGE), "max_timestep": Inert(_RANGE, neutral=1000)}
 _SD_VAE = {"vae": "the autoencoder of SD"}
+_CLIP_L, _CLIP_G = "openai/clip-vit-large-patch14", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
+_T5 = "google/t5-v1_1-xxl"
 _FLUX_AE = {"ae": "the autoencoder of FLUX"}
 
 FAMILIES = (
@@ -100,6 +105,8 @@ FAMILIES = (
         checkpoints=("SD 1", "SD 2"),
         parts=_SD_VAE,
         pipeline="StableDiffusionPipeline",
+        tokenizers=(_CLIP_L,),
+        tokenizers_v2=("stabilityai/stable-diffusion-2/tokenizer",),
         pickle_unless="resolved",
         latents="_sd.npz",
         reads_latents_without_size=True,
@@ -111,6 +118,7 @@ FAMILIES = (
         checkpoints=("SDXL",),
         parts=_SD_VAE,
         pipeline="StableDiffusionXLPipeline",
+        tokenizers=(_CLIP_L, _CLIP_G),
         pickle_unless="linked",
         latents="_sdxl.npz",
         reads_latents_without_size=True,
@@ -124,6 +132,7 @@ FAMILIES = (
         "sd3_train_network",
         checkpoints=("SD 3",),
         parts={"clip_l": "CLIP-L", "clip_g": "CLIP-G", "t5xxl": "T5-XXL"},
+        tokenizers=(_CLIP_L, _CLIP_G, _T5),
         latents="_sd3.npz",
         text_outputs="_sd3_te.npz",
         t5_tokens=256 + 77,
@@ -136,6 +145,7 @@ FAMILIES = (
         checkpoints=("FLUX", "Chroma"),
         parts={"clip_l": "CLIP-L", "t5xxl": "T5-XXL", **_FLUX_AE},
         needs=("clip_l", "t5xxl", "ae"),
+        tokenizers=(_CLIP_L, _T5),
         latents="_flux.npz",
         text_outputs="_flux_te.npz",
         t5_tokens=512,
@@ -148,6 +158,7 @@ FAMILIES = (
         checkpoints=("Lumina",),
         parts={"gemma2": "Gemma 2", **_FLUX_AE},
         needs=("gemma2", "ae"),
+        tokenizers=("google/gemma-2-2b",),
         latents="_lumina.npz",
         text_outputs="_lumina_te.npz",
         refuses_changing_captions=False,
@@ -159,6 +170,7 @@ FAMILIES = (
         checkpoints=("HunyuanImage",),
         parts={"text_encoder": "Qwen2.5-VL", "byt5": "byT5", "vae": "the VAE of HunyuanImage"},
         needs=("text_encoder", "byt5", "vae"),
+        tokenizers=("Qwen/Qwen2.5-VL-7B-Instruct", "google/byt5-small"),
         latents="_hi.npz",
         latent_bytes=1 / 4,
         text_outputs="_hi_te.npz",

@@ -1,23 +1,112 @@
-"""Bring the models that tag and caption images: once, with progress, and whole."""
+"""Bring what a training, a tagger or a captioner loads from the network: once, with progress, and whole."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lora_training import files, proc
-from lora_training.errors import UpstreamError
-from lora_training.preflight import weights
+from lora_training.app import start_checks
+from lora_training.app.checkout import Checkout
+from lora_training.errors import ConfigError, LoraError, UpstreamError
+from lora_training.preflight import hub, weights
+from lora_training.preflight.job import Job
 from lora_training.workspace import Workspace
 
 Progress = Callable[[str], None]
 BLIP = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large_caption.pth"
 _COMPLETE = ".complete.json"
+_SDXL = "StableDiffusionXLPipeline"
+_HERE = "this is a file of this machine, which is not fetched: put it there, or give another"
 _PIECE = 2**20
+_DOWNLOAD = (*proc.module("huggingface_hub.cli.hf"), "download")
+# the files of a tokenizer in a repository that has a model as well
+_TOKENIZER = ("tokenizer*", "*.model", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+# the calls by which upstream loads a model from the hub, which bring the files that it needs and no others
+_DIFFUSERS = """
+import sys
+import diffusers
+name, repository, *variants = sys.argv[1:]
+found = getattr(diffusers, name)
+if name == "AutoencoderKL":
+    try:
+        found.from_pretrained(repository)
+    except OSError:
+        found.from_pretrained(repository, subfolder="vae")
+    sys.exit()
+for variant in (*variants, None):
+    try:
+        found.download(repository, variant=variant, tokenizer=None, safety_checker=None)
+        sys.exit()
+    except (OSError, ValueError):
+        if variant is None:
+            raise
+"""
 _REPOSITORY = 2  # parts of a hub id; a third is a folder in it
+
+
+class Fetched(NamedTuple):
+    """A repository that a training needs, whether it was brought now, and its folder."""
+
+    repository: str
+    is_new: bool
+    folder: Path
+
+
+def fetch(file: Path, sets: tuple[str, ...], progress: Progress) -> list[Fetched]:
+    """Bring the repositories that a configuration's training loads from the hub.
+
+    Raises UpstreamError for those that cannot be brought, after the others have been, and ConfigError for models that
+    are files of this machine and are not there.
+    """
+    here = Checkout(None)
+    config = here.load(file, sets)
+    job = start_checks.job_of(here.workspace, config, here.schema(config.script), here.tree)
+    done, failed = [], []
+    for each in hub.needed(job):
+        is_new = not each.is_here
+        try:
+            if is_new:
+                _fetch(job, each, progress)
+            done.append(Fetched(each.name, is_new, each.local if each.local and each.local.exists() else each.folder))
+        except UpstreamError as exc:
+            failed.append(exc)
+    progress("")
+    gone = [ConfigError(f"`{key}`: {value} does not exist", hint=_HERE) for key, value in hub.missing(job)]
+    _raise_first([*failed, *gone])
+    return done
+
+
+def _raise_first(errors: Sequence[LoraError]) -> None:
+    """Raise the first of these errors, with the others in its hint."""
+    if errors:
+        first, *rest = errors
+        lines = [first.hint, *(line for each in rest for line in (f"also: {each.message}", each.hint))]
+        raise type(first)(first.message, hint="\n".join(dict.fromkeys(filter(None, lines))))
+
+
+def _fetch(job: Job, wanted: hub.Repository, progress: Progress) -> None:
+    why, hint = hub.refusal(wanted.name)
+    if why:
+        raise UpstreamError(f"cannot bring {wanted.name}: {why}", hint=hint or "give the command again with a network")
+    hint = "give the command again: it goes on where it ended"
+    if wanted.loader:
+        variants = ["fp16"] if wanted.loader == _SDXL and job.value("mixed_precision") == "fp16" else []
+        _run(wanted.name, [sys.executable, "-c", _DIFFUSERS, wanted.loader, wanted.name, *variants], progress, hint)
+        return
+    words = [*_DOWNLOAD, wanted.name, "--include", *_TOKENIZER, "config.json"]
+    if wanted.local is None or wanted.inner:
+        _run(wanted.name, words, progress, hint)
+        return
+    # upstream reads the folder as soon as it is there
+    part = wanted.local.with_name(f"{wanted.local.name}.part")
+    _run(wanted.name, [*words, "--local-dir", str(part)], progress, hint)
+    part.replace(wanted.local)
 
 
 def tagger(here: Workspace, model: str, progress: Progress) -> list[str]:
@@ -43,14 +132,18 @@ def _bring(repository: str, names: Sequence[str], folder: Path, progress: Progre
     stamp = folder / _COMPLETE
     if _sizes(folder, names) == _recorded(stamp):
         return
-    argv = [*proc.module("huggingface_hub.cli.hf"), "download", repository, *names, "--local-dir", str(folder)]
+    words = [*_DOWNLOAD, repository, *names, "--local-dir", str(folder)]
+    _run(repository, words, progress, "`--model FOLDER` takes one that is on this machine")
+    files.write(stamp, json.dumps(_sizes(folder, names)))
+
+
+def _run(repository: str, argv: Sequence[str], progress: Progress, hint: str) -> None:
+    """Run a child process that downloads a repository. Raises UpstreamError with its last line."""
     try:
         proc.stream(argv, cwd=Path.cwd(), env=dict(os.environ), on_line=lambda line: progress(f"bringing {line}"))
     except proc.ProcError as exc:
         last = (exc.hint or "").splitlines()[-1:]
-        hint = "\n".join([*last, "`--model FOLDER` takes one that is on this machine"])
-        raise UpstreamError(f"cannot bring {repository} from the hub", hint=hint) from exc
-    files.write(stamp, json.dumps(_sizes(folder, names)))
+        raise UpstreamError(f"cannot bring {repository} from the hub", hint="\n".join([*last, hint])) from exc
 
 
 def _sizes(folder: Path, names: Sequence[str]) -> dict[str, int]:

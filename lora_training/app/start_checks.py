@@ -8,11 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_training import shell
 from lora_training.config import argv
 from lora_training.config.checks.flags import output
 from lora_training.errors import ConfigError, LoraError
 from lora_training.launch import gpus, spec
-from lora_training.preflight import checks
+from lora_training.preflight import checks, hub
 from lora_training.preflight.job import Job
 from lora_training.supervise import states
 
@@ -67,7 +68,9 @@ def problems(here: Workspace, config: Config, schema: Schema, progress: Callable
 def _run(config: Config, job: Job, progress: Callable[[str], None]) -> list[Problem]:
     depth = "quick" if config.run.checks == "all" and not opens_images() else config.run.checks
     try:
-        return checks.run(job, progress, depth)
+        found = checks.run(job, progress, depth)
+        brings = f"lora models fetch {shell.quote(str(config.path))}"
+        return [*found, *(hub.problems(job, brings) if depth != "none" else ())]
     finally:
         progress("")
 

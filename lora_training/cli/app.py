@@ -18,6 +18,7 @@ _COMMANDS = {
     "config": ("lora_training.cli.config", "Check, show, explain, import and create configurations."),
     "upstream": ("lora_training.cli.upstream", "Fetch the pinned source trees, show their state, and move a pin."),
     "patch": ("lora_training.cli.patch", "Apply, revert, verify and write patches."),
+    "models": ("lora_training.cli.models", "Bring the tokenizers and models that a training loads from the hub."),
     "data": ("lora_training.cli.data", "Check the images and captions of a training, and write captions."),
     "weights": ("lora_training.cli.weights", "Show what is in a LoRA or model file, and how two differ."),
     "tool": ("lora_training.cli.tool", "Run upstream's other scripts: merge, resize, extract, convert, generate."),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +24,6 @@ KEYS = (
     *(MODEL, "vae", "clip_l", "clip_g", "t5xxl", "ae", "gemma2", "text_encoder", "byt5", "qwen3"),
     *("llm_adapter_path", "controlnet_model_name_or_path", "network_weights", "base_weights"),
 )
-_HUB = (MODEL, "vae")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 _TENSORS = (".safetensors", ".sft")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _FOLLOW: dict[str | None, Callable[[Path], str]] = {"resolved": os.path.realpath, "linked": os.readlink}
@@ -38,36 +34,18 @@ def problems(job: Job) -> Iterator[Problem]:
     """Yield the problems of all weight files. Missing files are reported by the check of the configuration."""
     for key in KEYS:
         for value in job.values(key):
-            for message, hint in _one(job, key, value, Path(job.cwd, value)):
+            for message, hint in _one(job, key, Path(job.cwd, value)):
                 yield Problem(f"`{key}`: {message}", hint, key=key)
 
 
-def _one(job: Job, key: str, value: str, path: Path) -> Iterator[tuple[str, str | None]]:
+def _one(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
     try:
         if path.is_dir():
             yield from _folder(job, key, path)
         elif path.exists():
             yield from _file(job, key, path)
-        elif key in _HUB:
-            yield from _missing_offline(value, job.environ)
     except OSError as exc:
         yield f"{exc.filename or path} cannot be read: {exc.strerror or exc}", None
-
-
-def _missing_offline(name: str, environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
-    """Report a model that is not in the hub's cache while HF_HUB_OFFLINE prevents its download."""
-    offline, cache = environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE, _hub_cache(environ)
-    if offline and _HUB_NAME.fullmatch(name) and not (cache / f"models--{name.replace('/', '--')}").exists():
-        message = f"{name} is not in the hub's cache, {cache}, and HF_HUB_OFFLINE is set"
-        yield message, "fetch it while online, or give a file"
-
-
-def _hub_cache(environ: Mapping[str, str]) -> Path:
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if environ.get(name):
-            return Path(os.path.expanduser(environ[name]))
-    home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(os.path.expanduser(home)) / "hub"
 
 
 def _file(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pytest
 
 from tests.dataset import tiny_taggers
 from tests.helpers import Ran, lora, write
+from tests.hub import Hub, serving
 
 if find_spec("torch") is None or find_spec("onnxruntime") is None:
     pytest.skip("needs the training packages and those of the tagger", allow_module_level=True)
@@ -124,65 +122,25 @@ def test_what_is_wrong_is_said_before_anything_is_done(tagger, tmp_path):
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.png"]
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The few answers of a hub that bring a repository of two files."""
-
-    files: dict[str, bytes]
-    asked: list[str]
-
-    def log_message(self, *_args: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        type(self).asked.append(f"{self.command} {self.path}")
-        name = self.path.rpartition("/")[2]
-        if "/api/models/" in self.path:
-            siblings = [{"rfilename": each} for each in type(self).files]
-            self._answer(json.dumps({"id": "some/tagger", "sha": "0" * 40, "siblings": siblings}).encode(), "x")
-        elif name in type(self).files:
-            body = type(self).files[name]
-            self._answer(body, hashlib.sha256(body).hexdigest())
-        else:
-            self.send_error(404)
-
-    def _answer(self, body: bytes, tag: str) -> None:
-        self.send_response(200)
-        self.send_header("ETag", f'"{tag}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-
 def test_a_model_is_brought_once_and_repaired_and_captions_are_overwritten_only_when_told(tagger, tmp_path):
     (tmp_path / "images").mkdir()
     for name, colour in COLOURS.items():
         Image.new("RGB", (32, 32), colour).save(tmp_path / "images" / f"{name}.png")
     write(tmp_path / "images", {"red.txt": "an old one", "blue.txt": "another"})
-    Hub.files, Hub.asked = {path.name: path.read_bytes() for path in tagger.iterdir()}, []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    files = {path.name: path.read_bytes() for path in tagger.iterdir()}
     half = tmp_path / "cache" / "taggers" / "some_tagger"
     half.mkdir(parents=True)
-    (half / "model.onnx").write_bytes(Hub.files["model.onnx"][:50])
-    around = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "LORA_CACHE": str(tmp_path / "cache")}
-    around |= {"HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
-    try:
+    (half / "model.onnx").write_bytes(files["model.onnx"][:50])
+    with serving(Hub({"some/tagger": files})) as hub:
+        around = hub.env | {"LORA_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
         ran = data("tag", "images", "--model", "some/tagger", cwd=tmp_path, **around)
-    finally:
-        server.shutdown()
-        server.server_close()
     assert (ran.code, ran.out) == (0, "2 captions written, 2 images had one\n"), ran.err
-    assert (half / "model.onnx").read_bytes() == Hub.files["model.onnx"]
-    asked = len(Hub.asked)
+    assert (half / "model.onnx").read_bytes() == files["model.onnx"]
+    asked = len(hub.asked)
     assert asked > 1
     more = ("--overwrite", "--", "--use_rating_tags", "--thresh", "0.9")
     ran = data("tag", "images", "--model", "some/tagger", *more, cwd=tmp_path, **around)
-    assert (ran.code, ran.out, len(Hub.asked)) == (0, "4 captions written, 0 images had one\n", asked), ran.err
+    assert (ran.code, ran.out, len(hub.asked)) == (0, "4 captions written, 0 images had one\n", asked), ran.err
     assert (tmp_path / "images" / "both.txt").read_text() == "general, red_thing, blue_thing\n"
     ran = data("tag", "images", "--model", "some/other", "--overwrite", cwd=tmp_path, **around)
     assert (ran.code, "cannot bring some/other from the hub" in ran.err) == (4, True)

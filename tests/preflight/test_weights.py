@@ -266,13 +266,3 @@ def test_a_link_that_upstream_follows_to_something_else_is_said(tmp_path: Path) 
     (only,) = said(tmp_path, "sdxl_train_network", pretrained_model_name_or_path=link)
     assert "relative link" in only
     assert said(tmp_path, "sdxl_train_network", network_weights=link) == []
-
-
-def test_a_name_on_the_hub_is_left_to_upstream_unless_it_is_told_to_stay_offline(tmp_path: Path) -> None:
-    name = "someone/some-model"
-    assert said(tmp_path, pretrained_model_name_or_path=name) == []
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    (only,) = said(tmp_path, pretrained_model_name_or_path=name, environ=offline)
-    assert "HF_HUB_OFFLINE" in only
-    (tmp_path / "hub" / "models--someone--some-model").mkdir(parents=True)
-    assert said(tmp_path, pretrained_model_name_or_path=name, environ=offline) == []

@@ -1,0 +1,36 @@
+"""`lora models`: what a training loads from the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lora_training.cli.app import Group
+from lora_training.cli.output import ProgressLine, json_option, print_json, say
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+def models() -> None:
+    """Bring what a training loads from the Hugging Face hub."""
+
+
+@models.command()
+@click.argument("file", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value of CONFIG; may be repeated.")
+@json_option
+def fetch(file: Path, sets: tuple[str, ...], *, as_json: bool) -> None:
+    """Bring the tokenizers of CONFIG's script, and the models that it names by their hub id."""
+    from lora_training.app import models as app
+
+    progress = ProgressLine()
+    try:
+        done = app.fetch(file, sets, progress)
+    finally:
+        progress.close()
+    if as_json:
+        print_json([{"repository": name, "is_new": is_new, "folder": str(folder)} for name, is_new, folder in done])
+        return
+    say(*(f"{name} {'brought to' if is_new else 'is in'} {folder}" for name, is_new, folder in done))
+    if not done:
+        say("this training loads nothing from the hub")

@@ -64,8 +64,10 @@ def test_text_of_other_tools_between_and_after_diffs(data: bytes) -> None:
         (EDIT + b"--\n+d\n", "outside any diff", "too few lines"),
         (b"diff --git a/x b/x\nnew file mode 100644\nindex 0..1\nodd\n" + EDIT, "belongs to no diff", "get it again"),
         (b"diff --git a/x b/x\nold mode 100644\nnew mode \n", "`new mode` line without a value", "get it again"),
-        (b"diff --git a/x b/x\nnew file mode 160000\nindex 0..1\n", "is a submodule", "take this section out"),
+        (b"diff --git a/x b/x\nnew file mode 160000\nindex 0..1\n", "is a submodule", "in its own repository"),
         (b"diff --git a/x b/x\nnew file mode 100600\n", "100600 is nothing", "100644 or 100755"),
+        (EDIT + b"Submodule x 1234567..89abcde:\n  > a commit\n", "outside any diff", "in its own repository"),
+        (b"Submodule x 1234567..89abcde (rewind):\n" + EDIT, "outside any diff", "in its own repository"),
         (b"*** f\n--- f\n***************\n", "outside any diff", "diff -u"),
     ],
 )

@@ -9,7 +9,7 @@ from bisect import bisect_left
 
 from lora_training.errors import PatchError
 from lora_training.patching import names
-from lora_training.patching.diff.guard import META, Section
+from lora_training.patching.diff.guard import META, SUBMODULE, Section
 from lora_training.patching.diff.unified import MOST_LEVELS, Reader
 from lora_training.patching.model import MODES, Action, Binary, Change, Hunk
 
@@ -167,8 +167,7 @@ class GitReader(Reader):
         octal = _OLD_MODES.get(octal, octal)
         mode = int(octal, 8) if re.fullmatch(rb"[0-7]+", octal) else -1
         if octal == b"160000":
-            hint = "take this section out, and move the submodule in its own repository"
-            raise self.refuse("mode 160000 is a submodule", hint=hint)
+            raise self.refuse("mode 160000 is a submodule", hint=SUBMODULE)
         if mode not in MODES:
             what = f"mode {octal.decode('latin-1')} is nothing that a patch may make"
             raise self.refuse(what, hint="a file has mode 100644 or 100755, a symbolic link 120000")

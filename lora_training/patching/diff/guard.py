@@ -18,6 +18,8 @@ _HUNK = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(?: .*)?\n?", re
 _TEXT = re.compile(rb"(?:From|commit) [0-9a-f]{40,64}\b|-- \r?\n?\Z|Property changes on: |# HG changeset patch")
 # Where `diff -r` leaves a file out.
 _ONLY_IN = re.compile(rb"Only in [^:]+: ")
+# How `git diff --submodule=log` writes the change of a submodule.
+_SUBMODULE = re.compile(rb"Submodule .+ [0-9a-f]{7,64}\.\.\.?[0-9a-f]{7,64}\b")
 # The keys of git's extended header lines.
 META = (
     *(b"old mode", b"new mode", b"deleted file mode", b"new file mode"),
@@ -42,6 +44,7 @@ _IN_HUNK = _IN_OLD | _IN_NEW
 
 
 DAMAGED = "the patch is damaged or was edited by hand; get it again as it was"
+SUBMODULE = "take this out of the patch, and move the submodule in its own repository"
 _BINARY = "make the patch with `git diff --binary`"
 _NO_DIFF = "that file is empty or binary; make the patch with `git diff --binary`, or take these lines out"
 _HINTS: tuple[tuple[bytes | tuple[bytes, ...], str], ...] = (
@@ -49,6 +52,7 @@ _HINTS: tuple[tuple[bytes | tuple[bytes, ...], str], ...] = (
     ((b"diff --cc", b"diff --combined", b"@@@"), "this is a merge's combined diff; make one against a single parent"),
     (b"Only in ", "that file is not in the patch; make it with `diff -ruN`, or take this line out"),
     (b"Binary files ", _BINARY),
+    (b"Submodule ", SUBMODULE),
     ((_INDEX, b"diff -"), _NO_DIFF),
     (_LIKE_A_HUNK, "does a hunk's header count too few lines? before text after a diff, put a line `-- `"),
 )
@@ -147,7 +151,7 @@ class _Scanner:
             self.take()
 
     def check_text(self, refused: tuple[bytes, ...]) -> None:
-        if self.peek().startswith(refused):
+        if self.peek().startswith(refused) or _SUBMODULE.match(self.peek()):
             raise self.refuse(f"{_shown(self.peek())} outside any diff", _hint(self.peek()))
 
     def leading(self) -> None:

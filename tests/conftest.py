@@ -17,15 +17,25 @@ from lora_training.upstream import pins
 from tests import surroundings
 from tests.helpers import ROOT
 
+# In this order. All tests of families wait for the same models, so that another file begins before them.
 LONGEST = (
-    "families/test_families.py",
     "image/test_image.py",
+    "families/test_families.py",
     "cli/test_bump_trains.py",
     "cli/test_train.py",
     "cli/test_slurm.py",
-    "cli/test_queue.py",
+    "patching/test_crash.py",
+    "patching/test_killed_by_strace.py",
     "launch/test_two_processes.py",
     "runtime/test_exact_resume.py",
+    "ui/test_training.py",
+    "ui/test_forms.py",
+    "cli/test_queue.py",
+    "tool/test_tool.py",
+    "ui/test_watching.py",
+    "cli/test_kept.py",
+    "runtime/test_fp16.py",
+    "containers/test_train_docker.py",
 )
 HOW_TO_GET_IT = "needs the real sd-scripts: `lora upstream sync` brings it (see README, Mirrors)"
 
@@ -82,7 +92,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process is left with one of them at the end."""
-    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+    order = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

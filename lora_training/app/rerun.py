@@ -99,10 +99,8 @@ def _require_sense(original: Original) -> None:
             f"{lacks}no digests of its inputs",
             hint=f"`lora train {_config(original)}` trains it as a configuration",
         )
-    paths = [run.output, *([run.start["path"]] if run.start else [])]
-    for path in paths:
-        if not Path(path).is_absolute():
-            raise ConfigError(f"{lacks}{path!r} is relative", hint="a record has absolute paths")
+    if run.start and not Path(run.start["path"]).is_absolute():
+        raise ConfigError(f"{lacks}{run.start['path']!r} is relative", hint="a record has absolute paths")
 
 
 def _config(original: Original) -> str:

@@ -33,6 +33,7 @@ class Family:
     `needs`: the flags of files without which its loader fails. `pickle_unless`: it loads a base model as a pickle
     unless its name ends in `.safetensors`, after all symbolic links are followed, or one. `tokenizers`: the
     repositories on the hub that it loads them from, with the folder in them, if any; `tokenizers_v2` is used with `v2`.
+    `not_adapted`: a pattern of the names of matrices to which upstream's LoRA of this family adds nothing.
     """
 
     script: str
@@ -40,6 +41,7 @@ class Family:
     parts: Mapping[str, str] = field(default_factory=dict)
     pipeline: str | None = None
     needs: tuple[str, ...] = ()
+    not_adapted: str | None = None
     tokenizers: tuple[str, ...] = ()
     tokenizers_v2: tuple[str, ...] = ()
     pickle_unless: Literal["resolved", "linked"] | None = None
@@ -183,6 +185,7 @@ FAMILIES = (
         checkpoints=("Anima",),
         parts={"qwen3": "Qwen3", "vae": "the VAE of Qwen-Image"},
         needs=("qwen3", "vae"),
+        not_adapted=r"_modulation|_embedder|final_layer|llm_adapter",
         latents="_anima.npz",
         text_outputs="_anima_te.npz",
         refuses_text_encoder=True,

@@ -58,14 +58,16 @@ def _values(job: Job) -> int | None:
 
 def _tensors(job: Job) -> Iterator[tuple[str, Tensor]]:
     """Return the model's matrices that a LoRA adapts. Damaged files are reported elsewhere."""
-    text = not job.on("network_train_unet_only")
+    text, left_out = not job.on("network_train_unet_only"), families.of(job.script).not_adapted
     for path in _files(job):
         try:
             header = contents.tensors(path)
         except (Damaged, OSError):
             continue
         for name, tensor in header.items():
-            if name.endswith("weight") and not _LEFT_OUT.search(name) and (text or not _TEXT.search(name)):
+            if not name.endswith("weight") or _LEFT_OUT.search(name) or (left_out and re.search(left_out, name)):
+                continue
+            if text or not _TEXT.search(name):
                 yield name, tensor
 
 

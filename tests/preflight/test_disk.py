@@ -56,6 +56,22 @@ def test_a_lora_and_its_state_are_estimated_from_the_models_header(tmp_path: Pat
     assert sizes.state(training(tmp_path, model, optimizer_type="AdamW8bit")) == 15 * MB
 
 
+def test_the_estimate_leaves_out_what_animas_lora_does_not_adapt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names are those of its model; upstream adapts the attention and the MLP of its blocks."""
+    from lora_training.preflight import contents
+
+    block = ("self_attn.q_proj", "cross_attn.output_proj", "mlp.layer1")
+    others = ("blocks.0.adaln_modulation_mlp.1", "final_layer.linear", "x_embedder.proj.1", "t_embedder.1.linear_1")
+    adapter = "llm_adapter.blocks.0.self_attn.q_proj"
+    names = [*(f"net.blocks.0.{name}.weight" for name in block), *(f"net.{name}.weight" for name in (*others, adapter))]
+    shapes = {name: contents.Tensor("BF16", (60_000, 40_000)) for name in names}
+    monkeypatch.setattr(contents, "tensors", lambda _path: shapes)
+    work = training(tmp_path, checkpoint(tmp_path / "a.safetensors", {"a": (1,)}), script="anima_train_network")
+    assert sizes.lora(work) == 4 * 10 * 100_000 * len(block)
+
+
 @pytest.mark.parametrize("more", [{"network_args": ["conv_dim=4"]}, {"dim_from_weights": True}])
 def test_where_there_is_no_telling_there_is_no_estimate(tmp_path: Path, model: Path, more: dict[str, object]) -> None:
     work = training(tmp_path, model, save_every_n_steps=1, save_state=True, **more)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lora_training import proc
+from lora_training import files, proc
 from lora_training.app import start_checks
 from lora_training.app.checkout import Checkout
 from lora_training.dataset import captions, report, survey
@@ -139,15 +139,10 @@ def _fault(fault: Fault) -> Iterator[str]:
 
 def write_report(found: Survey, title: str, file: Path) -> None:
     """Write the report atomically. Raises ConfigError."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8", errors="surrogateescape") as out:
-            out.writelines(report.html(found, title))
-        partial.replace(file)
+        files.write(file, "".join(report.html(found, title)))
     except OSError as exc:
         raise ConfigError(f"cannot write {file}: {exc.strerror}") from exc
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def report_of(file: Path) -> bytes:

@@ -100,21 +100,20 @@ def test_two_loras_are_merged_and_show_metadata_reads_the_result(tmp_path):
 
 
 def test_ctrl_c_leaves_nothing_half_written(tmp_path):
-    os.mkfifo(tmp_path / "slow.safetensors")
-    argv = [sys.executable, "-m", "lora_training", "tool", "resize_lora", "--new_rank", "2"]
-    argv += ["--model", "slow.safetensors", "--save_to", "out.safetensors"]
+    os.mkfifo(tmp_path / "slow.json")
+    argv = [sys.executable, "-m", "lora_training", "tool", "clean_captions_and_tags", "slow.json", "out.json"]
     child = subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    with (tmp_path / "slow.safetensors").open("wb"):  # waits until the script opens it
-        assert any(name.startswith(".out.safetensors.") for name in names(tmp_path))
+    with (tmp_path / "slow.json").open("wb"):  # waits until the script opens it
+        assert any(name.startswith(".out.json.") for name in names(tmp_path))
         child.send_signal(signal.SIGINT)
         _, said = child.communicate()
-    assert (child.returncode, names(tmp_path)) == (130, ["slow.safetensors"])
+    assert (child.returncode, names(tmp_path)) == (130, ["slow.json"])
     assert "what was not complete is removed" in said
 
 
 def test_a_script_ends_when_lora_is_killed_and_the_shell_that_they_share_lives_on(tmp_path):
-    os.mkfifo(tmp_path / "slow.safetensors")
-    words = f"{sys.executable} -m lora_training tool resize_lora --new_rank 2 --model slow.safetensors --save_to a.pt"
+    os.mkfifo(tmp_path / "slow.json")
+    words = f"{sys.executable} -m lora_training tool clean_captions_and_tags slow.json out.json"
     shell = subprocess.Popen(
         ["sh", "-c", f"{words} & echo $!; wait; read line; echo $line"],
         cwd=tmp_path,
@@ -124,7 +123,7 @@ def test_a_script_ends_when_lora_is_killed_and_the_shell_that_they_share_lives_o
         start_new_session=True,
     )
     pid = int(shell.stdout.readline())
-    with (tmp_path / "slow.safetensors").open("wb") as writing:  # waits until the script opens it
+    with (tmp_path / "slow.json").open("wb") as writing:  # waits until the script opens it
         os.kill(pid, signal.SIGKILL)
         closed = select.poll()
         closed.register(writing, 0)

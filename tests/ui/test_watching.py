@@ -97,6 +97,18 @@ def test_each_event_is_shown_once_over_a_restart_of_the_server_and_a_reload(
     page.close()
 
 
+def test_a_page_whose_curves_do_not_come_says_so_and_tries_again(page: Any, server: Server, tmp_path: Path) -> None:
+    run = Made(tmp_path)
+    run.begin(10)
+    run.steps(1, 10)
+    page.route("**/curves.json", lambda route: route.abort())
+    page.goto(server.url(f"/runs/{run.id}"))
+    page.get_by_text("not connected").wait_for()
+    page.unroute("**/curves.json")
+    until(lambda: shown(page) == (10, 10))
+    page.get_by_text("not connected").wait_for(state="hidden")
+
+
 def test_a_resumed_run_is_one_curve_with_its_own_time_left(page: Any, server: Server, live: Made, shoot: Any) -> None:
     live.begin(100)
     live.steps(1, 50, each=2)

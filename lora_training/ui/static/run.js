@@ -85,7 +85,10 @@ function again() {
 document.getElementById("whole").addEventListener("click", () => load().catch((error) => toast(error.message, true)));
 document.addEventListener("lora:event", ({ detail }) => take(detail));
 while (!data) {
-  await load().catch(() => new Promise((resolve) => setTimeout(resolve, 1000)));
+  await load().catch(() => {
+    document.getElementById("connection").hidden = false;
+    return new Promise((resolve) => setTimeout(resolve, 1000));
+  });
 }
 document.dispatchEvent(new CustomEvent("lora:begun"));
 begin(data?.offset ?? 0);

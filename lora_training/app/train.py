@@ -105,6 +105,8 @@ def run(
         _forget_earlier_stop(plan)
         done = recording.complete(plan) if resume == "auto" else None
         if done:
+            # it may have been moved here
+            run_index.add(here, plan.folder)
             watcher.note("this run is complete; nothing to train (`--resume never` starts anew)")
             return done
         state = checked(here, plan, resume, watcher, is_rerun=rerun_of is not None)

@@ -46,7 +46,7 @@ def list_(*, as_json: bool) -> None:
     if as_json:
         print_json({"runs": [app.summary(folder, run) for folder, run in found], "gone": list(map(str, gone))})
         return
-    if not found:
+    if not found and not gone:
         say("no run yet: `lora train FILE` starts one")
     for folder, run in found:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))
@@ -207,6 +207,8 @@ def _find(name: str, *, alive: bool = False) -> tuple[Path, Record]:
 
 def _confirmed(planned: Sequence[Removal], gone: Sequence[Path], *, yes: bool) -> int:
     """Ask whether to remove all that, and return the bytes that are freed. Raises LoraError if it is not confirmed."""
+    from lora_training.preflight import disk
+
     freed = sum(each.size() for each in planned)
     if yes:
         return freed
@@ -216,12 +218,14 @@ def _confirmed(planned: Sequence[Removal], gone: Sequence[Path], *, yes: bool) -
         say(*(f"stays:   {path} ({why})" for path, why in each.stays), err=True)
     if not sys.stdin.isatty():
         raise click.UsageError("nothing is removed without being asked for: give --yes")
-    if not click.confirm(f"Remove this, {freed / 1e6:.1f} MB?", err=True):
+    if not click.confirm(f"Remove this, {disk.shown(freed)}?", err=True):
         raise LoraError("nothing was removed")
     return freed
 
 
 def _print_removed(planned: Sequence[Removal], gone: Sequence[Path], freed: int, *, as_json: bool) -> None:
+    from lora_training.preflight import disk
+
     if as_json:
         print_json({"removed": [each.as_json() for each in planned], "gone": list(map(str, gone)), "freed": freed})
         return
@@ -230,7 +234,7 @@ def _print_removed(planned: Sequence[Removal], gone: Sequence[Path], freed: int,
         say(*(f"{each.name}: {path} stays ({why})" for path, why in each.stays))
     say(*(f"{folder.stem}: off the list, its folder {folder} is gone" for folder in gone))
     if planned or not gone:
-        say(f"{freed / 1e6:.1f} MB freed" if planned else "nothing to remove")
+        say(f"{disk.shown(freed)} freed" if planned else "nothing to remove")
 
 
 def _lines(folder: Path, run: Record) -> Iterator[str]:

@@ -146,8 +146,8 @@ def _say_where(folder: Path) -> None:
 
     name = shell.quote(folder.stem)
     say(f"{folder.stem}: training in the background")
-    say(f"state     lora runs show {name}", f"follow    tail -f {shell.quote(str(folder / LOG))}")
-    say(f"stop      lora runs stop {name}")
+    say(f"state     lora runs show {name}", f"follow    lora runs log {name} -f")
+    say(f"stop      lora runs stop {name}", f"output    {folder / LOG}")
 
 
 def _report(plan: Plan, result: Result) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 from pathlib import Path
@@ -17,10 +18,10 @@ SMOKE = ROOT / "configs" / "smoke.toml"
 
 def test_it_returns_at_once_and_the_run_goes_on_in_a_session_of_its_own(no_upstream: Path, tmp_path: Path) -> None:
     # the pipes of this call end with it, so nothing of the terminal is left open
-    started = lora("train", SMOKE, "--detach", "--set", f"output_dir={tmp_path}", cwd=no_upstream)
+    started = lora("train", SMOKE, "--detach", "--set", f"output_dir={tmp_path / 'out'}", cwd=no_upstream)
     assert started.code == 0, started.err
     assert "lora runs stop smoke" in started.out
-    folder = tmp_path / "smoke.run"
+    folder = tmp_path / "out" / "smoke.run"
     known = record.read(folder)
     assert known
     assert (record.is_alive(folder), os.getsid(known.pid)) == (True, known.pid)
@@ -35,7 +36,13 @@ def test_it_returns_at_once_and_the_run_goes_on_in_a_session_of_its_own(no_upstr
     assert ended
     assert ended.state == "complete"
     log = (folder / "background.log").read_text(encoding="utf-8")
-    assert f"trained   {tmp_path / 'smoke.safetensors'}" in log
+    assert f"trained   {tmp_path / 'out' / 'smoke.safetensors'}" in log
+    # where its folder is moved to, the same training finds it complete, and lists it
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    again = lora("train", SMOKE, "--set", f"output_dir={moved}", cwd=no_upstream)
+    assert (again.code, "this run is complete" in again.out + again.err) == (0, True)
+    shown = lora("runs", "show", "smoke", "--json", cwd=no_upstream)
+    assert (json.loads(shown.out)["folder"], shown.err) == (str(moved / "smoke.run"), "")
 
 
 def test_what_is_wrong_is_said_before_it_leaves(no_upstream: Path, tmp_path: Path) -> None:

@@ -60,9 +60,10 @@ def test_the_lora_goes_when_it_is_named(output: Path) -> None:
 
 
 def test_the_states_alone(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = sum(path.stat().st_size for path in (output / STATE).iterdir())
     assert cli.run(["runs", "rm", "a", "--states", "--yes"]) == 0
     assert left(output) == LORA | OTHERS | {"a.run"}
-    assert capsys.readouterr().out == f"a: removed {output / STATE}\n0.0 MB freed\n"
+    assert capsys.readouterr().out == f"a: removed {output / STATE}\n{size / 1000:.3g} kB freed\n"
     assert cli.run(["runs", "rm", "a", "--states", "--lora"]) == 2
 
 

@@ -1,4 +1,4 @@
-"""Bring what a training, a tagger or a captioner loads from the network: once, with progress, and whole."""
+"""Bring the files that a training, a tagger or a captioner loads from the network: once, with progress, and whole."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Removal:
-    """What is removed of a run: its files in this order, and what stays under its name, each with the reason."""
+    """The files of a run to remove, in this order, and those that stay under its name, each with the reason."""
 
     name: str
     folder: Path

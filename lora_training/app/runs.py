@@ -138,7 +138,7 @@ def document(folder: Path, run: Record) -> dict[str, Any]:
 
 
 def outcome(folder: Path, run: Record) -> Iterator[str]:
-    """Yield what a run has come to: loss, time, checkpoints, and where its samples and logs are."""
+    """Yield the outcome of a run: loss, time, checkpoints, and where its samples and logs are."""
     history = History(folder)
     history.update()
     figures = history.figures

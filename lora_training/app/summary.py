@@ -1,4 +1,4 @@
-"""What a training is about to do, in five lines: images, buckets, steps, files, device."""
+"""The summary of a training before its start, in five lines: images, buckets, steps, files, device."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Data(NamedTuple):
 
 
 def lines(here: Workspace, plan: Plan, progress: Callable[[str], None], *, write: bool) -> Iterator[str]:
-    """Yield the lines. Without `write`, the sizes of the images are not cached. What is unknown is left out."""
+    """Yield the lines. Without `write`, the sizes of the images are not cached. Unknown values are left out."""
     job = start_checks.job_of(here, plan.config, plan.schema, plan.spec.cwd)
     subsets = _subsets(job)
     data = _data(subsets, job.cache if write else None, progress) if subsets and start_checks.opens_images() else None

@@ -15,7 +15,7 @@ _LONGEST = 100  # characters of a help text in a list
 
 
 class Patch(NamedTuple):
-    """A runtime patch: what it does, whether it is on by default, and the defaults of its settings."""
+    """A runtime patch: its purpose, whether it is on by default, and the defaults of its settings."""
 
     text: str
     is_on: bool
@@ -23,7 +23,7 @@ class Patch(NamedTuple):
 
 
 def table(key: str, patches: Mapping[str, Patch]) -> dict[str, Any] | None:
-    """Return a table as JSON values: its name, its help, and each key with what it takes, help and default, or None.
+    """Return a table as JSON values: its name, its help, and each key with its type, help and default, or None.
 
     `key` is the name of a table, with or without brackets, or of a runtime patch; `patches` has all of these.
     """
@@ -80,7 +80,7 @@ def search(tree: Path, word: str, patches: Mapping[str, Patch], *, cache: Path |
 
 
 def search_lines(word: str, found: Mapping[str, str]) -> Iterator[str]:
-    """Yield what a search has found as lines of text."""
+    """Yield the results of a search as lines of text."""
     yield f"no key is named {word}; these have it in their name or help:"
     for key, text in found.items():
         short = " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Find what a training loads from the Hugging Face hub, and whether it is here or can be brought."""
+"""Find the files that a training loads from the Hugging Face hub: those here, and those that can be brought."""
 
 from __future__ import annotations
 

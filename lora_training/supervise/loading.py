@@ -1,4 +1,4 @@
-"""What a training process does before its first step, read from upstream's log: the stage, and how far it is."""
+"""The progress of a training process before its first step, read from upstream's log: the stage, and how far."""
 
 from __future__ import annotations
 

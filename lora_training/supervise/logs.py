@@ -17,7 +17,7 @@ _POLL_S = 0.2
 
 
 def read(folder: Path, *, follow: bool, sleep: Callable[[float], None] = time.sleep) -> Iterator[tuple[Path, bytes]]:
-    """Yield the log of the newest attempt, in whole lines; with `follow`, also what comes until the run ends."""
+    """Yield the log of the newest attempt, in whole lines; with `follow`, until the run ends."""
     run = record.read(folder)
     number, offset = max(0, len(run.attempts) - 1) if run else 0, 0
     while True:

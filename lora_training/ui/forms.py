@@ -57,7 +57,7 @@ class Forms:
         )
 
     async def data(self, request: Request) -> Response:
-        """Show what a configuration will train on."""
+        """Show the images and captions that a configuration will train on."""
         file = drafts.find(self.here, request.path_params["name"])
         return HTMLResponse(await web.threaded(data.report_of, file), headers={"Content-Security-Policy": _REPORT})
 

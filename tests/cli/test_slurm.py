@@ -19,6 +19,8 @@ from tests.helpers import ROOT, lora
 
 pytest.importorskip("torch")
 TIMEOUT_S = 600
+# so that the only state to go on from is the one that was saved when it was stopped
+SHORT = ("max_train_steps=20", "save_every_n_steps=100")
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_queued_again_by_slurm_it_ends_with_the_bits_of_a_run_that_was_not(
     (tmp_path / "alone").mkdir()
     alone = Cats(tmp_path / "alone")
     cats = Cats(tmp_path)
-    ran = lora(*cats.words("max_train_steps=20"), "--slurm", cwd=ROOT)
+    ran = lora(*cats.words(*SHORT), "--slurm", cwd=ROOT)
     assert ran.code == 0, ran.err
     number = listed()["cats"]["slurm"]
     until_a_step(cats.out / "cats.run" / "events.jsonl")
@@ -138,7 +140,7 @@ def test_queued_again_by_slurm_it_ends_with_the_bits_of_a_run_that_was_not(
     slurm.starts_now(number)
     until("done", "cats")
     assert [attempt["from_step"] > 0 for attempt in cats.record("cats")["attempts"]] == [False, True]
-    assert alone.train("max_train_steps=20").code == 0
+    assert alone.train(*SHORT).code == 0
     assert weights(cats.out / "cats.safetensors") == weights(alone.out / "cats.safetensors")
 
 
@@ -146,7 +148,7 @@ def test_queued_again_by_slurm_it_ends_with_the_bits_of_a_run_that_was_not(
 def test_two_nodes_train_together_out_of_time_and_again(slurm: Cluster, sd_scripts: Path, tmp_path: Path) -> None:
     """SIGUSR1 says that the time is nearly over: each node's supervisor saves, and both start again together."""
     cats = Cats(tmp_path)
-    words = cats.words("max_train_steps=20", "launch.num_machines=2", "launch.num_processes=2")
+    words = cats.words(*SHORT, "launch.num_machines=2", "launch.num_processes=2")
     ran = lora(*words, "--slurm", cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     assert ran.code == 0, ran.err
     number = listed()["cats"]["slurm"]

@@ -96,24 +96,32 @@ def _refuse_anothers(plan: Plan, named: State | None) -> None:
     if named and dict(named.made_by) in (maker, dict(plan.made_by)):
         return
     changed = [name for name in plan.made_by if maker.get(name) != plan.made_by[name]]
+    keys = _changes_from_record(plan, plan.folder, maker) or {}
     by = f"by another {' and '.join(changed)}" if maker else "by something that it does not name"
     raise ConfigError(
         f"{plan.output.stem} in {plan.output.parent} was made {by}",
-        hint="\n".join([*_what_differs(plan, maker, changed), *_ways_out(plan)]),
+        hint="\n".join([*_what_differs(plan, maker, changed, keys), *_ways_out(plan, keys)]),
     )
 
 
-def _what_differs(plan: Plan, maker: Mapping[str, str], changed: Iterable[str]) -> Iterator[str]:
-    yield from _change_lines(_changes_from_record(plan, plan.folder, maker) or {}, _SHOWN)
+def _what_differs(
+    plan: Plan, maker: Mapping[str, str], changed: Iterable[str], keys: dict[str, tuple[Any, Any]]
+) -> Iterator[str]:
+    yield from _change_lines(keys, _SHOWN)
     for name in changed:
         if name != "config" and maker:
             yield f"{name}: {maker.get(name, 'none')[:12]} -> {plan.made_by[name][:12]}"
 
 
-def _ways_out(plan: Plan) -> Iterator[str]:
+def _ways_out(plan: Plan, keys: Iterable[str]) -> Iterator[str]:
     another = states.newest(plan.output)
+    rates = any(map(_FROM_STATE.fullmatch, keys))
     if another:
-        yield f"{_option(another)} goes on from it all the same (step {another.step});"
+        but = ", with the rates and settings of that state" if rates else ""
+        yield f"{_option(another)} goes on from it all the same (step {another.step}{but});"
+    if rates and plan.output.exists():
+        given = shell.quote(f"network_weights={plan.output}")
+        yield f"`--set {given} --set output_name=NEW` trains that LoRA further with the new ones, as another run;"
     yield f"`--resume never` starts anew and keeps the present files as {backup.free_name(plan.output)};"
     yield "another output_name leaves it where it is"
 
@@ -198,6 +206,7 @@ def _kept_by_state(found: dict[str, tuple[Any, Any]] | None) -> Iterator[str]:
     rates, schedule = ([name for name in found if kind.fullmatch(name)] for kind in (_FROM_STATE, _SCHEDULE))
     if rates:
         yield f"these come from the state and not from the configuration: {', '.join(rates)}"
+        yield "`--set network_weights=LORA --set output_name=NEW` trains a LoRA further with new ones"
     if schedule:
         yield (
             f"the base rates of the schedule and its place come from the state and not from the configuration; at most "

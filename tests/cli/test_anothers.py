@@ -82,6 +82,7 @@ def test_a_complete_run_of_another_configuration_is_an_error_with_what_differs(t
     assert "was made by another config" in ran.err
     assert "learning_rate: 0.001 -> 0.5" in ran.err
     assert "`--resume never` starts anew and keeps the present files as cats.2" in ran.err
+    assert f"`--set network_weights={trained.cats.out / 'cats.safetensors'} --set output_name=NEW`" in ran.err
     assert "another output_name" in ran.err
     assert (trained.cats.out / "cats.safetensors").stat() == before
 

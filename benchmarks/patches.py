@@ -104,7 +104,7 @@ class Pair:
 def _for_posix(diff: bytes) -> bytes:
     """`diff` as POSIX has it: no line for an empty file, which GNU patch ignores and `lora` refuses, nor the epoch."""
     lines = diff.splitlines(keepends=True)
-    kept = zip(lines, [*lines[1:], b""], strict=True)
+    kept = zip(lines, [*lines, b""][1:], strict=True)
     found = (line for line, following in kept if not line.startswith(b"diff -ruN") or following[:4] == b"--- ")
     return b"".join(_EPOCH.sub(rb"\1 /dev/null\n", line) for line in found)
 

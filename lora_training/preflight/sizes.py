@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _WHOLE, _HALF = 4, 2  # bytes per number
 _DEFAULT_DIM = 4
 # parts of a model that a LoRA does not adapt: embeddings, time steps, norms, the VAE
-_LEFT_OUT = re.compile(r"embed|emb_layers|time_|vector_in|guidance_in|first_stage_model|norm|lm_head")
+_LEFT_OUT = re.compile(
+    r"embed|emb_layers|time_|label_emb|skip_connection|vector_in|guidance_in|first_stage_model|norm|lm_head"
+)
 _TEXT = re.compile(r"cond_stage_model|conditioner|text_encoders?|text_model|encoder\.layers")
 _DIMS = re.compile(r"\w*(?:dims?|rank)=")
 # bytes of optimizer state per parameter; AdamW's two moments for optimizers not named here

@@ -14,6 +14,9 @@ from typing import Any, ClassVar
 import pytest
 
 from lora_training import families
+from lora_training.app import start_checks
+from lora_training.app.checkout import Checkout
+from lora_training.preflight import sizes
 from tests.families import drill, pipelines
 from tests.helpers import ROOT, lora
 
@@ -53,6 +56,16 @@ class Family:
         assert steps == list(range(1, STEPS + 1))
         assert [event["event"] for event in whole.events][-2:] == ["end", "closed"]
         assert Counter("_".join(key.split("_")[:2]) for key in whole.modules) == self.modules
+
+    def test_the_estimate_of_its_lora_is_the_size_of_its_numbers(
+        self, whole: drill.Trained, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LORA_CACHE", env["LORA_CACHE"])
+        here = Checkout(None)
+        configuration = here.load(drill.configuration(self.name), ("network_train_unet_only=true",))
+        job = start_checks.job_of(here.workspace, configuration, here.schema(configuration.script), here.tree)
+        numbers = [value for key, value in whole.tensors().items() if "lora_unet" in key and not key.endswith("alpha")]
+        assert sizes.lora(job) == sum(map(len, numbers))
 
     @pytest.mark.drill
     def test_stopped_twice_it_ends_with_the_bits_of_a_run_left_alone(

@@ -62,8 +62,7 @@ def gone(workspace: Workspace) -> list[Path]:
 
 def _folders(workspace: Workspace) -> list[Path]:
     index = workspace.runs
-    # the folder of the queue lies among the files of the index
-    pointers = sorted(path for path in index.iterdir() if _IDENT.fullmatch(path.name)) if index.is_dir() else []
+    pointers = sorted(index.iterdir()) if index.is_dir() else []
     return [folder for pointer in pointers if (folder := _folder(pointer))]
 
 

@@ -6,6 +6,8 @@ DEV := .venv-dev/bin
 # without what the shell sets for Python and for `lora`, which would decide what is installed or how it is tested
 CLEAN := env $(patsubst %,-u %,$(filter PYTHON% LORA_%,$(.VARIABLES)))
 CONFIG ?= configs/smoke.toml
+# the `logging_dir` of the configurations
+LOGS ?= output
 # given as `make test T="tests/patching -k symlink"`
 T ?=
 # so many tests at a time, a file's in one process
@@ -20,7 +22,7 @@ RUN_FLAGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-tag train test test-families lint patch-apply patch-revert patch-verify requirements compat \
+.PHONY: help setup setup-dev setup-tag train tensorboard test test-families lint patch-apply patch-revert patch-verify requirements compat \
 	bench docker-build docker-run
 
 help:            ## what there is
@@ -37,6 +39,9 @@ setup-tag: setup ## also what `lora data tag` needs
 
 train: setup     ## train: make train CONFIG=configs/smoke.toml
 	@$(LORA) train "$(CONFIG)"
+
+tensorboard: setup ## the curves of the runs in LOGS, at port 6006
+	@.venv/bin/tensorboard --logdir "$(LOGS)"
 
 test: setup-dev  ## the whole test suite
 	@$(CLEAN) $(DEV)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder --cov --cov-report=term:skip-covered $(T)

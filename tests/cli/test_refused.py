@@ -37,3 +37,8 @@ def test_it_is_one_sentence_without_a_number(
     monkeypatch.setattr(workspace, "find", refuse)
     assert cli.run(["runs", "list"]) == 1
     assert capsys.readouterr().err == said
+
+
+def test_a_misspelt_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["trian", "cats.toml"]) == 2
+    assert "No such command 'trian'. Did you mean 'train'?" in capsys.readouterr().err

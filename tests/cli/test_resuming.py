@@ -44,7 +44,7 @@ def plan(tmp_path: Path) -> Any:
         made_by=ME,
         tree=SimpleNamespace(is_miniature=False),
         started=SimpleNamespace(machine_rank=0),
-        config=SimpleNamespace(run=SimpleNamespace(assets=None)),
+        config=SimpleNamespace(run=SimpleNamespace(assets=None), origins={}, entries={}),
         runtime={"exact-resume": {}},
         tensorboard=None,
     )

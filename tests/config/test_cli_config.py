@@ -187,6 +187,12 @@ def test_explain_finds_keys_by_a_word_of_their_name_or_help(run, here):
     assert any(line.startswith("  run.stall_timeout: ") for line in lines)
 
 
+def test_an_override_without_sense_is_not_blamed_on_the_file(run, here):
+    ran = run("check", "c.toml", "--quick", "--set", "nonsense", *here)
+    assert ran.code == 1
+    assert ran.out.startswith("--set: error: nonsense: not of the form key=value\n")
+
+
 def test_import_names_the_file_and_what_is_still_missing(run, here, tmp_path):
     kohya = {"LoRA_type": "Standard", "train_data_dir": "/d/img", "learning_rate": 1e-4, "output_dir": "", "seed": ""}
     (tmp_path / "k.json").write_text(json.dumps(kohya))

@@ -110,7 +110,8 @@ def file(
     except Unreadable as exc:
         return (exc.problem,)
     except ConfigError as exc:
-        return (Problem(exc.message, exc.hint, where=str(path)),)
+        message = exc.message.removeprefix("--set ")
+        return (Problem(message, exc.hint, where=str(path) if message == exc.message else "--set"),)
     if not config.script:
         return _sorted(config.problems)
     try:

@@ -29,6 +29,14 @@ _tree = click.option(
 )
 
 
+def _presets(_context: click.Context, _option: click.Parameter, incomplete: str) -> list[str]:
+    """Return the presets for the shell's completion."""
+    from lora_training import workspace
+    from lora_training.config import presets
+
+    return [name for name in presets.names(workspace.find().root / "configs") if name.startswith(incomplete)]
+
+
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def config() -> None:
     """Configurations: one TOML file for each training, checked against the pinned sd-scripts."""
@@ -170,7 +178,7 @@ def import_(
 @config.command()
 @click.argument("file", metavar="NAME", type=_file, required=False)
 @click.option("--list", "listed", is_flag=True, help="List the presets.")
-@click.option("--preset", help="One of the presets in configs/, without .toml.")
+@click.option("--preset", shell_complete=_presets, help="One of the presets in configs/, without .toml.")
 @click.option("--name", help="The LoRA's name, upstream's output_name.")
 @click.option("--model", help="The base model: a file, a folder or a hub id.")
 @click.option("--images", help="The folder of images.")

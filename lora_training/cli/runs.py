@@ -32,6 +32,12 @@ _SHOWN = 5
 _yes = click.option("-y", "--yes", is_flag=True, help="Remove without asking.")
 
 
+def _names(_context: click.Context, _argument: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of the runs for the shell's completion."""
+    found = dict.fromkeys(run.name for _, run in run_index.runs(workspace.find()))
+    return [name for name in found if name.startswith(incomplete)]
+
+
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def runs() -> None:
     """The runs that this checkout has started."""
@@ -61,7 +67,7 @@ def list_(*, as_json: bool) -> None:
 
 
 @runs.command()
-@click.argument("name")
+@click.argument("name", shell_complete=_names)
 @json_option
 def show(name: str, *, as_json: bool) -> None:
     """Show what is recorded of the run NAME. NAME may be the path of its folder or its LoRA."""
@@ -74,7 +80,7 @@ def show(name: str, *, as_json: bool) -> None:
 
 
 @runs.command()
-@click.argument("name")
+@click.argument("name", shell_complete=_names)
 @click.option("--now", is_flag=True, help="End at once, without saving: for a training that does not react.")
 @json_option
 def stop(name: str, *, now: bool, as_json: bool) -> None:
@@ -88,7 +94,7 @@ def stop(name: str, *, now: bool, as_json: bool) -> None:
 
 
 @runs.command()
-@click.argument("name")
+@click.argument("name", shell_complete=_names)
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Where to; by default NAME.rerun.")
 @click.option("--allow-changes", is_flag=True, help="Train even if the inputs of the run have changed since.")
 @click.option("-v", "--verbose", is_flag=True, help="Show upstream's own log as it is written.")
@@ -138,7 +144,7 @@ def compare(names: tuple[str, ...], *, as_json: bool) -> None:
 
 
 @runs.command()
-@click.argument("name")
+@click.argument("name", shell_complete=_names)
 @click.option("-f", "--follow", is_flag=True, help="Go on, through later attempts, until the run ends.")
 @json_option
 def log(name: str, *, follow: bool, as_json: bool) -> None:

@@ -42,3 +42,16 @@ def test_it_is_one_sentence_without_a_number(
 def test_a_misspelt_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["trian", "cats.toml"]) == 2
     assert "No such command 'trian'. Did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_the_shell_completes_commands_and_presets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_LORA_COMPLETE", "bash_complete")
+    for words, said in (("lora conf", "plain,config\n"), ("lora config new --preset sdx", "plain,sdxl\n")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        with pytest.raises(SystemExit) as ended:
+            cli.run([])
+        assert not ended.value.code
+        assert capsys.readouterr().out == said

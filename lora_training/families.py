@@ -28,7 +28,7 @@ class Inert:
 class Family:
     """The properties of one training script: the files that it loads and caches, the flags that it ignores.
 
-    `checkpoints`: the kinds of base model that it trains, and `parts`: the kind of text encoder or autoencoder that a
+    `checkpoints`: the kinds of base model that it trains, and `parts`: the kinds of text encoder or autoencoder that a
     flag takes, both in the words of `preflight.checkpoints`. `pipeline`: their class in diffusers' `model_index.json`.
     `needs`: the flags of files without which its loader fails. `pickle_unless`: it loads a base model as a pickle
     unless its name ends in `.safetensors`, after all symbolic links are followed, or one. `tokenizers`: the
@@ -38,7 +38,7 @@ class Family:
 
     script: str
     checkpoints: tuple[str, ...] = ()
-    parts: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pipeline: str | None = None
     needs: tuple[str, ...] = ()
     not_adapted: str | None = None
@@ -96,10 +96,11 @@ _FLOW = {
     "zero_terminal_snr": _V_PREDICTION,
 }
 _WHOLE_RANGE = {**_FLOW, "min_timestep": Inert(_RANGE), "max_timestep": Inert(_RANGE, neutral=1000)}
-_SD_VAE = {"vae": "the autoencoder of SD"}
+# upstream takes the autoencoder out of a whole checkpoint, too
+_SD_VAE = {"vae": ("the autoencoder of SD", "SD 1", "SD 2", "SDXL")}
 _CLIP_L, _CLIP_G = "openai/clip-vit-large-patch14", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
 _T5 = "google/t5-v1_1-xxl"
-_FLUX_AE = {"ae": "the autoencoder of FLUX"}
+_FLUX_AE = {"ae": ("the autoencoder of FLUX",)}
 
 FAMILIES = (
     Family(
@@ -133,7 +134,7 @@ FAMILIES = (
     Family(
         "sd3_train_network",
         checkpoints=("SD 3",),
-        parts={"clip_l": "CLIP-L", "clip_g": "CLIP-G", "t5xxl": "T5-XXL"},
+        parts={"clip_l": ("CLIP-L",), "clip_g": ("CLIP-G",), "t5xxl": ("T5-XXL",)},
         not_adapted="final_layer",
         tokenizers=(_CLIP_L, _CLIP_G, _T5),
         latents="_sd3.npz",
@@ -146,7 +147,7 @@ FAMILIES = (
     Family(
         "flux_train_network",
         checkpoints=("FLUX", "Chroma"),
-        parts={"clip_l": "CLIP-L", "t5xxl": "T5-XXL", **_FLUX_AE},
+        parts={"clip_l": ("CLIP-L",), "t5xxl": ("T5-XXL",), **_FLUX_AE},
         needs=("clip_l", "t5xxl", "ae"),
         not_adapted=r"final_layer|img_in|txt_in|distilled_guidance",
         tokenizers=(_CLIP_L, _T5),
@@ -160,7 +161,7 @@ FAMILIES = (
     Family(
         "lumina_train_network",
         checkpoints=("Lumina",),
-        parts={"gemma2": "Gemma 2", **_FLUX_AE},
+        parts={"gemma2": ("Gemma 2",), **_FLUX_AE},
         needs=("gemma2", "ae"),
         tokenizers=("google/gemma-2-2b",),
         latents="_lumina.npz",
@@ -172,7 +173,7 @@ FAMILIES = (
     Family(
         "hunyuan_image_train_network",
         checkpoints=("HunyuanImage",),
-        parts={"text_encoder": "Qwen2.5-VL", "byt5": "byT5", "vae": "the VAE of HunyuanImage"},
+        parts={"text_encoder": ("Qwen2.5-VL",), "byt5": ("byT5",), "vae": ("the VAE of HunyuanImage",)},
         needs=("text_encoder", "byt5", "vae"),
         not_adapted=r"final_layer|img_in|txt_in|byt5_in",
         tokenizers=("Qwen/Qwen2.5-VL-7B-Instruct", "google/byt5-small"),
@@ -186,7 +187,7 @@ FAMILIES = (
     Family(
         "anima_train_network",
         checkpoints=("Anima",),
-        parts={"qwen3": "Qwen3", "vae": "the VAE of Qwen-Image"},
+        parts={"qwen3": ("Qwen3",), "vae": ("the VAE of Qwen-Image",)},
         needs=("qwen3", "vae"),
         not_adapted=r"_modulation|_embedder|final_layer|llm_adapter",
         latents="_anima.npz",

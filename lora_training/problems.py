@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 # `ok` is a line of `lora doctor` about a check that passed
 Severity = Literal["error", "warning", "ok"]
@@ -41,8 +41,8 @@ class Problem:
         return f"{self.where}:{self.position.line}:{self.position.column}" if self.position else self.where
 
     def __str__(self) -> str:
-        """Return the place and the message."""
-        return f"{self.place}: {self.message}"
+        """Return the place, if there is one, and the message."""
+        return f"{self.place}: {self.message}" if self.place else self.message
 
     def lines(self) -> Iterator[str]:
         """Yield the problem for people: a line for it, and an indented one for each line of the hint."""
@@ -60,3 +60,12 @@ class Problem:
             "message": self.message,
             "hint": self.hint,
         }
+
+
+def as_hint(problems: Sequence[Problem]) -> str:
+    """Return the first problem's hint, then the other problems with theirs, for the hint of one error."""
+    first, *rest = problems
+    lines = [first.hint or ""]
+    for each in rest:
+        lines += [f"also: {each}", *(f"  {line}" for line in (each.hint or "").splitlines())]
+    return "\n".join(lines).strip("\n")

@@ -15,6 +15,7 @@ from lora_training.errors import ConfigError, LoraError
 from lora_training.launch import gpus, spec
 from lora_training.preflight import checks, hub
 from lora_training.preflight.job import Job
+from lora_training.problems import as_hint
 from lora_training.supervise import states
 
 if TYPE_CHECKING:
@@ -120,7 +121,4 @@ def _place(config: Config, job: Job) -> Iterator[Problem]:
 
 def _refuse(errors: Sequence[Problem]) -> None:
     if errors:
-        first, *rest = errors
-        more = [line for problem in rest for line in (f"also: {problem.message}", *(problem.hint or "").splitlines())]
-        hint = [*(first.hint or "").splitlines(), *more]
-        raise ConfigError(first.message, hint="\n".join(hint) or None)
+        raise ConfigError(str(errors[0]), hint=as_hint(errors) or None)

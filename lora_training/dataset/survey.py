@@ -12,6 +12,7 @@ from lora_training.dataset import buckets, captions, pictures, tokens
 from lora_training.dataset.buckets import Place, Size
 from lora_training.dataset.captions import Caption
 from lora_training.dataset.pictures import Picture
+from lora_training.preflight import buckets as preflight
 from lora_training.preflight import listing
 from lora_training.preflight.job import Job
 from lora_training.preflight.listing import Subset
@@ -97,7 +98,10 @@ def make(job: Job, tree: Path, progress: Callable[[str], None], trigger: str | N
     datasets = [_dataset([each for each in subsets if each.dataset == number], found, count) for number in numbers]
     limit = tokens.limit(job) if count else None
     samples = [sample for dataset in datasets for sample in dataset.samples]
-    faults = (*_faults(samples, limit, trigger), *_skipped(subsets, found))
+    unfit = preflight.unfit(job, subsets, progress)
+    text = f"images {preflight.UNFIT}: {preflight.UNFIT_CURE}"
+    sizes = (Fault("size", "error", text, unfit),) if unfit else ()
+    faults = (*sizes, *_faults(samples, limit, trigger), *_skipped(subsets, found))
     accumulated = int(job.number("gradient_accumulation_steps") or 1)
     return Survey(tuple(datasets), faults, limit, math.ceil(sum(each.batches for each in datasets) / accumulated))
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _STEPS = 64  # upstream's default
 _WHAT = "sizes of images"
+UNFIT = "not of the size of `resolution`"
+UNFIT_CURE = "set enable_bucket = true, or cache_latents = true"
 
 
 def problems(job: Job, subsets: Sequence[Subset], progress: Progress) -> Iterator[Problem]:
@@ -30,10 +32,8 @@ def problems(job: Job, subsets: Sequence[Subset], progress: Progress) -> Iterato
     found, what = _zero_area(job, subsets, progress), "too small for a bucket"
     cure = "enlarge or remove them, or set bucket_no_upscale = false"
     yield from scan.problems(found, f"image is {what}", f"images are {what}", cure)
-    if not job.on("cache_latents") and not job.on("cache_latents_to_disk"):
-        found, what = _unfit(job, subsets, progress), "not of the size of `resolution`"
-        cure = "set enable_bucket = true, or cache_latents = true"
-        yield from scan.problems(found, f"image is {what}", f"images are {what}", cure)
+    if found := unfit(job, subsets, progress):
+        yield from scan.problems(found, f"image is {UNFIT}", f"images are {UNFIT}", UNFIT_CURE)
 
 
 def _zero_area(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str, str]:
@@ -48,9 +48,11 @@ def _zero_area(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[
     return found
 
 
-def _unfit(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str, str]:
-    """Return the images that upstream can neither use as they are nor crop."""
+def unfit(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str, str]:
+    """Return the images that upstream can neither use as they are nor crop; cached latents are resized before."""
     found: dict[str, str] = {}
+    if job.on("cache_latents") or job.on("cache_latents_to_disk"):
+        return found
     for subset in subsets:
         options = subset.options
         # a metadata file may name cached latents, and a face in a file's name has the image cropped around it

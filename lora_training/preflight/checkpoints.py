@@ -94,9 +94,9 @@ def mismatch(job: Job, found: str) -> tuple[str, str] | None:
 def part_mismatch(script: str, flag: str, found: str) -> tuple[str, str] | None:
     """Return why a file of this kind is not the text encoder or autoencoder that a flag takes; None if it may be."""
     wanted = families.of(script).parts.get(flag)
-    if wanted is None or found == wanted:
+    if wanted is None or found in wanted:
         return None
-    return f"is {found}, not {wanted}", _place(script, found)
+    return f"is {found}, not {wanted[0]}", _place(script, found)
 
 
 def _place(script: str, found: str) -> str:
@@ -105,7 +105,7 @@ def _place(script: str, found: str) -> str:
         return "give the model here, and the LoRA as network_weights"
     if right := next((family.script for family in families.FAMILIES if found in family.checkpoints), None):
         return "give it as pretrained_model_name_or_path" if right == script else f'set script = "{right}"'
-    flag = next((flag for flag, wanted in families.of(script).parts.items() if wanted == found), None)
+    flag = next((flag for flag, wanted in families.of(script).parts.items() if found in wanted), None)
     return f"give it as {flag}" if flag else f"{script} has no use for it"
 
 

@@ -210,6 +210,10 @@ def test_a_text_encoder_or_autoencoder_in_anothers_place_is_called_what_it_is(
     assert f"give it as {other}" in only
 
 
+def test_the_autoencoder_of_another_checkpoint_is_taken(tmp_path: Path) -> None:
+    assert said(tmp_path, "sdxl_train_network", vae=checkpoint(tmp_path / "model.safetensors", SDXL)) == []
+
+
 @pytest.mark.parametrize("script", PARTS)
 def test_a_base_model_given_as_one_of_its_parts_is_called_what_it_is(tmp_path: Path, script: str) -> None:
     flag = next(iter(PARTS[script]))

@@ -16,7 +16,7 @@ from lora_training.config.document import Unreadable
 from lora_training.config.files import DATA
 from lora_training.config.loading import load
 from lora_training.errors import ConfigError
-from lora_training.problems import Problem
+from lora_training.problems import Problem, as_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -87,9 +87,10 @@ def _first(config: Config, problems: Iterable[Problem]) -> Iterator[Problem]:
 
 
 def _is_of_data(problem: Problem) -> bool:
-    """Whether an error is about the data, so that the images to check are not known."""
-    place = (problem.key or "").partition(".")[0]
-    return problem.severity == "error" and place in ("datasets", "general", *DATA)
+    """Whether an error is about the data, but for its captions, so that the images to check are not known."""
+    words = (problem.key or "").split(".")
+    about_data = words[0] in ("datasets", "general", *DATA) and words[-1] != "caption_extension"
+    return problem.severity == "error" and about_data
 
 
 def file(
@@ -126,10 +127,9 @@ def require(config: Config, problems: Collection[Problem]) -> None:
     errors = [problem for problem in problems if problem.severity == "error"]
     if not errors:
         return
-    first, *rest = errors
-    same = " with the same --set and LORA_* shows" if any(each.position is None for each in errors) else " shows"
-    last = f"`lora config check {shell.quote(str(config.path))}`{same} all of it"
-    raise ConfigError(str(first), hint="\n".join([*([first.hint] if first.hint else []), *map(str, rest), last]))
+    same = " with the same --set and LORA_*" if any(each.position is None for each in errors) else ""
+    last = f"`lora config check {shell.quote(str(config.path))}`{same} says it without starting"
+    raise ConfigError(str(errors[0]), hint=f"{as_hint(errors)}\n{last}".strip())
 
 
 def _sorted(found: Collection[Problem]) -> tuple[Problem, ...]:

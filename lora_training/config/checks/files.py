@@ -115,7 +115,8 @@ def _images(view: View, subset: Subset, folder: Path, place: KeyPath) -> Iterato
     if names is None:
         yield view.config.problem(f"`image_dir`: {folder} cannot be read", place)
     elif images := _images_of(names):
-        yield from _captions(view, subset, folder, {image: PurePath(image).stem for image in images}, names, place)
+        stems = {image: PurePath(image).stem for image in images}
+        yield from _captions(view, subset, folder, stems, names, (*place[:-1], "caption_extension"))
     else:
         deeper = any(_images_of(_names(child)) for child in paths.below(folder))
         hint = "upstream does not look into its subfolders: give each a subset" if deeper else "give a folder of images"
@@ -136,8 +137,10 @@ def _captions(
         message = f"{len(missing)} of {len(stems)} images in {folder} have no caption ({suffix}): {shown}"
         others = [other for other in _CAPTIONS if other != suffix and any(s + other in names for s in stems.values())]
         hint = "upstream trains them with an empty caption; write captions, or give class_tokens"
-        if others:
+        if others and len(missing) == len(stems):
             hint = f'there are {others[0]} files: set caption_extension = "{others[0]}"'
+        elif others:
+            hint = f"there are {others[0]} files as well: rename those of these images to {suffix}"
         yield view.config.problem(message, place, hint=hint, severity="warning")
     for stem in stems.values():
         if stem + suffix in names:

@@ -33,7 +33,7 @@ def report(found: Result, *, as_json: bool) -> None:
         print_json({"upstreams": rows, "recovered": recovered(found.recovered)})
         return
     for row in found.trees:
-        files = f", {len(row.files)} files written" if row.files else ""
+        files = f", {len(row.files)} file{'s' * (len(row.files) > 1)} written" if row.files else ""
         say(f"{row.name}: {_DONE[row.done]}{files}", *(f"  {line}" for line in _moved_lines(row.moved)))
 
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
-from lora_training import files, locks
+from lora_training import files, locks, shell
 from lora_training.errors import ConfigError, LoraError
 
 if TYPE_CHECKING:
@@ -153,9 +153,10 @@ def alone(folder: Path) -> Iterator[None]:
     """
     with _lock_file(folder) as handle:
         if not _acquire(handle.fileno()):
+            stop = f"lora runs stop {shell.quote(folder.stem)}"
             raise LoraError(
                 f"another run is at work on {folder.with_suffix('')}",
-                hint="wait for it, end it with `lora runs stop`, or choose another output_name",
+                hint=f"wait for it, end it with `{stop}`, or choose another output_name",
             )
         (folder / STOP).unlink(missing_ok=True)
         refuse_links(folder.rglob("*"))

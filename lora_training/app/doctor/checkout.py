@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lora_training.app.doctor import machine
 from lora_training.app.doctor import torch as torches
 from lora_training.app.doctor.machine import ok, problem, warn
 from lora_training.errors import LoraError
+from lora_training.patching.series import Target
 from lora_training.problems import Problem
 from lora_training.workspace import Workspace
 
@@ -73,14 +74,21 @@ def _upstreams(here: Workspace) -> Iterator[Problem]:
             yield ok("upstream", f"{name} at its pin {read.pin[:12]}, from {read.source}")
 
 
-def _patches(here: Workspace) -> Iterator[Problem]:
-    """Check that every patch is applied and no file has drifted."""
+def _verified(here: Workspace) -> tuple[list[Target], Sequence[Problem]]:
+    """Return the trees that are here, and the problems of their patches."""
     from lora_training.app.targets import targets
-    from lora_training.patching import lockfile, verify
+    from lora_training.patching import verify
     from lora_training.upstream import pins
 
-    there = [target for target in targets(here) if pins.head(here.upstream(target.name)).commit]
-    problems = verify.trees(here, there).problems
+    trees = [target for target in targets(here) if pins.head(here.upstream(target.name)).commit]
+    return trees, verify.trees(here, trees).problems
+
+
+def _patches(here: Workspace) -> Iterator[Problem]:
+    """Check that every patch is applied and no file has drifted."""
+    from lora_training.patching import lockfile
+
+    there, problems = _verified(here)
     for each in problems:
         yield problem("patches", f"{each.where}: {each.message}".removeprefix(": "), each.hint or None)
     if not problems:
@@ -95,8 +103,10 @@ def _runtime(here: Workspace) -> Iterator[Problem]:
     from lora_training.runtime import registry
 
     problems = runtime_problems(here)
-    if problems:
-        # one cause, such as a patch that is not applied, often makes several targets fail
+    if problems and _verified(here)[1]:
+        yield warn("runtime", "the runtime patches fit a tree with the patches applied: mend those first")
+    elif problems:
+        # one cause often makes several targets fail
         more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
         yield problem("runtime", f"{problems[0].message}{more}", problems[0].hint)
     elif are_checked(here):

@@ -78,7 +78,6 @@ class Family:
         assert again.ran.code == 0, again.ran.err
         assert again.tensors() == whole.tensors()
 
-    @pytest.mark.drill
     def test_its_lora_imports_as_a_configuration_of_its_script(self, whole: drill.Trained) -> None:
         told = json.loads(lora("config", "import", "--json", whole.lora, cwd=ROOT).out)
         wanted = drill.script(self.name), "chroma" if self.name == "chroma" else "flux"
@@ -88,6 +87,7 @@ class Family:
         assert (told["script"], values.get("model_type", "flux")) == wanted
         assert values.get("v_parameterization", False) == (self.name == "sd2")
 
+    @pytest.mark.drill
     def test_it_is_repeated_from_its_record_to_the_same_bits(self, whole: drill.Trained, env: dict[str, str]) -> None:
         again = lora("runs", "rerun", whole.lora, "--json", cwd=ROOT, env=env)
         assert again.code == 0, again.err

@@ -22,7 +22,7 @@ RUN_FLAGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-tag train tensorboard test test-families lint patch-apply patch-revert patch-verify requirements compat \
+.PHONY: help setup setup-dev setup-tag setup-lycoris train tensorboard test test-families lint patch-apply patch-revert patch-verify requirements compat \
 	bench docker-build docker-run
 
 help:            ## what there is
@@ -34,8 +34,10 @@ setup:           ## the environment for training, in .venv
 setup-dev:       ## another with the tools for working on this project, in .venv-dev
 	@$(CLEAN) "$(PYTHON)" -m lora_training.bootstrap dev
 
-setup-tag: setup ## also what `lora data tag` needs
-	@.lora/uv/bin/uv pip install --quiet --no-deps --require-hashes -p .venv/bin/python -r requirements/tag.txt
+setup-tag:       ## also what `lora data tag` needs
+setup-lycoris:   ## also what a LyCORIS network needs
+setup-tag setup-lycoris: setup-%: setup
+	@.lora/uv/bin/uv pip install --quiet --no-deps --require-hashes -p .venv/bin/python -r requirements/$*.txt
 
 train: setup     ## train: make train CONFIG=configs/smoke.toml
 	@$(LORA) train "$(CONFIG)"
@@ -87,4 +89,5 @@ requirements: setup-dev  ## compile requirements/*.txt from pyproject.toml
 	@$(UV_COMPILE) --extra train --extra ui -o requirements/train.txt
 	@$(UV_COMPILE) -c requirements/train.txt -o requirements/lora.txt
 	@$(UV_COMPILE) --extra train --extra ui --extra tag -c requirements/train.txt -o requirements/tag.txt
+	@$(UV_COMPILE) --extra train --extra ui --extra lycoris -c requirements/train.txt -o requirements/lycoris.txt
 	@$(UV_COMPILE) --extra train --extra ui --extra tag --extra dev -c requirements/train.txt -o requirements/dev.txt

@@ -11,7 +11,7 @@ import click
 
 from lora_training import shell
 from lora_training.cli.app import Group
-from lora_training.cli.output import ProgressLine, json_option, print_json, say
+from lora_training.cli.output import ProgressLine, json_option, keys, print_json, say
 from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from lora_training.app.checkout import Checkout
 
 _file = click.Path(path_type=Path, dir_okay=False)
-_sets = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value; may be repeated.")
+_sets = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", shell_complete=keys, help="Override a value; may be repeated."
+)
 _force = click.option("--force", is_flag=True, help="Write over an existing file.")
 _tree = click.option(
     "--tree",
@@ -111,7 +113,7 @@ def schema(*, script: str, form: str, tree: Path | None, as_json: bool) -> None:
 
 
 @config.command()
-@click.argument("key")
+@click.argument("key", shell_complete=keys)
 @_tree
 @json_option
 def explain(key: str, *, tree: Path | None, as_json: bool) -> None:

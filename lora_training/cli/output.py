@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 
 
+def keys(_context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
+    """Return the keys of upstream's scripts for the shell's completion, with `=` where a value follows."""
+    from lora_training import families
+    from lora_training.app.checkout import Checkout
+    from lora_training.errors import LoraError
+
+    here = Checkout(None)
+    try:
+        known = {key for family in families.FAMILIES for key in here.schema(family.script).keys}
+    except LoraError:
+        return []
+    end = "=" if option.name == "sets" else ""
+    return [f"{key}{end}" for key in sorted(known) if key.startswith(incomplete)]
+
+
 def print_json(document: Any) -> None:
     """Print `document` on stdout as JSON."""
     click.echo(printable.as_json(document))

@@ -44,7 +44,14 @@ def _place(context: click.Context, option: click.Parameter, value: str | None) -
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value; may be repeated.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=output.keys,
+    help="Override a value; may be repeated.",
+)
 @click.option(
     "--resume",
     metavar="auto|never|PATH",

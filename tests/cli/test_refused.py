@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,22 @@ def test_it_is_one_sentence_without_a_number(
 def test_a_misspelt_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["trian", "cats.toml"]) == 2
     assert "No such command 'trian'. Did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.upstream
+def test_the_shell_completes_the_keys_of_every_script(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sd_scripts: Path
+) -> None:
+    monkeypatch.setenv("_LORA_COMPLETE", "bash_complete")
+    for words, said in (
+        ("lora config explain network_di", "plain,network_dim\n"),
+        ("lora train flux.toml --set model_pred", "plain,model_prediction_type=\n"),
+    ):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        with pytest.raises(SystemExit):
+            cli.run([])
+        assert capsys.readouterr().out == said
 
 
 def test_the_shell_completes_commands_and_presets(

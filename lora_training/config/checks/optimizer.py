@@ -32,7 +32,7 @@ _PACKAGES = {
     "schedulefree": ("RAdamScheduleFree", "AdamWScheduleFree", "SGDScheduleFree"),
 }
 PACKAGE_OF = {name.lower(): package for package, names in _PACKAGES.items() for name in names}
-_INDEX_NAMES = {"lycoris": "lycoris-lora", "lion_pytorch": "lion-pytorch"}
+_INSTALL = {"lycoris": "`make setup-lycoris` installs it", "lion_pytorch": "install lion-pytorch"}
 _ADAPTIVE = ("dadapt", "prodigy")
 _LOW = 0.1  # upstream warns about learning rates up to this one
 # upstream accepts these schedulers, but calls their functions with arguments that they do not have
@@ -65,7 +65,7 @@ def _packages(view: View, installed: Installed) -> Iterator[Problem]:
     for key, package in needs.items():
         if package and installed and not installed(package):
             message = f"`{key}` needs the package `{package}`, which is not installed"
-            yield view.problem(message, key, hint=f"install {_INDEX_NAMES.get(package, package)}")
+            yield view.problem(message, key, hint=_INSTALL.get(package, f"install {package}"))
 
 
 def _class(
@@ -107,7 +107,7 @@ def _optimizer(view: View, name: str, key: str, installed: Installed) -> Iterato
     package = PACKAGE_OF.get(name.lower()) or (name.partition(".")[0] if "." in name else None)
     if package and installed and not installed(package):
         message = f"the optimizer `{name}` needs the package `{package}`, which is not installed"
-        hint = f"install {_INDEX_NAMES.get(package, package)}, or choose another optimizer"
+        hint = f"{_INSTALL.get(package, f'install {package}')}, or choose another optimizer"
         yield view.problem(message, key, hint=hint)
 
 

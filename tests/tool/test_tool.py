@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
 
 def test_a_script_ends_when_lora_is_killed_and_the_shell_that_they_share_lives_on(tmp_path):
     os.mkfifo(tmp_path / "slow.json")
-    words = f"{sys.executable} -m lora_training tool clean_captions_and_tags slow.json out.json"
+    words = f"{shlex.quote(sys.executable)} -m lora_training tool clean_captions_and_tags slow.json out.json"
     shell = subprocess.Popen(
         ["sh", "-c", f"{words} & echo $!; wait; read line; echo $line"],
         cwd=tmp_path,

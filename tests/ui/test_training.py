@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from tests.ui.records import Made
 from tests.ui.test_watching import shown
 
 STEPS = 100
+# of the moments at which something is killed; a new number is another course of the same test
+SEED = 244557
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,34 +75,64 @@ def test_a_live_run_is_watched_to_its_end(
     shoot(page, "trained")
 
 
-def test_a_run_goes_on_whatever_is_killed_and_ends_with_the_same_bits(
+def lines(home: Path) -> list[str]:
+    """The events of the run so far."""
+    path = home / "out" / "cats.run" / "events.jsonl"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def killed(home: Path, who: str) -> str:
+    """Kill `lora` or the training; the state that the page must show then."""
+    pid = record(home, "cats")["pid"]
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    (child,) = until(lambda: children.read_text(encoding="utf-8").split())
+    os.kill(pid if who == "lora" else int(child), signal.SIGKILL)
+    if who == "lora":
+        return "died"
+    until(lambda: record(home, "cats")["state"] == "failed")
+    return "failed"
+
+
+def test_a_run_goes_on_whatever_is_killed_at_any_moment_and_ends_with_the_same_bits(
     browser: Any,
     home: Path,
     serve: Callable[..., Server],
     its_environment: dict[str, str],
     undisturbed: dict[str, Any],
 ) -> None:
+    drawn = random.Random(SEED)
+    ends = ["stop", drawn.choice(("lora", "child"))]
+    drawn.shuffle(ends)
+    server_dies_in = drawn.choice((0, 2))
     server = serve(env=its_environment)
     page = browser.new_page()
     page.goto(server.entry)
     started(page, server, "cats")
-    server.kill()
-    serve(port=server.port, env=its_environment)
-    until(lambda: shown(page)[0] > 2, 120)
-    page.get_by_role("button", name="Stop").click()
-    is_said(page, "stopped")
-    page.get_by_text("state saved; the same command goes on").first.wait_for()
-    page.get_by_role("button", name="Resume").click()
-    is_said(page, "running")
-    until(lambda: len(record(home, "cats")["attempts"]) > 1)
-    begins = record(home, "cats")["attempts"][1]["from_step"]
-    until(lambda: shown(page)[0] > begins, 120)
-    os.kill(record(home, "cats")["pid"], signal.SIGKILL)
-    is_said(page, "died", 2)
-    page.get_by_role("button", name="Resume").click()
+    begun = 0
+    for number, end in enumerate((*ends, "complete")):
+        if number == server_dies_in:
+            server.kill()
+            page.get_by_text("not connected").wait_for()
+            serve(port=server.port, env=its_environment)
+            page.get_by_text("not connected").wait_for(state="hidden")
+        if end == "complete":
+            break
+        moment = begun + drawn.randint(1, 20)
+        until(lambda moment=moment: len(lines(home)) >= moment, 120)
+        if end == "stop":
+            page.get_by_role("button", name="Stop").click()
+            is_said(page, "stopped")
+            # before the first step there is nothing to save
+            if '"event": "stopped"' in "".join(lines(home)[begun:]):
+                page.get_by_text("state saved; the same command goes on").first.wait_for()
+        else:
+            is_said(page, killed(home, end), 2)
+        begun = len(lines(home))
+        page.get_by_role("button", name="Resume").click()
+        is_said(page, "running")
     is_said(page, "complete")
     until(lambda: shown(page) == (STEPS, STEPS))
-    page.get_by_text("the run was killed: nothing was recorded after this step").wait_for()
+    assert len(record(home, "cats")["attempts"]) == len(ends) + 1
     assert record(home, "cats")["config"] == str(home / "configs" / "cats.toml")
     origins = json.loads((home / "out" / "cats.run" / "origins.json").read_text(encoding="utf-8"))
     assert origins["learning_rate"].startswith(f"{home}/configs/cats.toml:")

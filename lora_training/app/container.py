@@ -24,7 +24,7 @@ from lora_training.containers.running import Ended, Screen
 from lora_training.errors import ConfigError, EngineError, Interrupted, TrainingError
 from lora_training.launch import container as containers
 from lora_training.launch import gpus
-from lora_training.launch.container import Container, Engine, Mount, Order, is_refused, merged
+from lora_training.launch.container import Container, ContainerRun, Engine, Mount, is_refused, merged
 from lora_training.patching import lockfile
 from lora_training.runtime import registry
 from lora_training.supervise import run_index, signals
@@ -61,29 +61,29 @@ class Options:
 
 def rehearse(here: Workspace, request: Request, options: Options, watcher: Watcher) -> str:
     """Return the engine's shell command for this training. Writes nothing."""
-    order = _order(here, request, options, write=False)
-    return containers.describe(order, _caller(), _kind(watcher)).shell()
+    run = _container_run(here, request, options, write=False)
+    return containers.describe(run, _caller(), _kind(watcher)).shell()
 
 
 def train(here: Workspace, request: Request, options: Options, watcher: Watcher, screen: Screen) -> int:
     """Train in a container and return the exit code of the `lora` in it. Raises LoraError if it cannot be run."""
-    order = _order(here, request, options, write=True)
+    run = _container_run(here, request, options, write=True)
     with connection.connected(os.environ) as engine:
-        _compare_image(here, engine, order.image, watcher, chosen=options.image is not None)
-        if order.gpus and not engine.gives_gpus:
+        _compare_image(here, engine, run.image, watcher, chosen=options.image is not None)
+        if run.gpus and not engine.gives_gpus:
             raise EngineError(
                 "this Podman ignores the request for GPUs", hint="Podman 5.4 passes them on, and so does Docker"
             )
-        make_folders(order.mounts)
+        make_folders(run.mounts)
         # the index of the checkout in the container is lost with it
-        run_index.add(here, order.output.with_suffix(".run"))
-        wanted = containers.describe(order, _caller(), engine.kind)
+        run_index.add(here, run.output.with_suffix(".run"))
+        wanted = containers.describe(run, _caller(), engine.kind)
         with signals.counted() as asked:
             ended = running.run(engine, wanted, screen, asked)
     return _code(ended, asked, wanted)
 
 
-def _order(here: Workspace, request: Request, options: Options, *, write: bool) -> Order:
+def _container_run(here: Workspace, request: Request, options: Options, *, write: bool) -> ContainerRun:
     config = cfg.load(
         request.file, sets=request.sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)}
     )
@@ -101,7 +101,7 @@ def _order(here: Workspace, request: Request, options: Options, *, write: bool) 
     states = [state for state in (resume, config.run.resume) if state not in (None, "auto", "never")]
     reads = [NamedPath("config", config.path), *(NamedPath("resume", Path(state)) for state in states)]
     named = (*reads, *named_files.named_paths(config, schema))
-    return containers.Order(
+    return containers.ContainerRun(
         image=options.image or containers.IMAGE,
         config=Path(os.path.normpath(config.path)),
         output=output,

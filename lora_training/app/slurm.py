@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType
 
-    from lora_training.config.tables import Launch
+    from lora_training.config.tables import LaunchTable
     from lora_training.launch.slurm import Needs
     from lora_training.supervise.jobs import Job
     from lora_training.workspace import Workspace
@@ -32,7 +32,7 @@ def machine() -> int:
     return int(os.environ.get("SLURM_NODEID", "0")) if _ID in os.environ else 0
 
 
-def rendezvous(launch: Launch) -> tuple[str, ...]:
+def rendezvous(launch: LaunchTable) -> tuple[str, ...]:
     """Return the overrides by which the machines of a batch job meet: on the node of its script, number 0."""
     number = os.environ.get(_ID, "")
     if (launch.num_machines or 1) == 1 or not number.isdecimal():
@@ -44,7 +44,7 @@ def rendezvous(launch: Launch) -> tuple[str, ...]:
     return tuple(f"launch.{name}={value}" for name, value in places.items())
 
 
-def needs(launch: Launch, options: tuple[str, ...]) -> Needs:
+def needs(launch: LaunchTable, options: tuple[str, ...]) -> Needs:
     """Return the resources that a training asks for on this cluster. Raises SlurmError where there is no Slurm."""
     partitions = [word for word in options if word.startswith("--partition=")]
     return slurm.needs(launch, has_gpus="gpu" in _ask(["sinfo", "--noheader", "--format=%G", *partitions]))

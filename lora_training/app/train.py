@@ -116,7 +116,7 @@ def run(
         run_index.add(here, plan.folder)
         if detach:
             background.detach(plan.folder)
-        return supervising.Run(replace(_order(plan), began=began), watcher).go(state)
+        return supervising.Supervisor(replace(_supervised_run(plan), began=began), watcher).go(state)
 
 
 def checked(here: Workspace, plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) -> State | None:
@@ -135,9 +135,9 @@ def _forget_earlier_stop(plan: Plan) -> None:
         (shared / record.STOP).unlink(missing_ok=True)
 
 
-def _order(plan: Plan) -> supervising.Order:
+def _supervised_run(plan: Plan) -> supervising.SupervisedRun:
     settings = plan.config.run
-    return supervising.Order(
+    return supervising.SupervisedRun(
         plan.spec,
         recording.source(plan),
         plan.output,

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from lora_training.config.loading import load
     from lora_training.config.model import Config, Entry
     from lora_training.config.schema import Schema
-    from lora_training.config.tables import Launch, Run
+    from lora_training.config.tables import LaunchTable, RunTable
 
 __all__ = [
     "Config",
     "Entry",
-    "Launch",
+    "LaunchTable",
     "Machine",
-    "Run",
+    "RunTable",
     "Schema",
     "check",
     "dataset_document",
@@ -44,7 +44,7 @@ _HOMES = {
     "loading": ("load",),
     "model": ("Config", "Entry"),
     "schema": ("Schema",),
-    "tables": ("Launch", "Run"),
+    "tables": ("LaunchTable", "RunTable"),
 }
 
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lora_training.config import paths
-from lora_training.config.tables import Launch, Run
+from lora_training.config.tables import LaunchTable, RunTable
 from lora_training.problems import Problem
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class Config:
     entries: Mapping[str, Entry]
     datasets: tuple[dict[str, Any], ...] = ()
     general: Mapping[str, Any] = field(default_factory=dict)
-    launch: Launch = field(default_factory=Launch)
-    run: Run = field(default_factory=Run)
+    launch: LaunchTable = field(default_factory=LaunchTable)
+    run: RunTable = field(default_factory=RunTable)
     runtime: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -37,7 +37,7 @@ def _one_of(*words: str, text: str, default: str | None = None) -> Any:
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchTable:
     """The `[launch]` table: processes, precision, machines. None leaves a setting to the launcher."""
 
     num_processes: int | Literal["auto"] | None = _key(
@@ -86,7 +86,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunTable:
     """The `[run]` table: resuming, restarting, checks. `resume` is `auto`, `never` or an absolute path."""
 
     assets: str | None = _one_of(
@@ -123,8 +123,8 @@ class Run:
 
 # the metadata of each key, by table
 TABLES: dict[str, dict[str, Mapping[str, Any]]] = {
-    "launch": {key.name: key.metadata for key in fields(Launch)},
-    "run": {key.name: key.metadata for key in fields(Run)},
+    "launch": {key.name: key.metadata for key in fields(LaunchTable)},
+    "run": {key.name: key.metadata for key in fields(RunTable)},
 }
 
 
@@ -133,7 +133,7 @@ def table_of(key: str) -> str | None:
     return next((name for name, keys in TABLES.items() if key in keys), None)
 
 
-def launch(raw: Any, report: Report) -> Launch:
+def launch(raw: Any, report: Report) -> LaunchTable:
     """Parse `[launch]`: report each invalid setting, and return the others."""
     kept = _parsed("launch", raw, report)
     if "gpu_ids" in kept:
@@ -142,10 +142,10 @@ def launch(raw: Any, report: Report) -> Launch:
     if kept.get("machine_rank", 0) >= machines:
         message = f"machine_rank = {kept.pop('machine_rank')} with num_machines = {machines}"
         report(message, ("launch", "machine_rank"), hint="ranks are counted from 0")
-    return Launch(**kept)
+    return LaunchTable(**kept)
 
 
-def run(raw: Any, folder: Path, variables: Mapping[str, str], report: Report) -> Run:
+def run(raw: Any, folder: Path, variables: Mapping[str, str], report: Report) -> RunTable:
     """Parse `[run]`, with `resume` made absolute: report each invalid setting, and return the others."""
     kept = _parsed("run", raw, report)
     if kept.get("resume", "auto") not in ("auto", "never"):
@@ -154,7 +154,7 @@ def run(raw: Any, folder: Path, variables: Mapping[str, str], report: Report) ->
         except paths.UnknownVariable as exc:
             report(str(exc), ("run", "resume"), hint=exc.hint)
             del kept["resume"]
-    return Run(**kept)
+    return RunTable(**kept)
 
 
 def runtime(raw: Any, report: Report) -> dict[str, Any]:

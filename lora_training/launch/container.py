@@ -75,7 +75,7 @@ class Mount:
 
 
 @dataclass(frozen=True)
-class Order:
+class ContainerRun:
     """A training to run in a container.
 
     `output` is the LoRA file; `sets` and `resume` are options of `lora train`.
@@ -133,30 +133,30 @@ class Container:
         yield from (word for item in self.security for word in ("--security-opt", item))
 
 
-def describe(order: Order, caller: Caller, engine: Engine) -> Container:
-    """Describe the container that runs `order`, with outputs owned by `caller`.
+def describe(run: ContainerRun, caller: Caller, engine: Engine) -> Container:
+    """Describe the container that runs `run`, with outputs owned by `caller`.
 
     Raises ConfigError for a path that cannot be mounted at its own location.
     """
     # the same for each container of a run, so that the engine refuses a second one at a time
-    digest = hashlib.sha256(os.fsencode(order.output)).hexdigest()[:8]
-    name = re.sub(r"[^a-zA-Z0-9_.-]", "-", f"lora-{order.output.stem}-{digest}")
-    sets = (word for item in order.sets for word in ("--set", item))
-    resume = ("--resume", order.resume) if order.resume else ()
+    digest = hashlib.sha256(os.fsencode(run.output)).hexdigest()[:8]
+    name = re.sub(r"[^a-zA-Z0-9_.-]", "-", f"lora-{run.output.stem}-{digest}")
+    sets = (word for item in run.sets for word in ("--set", item))
+    resume = ("--resume", run.resume) if run.resume else ()
     described = Container(
-        image=order.image,
+        image=run.image,
         name=name,
-        command=("train", str(order.config), *sets, *resume, *(("--verbose",) if order.verbose else ())),
-        mounts=merged(order.mounts),
-        env=dict(sorted(order.env.items())),
-        labels={RUN_LABEL: str(order.output.with_suffix(".run"))},
+        command=("train", str(run.config), *sets, *resume, *(("--verbose",) if run.verbose else ())),
+        mounts=merged(run.mounts),
+        env=dict(sorted(run.env.items())),
+        labels={RUN_LABEL: str(run.output.with_suffix(".run"))},
         # in a rootless engine, root is the calling user, and any other user is a foreign one
         user="0:0" if engine.rootless else f"{caller.uid}:{caller.gid}",
         groups=() if engine.rootless else tuple(group for group in caller.groups if group != caller.gid),
-        gpus=("cdi" if engine.program == "podman" else "engine") if order.gpus else None,
-        tty=order.tty,
+        gpus=("cdi" if engine.program == "podman" else "engine") if run.gpus else None,
+        tty=run.tty,
         # several machines connect to a port on this one
-        network="host" if order.machines > 1 else None,
+        network="host" if run.machines > 1 else None,
         userns="host" if engine.remapped and not engine.rootless else None,
         security=("label=disable",) if engine.selinux else (),
         program=engine.program,

@@ -11,7 +11,7 @@ from lora_training.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lora_training.config.tables import Launch
+    from lora_training.config.tables import LaunchTable
 
 # How long before its end Slurm tells a job so, in seconds: enough for a long step and for saving a large model's state.
 _WARNING_S = 300
@@ -26,7 +26,7 @@ class Needs:
     threads: int
 
 
-def needs(launch: Launch, *, has_gpus: bool) -> Needs:
+def needs(launch: LaunchTable, *, has_gpus: bool) -> Needs:
     """Return what `[launch]` asks for. Raises ConfigError for what Slurm decides itself."""
     if launch.num_processes == "auto" or launch.gpu_ids:
         raise ConfigError(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from lora_training.config.tables import Launch
+    from lora_training.config.tables import LaunchTable
 
 # /dev/null is not a folder, so no file can exist below it; the log shows this name
 NO_MODULES = "/dev/null/the-modules-of-a-model-are-not-run"
@@ -159,7 +159,7 @@ def _accelerate(python: str, processes: Processes, mixed_precision: str, cpu_thr
     return (*launcher, *proc.module(_RUNTIME, python))
 
 
-def resolve(wanted: Launch, gpus: Callable[[], int]) -> Processes:
+def resolve(wanted: LaunchTable, gpus: Callable[[], int]) -> Processes:
     """Resolve `[launch]` on a machine with `gpus()` GPUs; `gpus` is called only where it matters.
 
     Raises ConfigError if more GPUs are requested than exist, and for settings that exclude each other.
@@ -185,7 +185,7 @@ def resolve(wanted: Launch, gpus: Callable[[], int]) -> Processes:
     )
 
 
-def _check(wanted: Launch, count: int, machines: int, here: int, present: int) -> None:
+def _check(wanted: LaunchTable, count: int, machines: int, here: int, present: int) -> None:
     missing = [str(each) for each in wanted.gpu_ids or () if isinstance(each, int) and each >= present]
     if missing:
         raise ConfigError(

@@ -51,7 +51,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
-class Order:
+class SupervisedRun:
     """What to run, and how often to restart it. `made_by`: digests, by name, of the inputs that identify this run.
 
     `sees_stop_file`: once it trains, the child saves its state and exits when the file `record.STOP` exists. `machine`
@@ -83,10 +83,10 @@ class Order:
 
 
 @dataclass
-class Run:
-    """A run in progress. Use it inside `record.alone(order.folder)`."""
+class Supervisor:
+    """A run in progress. Use it inside `record.alone(run.folder)`."""
 
-    order: Order
+    run: SupervisedRun
     watcher: Watcher
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -102,24 +102,24 @@ class Run:
 
         Raises TrainingError with the cause in one sentence, and Interrupted when asked to stop.
         """
-        order = self.order
-        names = (order.folder.stem, str(order.config), str(order.output), order.spec.shell())
-        self.record = record.Record(*names, dict(order.made_by), pid=os.getpid(), **order.began)
-        before = result.fingerprint(order.output)
-        self._machines = Machines(order.output.with_suffix(".run"), order.machine, order.machines, self.clock)
+        run = self.run
+        names = (run.folder.stem, str(run.config), str(run.output), run.spec.shell())
+        self.record = record.Record(*names, dict(run.made_by), pid=os.getpid(), **run.began)
+        before = result.fingerprint(run.output)
+        self._machines = Machines(run.output.with_suffix(".run"), run.machine, run.machines, self.clock)
         # counted until the record is closed, since a terminal that closes sends SIGHUP more than once
         with signals.counted() as self._asked:
             try:
                 self._attempts(state)
-                found = result.check(order.output, before=before, told=self._reported)
+                found = result.check(run.output, before=before, told=self._reported)
             except (TrainingError, Interrupted) as exc:
                 self._close("failed" if isinstance(exc, TrainingError) else "stopped", exc.message)
                 raise
             except OSError as exc:
                 raise self._lost(exc) from exc
-            states.clear_passing(order.output)
+            states.clear_passing(run.output)
             self.record.result = {"path": str(found.path), "steps": found.steps, "tensors": found.tensors}
-            self.record.result |= digests.record_lora(found.path, order.folder)
+            self.record.result |= digests.record_lora(found.path, run.folder)
             self._close("complete", None)
             return found
 
@@ -142,9 +142,9 @@ class Run:
             if ended.asked and not self._gone:
                 raise self._interrupted()
             failure = failures.classify(ended)
-            if self.order.machines > 1:
+            if self.run.machines > 1:
                 raise self._apart(ended, failure)
-            newest = states.newest(self.order.output, self._report_passed_over, self.order.made_by) or state
+            newest = states.newest(self.run.output, self._report_passed_over, self.run.made_by) or state
             # only a newer state is progress: a run that fails at the same place each time is given up
             failed = 0 if _step(newest) > _step(state) else failed + 1
             step = self._reported[0] if self._began and self._reported else 0
@@ -152,7 +152,7 @@ class Run:
             if failed and repeated and repeated == before:
                 raise self._gave_up(ended, failure, again=f", twice at the same step ({repeated[1]})")
             # a failure before any training is most likely permanent; after some training it may be temporary
-            if not (failure.restartable and self._has_trained) or failed > self.order.retries:
+            if not (failure.restartable and self._has_trained) or failed > self.run.retries:
                 raise self._gave_up(ended, failure)
             state = newest
             self._note(failure.sentence)
@@ -163,16 +163,16 @@ class Run:
 
     def _attempt(self, state: State | None) -> Ended:
         # a path that no earlier attempt has used, in earlier runs of the same command either
-        logs = (self.order.folder / f"attempt-{number}.log" for number in itertools.count(1))
+        logs = (self.run.folder / f"attempt-{number}.log" for number in itertools.count(1))
         log_path = next(path for path in logs if not os.path.lexists(path))
-        states.clear_passing(self.order.output, before=_step(state))
+        states.clear_passing(self.run.output, before=_step(state))
         self.record.attempts.append({"log": str(log_path), "from_step": _step(state), "started": time.time()})
-        self.record.save(self.order.folder)
+        self.record.save(self.run.folder)
         self._event("attempt", number=len(self.record.attempts), from_step=_step(state), log=str(log_path))
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with (
             open(log_path, "x", encoding="utf-8", opener=files.opener) as log,
-            contextlib.closing(Tail(self.order.folder / record.EVENTS, self._on_event)) as tail,
+            contextlib.closing(Tail(self.run.folder / record.EVENTS, self._on_event)) as tail,
         ):
 
             def on_line(line: str) -> None:
@@ -180,12 +180,12 @@ class Run:
                 log.flush()
                 self.watcher.line(line)
 
-            child = self.start(self.order.attempt(state), events)
+            child = self.start(self.run.attempt(state), events)
             ask = functools.partial(self._ask, child)
-            patience = self.order.patience
+            patience = self.run.patience
             ended = Attempt(child, events, self.clock, patience, self._wanted, ask, tail.look, on_line).watch()
         self.record.attempts[-1] |= {"ended": time.time(), "code": ended.code}
-        self.record.save(self.order.folder)
+        self.record.save(self.run.folder)
         return ended
 
     def _report_passed_over(self, state: Path, why: str) -> None:
@@ -204,7 +204,7 @@ class Run:
         if self._asked.count == 1 and not self._told:
             self._told = True
             if self._began:
-                wait = f"{self.order.patience.grace / 60:.0f} minutes"
+                wait = f"{self.run.patience.grace / 60:.0f} minutes"
                 self._note(f"saving the state after this step (at most {wait}), then leaving; ask again to end at once")
             else:
                 self._note("it has not begun to train, so there is nothing to save; leaving")
@@ -213,13 +213,13 @@ class Run:
         if self._gone:
             # at once: without it, no step can be finished
             return 2
-        return max(self._asked.count, int(any(path.exists() for path in self.order.stop_files)))
+        return max(self._asked.count, int(any(path.exists() for path in self.run.stop_files)))
 
     def _ask(self, started: attempt.Child) -> None:
         """Ask the child to save its state: by the stop file, which every rank checks and no launcher cuts short."""
         try:
-            if self._began and self.order.sees_stop_file:
-                files.touch(self.order.stop_files[0])
+            if self._began and self.run.sees_stop_file:
+                files.touch(self.run.stop_files[0])
                 return
         except OSError:
             # on a full disk, for example
@@ -234,7 +234,7 @@ class Run:
             self.sleep(min(0.2, seconds))
 
     def _interrupted(self) -> Interrupted:
-        state = states.newest(self.order.output, made_by=self.order.made_by)
+        state = states.newest(self.run.output, made_by=self.run.made_by)
         where = f"stopped at step {state.step}, state saved" if state else "stopped before a state was saved"
         message = f"{where}; the same command goes on"
         by_signal = self._asked.count > 0
@@ -269,17 +269,17 @@ class Run:
 
     def _close(self, state: str, why: str | None) -> None:
         self.record.state, self.record.why = state, why
-        self.record.save(self.order.folder)
+        self.record.save(self.run.folder)
         self._event("closed", state=state, why=why)
 
     def _note(self, text: str) -> None:
         """Print a message and append it to the run's events."""
-        record.append_event(self.order.folder / record.EVENTS, "note", text=text)
+        record.append_event(self.run.folder / record.EVENTS, "note", text=text)
         self.watcher.note(text)
 
     def _event(self, kind: str, **fields: Any) -> None:
         """Append an event of the supervisor to the file of events, and pass it to the watcher."""
-        record.append_event(self.order.folder / record.EVENTS, kind, **fields)
+        record.append_event(self.run.folder / record.EVENTS, kind, **fields)
         self.watcher.event({"event": kind, **fields})
 
 

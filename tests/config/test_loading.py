@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_training.config import Launch, load
+from lora_training.config import LaunchTable, load
 from lora_training.errors import ConfigError
 from lora_training.problems import Position
 from tests.config.helpers import said
@@ -37,7 +37,7 @@ def test_overrides_reach_into_our_tables_datasets_and_arguments(config):
     assert loaded.values["network_args"] == {"a": 1, "b": "x=y"}
     assert loaded.datasets[0]["subsets"][0]["num_repeats"] == 5
     assert (loaded.run.retries, loaded.run.resume) == (9, "never")
-    assert loaded.launch == Launch(num_processes=2)
+    assert loaded.launch == LaunchTable(num_processes=2)
 
 
 def test_arguments_written_as_words_take_an_override(config):

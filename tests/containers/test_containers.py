@@ -14,7 +14,7 @@ import pytest
 from lora_training.containers import connection, running
 from lora_training.containers.running import Ended, Screen
 from lora_training.errors import EngineError, Interrupted, LoraError
-from lora_training.launch.container import Caller, Container, Engine, Mount, Order, describe
+from lora_training.launch.container import Caller, Container, ContainerRun, Engine, Mount, describe
 from lora_training.supervise.signals import Asked
 from tests.containers import fake
 
@@ -38,7 +38,9 @@ class Output:
 def wanted(tmp_path: Path, **changes: object) -> Container:
     output = tmp_path / "out" / "cats.safetensors"
     output.parent.mkdir(exist_ok=True)
-    order = Order("lora-training", tmp_path / "my.toml", output, (Mount(str(tmp_path), str(tmp_path), writable=True),))
+    order = ContainerRun(
+        "lora-training", tmp_path / "my.toml", output, (Mount(str(tmp_path), str(tmp_path), writable=True),)
+    )
     return replace(describe(order, Caller(1000, 1001, (1001, 44)), Engine()), **changes)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_training.errors import ConfigError
-from lora_training.launch.container import Caller, Container, Engine, Mount, Order, describe, merged
+from lora_training.launch.container import Caller, Container, ContainerRun, Engine, Mount, describe, merged
 
 ME = Caller(1000, 1001, (44, 1001))
 OUTPUT = Path("/o/cats.safetensors")
@@ -17,7 +17,7 @@ OUTPUT = Path("/o/cats.safetensors")
 
 def described(engine: Engine | None = None, **changes: Any) -> Container:
     given = {"image": "lora-training", "config": Path("/c/my.toml"), "output": OUTPUT, "mounts": ()}
-    return describe(Order(**{**given, **changes}), ME, engine or Engine())
+    return describe(ContainerRun(**{**given, **changes}), ME, engine or Engine())
 
 
 def at(path: str, *, writable: bool = False) -> Mount:

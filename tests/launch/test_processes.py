@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
-from lora_training.config.tables import Launch
+from lora_training.config.tables import LaunchTable
 from lora_training.errors import ConfigError
 from lora_training.launch.spec import Processes, resolve
 from tests.helpers import ROOT, lora
 
 
 def of(gpus: int, **wanted: Any) -> Processes:
-    return resolve(Launch(**wanted), lambda: gpus)
+    return resolve(LaunchTable(**wanted), lambda: gpus)
 
 
 def test_nothing_asked_for_is_one_process_and_the_gpus_are_not_looked_for() -> None:
     def never() -> int:
         raise AssertionError
 
-    assert resolve(Launch(num_processes=1), never) == resolve(Launch(), never) == Processes()
+    assert resolve(LaunchTable(num_processes=1), never) == resolve(LaunchTable(), never) == Processes()
 
 
 @pytest.mark.parametrize(

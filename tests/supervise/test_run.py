@@ -18,7 +18,7 @@ from lora_training.errors import ConfigError, Interrupted, LoraError, TrainingEr
 from lora_training.launch.spec import LaunchSpec
 from lora_training.supervise import digests, record, states
 from lora_training.supervise.attempt import Patience
-from lora_training.supervise.run import Order, Run
+from lora_training.supervise.run import SupervisedRun, Supervisor
 from tests.helpers import ROOT
 from tests.supervise.test_child import gone
 
@@ -90,19 +90,19 @@ class Bench:
     def output(self) -> Path:
         return self.folder / "cats.safetensors"
 
-    def order(self, plan: dict[str, Any], **more: Any) -> Order:
+    def order(self, plan: dict[str, Any], **more: Any) -> SupervisedRun:
         run_folder = self.output.with_suffix(".run")
         env = {"LORA_EVENTS": str(run_folder / record.EVENTS), "PYTHONPATH": str(ROOT)}
         # the flags that come after it on a resume are --resume PATH --skip_until_initial_step
         argv = (sys.executable, "-c", TRAINER, str(self.output), json.dumps(plan))
-        order = Order(LaunchSpec(argv, env, self.folder), Path("cats.toml"), self.output, run_folder, ME)
+        order = SupervisedRun(LaunchSpec(argv, env, self.folder), Path("cats.toml"), self.output, run_folder, ME)
         return replace(order, **more)
 
     def go(self, plan: dict[str, Any], **more: Any) -> Any:
         order = self.order(plan, **more)
         state = states.newest(self.output)
         with record.alone(order.folder):
-            return Run(order, self.notes, sleep=lambda _seconds: None).go(state)
+            return Supervisor(order, self.notes, sleep=lambda _seconds: None).go(state)
 
     @property
     def record(self) -> record.Record:
@@ -145,7 +145,7 @@ def test_a_restart_takes_no_state_that_another_run_made(bench: Bench) -> None:
     manifest.write(folder, step=99, made_by={"config": "another"})
     order = bench.order({"1": {"once": True}})
     with record.alone(order.folder):
-        assert Run(order, bench.notes, sleep=lambda _seconds: None).go(None).steps == 6
+        assert Supervisor(order, bench.notes, sleep=lambda _seconds: None).go(None).steps == 6
     assert [attempt["from_step"] for attempt in bench.record.attempts] == [0, 0]
 
 
@@ -228,7 +228,7 @@ def test_asked_to_stop_from_elsewhere_it_stops(bench: Bench, sees_stop_file: boo
 
     bench.notes.event = stop  # type: ignore[method-assign] - the one thing that differs
     with record.alone(order.folder), pytest.raises(Interrupted) as caught:
-        Run(order, bench.notes).go(None)
+        Supervisor(order, bench.notes).go(None)
     assert caught.value.exit_code == 143
     assert "step 2" in str(caught.value)
     assert bench.record.state == "stopped"
@@ -243,7 +243,7 @@ def test_a_run_whose_folder_is_moved_away_says_so(bench: Bench) -> None:
 
     bench.notes.event = move  # type: ignore[method-assign] - the one thing that differs
     with record.alone(order.folder), pytest.raises(TrainingError, match="cannot be written to") as caught:
-        Run(order, bench.notes).go(None)
+        Supervisor(order, bench.notes).go(None)
     assert "moved" in str(caught.value.hint)
 
 

@@ -47,7 +47,7 @@ TREE = ROOT / "third_party" / "sd-scripts"
 CARDS = (8, 12, 16, 24, 48, 80)
 # dense bf16 TFLOPS from the makers' data sheets
 PEAKS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "L40S": 362, "RTX 4090": 165, "RTX 3090": 71}
-# what a CUDA context and fragments take beside the allocator's peak
+# the CUDA context and fragmentation, beside the allocator's peak
 OVERHEAD_GB = 1.0
 
 STAMPS = """
@@ -112,7 +112,7 @@ sys.exit(code)
 
 @dataclass(frozen=True)
 class Family:
-    """What is measured of one family of models. `files` are the model's settings, by upstream's flags."""
+    """The measured variants of one family of models. `files` are the model's settings, by upstream's flags."""
 
     files: dict[str, str]
     example: dict[str, Any]
@@ -215,7 +215,7 @@ class Bench:
 
     @property
     def family(self) -> Family:
-        """What is measured."""
+        """The family's variants."""
         return FAMILIES[self.name]
 
     @property
@@ -284,7 +284,7 @@ class Bench:
 
 
 def main() -> None:
-    """Measure, and print what was found."""
+    """Measure, and print the results."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     options.add_argument("--steps", type=int, default=30)
@@ -340,7 +340,7 @@ def _batch(bench: Bench) -> int:
 
 
 def _tried(title: str, measure: Any) -> Measured | str:
-    """What was measured, or the last line of the log: that a variant does not run on this card is a finding."""
+    """Return the measurement, or the log's last line: that a variant does not run on this card is a result."""
     sys.stderr.write(f"{title}\n")
     try:
         found: Measured = measure()

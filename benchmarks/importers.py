@@ -135,13 +135,13 @@ def metadata() -> Iterator[Case]:
 
 def noise() -> Iterator[Case]:
     """Bytes that mean nothing."""
-    data = random.Random(1).randbytes(SIZE)  # noqa: S311 - the same bytes each time
+    data = random.Random(1).randbytes(SIZE)
     for suffix in PEERS:
         yield Case("noise", suffix, data)
 
 
 def took(argv: list[str]) -> tuple[float, str]:
-    """Processor seconds, which another process does not change, and what it said; time and memory are bounded."""
+    """Run a command with bounded time and memory; return its processor seconds and its output."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     limit = ("prlimit", f"--cpu={_PATIENCE:.0f}", f"--as={_MEMORY}")
     done = subprocess.run([*limit, *argv], cwd=ROOT, capture_output=True, check=False)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "smoke.toml"
-# How long what a killed `lora` had started may take to end, in seconds.
+# Seconds in which the processes of a killed `lora` must end.
 OUTLIVE_S = 5.0
 
 
@@ -34,7 +34,7 @@ class Trial:
 
     def __init__(self, folder: Path, sets: list[str], kills: int, seed: int) -> None:
         self.folder, self.sets, self.left = folder, sets, kills
-        self.random = random.Random(seed)  # noqa: S311 - moments, no secrets
+        self.random = random.Random(seed)
         self.killed: Counter[str] = Counter()
         self.starts = 0
         self.slowest_end = 0.0
@@ -139,7 +139,7 @@ def _compare(whole: Path, killed: Path) -> int:
 
 
 def main() -> None:
-    """Train twice, once with kills, compare, and print what was seen."""
+    """Train twice, once with kills, compare, and print the result."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--kills", type=int, default=100)
     options.add_argument("--steps", type=int, default=1500)

@@ -56,7 +56,7 @@ class Started(NamedTuple):
 
 
 def main() -> None:
-    """Measure, and print what was found."""
+    """Measure, and print the results."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--pairs", type=int, default=5)
     options.add_argument("--steps", type=int, default=100)
@@ -93,7 +93,7 @@ def _lora(output: Path, steps: int, *verbose: str) -> Started:
 
 
 def _flags(output: Path) -> list[str]:
-    """Upstream's flags of that run of ours."""
+    """Return upstream's flags in the recorded command of the run."""
     words = shlex.split((output / "smoke.run" / "command.sh").read_text(encoding="utf-8"))
     return words[next(at for at, word in enumerate(words) if word.endswith("train_network.py")) :]
 

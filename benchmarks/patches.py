@@ -144,7 +144,7 @@ def _compare(pair: Pair, *, must: bool) -> str:
 def check_mutated(folder: Path, seed: int) -> str:
     """Make one pair, harm its patch, and apply it."""
     pair = Pair(folder, seed)
-    dice = random.Random(seed)  # noqa: S311 - harm, no secrets
+    dice = random.Random(seed)
     data = pair.patch.read_bytes()
     for _ in range(dice.choice((1, 1, 2, 4))):
         data = _harmed(data, dice)
@@ -153,11 +153,11 @@ def check_mutated(folder: Path, seed: int) -> str:
 
 
 def _harmed(data: bytes, dice: random.Random) -> bytes:
-    if dice.random() < 0.3:  # noqa: PLR2004
+    if dice.random() < 0.3:
         return blurred(dice, data)
     lines = data.splitlines(keepends=True) or [b""]
     heads = [number for number, line in enumerate(lines) if not line.startswith((b" ", b"+", b"-"))] or [0]
-    at = dice.choice(heads) if dice.random() < 0.5 else dice.randrange(len(lines))  # noqa: PLR2004
+    at = dice.choice(heads) if dice.random() < 0.5 else dice.randrange(len(lines))
     line = lines[at]
     lines[at : at + 1] = dice.choice(([], [line, line], [line, dice.choice(_LINES)], [dice.choice(_LINES)], [line[1:]]))
     return b"".join(lines)

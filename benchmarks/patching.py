@@ -63,7 +63,7 @@ def build(folder: Path) -> Path:
     (root / "lora_training").mkdir(parents=True)
     (root / ".gitmodules").write_text(modules)
     _git("init", "-q", cwd=root)
-    dice = random.Random(1)  # noqa: S311 - the same work every time
+    dice = random.Random(1)
     for name in UPSTREAMS:
         commit = _upstream(root / "third_party" / name, ROOT / "third_party" / name, dice)
         _series(root / "patches" / name, root / "third_party" / name, dice)
@@ -335,7 +335,7 @@ def document(runs: list[tuple[str, Figures]], machine: str, rounds: int) -> str:
 
 
 def machine(modules: Path | None) -> str:
-    """What it was measured on and with, and when."""
+    """Describe the machine, the tools' versions and the date."""
     kernel = os.uname()
     disk = _said("findmnt", "-n", "-o", "FSTYPE", "-T", tempfile.gettempdir())
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())

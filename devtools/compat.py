@@ -75,7 +75,7 @@ def _environment(venv: Path, trio: tuple[str, str, str]) -> Path:
     python = venv / "bin" / "python"
     _run([UV, "venv", "-q", "--clear", "--no-python-downloads", "-p", sys.executable, venv])
     wanted = SCRATCH / "requirements.txt"
-    # only what we ask for ourselves: what a torch brings with it must follow that torch
+    # only declared dependencies: those of torch must match that torch
     others = [line for line in _declared() if _name(line) not in _TRIO]
     wanted.write_text("\n".join([*others, *(f"{n}=={v}" for n, v in zip(_TRIO, trio, strict=True))]), encoding="utf-8")
     _run([UV, "pip", "install", "-q", "-p", python, "-r", wanted])
@@ -103,7 +103,7 @@ def _smoke(python: Path) -> float | None:
     config, output = ROOT / "configs" / "smoke.toml", SCRATCH / "output"
     train = [python, "-m", "lora_training", "train", config, "--set", f"output_dir={output}"]
     try:
-        # the first run compiles bytecode, which is not what is measured
+        # the first run compiles bytecode and is not measured
         _run(train)
         started = time.monotonic()
         _run([*train, "--resume", "never"])

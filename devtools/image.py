@@ -85,7 +85,7 @@ def build(engine: str, image: str, more: list[str]) -> list[str]:
 
 
 def labels() -> dict[str, str]:
-    """What the image says it is made of; the build checks it against what it has."""
+    """Return the image's labels: commit, pins, digest of the lock file. The build checks them."""
     here = workspace.Workspace(ROOT)
     found = {argument: _pin(here, name) for name, argument in _PIN_ARGUMENTS.items()}
     lock = (here.patches / "patches.lock").read_bytes()

@@ -182,7 +182,7 @@ class Setup:
         return self.venv / "bin" / "python"
 
     def _lora(self, *args: str, allowed: Sequence[int] = (0,)) -> int:
-        """Run `lora` on this checkout, whatever the shell sets LORA_HOME to."""
+        """Run `lora` on this checkout, also when the shell sets LORA_HOME."""
         return self._call([self._python, "-m", "lora_training", *args], allowed=allowed, quiet=True)
 
     def _call(self, argv: Sequence[str | Path], *, allowed: Sequence[int] = (0,), quiet: bool = False) -> int:

@@ -10,7 +10,7 @@ import lora_training
 
 PACKAGE = Path(lora_training.__file__).parent
 SUBJECTS = {"upstream", "patching", "config", "preflight", "launch", "supervise", "containers", "dataset"}
-# what runs in the training process, or makes what it trains on
+# run in the training process, or make its models
 TRAINING = {"runtime", "miniature", "smoke"}
 APART = {"patching", "config", "supervise"}
 

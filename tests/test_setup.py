@@ -17,7 +17,7 @@ from lora_training import bootstrap
 from lora_training.workspace import RUNS_VARIABLE
 from tests.helpers import ROOT, lora, write
 
-# uv that makes an environment with the Python below, writes down what it is asked for, and fails if `answers` says so
+# a uv that makes an environment with the Python below, logs its arguments, and fails if `answers` says so
 UV = """#!/bin/sh
 here=$(dirname "$0")
 echo "$@" >> "$here/asked"
@@ -89,7 +89,7 @@ def make(clone: Path, target: str, **more: str) -> list[str]:
 
 
 def set_up(clone: Path) -> tuple[int, str, list[str]]:
-    """The exit code of a set-up, what it said, and the commands of `lora` that it gave."""
+    """Run a set-up; return its exit code, its output and the `lora` commands that it ran."""
     asked = clone / ".lora/uv/bin/lora-asked"
     if asked.exists():
         asked.unlink()

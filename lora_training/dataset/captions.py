@@ -24,7 +24,7 @@ Fault = Literal["missing", "unread", "empty", "blank", "not UTF-8", "byte order 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption as upstream trains on it, and what is wrong with it. `detail` is the file that it is about."""
+    """A caption as upstream trains on it, and its fault. `detail` names the file of the fault."""
 
     text: str
     fault: Fault | None = None

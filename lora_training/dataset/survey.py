@@ -1,4 +1,4 @@
-"""What a training will use of its data sets, and what is doubtful about it."""
+"""A survey of a training's data sets: images, buckets and captions as upstream uses them, and their faults."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something doubtful: a short code, what it is, and the images with a detail each."""
+    """A doubtful point: a short code, a sentence, and a detail for each image."""
 
     code: str
     severity: Severity

@@ -1,4 +1,4 @@
-"""Write caption files so that they can be taken back: what was there is kept until the next undo.
+"""Write caption files so that they can be undone: former contents are kept until the next undo.
 
 Each use is a session: a folder with the former content of each file, and a journal with a line for each write. A
 session that was interrupted is continued by the next one.
@@ -30,7 +30,7 @@ class Session:
         self._kept = {entry["path"]: entry["kept"] for entry in _entries(self.folder)}
 
     def write(self, path: Path, text: str) -> None:
-        """Write a file atomically, after a note of what is there now."""
+        """Keep the present content of a file, then replace it atomically."""
         if str(path) not in self._kept:
             kept = f"{len(self._kept)}" if path.exists() else None
             if kept:
@@ -58,7 +58,7 @@ def newest(place: Path) -> Path | None:
 
 
 def undo(session: Path) -> tuple[list[Path], list[Path]]:
-    """Bring back what was there before a session. Return the files restored, and those left since they were edited."""
+    """Restore the files of a session. Return those restored, and those left because they were edited since."""
     entries = {entry["path"]: entry for entry in _entries(session)}
     restored, edited = [], []
     for name, entry in entries.items():

@@ -11,7 +11,7 @@ from tests.helpers import ROOT, repository
 
 @pytest.fixture
 def no_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout of ours to which nobody ever brought sd-scripts."""
+    """A checkout of this project without sd-scripts."""
     root = tmp_path / "checkout"
     modules = (
         '[submodule "third_party/sd-scripts"]\npath = third_party/sd-scripts\nurl = https://git.example.invalid/x\n'

@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.upstream
 
 _TRAIN = "    def train(self, args):\n"
-# those that build on what the later commits change
+# the patches of functions that the later commits change
 _UNFIT = [
     patch for patch in registry.available().values() if "NetworkTrainer.train" in {each.name for each in patch.targets}
 ]
@@ -28,7 +28,7 @@ OPTIONAL = {patch.name for patch in _UNFIT if not patch.on_by_default}
 
 @dataclass(frozen=True)
 class Clone:
-    """A checkout of ours with trees of its own, and two commits that come after the pin of sd-scripts."""
+    """A clone of this project with its own trees, and two later commits of sd-scripts."""
 
     root: Path
     later: str

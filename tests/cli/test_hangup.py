@@ -112,7 +112,7 @@ def test_what_cannot_be_printed_on_a_full_disk_is_one_error(sd_scripts: Path, ar
         ran = subprocess.run(
             [sys.executable, "-m", "lora_training", *argv], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False
         )
-    # a dry run says before what it would train
+    # a dry run first prints the plan on stderr
     assert ran.stderr.splitlines()[-2:] == [
         b"error: No space left on device",
         b"hint: make room there, or choose another place",

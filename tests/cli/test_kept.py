@@ -1,4 +1,4 @@
-"""What a run was begun from by name stays as it is, whatever becomes of the run, and of those after it."""
+"""A state that a run was started from by name is kept, also when that run fails or is repeated."""
 
 from __future__ import annotations
 

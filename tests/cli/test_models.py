@@ -1,4 +1,4 @@
-"""What a training loads from the hub is looked for before its start, and `lora models fetch` brings it.
+"""Hub files that a training needs are looked for before its start; `lora models fetch` downloads them.
 
 The hub is a server of the test's; huggingface_hub, transformers and diffusers are the real ones.
 """
@@ -108,7 +108,7 @@ def test_what_is_fetched_is_what_upstream_loads_and_is_fetched_once(
     argv = [sys.executable, "-c", LOADS, CLIP_L, CLIP_G]
     loaded = subprocess.run(argv, env=offline, capture_output=True, check=True)
     assert loaded.stdout == b"[0, 3, 4, 2, 5, 1]\n" * 2
-    # and the start goes on to what is wrong after that
+    # the check of the hub passes, and the checks after it run
     ran = lora("config", "check", file, cwd=ROOT, env=offline)
     assert "hub" not in ran.out
 

@@ -1,8 +1,7 @@
-"""What a container is shown of this machine."""
+"""The folders and files that are mounted into a container."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ def test_outputs_are_made_first_so_that_they_are_the_callers(tmp_path: Path) -> 
         (f"{tmp_path}/a/out", True),
         (f"{tmp_path}/logs", True),
     ]
-    assert all(os.path.isdir(mount.source) for mount in mounts)  # noqa: PTH112
+    assert all(Path(mount.source).is_dir() for mount in mounts)
     assert not (tmp_path / "logs" / "x.log").exists()
 
 

@@ -137,7 +137,7 @@ def test_what_the_training_process_says(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def on_a_terminal(code: str) -> str:
-    """What a Python program writes to a terminal."""
+    """Return the output of a Python program on a terminal."""
     ours, theirs = pty.openpty()
     argv = [sys.executable, "-c", code]
     with subprocess.Popen(argv, cwd=ROOT, stderr=theirs, stdout=theirs, env={**os.environ, "TERM": "xterm"}):

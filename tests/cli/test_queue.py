@@ -124,7 +124,7 @@ def test_jobs_with_a_broken_one_and_workers_that_are_killed(queue: Queue) -> Non
     assert queue("add", broken).code == 0
     queue.add("two")
     next((queue.folder / "images").glob("*.png")).write_bytes(b"not a picture any more")
-    chance = random.Random(16)  # noqa: S311 - it chooses moments
+    chance = random.Random(16)
     for _ in range(2):
         with queue.worker() as worker:
             assert worker.stderr

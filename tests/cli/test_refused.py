@@ -1,4 +1,4 @@
-"""What the operating system refuses, as the command line says it."""
+"""Errors of the operating system as the command line reports them."""
 
 from __future__ import annotations
 

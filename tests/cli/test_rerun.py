@@ -1,4 +1,4 @@
-"""What a run's record is good for: to train it again when everything else is gone, and to lose nothing."""
+"""Reruns from a record alone, and runs that are kept when another takes their name."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_a_run_that_began_with_a_state_needs_that_very_state(trained: Trained, t
 
 
 def begin(plan: plans.Plan, resume: str = "auto") -> list[str]:
-    """All that `lora train` does before it starts a child; what it has to say."""
+    """Begin a record as `lora train` does before it starts a child; return its notes."""
     said: list[str] = []
     terminal = SimpleNamespace(note=said.append)
     with record.alone(plan.folder):

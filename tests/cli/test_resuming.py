@@ -269,7 +269,7 @@ def test_a_state_of_its_own_that_is_named_needs_no_warning(plan: Any, heard: Any
 
 
 def test_the_schedules_shape_is_the_configurations_and_its_rates_are_the_states() -> None:
-    """What the warning says of torch."""
+    """The warning about a resumed schedule describes torch's behaviour."""
     torch = pytest.importorskip("torch")
     from functools import partial
 

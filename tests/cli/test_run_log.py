@@ -1,4 +1,4 @@
-"""`lora runs log`: what the attempts of a run have written."""
+"""`lora runs log`: the logs of a run's attempts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A state or a record from somebody else: what is refused, through the command line."""
+"""States and records from another user that the command line refuses."""
 
 from __future__ import annotations
 

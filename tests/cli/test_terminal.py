@@ -1,4 +1,4 @@
-"""What a training looks like: on a real pseudo-terminal, and where there is none."""
+"""The display of a training on a pseudo-terminal and without one."""
 
 from __future__ import annotations
 

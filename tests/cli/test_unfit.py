@@ -1,4 +1,4 @@
-"""A runtime patch that does not fit what it changes is an error of `lora train` itself."""
+"""A runtime patch that does not fit its target is an error before the child starts."""
 
 from __future__ import annotations
 

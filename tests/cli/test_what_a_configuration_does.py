@@ -1,4 +1,4 @@
-"""What a configuration alone can write over, send, fetch and give away."""
+"""Files that a configuration may overwrite, and what the check reports of its network use and secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine without a GPU cannot do is told by the check, and met by the training."""
+"""Settings that need a GPU: warnings of the check, errors and changes at the start without one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def train(file: Path, *words: str, env: dict[str, str] | None = None) -> Ran:
 
 
 def identity(command: str) -> str:
-    """What the command that `--dry-run` prints says of what makes the run."""
+    """Return the run's identity from the command that `--dry-run` prints."""
     return next(word for word in shlex.split(command) if word.startswith(f"{provenance.VARIABLE}="))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of this room share."""
+"""Helpers of the tests of configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we read from upstream's source against upstream's own parsers, really built."""
+"""The schema compared with upstream's own parsers, imported for real."""
 
 from __future__ import annotations
 

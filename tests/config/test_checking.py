@@ -24,7 +24,7 @@ DATA = '[[datasets]]\nresolution = 512\n{0}[[datasets.subsets]]\nimage_dir = "im
 
 @pytest.fixture
 def checked(tmp_path, real):
-    """Check a configuration that is right but for `text` and what is said of its data."""
+    """Check a valid configuration with `text` and the given data settings added."""
     images(tmp_path / "images")
     (tmp_path / "m").write_text("")
 

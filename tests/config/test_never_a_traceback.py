@@ -1,4 +1,4 @@
-"""Whatever a file holds, the answer is problems with places or one LoraError."""
+"""Damaged files lead to problems with their places, or to one LoraError, never to a traceback."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def load(folder: Path, text: str, **environ: str) -> cfg.Config:
 
 
 def named(folder: Path, schema: Schema, text: str) -> dict[str, Any]:
-    """Each place relative to the folder, with what is done there."""
+    """Return each path relative to the folder, with its use: made, written or read."""
     found = files.named_paths(load(folder, text), schema)
     return {str(p.path.relative_to(folder)): "made" if p.made else "written" if p.written else "read" for p in found}
 

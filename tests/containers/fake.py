@@ -35,13 +35,13 @@ HOST_CONFIG = {
     *("ReadonlyRootfs", "SecurityOpt", "ShmSize", "Tmpfs", "Ulimits", "UsernsMode", "AutoRemove"),
 }
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-# what the API says to a GPU without the toolkit, as users report it
+# the API's error for a GPU without the toolkit, as users report it
 NO_GPU = 'could not select device driver "" with capabilities: [[gpu]]'
 
 
 @dataclass
 class Container:
-    """A container: what was asked for, and the process that it is."""
+    """A container: its creation request and the process that stands for it."""
 
     id: str
     name: str
@@ -53,7 +53,7 @@ class Container:
     out_of_memory: bool = False
 
     def state(self) -> dict[str, Any]:
-        # as an engine: what is over is noticed when the process has been waited for
+        # as in an engine: a process has ended once it has been waited for
         code = self.process.poll() if self.process else None
         running = self.process is not None and code is None and not self.over
         status = "running" if running else "created" if self.process is None and not self.over else "exited"
@@ -69,7 +69,7 @@ class Container:
 
 @dataclass
 class Engine:
-    """What there is in the engine and what was asked of it.
+    """The state of the engine, and the requests that it received.
 
     `command` stands for the image's entry point, `env` for its environment; `images` has the labels of each.
     """
@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         return "a socket"
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         pass
 
     def do_GET(self) -> None:

@@ -22,7 +22,7 @@ Script = Callable[[str], None]
 
 
 class Output:
-    """What a container wrote; `when` is called with all of it at each chunk."""
+    """The output of a container; `when` is called with all of it at each chunk."""
 
     def __init__(self, when: Callable[[str], None] = lambda _text: None) -> None:
         self.out, self.err, self.when = b"", b"", when

@@ -26,7 +26,7 @@ def real() -> None:
 def test_the_smoke_run_trains_in_a_real_container_and_its_files_are_ours(tmp_path: Path) -> None:
     sets = (f"output_dir={tmp_path}/out", "max_train_steps=2")
     words = [word for item in sets for word in ("--set", item)]
-    # a name of the user's own choice: what is tried is the engine, not the age of the image
+    # a name of the user's own choice, so that an older image is accepted
     ran = lora("train", ROOT / "configs" / "smoke.toml", *words, "--image", IMAGE, cwd=ROOT)
     assert ran.code == 0, ran.err
     assert f"trained   {tmp_path}/out/smoke.safetensors" in ran.out

@@ -10,12 +10,12 @@ import sys
 
 sys.path.insert(0, ".")
 out, sys.stdout = sys.stdout, sys.stderr
-from library.config_util import (  # noqa: E402
+from library.config_util import (  # noqa: E402 - found in the folder added above
     BlueprintGenerator,
     ConfigSanitizer,
     generate_dataset_group_by_blueprint,
 )
-from transformers import CLIPTokenizer  # noqa: E402
+from transformers import CLIPTokenizer  # noqa: E402 - imported after upstream, as there
 
 LINE = re.compile(r"bucket \d+: resolution \((\d+), (\d+)\), count: (\d+)")
 found: list[list[int]] = []

@@ -128,7 +128,7 @@ def test_a_check_that_cannot_be_made_is_a_finding(error: Exception) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout of ours to which nobody ever brought an upstream."""
+    """A checkout of this project without any upstream."""
     root = tmp_path / "checkout"
     modules = (
         '[submodule "third_party/sd-scripts"]\npath = third_party/sd-scripts\nurl = https://git.example.invalid/x\n'

@@ -1,4 +1,4 @@
-"""What a family is put through: runs by the command line, stopped ones, and its LoRA in diffusers."""
+"""The test of one family: training, stopping and resuming by the command line, and its LoRA in diffusers."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def damage(made: Iterable[Path]) -> set[Path]:
 
 
 def changes(file: Path) -> dict[str, Any]:
-    """What a LoRA adds to the matrix of each module."""
+    """Return the matrix that a LoRA adds to each module."""
     from safetensors.numpy import load_file
 
     found = load_file(file)
@@ -126,7 +126,7 @@ def changes(file: Path) -> dict[str, Any]:
 
 
 def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """The largest difference of two LoRAs in one module, as a part of what the first changes there."""
+    """Return the largest difference of two LoRAs in one module, relative to the first one's change."""
     import numpy as np
 
     assert one.keys() == other.keys()

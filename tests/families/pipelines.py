@@ -91,7 +91,7 @@ def flux() -> Any:
 
 
 def assert_loads(pipeline: Any, lora: Path) -> None:
-    """Every trained module of the file is in the pipeline. What is not loaded has zeros there."""
+    """Assert that the pipeline has loaded every trained module of the file (others stay zero)."""
     from safetensors.torch import load_file
 
     pipeline.load_lora_weights(lora.parent, weight_name=lora.name)

@@ -122,7 +122,7 @@ class Family:
         assert {path for path in made if now[path] != made[path]} == damaged
 
     def cached(self) -> list[str]:
-        """What has the text encoder outputs cached on disk, where the family can."""
+        """Return the settings that cache text encoder outputs on disk, where the family can."""
         if families.of(drill.script(self.name)).text_outputs is None:
             return []
         cached = "cache_text_encoder_outputs"
@@ -165,7 +165,7 @@ class TestSd2(Family):
             ran = lora("tool", "--config", drill.configuration("sd2"), *words, cwd=ROOT, env=env)
             assert ran.code == 0, ran.err
         trained = drill.changes(whole.lora)
-        # upstream cuts off what is below the negative of the largest value
+        # upstream cuts off values below the negative of the largest
         assert drill.difference(trained, drill.changes(again)) < 0.15
         assert 0 < drill.difference(trained, drill.changes(small)) < 0.9
 

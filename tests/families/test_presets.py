@@ -1,4 +1,4 @@
-"""Every preset as it is written, but for its models, its images and their size, and what a CPU cannot do."""
+"""Every preset trains as written, apart from models, images, sizes and settings that need a GPU."""
 
 from __future__ import annotations
 

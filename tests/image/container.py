@@ -75,7 +75,7 @@ class Base:
 
 
 def megabytes(*folders: Path, leave_out: str = "") -> int:
-    """What is in folders, without the parts of that name."""
+    """Return the size of folders in MB, without the entries named `leave_out`."""
     exclude = [f"--exclude={leave_out}"] if leave_out else []
     said = subprocess.run(["du", "-xcsm", *exclude, *folders], check=True, capture_output=True, text=True).stdout
     return int(said.splitlines()[-1].split()[0])

@@ -72,7 +72,7 @@ def test_a_docker_without_buildkit_is_one_error(
 
 
 def test_a_run_is_the_callers_and_has_time_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for the engine notes what it is given."""
+    """A stand-in for the engine writes down its arguments."""
     write(tmp_path, {"docker": f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/given\nexit 143\n'})
     (tmp_path / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -93,7 +93,7 @@ def test_compose_gives_the_training_time_to_save_and_shows_what_it_writes() -> N
 
 
 def test_what_the_dockerfile_copies_is_in_the_context() -> None:
-    """The ignore file lets in what it names and nothing else."""
+    """The ignore file names every path that the Dockerfile copies."""
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     copies = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ") and "--from" not in line]

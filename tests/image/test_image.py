@@ -77,7 +77,7 @@ def test_left_alone_it_trains_the_smoke_run_and_says_what_is_next(built: Image, 
     assert "steps     20" in ran.out
     assert (out / "smoke" / "smoke.safetensors").stat().st_uid == 1000
     assert "complete" in built.run("runs", "list", volumes={"/out": out}).out
-    # what it says to do next, done
+    # follow the printed hint
     (line,) = (line for line in ran.out.splitlines() if " config new " in line)
     data = out / "data"
     data.mkdir()

@@ -1,4 +1,4 @@
-"""A network module of upstream's that notes, rank by rank, what goes into each step: data, noise, gradients.
+"""A network module that writes down each rank's data, noise and gradients of every step.
 
 It is `networks.lora` otherwise. `TEST_PROBE` names the folder for the notes.
 """

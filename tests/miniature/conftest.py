@@ -37,7 +37,7 @@ def write_dataset(file: Path, images: Path, **more: object) -> Path:
 
 @pytest.fixture(scope="session")
 def flags(material) -> Callable[..., list[str]]:
-    """The command line of a short training into a folder; what is given replaces what is there, None removes it."""
+    """Return the command line of a short training; keyword arguments replace its options, None removes one."""
 
     def build(out: Path, **given: object) -> list[str]:
         options: dict[str, object] = {

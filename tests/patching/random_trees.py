@@ -27,7 +27,7 @@ class Maker:
     """Makes and changes files below `root`."""
 
     def __init__(self, root: Path, seed: int, *, plain: bool = False) -> None:
-        """`plain`: only what a diff that is not git's can say."""
+        """`plain`: only changes that a diff without git's extensions can express."""
         self.plain = plain
         self.root = os.fsencode(root)
         self.random = random.Random(seed)

@@ -42,7 +42,7 @@ def site(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Checkout:
 
 
 def _commit(site: Checkout) -> None:
-    """What is there is committed, as it has to be before a move."""
+    """Commit everything, as a bump requires."""
     root = site.here.root
     git("add", "-A", "--", ".", ":!third_party", cwd=root)
     git("commit", "-q", "-m", "as it is", cwd=root)

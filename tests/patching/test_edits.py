@@ -88,7 +88,7 @@ def test_the_cure_keeps_the_edits_in_a_patch_and_ends_in_a_yes(site: Checkout, t
     assert site.lora("patch", "apply").code == 0
     assert site.lora("patch", "verify").code == 0
     assert site.trees() == before
-    # what was kept brings the edits back
+    # the kept patch restores the edits
     done = site.lora("patch", "apply", "--tree", str(site.root(name)), "--patch", str(kept), "--strip", "1")
     assert done.code == 0, done.err
     assert {key: node for key, node in site.trees()[name].items() if key in with_edit[name]} == with_edit[name]

@@ -1,4 +1,4 @@
-"""Patches that want out of the tree, or are not what they seem: refused, and nothing is written anywhere."""
+"""Patches that leave the tree or hide their effect: refused, and nothing is written anywhere."""
 
 from __future__ import annotations
 

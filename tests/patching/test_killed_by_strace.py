@@ -19,7 +19,7 @@ from lora_training.workspace import Workspace
 from tests.helpers import ROOT, git, repository, write
 from tests.patching.conftest import HEADER, Tree, tree_of
 
-# what a program can change a file system with; tried are those of them that the command calls
+# the system calls that change a file system; those that the command makes are tried
 CHANGING = (
     "write,pwrite64,writev,openat,open,creat,fsync,fdatasync,fchmod,chmod,fchmodat,ftruncate,truncate,rename,renameat,"
     "renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,utimensat,sendfile,copy_file_range"

@@ -36,7 +36,7 @@ def _damaged(data: bytes, dice: random.Random) -> bytes:
 @pytest.mark.parametrize("applied", [False, True])
 @pytest.mark.parametrize("file", FILES)
 def test_a_damaged_file_of_ours(checkout: Checkout, file: str, applied: bool) -> None:
-    dice = random.Random(f"{file}{applied}")  # noqa: S311 - the same damage every time
+    dice = random.Random(f"{file}{applied}")
     if applied:
         engine.apply(checkout.here, checkout.targets)
     path = checkout.here.patches / file
@@ -57,7 +57,7 @@ def test_a_damaged_file_of_ours(checkout: Checkout, file: str, applied: bool) ->
 
 @pytest.mark.parametrize("file", ["applied.json", "orig/1/f"])
 def test_a_damaged_record_of_an_ad_hoc_folder(folder: Path, file: str) -> None:
-    dice = random.Random(file)  # noqa: S311 - the same damage every time
+    dice = random.Random(file)
     (folder / "f").write_text("a\n")
     patch = folder.parent / "p.patch"
     patch.write_text("--- a/f\n+++ b/f\n@@ -1 +1 @@\n-a\n+b\n")
@@ -92,7 +92,7 @@ def _other(content: Any, dice: random.Random) -> Any:
 
 @pytest.mark.parametrize("file", ["applied.json", "journal.staging", "journal.ready", "journal.undo"])
 def test_something_else_in_the_place_of_any_value(folder: Path, file: str) -> None:
-    dice = random.Random(file)  # noqa: S311 - the same damage every time
+    dice = random.Random(file)
     (folder / "d").mkdir()
     (folder / "d/f").write_text("a\n")
     patch = folder.parent / "p.patch"

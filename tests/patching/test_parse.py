@@ -106,8 +106,8 @@ def test_what_is_no_unified_diff_is_refused(data: bytes) -> None:
 
 
 def test_no_line_of_a_hunk_is_lost_whatever_the_damage() -> None:
-    """Take out, double or change single lines of a patch: it is refused, or every line of it is in what was read."""
-    dice = random.Random(7)  # noqa: S311 - the same damage every time
+    """Remove, double or change single lines of a patch: it is refused, or the result has every line of it."""
+    dice = random.Random(7)
     lines = GOOD.splitlines(keepends=True)
     for _ in range(2000):
         damaged = list(lines)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lora_training.preflight.job import Job
     from lora_training.problems import Problem
 
-# 16 inputs and outputs a matrix, and what no LoRA is for
+# matrices that a LoRA adapts, and tensors that none does
 MODEL = {
     "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": (100_000, 60_000),
     "model.diffusion_model.input_blocks.1.1.proj_in.weight": (20_000, 20_000, 1, 1),

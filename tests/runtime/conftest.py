@@ -217,7 +217,7 @@ def train(sd_scripts: Path) -> Iterator[Trainer]:
 
 @pytest.fixture(scope="session")
 def plain(train: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """Six steps with nothing but what the smoke model needs, to compare with."""
+    """Six steps with only the patches that the smoke model needs, for comparison."""
     training = train(tmp_path_factory.mktemp("plain"))
     assert training.code == 0, training.log
     return training

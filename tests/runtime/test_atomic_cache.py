@@ -22,7 +22,7 @@ def damage(cache: Path) -> None:
 
 
 def shrink(cache: Path) -> None:
-    """What a run at half the resolution left, in the form of older versions."""
+    """Replace the cache by that of a run at half the resolution, in the format of older versions."""
     import numpy as np
 
     held = np.load(cache)

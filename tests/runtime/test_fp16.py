@@ -19,7 +19,7 @@ HUGE = "v_pred_like_loss=300"
 
 
 def scaler(training: Training) -> dict[str, Any]:
-    """What the scaler came to by step 3. It has seen `_growth_tracker` good steps since its last change."""
+    """Return the scaler's state after step 3; `_growth_tracker` counts good steps since its last change."""
     import torch
 
     assert training.code == 0, training.log

@@ -19,7 +19,7 @@ FAKE = {
 
 
 def ran(folder: Path, script: str, *, lazy: bool = True) -> list[str]:
-    """What the script, run as a training is, prints; a package in `folder` comes before one that is installed."""
+    """Run a script as a training is run, with packages of `folder` first; return its output."""
     (folder / "script.py").write_text(script, encoding="utf-8")
     chosen = {"lazy-bitsandbytes": {}} if lazy else {}
     env = os.environ | bootstrap.environment(chosen) | {"PYTHONPATH": str(ROOT)}

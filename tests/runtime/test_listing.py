@@ -1,4 +1,4 @@
-"""What the command line and the configuration's check know of the runtime patches."""
+"""Runtime patches in the command line and in the check of configurations."""
 
 from __future__ import annotations
 

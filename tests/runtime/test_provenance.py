@@ -10,7 +10,7 @@ IDENTITY = {"LORA_IDENTITY": '{"config": "a1", "patches": "b2", "upstream": "c3"
 
 
 def written(training: Training) -> dict[str, str]:
-    """What is of ours in the LoRA's metadata."""
+    """Return this project's entries in the LoRA's metadata."""
     from safetensors import safe_open
 
     assert training.code == 0, training.log

@@ -26,7 +26,7 @@ FILES = (
 
 
 class Code:
-    """What a pickle runs when it is loaded without care: it makes a folder."""
+    """A pickle that makes a folder when it is loaded without restrictions."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -1,4 +1,4 @@
-"""Digests that are remembered, and never of what a file held before."""
+"""Cached digests, and their renewal after every change of a file."""
 
 from __future__ import annotations
 

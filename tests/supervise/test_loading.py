@@ -1,4 +1,4 @@
-"""What a training process says of itself before its first step, in upstream's words."""
+"""The stages before the first step, read from upstream's log lines."""
 
 from __future__ import annotations
 

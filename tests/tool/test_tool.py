@@ -28,7 +28,7 @@ np = pytest.importorskip("numpy")
 save_file = pytest.importorskip("safetensors.numpy").save_file
 pytestmark = [pytest.mark.upstream, pytest.mark.usefixtures("sd_scripts")]
 RECORD = ROOT / ".lora" / "tools.jsonl"
-# what no package of the training set can mend
+# scripts that need packages which are not installed for training
 UNFIT = {"gen_img_diffusers", "detect_face_rotate"}
 
 

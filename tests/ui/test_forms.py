@@ -1,4 +1,4 @@
-"""The form of a configuration: nothing is lost in it, and what is wrong is said beside the field."""
+"""The form of a configuration: it keeps every value, and shows each problem beside its field."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_a_sample_that_an_event_places_elsewhere_is_looked_for_in_the_run_alone(
     assert server.ask(address)[0] == 404
 
 
-ALL = "0.0.0.0"  # noqa: S104 - it is what is tried
+ALL = "0.0.0.0"  # noqa: S104 - the option under test
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\u202e\ud800</script>{{7*7}}"
 
 

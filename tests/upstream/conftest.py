@@ -14,7 +14,7 @@ ADDRESS = "https://git.example.invalid/sd-scripts"
 
 @dataclass
 class Site:
-    """A checkout of ours, an upstream's repository, and a git configuration that leads from one to the other."""
+    """A checkout, an upstream's repository, and a git configuration that redirects the one to the other."""
 
     here: Workspace
     remote: Path

@@ -20,7 +20,7 @@ PRISTINE = "print(1)\n"
 
 @pytest.fixture
 def copied(site: Site) -> Site:
-    """What a build's context is: no repository of ours, and a lock that says what a patch of ours touches."""
+    """Make a build's context: a checkout without a repository, and a lock file that names patched files."""
     revision = pins.pin(site.here, "sd-scripts")
     sync(site.here, "sd-scripts", quiet)
     shutil.rmtree(site.here.root / ".git")

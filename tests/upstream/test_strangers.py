@@ -1,4 +1,4 @@
-"""Checkouts and repositories that came with somebody's files: what they hold runs nothing."""
+"""Checkouts and repositories from others: git runs no program that they name."""
 
 from __future__ import annotations
 

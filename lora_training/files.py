@@ -6,13 +6,10 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from lora_training.errors import TrainingError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 # Larger files are refused by readers of whole files: a small archive may contain a file of any size.
 LIMIT = 64 * 2**20

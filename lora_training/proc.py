@@ -6,14 +6,11 @@ import shlex
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lora_training.errors import LoraError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 _TAIL_LINES = 12
 # the exit code that a shell has for a program that does not exist

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_training.app.plan import Plan
-    from lora_training.app.train import Watcher
     from lora_training.config.schema import Flag
     from lora_training.patching.rebase_series import Note, Rehearsed
+    from lora_training.supervise.run import Watcher
     from lora_training.upstream.bump import Rehearsal
     from lora_training.workspace import Upstream
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora_training import config as cfg
 from lora_training import git_process, manifest, workspace
-from lora_training.app.train import Request, Watcher
+from lora_training.app.train import Request
 from lora_training.config import Config, argv, loading, paths, tables
 from lora_training.config import files as named_files
 from lora_training.config import schema as schemas
@@ -28,6 +28,7 @@ from lora_training.launch.container import Container, ContainerRun, Engine, Moun
 from lora_training.patching import lockfile
 from lora_training.runtime import registry
 from lora_training.supervise import run_index, signals
+from lora_training.supervise.run import Watcher
 from lora_training.upstream import pins
 from lora_training.workspace import Workspace
 

@@ -6,13 +6,11 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.launch import nvml
 from lora_training.supervise import record, run_index
-
-if TYPE_CHECKING:
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 _GB = 10**9
 

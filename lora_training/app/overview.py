@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import files
 from lora_training.app import runs
 from lora_training.supervise import backup, curve, record, run_index, states
 from lora_training.supervise.history import History
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from lora_training.supervise.record import Record
-    from lora_training.workspace import Workspace
+from lora_training.supervise.record import Record
+from lora_training.workspace import Workspace
 
 # the end of a log that is shown, in bytes and lines
 _LOG, _LOG_LINES = 32 * 1024, 200

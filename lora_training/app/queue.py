@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from lora_training.app.plan import Plan
-    from lora_training.app.train import Watcher
     from lora_training.supervise.jobs import Job
+    from lora_training.supervise.run import Watcher
     from lora_training.workspace import Workspace
 
 _POLL_S = 2.0

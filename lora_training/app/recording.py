@@ -7,24 +7,22 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import files, manifest
+from lora_training.app.plan import Plan
+from lora_training.config.files import Inputs
 from lora_training.errors import ConfigError
 from lora_training.launch import gpus
 from lora_training.runtime import registry, training
 from lora_training.supervise import backup, digests, environment, record, run_index, states
 from lora_training.supervise import result as results
+from lora_training.supervise.record import Record
+from lora_training.supervise.result import Result
+from lora_training.supervise.run import Watcher
+from lora_training.supervise.states import State
 from lora_training.upstream import pins
-
-if TYPE_CHECKING:
-    from lora_training.app.plan import Plan
-    from lora_training.app.train import Watcher
-    from lora_training.config.files import Inputs
-    from lora_training.supervise.record import Record
-    from lora_training.supervise.result import Result
-    from lora_training.supervise.states import State
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 CONFIG, INPUTS, ENVIRONMENT, ORIGINS = "config.toml", "inputs.json", "environment.json", "origins.json"
 _SHOWN = 3

@@ -12,12 +12,12 @@ from lora_training import manifest, shell
 from lora_training.app import plan as plans
 from lora_training.app import recording, train
 from lora_training.app.plan import Plan
-from lora_training.app.train import Watcher
 from lora_training.errors import CheckFailed, ConfigError
 from lora_training.patching import transaction
 from lora_training.runtime import registry
 from lora_training.supervise import digests, environment, states
 from lora_training.supervise.record import Record
+from lora_training.supervise.run import Watcher
 from lora_training.workspace import Workspace
 
 _ALLOW = "--allow-changes"

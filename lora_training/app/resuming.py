@@ -5,20 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import manifest, shell, tomls
 from lora_training.app import recording
+from lora_training.app.plan import Plan
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import backup, record, states
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from lora_training.app.plan import Plan
-    from lora_training.app.train import Watcher
-    from lora_training.supervise.states import State
+from lora_training.supervise.run import Watcher
+from lora_training.supervise.states import State
 
 _SHOWN, _OFFERED = 5, 3
 _STATE = re.compile(manifest.PLACE + states.KIND + "$")

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import shell
-from lora_training.config import argv
+from lora_training.app.plan import Plan
+from lora_training.config import Config, argv
 from lora_training.config.checks.flags import output
+from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError, LoraError
 from lora_training.launch import gpus, spec
 from lora_training.preflight import checks, hub
 from lora_training.preflight.job import Job
-from lora_training.problems import as_hint
+from lora_training.problems import Problem, as_hint
 from lora_training.supervise import states
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from lora_training.app.plan import Plan
-    from lora_training.app.train import Watcher
-    from lora_training.config import Config
-    from lora_training.config.schema import Schema
-    from lora_training.problems import Problem
-    from lora_training.workspace import Workspace
+from lora_training.supervise.run import Watcher
+from lora_training.workspace import Workspace
 
 
 def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None:

@@ -6,23 +6,20 @@ import math
 import os
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lora_training.app import start_checks
+from lora_training.app.plan import Plan
 from lora_training.dataset import buckets
 from lora_training.launch import gpus
 from lora_training.preflight import disk, images, listing, scan, sizes
+from lora_training.preflight.job import Job
+from lora_training.preflight.listing import Subset
 from lora_training.stat_cache import StatCache
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from lora_training.app.plan import Plan
-    from lora_training.preflight.job import Job
-    from lora_training.preflight.listing import Subset
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 _SHOWN = 4  # buckets
 _SD = (512, 512)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from lora_training import files, proc
 from lora_training.app import plan as plans
@@ -20,6 +19,7 @@ from lora_training.supervise import background, backup, record, run_index, state
 from lora_training.supervise import run as supervising
 from lora_training.supervise.attempt import Patience
 from lora_training.supervise.result import Result
+from lora_training.supervise.run import Watcher
 from lora_training.supervise.states import State
 from lora_training.workspace import Workspace
 
@@ -37,16 +37,6 @@ class Request:
     resume: str | None = None
     detach: bool = False
     environ: Mapping[str, str] | None = None
-
-
-class Watcher(supervising.Watcher, Protocol):
-    """Receives the lines, events and notes of a run, and the messages before its start."""
-
-    def say(self, *lines: str) -> None:
-        """Show lines as they are, such as a warning."""
-
-    def progress(self, text: str) -> None:
-        """Show the current step in place of the last one; an empty text removes it."""
 
 
 def train(here: Workspace, request: Request, watcher: Watcher) -> tuple[Plan, Result | None]:

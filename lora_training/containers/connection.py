@@ -6,16 +6,14 @@ import errno
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.errors import EngineError
 from lora_training.launch.container import IMAGE, Engine
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 # The SDK's own timeout, a minute, applies to the first answer. A busy engine needs longer to start or remove one.
 _PATIENCE_S = 600

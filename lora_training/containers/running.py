@@ -5,20 +5,16 @@ from __future__ import annotations
 import queue
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.containers import connection
+from lora_training.containers.connection import Connection
 from lora_training.errors import Interrupted, LoraError
-from lora_training.launch.container import RUN_LABEL, SHM_BYTES, STOP_TIMEOUT_S
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from lora_training.containers.connection import Connection
-    from lora_training.launch.container import Container
-    from lora_training.supervise.signals import Asked
+from lora_training.launch.container import RUN_LABEL, SHM_BYTES, STOP_TIMEOUT_S, Container
+from lora_training.supervise.signals import Asked
 
 _GLANCE_S = 0.1
 # the first signal saves the state, the second ends the training; from the third on, the container is killed

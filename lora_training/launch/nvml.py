@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from lora_training import proc
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _PATIENCE_S = 8.0
 _GB = 10**9

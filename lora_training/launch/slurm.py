@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lora_training import proc, shell
+from lora_training.config.tables import LaunchTable
 from lora_training.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lora_training.config.tables import LaunchTable
 
 # How long before its end Slurm tells a job so, in seconds: enough for a long step and for saving a large model's state.
 _WARNING_S = 300

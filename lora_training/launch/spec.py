@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lora_training import proc, shell
+from lora_training.config.tables import LaunchTable
 from lora_training.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from lora_training.config.tables import LaunchTable
 
 # /dev/null is not a folder, so no file can exist below it; the log shows this name
 NO_MODULES = "/dev/null/the-modules-of-a-model-are-not-run"

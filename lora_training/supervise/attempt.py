@@ -11,19 +11,16 @@ import queue
 import signal
 import subprocess
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from lora_training import files
+from lora_training.launch.spec import LaunchSpec
 from lora_training.supervise import signals
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-    from queue import SimpleQueue
-
-    from lora_training.launch.spec import LaunchSpec
 
 # A line that the child wrote, or its exit code (negative: a signal).
 Event = str | int

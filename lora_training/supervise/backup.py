@@ -7,14 +7,11 @@ import itertools
 import json
 import os
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
 
 from lora_training import files, manifest
 from lora_training.supervise import record, states
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 _LOCK = "lock"
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from lora_training.supervise.history import Step
+from lora_training.supervise.history import Step
 
 # the weight of the past in the smoothed loss
 SMOOTHING = 0.95

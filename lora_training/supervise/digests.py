@@ -8,15 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import files, stat_cache
 from lora_training.supervise import result
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 TENSORS = "tensors.json"
 # In place of a digest where a file does not exist or cannot be read.

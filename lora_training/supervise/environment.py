@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lora_training
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 # Differences that are reported and need not change the weights: their names in the record, and in messages.
 _SOFT = {name: name for name in ("python", "platform", "packages")}

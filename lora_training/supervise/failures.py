@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 import signal
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from lora_training import families
-
-if TYPE_CHECKING:
-    from lora_training.supervise.attempt import Ended
+from lora_training.supervise.attempt import Ended
 
 
 @dataclass(frozen=True)

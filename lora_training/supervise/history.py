@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lora_training import files
 from lora_training.supervise import record
 from lora_training.supervise.figures import Figures
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 # in bytes; the most that is read of a file at once
 _CHUNK = 4 * 2**20

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import files
 from lora_training.supervise import record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 _CHUNK = 1 << 20
 _POLL_S = 0.2

@@ -7,14 +7,11 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lora_training import files
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 _BEAT_S = 2.0
 # after so long without a sign of life, in seconds, a machine counts as gone

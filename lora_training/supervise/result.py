@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lora_training import files, safetensors_header
 from lora_training.errors import TrainingError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 _Tensors = list[tuple[str, dict[str, Any]]]
 # The ends of the names of a LoRA's up matrices.

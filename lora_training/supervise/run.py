@@ -9,23 +9,20 @@ import os
 import queue
 import re
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from lora_training import files
 from lora_training.errors import Interrupted, MachineLost, TrainingError
+from lora_training.launch.spec import LaunchSpec
 from lora_training.supervise import attempt, digests, failures, record, result, signals, states
 from lora_training.supervise.attempt import Attempt, Ended, Patience, Tail
+from lora_training.supervise.failures import Failure
 from lora_training.supervise.machines import LOST_S, Machines
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from lora_training.launch.spec import LaunchSpec
-    from lora_training.supervise.failures import Failure
-    from lora_training.supervise.result import Result
-    from lora_training.supervise.states import State
+from lora_training.supervise.result import Result
+from lora_training.supervise.states import State
 
 _BACKOFF_S = 2.0
 # lines of the log that an error message shows
@@ -38,7 +35,7 @@ _SUPERVISOR = "LORA_SUPERVISOR"
 
 
 class Watcher(Protocol):
-    """The receiver of a run's output and events: the terminal."""
+    """The receiver of a run's output and events, and of the messages before its start: the terminal."""
 
     def line(self, text: str) -> None:
         """A line that the child wrote."""
@@ -48,6 +45,12 @@ class Watcher(Protocol):
 
     def note(self, text: str) -> None:
         """A message of the supervisor."""
+
+    def say(self, *lines: str) -> None:
+        """Lines to be shown as they are, such as a warning."""
+
+    def progress(self, text: str) -> None:
+        """The current step before the start, shown in place of the last one; an empty text removes it."""
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,10 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training.supervise import record
-
-if TYPE_CHECKING:
-    from lora_training.supervise.record import Record
-    from lora_training.workspace import Workspace
+from lora_training.supervise.record import Record
+from lora_training.workspace import Workspace
 
 _IDENT = re.compile(r"[0-9a-f]{16}")
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lora_training import manifest
 from lora_training.errors import ConfigError, TrainingError
+from lora_training.manifest import Manifest
 from lora_training.supervise import result
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
-
-    from lora_training.manifest import Manifest
 
 # Upstream's names are NAME-step00000010-state, NAME-000002-state and NAME-state. A second one beside a kept state is
 # NAME-state.2; one that is being written or replaced ends in .partial or .old.

@@ -54,8 +54,8 @@ def add(here: Workspace, wanted: Wanted, watcher: Watcher) -> list[dict[str, Any
         made = [found for path in wanted.paths if (found := _checked(here, path, wanted, watcher))]
     with jobs.locked(here.queue):
         _refuse_same_output([job for job, _ in made], jobs.read(here.queue))
-        added = [jobs.put(here.queue, job, text) for job, text in made]
-    return _shown(here, [_submitted(here, job, jobs.remove) for job in added])
+        added = [_put(here, job, text) for job, text in made]
+    return _shown(here, added)
 
 
 def rehearse(here: Workspace, path: Path, wanted: Wanted) -> str:
@@ -65,20 +65,21 @@ def rehearse(here: Workspace, path: Path, wanted: Wanted) -> str:
     return shell.join(slurm.command(here, _job(plan, wanted), needed))
 
 
-def _submitted(here: Workspace, job: Job, undo: Callable[[Job], object]) -> Job:
-    """Submit a job, if it is for Slurm, and return it with its number there; `undo` is called if Slurm refuses it."""
-    if job.sbatch is None:
-        return jobs.find(here.queue, job.folder.name)
+def _put(here: Workspace, new: Job, text: str) -> Job:
+    """Put a job into the queue and submit it, if it is for Slurm; one that Slurm refuses is removed again."""
+    job = jobs.put(here.queue, new, text)
     try:
-        number = slurm.submit(here, job, slurm.needs(cfg.load(job.config, environ={}).launch, job.sbatch))
-    except LoraError:
-        with jobs.locked(here.queue):
-            undo(job)
+        return job.save(slurm=_submit(here, job))
+    except BaseException:
+        jobs.remove(job)
         raise
-    with jobs.locked(here.queue):
-        # it may have begun already
-        now = jobs.find(here.queue, job.folder.name)
-        return now.save(state=now.state, why=now.why, slurm=number)
+
+
+def _submit(here: Workspace, job: Job) -> str | None:
+    """Submit a job that is for Slurm and return its number there. Hold the lock, which its worker waits for."""
+    if job.sbatch is None:
+        return None
+    return slurm.submit(here, job, slurm.needs(cfg.load(job.config, environ={}).launch, job.sbatch))
 
 
 def _checked(here: Workspace, path: Path, wanted: Wanted, watcher: Watcher) -> tuple[Job, str] | None:
@@ -96,7 +97,8 @@ def _checked(here: Workspace, path: Path, wanted: Wanted, watcher: Watcher) -> t
         return None
     train.make_assets(here, plan, watcher)
     train.checked(here, plan, resume, watcher)
-    _warn_of_secrets(plan, watcher)
+    for variable in plan.config.secrets:
+        watcher.note(f"warning: keys and tokens are not kept in the queue; set {variable} where the worker runs")
     return _job(plan, wanted), recording.resolved(plan, keeps_auto=True)
 
 
@@ -110,11 +112,6 @@ def _job(plan: Plan, wanted: Wanted) -> Job:
         None if named == "auto" else named,
         sbatch=wanted.sbatch,
     )
-
-
-def _warn_of_secrets(plan: Plan, watcher: Watcher) -> None:
-    for variable in plan.config.secrets:
-        watcher.note(f"warning: keys and tokens are not kept in the queue; set {variable} where the worker runs")
 
 
 def _refuse_same_output(new: Sequence[Job], there: Iterable[Job]) -> None:
@@ -132,7 +129,7 @@ def show(here: Workspace) -> list[dict[str, Any]]:
 
 
 def _shown(here: Workspace, found: Sequence[Job]) -> list[dict[str, Any]]:
-    known = slurm.states(job.slurm for job in found if job.slurm)
+    known = slurm.states(found)
     with jobs.shown(here.queue):
         return [_document(job, known) for job in found]
 
@@ -142,7 +139,7 @@ def _document(job: Job, slurms: Mapping[str, str]) -> dict[str, Any]:
     if state == "running" and not job.is_held:
         state = "interrupted"
     if job.slurm and state in ("waiting", "interrupted"):
-        why = slurms.get(job.slurm, "Slurm has it no more; `lora queue resume` submits it again")
+        why = slurms[job.slurm]
     return {
         "id": job.folder.name,
         "name": job.name,
@@ -163,7 +160,7 @@ def move(here: Workspace, name: str, before: str | None) -> dict[str, Any]:
         job = _idle(here, name)
         if job.slurm:
             raise LoraError(
-                f"{job.folder.name} is in Slurm's queue", hint="`scontrol top` and `scontrol update` order that"
+                f"{job.folder.name} is in Slurm's queue", hint="`scontrol top NUMBER` and `scontrol update` do"
             )
         moved = jobs.move(here.queue, job, jobs.find(here.queue, before) if before else None)
     return _shown(here, [moved])[0]
@@ -172,21 +169,19 @@ def move(here: Workspace, name: str, before: str | None) -> dict[str, Any]:
 def remove(here: Workspace, names: Sequence[str], *, done: bool = False) -> list[str]:
     """Remove jobs, and with `done` every job that is done; return them. Nothing that was trained is removed."""
     with jobs.locked(here.queue):
-        found = [_idle(here, name) for name in names]
-        found += [job for job in jobs.read(here.queue) if done and job.state == "done"]
-        for job in dict.fromkeys(found):
+        found = dict.fromkeys(_idle(here, name) for name in names)
+        found |= dict.fromkeys(job for job in jobs.read(here.queue) if done and job.state == "done")
+        for job in found:
             _leave_slurm(job)
             jobs.remove(job)
-    return [job.folder.name for job in dict.fromkeys(found)]
+    return [job.folder.name for job in found]
 
 
 def pause(here: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
     """Pause jobs, or without names all that wait. One that is trained now saves its state first."""
     with jobs.locked(here.queue):
-        if not names:
-            found = [job for job in jobs.read(here.queue) if job.state == "waiting"]
-        else:
-            found = [jobs.find(here.queue, name) for name in names]
+        named = [jobs.find(here.queue, name) for name in names]
+        found = named or [job for job in jobs.read(here.queue) if job.state == "waiting"]
         paused = [_pause(job) for job in found]
     return _shown(here, paused)
 
@@ -217,9 +212,8 @@ def resume(here: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
         found = named or [job for job in jobs.read(here.queue) if job.state == "paused"]
         for job in found:
             _leave_slurm(job)
-            job.save(state="waiting", slurm=None)
-    # a job that Slurm refuses is as it was
-    return _shown(here, [_submitted(here, job, lambda was: was.save(why=was.why)) for job in found])
+        again = [job.save(state="waiting", slurm=_submit(here, job)) for job in found]
+    return _shown(here, again)
 
 
 def _idle(here: Workspace, name: str) -> Job:
@@ -237,43 +231,43 @@ def work(
     *,
     gpus: str | None = None,
     waits: bool = False,
-) -> list[str]:
-    """Train the jobs of the queue, or those of these names, until none is left; return those that failed.
+) -> list[Job]:
+    """Train the jobs of the queue, or those of these names, until none is left; return them as they are then.
 
     With `waits`, wait for more of them then. Errors that are no job's fault, such as a missing upstream, are raised.
     """
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    ended: list[Job] = []
     with slurm.requeued():
         if slurm.machine():
-            _joined(here, names[0], watching)
-            return []
-        return _work(here, watching, names, waits=waits)
+            return [_joined(here, names[0], watching)]
+        while (job := _next(here, names, watching)) or waits:
+            if job:
+                ended.append(job)
+            else:
+                time.sleep(_POLL_S)
+    return ended
 
 
-def _work(
-    here: Workspace, watching: Callable[[], AbstractContextManager[Watcher]], names: Sequence[str], *, waits: bool
-) -> list[str]:
-    failed = []
-    while True:
-        with ExitStack() as held:
-            job = _take(here, names, held)
-            if job is not None:
-                with watching() as watcher:
-                    failed += [job.folder.name] if _train(here, job, watcher).state == "failed" else []
-            elif not waits:
-                return failed
+def _next(here: Workspace, names: Sequence[str], watching: Callable[[], AbstractContextManager[Watcher]]) -> Job | None:
+    """Train the next job, if there is one, and return it."""
+    with ExitStack() as held:
+        job = _take(here, names, held)
         if job is None:
-            time.sleep(_POLL_S)
+            return None
+        with watching() as watcher:
+            return _train(here, job, watcher)
 
 
-def _joined(here: Workspace, name: str, watching: Callable[[], AbstractContextManager[Watcher]]) -> None:
+def _joined(here: Workspace, name: str, watching: Callable[[], AbstractContextManager[Watcher]]) -> Job:
     """Train a job as another machine than number 0, which holds it and notes what becomes of it."""
     with jobs.shown(here.queue):
         job = jobs.find(here.queue, name)
     if job.state in ("waiting", "running"):
         with watching() as watcher:
             train.train(here, _request(job), watcher)
+    return job
 
 
 def _request(job: Job) -> train.Request:

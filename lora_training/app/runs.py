@@ -12,7 +12,7 @@ from typing import Any
 
 from lora_training import files
 from lora_training.errors import LoraError
-from lora_training.supervise import backup, record, run_index, states
+from lora_training.supervise import backup, jobs, record, run_index, states
 from lora_training.supervise.history import History
 from lora_training.supervise.record import Record
 from lora_training.workspace import Workspace
@@ -67,6 +67,10 @@ def _unknown(here: Workspace, name: str, known: Iterable[str]) -> LoraError:
     ]
     if gone:
         return LoraError(f"the folder of the run {name!r} is gone: {gone[0]}", hint=GONE)
+    job = next((job for job in jobs.read(here.queue) if name in (job.name, job.folder.name, job.output)), None)
+    if job:
+        hint = f"`lora queue list` shows it, and `lora queue pause {job.folder.name}` has it not begin"
+        return LoraError(f"the run {name!r} has not begun: it is a job of the queue", hint=hint)
     return LoraError(f"there is no run {name!r}", hint=f"runs: {', '.join(known) or 'none yet'}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from lora_training import proc
 from lora_training.errors import Interrupted, MachineLost, SlurmError
 from lora_training.launch import slurm
-from lora_training.supervise import background
+from lora_training.supervise import background, jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _ID = "SLURM_JOB_ID"
 _MOST_RESTARTS = 3  # without a saved state
 _NEARLY_OVER = (signal.SIGUSR1, signal.SIGUSR2)
+# of each line that Slurm's commands print
+_BEFORE = re.compile(r"^\w+: (error: |fatal: )?", re.MULTILINE)
 
 
 def machine() -> int:
@@ -64,17 +67,29 @@ def submit(here: Workspace, job: Job, needed: Needs) -> str:
     return _ask(command(here, job, needed)).strip().partition(";")[0]
 
 
-def states(numbers: Iterable[str]) -> dict[str, str]:
-    """Return the state of each job that Slurm still has, in its words, such as `PENDING (Resources)`."""
-    listed = ",".join(numbers)
-    if not listed:
+def states(found: Iterable[Job]) -> dict[str, str]:
+    """Return the state of each submitted job by its number, in Slurm's words, such as `PENDING (Resources)`."""
+    numbers = [job.slurm for job in found if job.slurm]
+    if not numbers:
         return {}
     try:
         lines = _ask(["squeue", "--noheader", "--format=%i|%T (%r)", "--me"]).splitlines()
-    except SlurmError:
-        return {}
-    found = dict(line.removesuffix(" (None)").split("|", 1) for line in lines if "|" in line)
-    return {number: found[number] for number in listed.split(",") if number in found}
+    except SlurmError as exc:
+        return dict.fromkeys(numbers, exc.message)
+    known = dict(line.removesuffix(" (None)").split("|", 1) for line in lines if "|" in line)
+    gone = "Slurm has it no more; `lora queue resume` submits it again"
+    return {number: known.get(number, gone) for number in numbers}
+
+
+def waiting(here: Workspace) -> list[dict[str, str]]:
+    """Return the jobs that wait in Slurm and have not begun, for JSON; those that have are runs."""
+    found = [job for job in jobs.read(here.queue) if job.slurm and job.state == "waiting"]
+    known = states(found)
+    return [
+        {"name": job.name, "output": job.output, "slurm": job.slurm, "why": known[job.slurm]}
+        for job in found
+        if job.slurm
+    ]
 
 
 def cancel(number: str) -> None:
@@ -123,7 +138,8 @@ def _ask(argv: Iterable[str]) -> str:
     try:
         return proc.run(words, cwd=Path("/"), timeout_s=60).stdout
     except proc.ProcError as exc:
-        missing = exc.completed.returncode == proc.NOT_FOUND
-        message = "there is no Slurm on this machine" if missing else f"`{words[0]}` of Slurm failed"
-        hint = f"it needs the command {words[0]}" if missing else exc.hint
-        raise SlurmError(message, hint=hint) from exc
+        if exc.completed.returncode == proc.NOT_FOUND:
+            raise SlurmError("there is no Slurm on this machine", hint=f"it needs the command {words[0]}") from exc
+        why = "; ".join(_BEFORE.sub("", exc.completed.stderr.strip()).splitlines())
+        hint = "`sinfo` shows whether Slurm answers, and its partitions"
+        raise SlurmError(f"Slurm's `{words[0]}` failed: {why}", hint=hint) from exc

@@ -139,7 +139,10 @@ def work(names: tuple[str, ...], *, gpus: str | None, wait: bool, verbose: bool)
     from lora_training.cli.terminal import Terminal
 
     drop_unread()
-    failed = app.work(workspace.find(), lambda: closing(Terminal(verbose=verbose)), names, gpus=gpus, waits=wait)
+    ended = app.work(workspace.find(), lambda: closing(Terminal(verbose=verbose)), names, gpus=gpus, waits=wait)
+    if not ended:
+        say("no job waits for a worker; `lora queue list` shows all")
+    failed = [job.folder.name for job in ended if job.state == "failed"]
     if failed:
         say(*(f"{name}: failed; `lora queue list` says why" for name in failed), err=True)
         click.get_current_context().exit(_FAILED)

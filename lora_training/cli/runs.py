@@ -14,6 +14,7 @@ import click
 
 from lora_training import workspace
 from lora_training.app import runs as app
+from lora_training.app import slurm
 from lora_training.cli.app import Group
 from lora_training.cli.output import drop_unread, json_option, print_file, print_json, say
 from lora_training.errors import LoraError
@@ -46,13 +47,15 @@ def runs() -> None:
 @runs.command("list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    """List every run, newest first, with its state, attempts and LoRA."""
+    """List every run, newest first, with its state, attempts and LoRA; before them, those that wait in Slurm."""
     here = workspace.find()
-    found, gone = run_index.runs(here), run_index.gone(here)
+    found, gone, waiting = run_index.runs(here), run_index.gone(here), slurm.waiting(here)
     if as_json:
-        print_json({"runs": [app.summary(folder, run) for folder, run in found], "gone": list(map(str, gone))})
+        documents = [app.summary(folder, run) for folder, run in found]
+        print_json({"runs": documents, "gone": list(map(str, gone)), "waiting": waiting})
         return
-    if not found and not gone:
+    say(*(f"{job['name']}: waits in Slurm, job {job['slurm']}: {job['why']}, {job['output']}" for job in waiting))
+    if not found and not gone and not waiting:
         say("no run yet: `lora train FILE` starts one")
     for folder, run in found:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))

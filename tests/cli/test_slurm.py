@@ -87,7 +87,10 @@ def test_what_is_cancelled_is_said_and_submitted_again(slurm: Cluster, queue: Qu
     assert queue("add", queue.config("cats"), "--slurm", "--sbatch=--hold").code == 0
     job = queue.list()[0]
     assert job["why"] == "PENDING (JobHeldUser)"
-    assert queue("work").code == 0  # it is not this machine's
+    waits = f"cats: waits in Slurm, job {job['slurm']}: PENDING (JobHeldUser), {job['output']}\n"
+    assert lora("runs", "list", cwd=queue.home).out == waits
+    assert "`lora queue pause 0010-cats`" in lora("runs", "stop", "cats", cwd=queue.home).err
+    assert "no job waits" in queue("work").out  # it is not this machine's
     assert "scontrol" in queue("move", "cats", "--last").err
     slurm.ask("scancel", job["slurm"])
     assert "Slurm has it no more" in queue("list").out
@@ -103,7 +106,9 @@ def test_what_is_cancelled_is_said_and_submitted_again(slurm: Cluster, queue: Qu
 def test_what_slurm_refuses_is_exit_4_and_nothing_is_left(slurm: Cluster, queue: Queue) -> None:
     ran = lora("train", queue.config("cats"), "--slurm", "--partition", "nowhere", cwd=queue.home)
     assert ran.code == 4
-    assert "partition" in ran.err
+    said = "invalid partition specified: nowhere; Batch job submission failed: Invalid partition name specified"
+    assert ran.err.startswith(f"error: Slurm's `sbatch` failed: {said}\nhint: `sinfo` ")
+    assert ran.err.count("\n") == 2
     assert queue.list() == []
     asked = lora("train", queue.config("cats"), "--slurm", "--set", "launch.num_processes=auto", cwd=queue.home)
     assert asked.code == 3

@@ -26,8 +26,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lora_training import config as cfg
 from lora_training import proc, workspace
+from lora_training.config.argv import dataset_document
+from lora_training.config.loading import load
 from lora_training.runtime import bootstrap, registry
 from lora_training.runtime.run import Run
 
@@ -89,8 +90,8 @@ def _command(folder: Path, steps: int) -> tuple[Path, list[str], dict[str, str]]
     """The smoke run's script with its flags, with a dataset of our own, and its environment without our variables."""
     here = workspace.find()
     sets = [f"output_dir={folder}", f"max_train_steps={steps}", f"save_every_n_steps={10 * steps}"]
-    config = cfg.load(CONFIG, sets=sets, environ={workspace.CACHE_VARIABLE: str(here.cache)})
-    document = cfg.dataset_document(config) or {}
+    config = load(CONFIG, sets=sets, environ={workspace.CACHE_VARIABLE: str(here.cache)})
+    document = dataset_document(config) or {}
     document["datasets"][0]["custom_attributes"] = ATTRIBUTES
     (folder / "dataset.json").write_text(json.dumps(document), encoding="utf-8")
     asked = [sys.executable, "-m", "lora_training", "train", str(CONFIG), "--dry-run"]

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lora_training import config as cfg
 from lora_training import git_process, workspace
-from lora_training.config import Config, checks, show
+from lora_training.config import checks, show
 from lora_training.config import schema as schemas
+from lora_training.config.loading import load
+from lora_training.config.model import Config
 from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError
 from lora_training.launch import gpus
@@ -69,7 +70,7 @@ class Checkout:
 
     def load(self, file: Path, sets: tuple[str, ...]) -> Config:
         """Load a configuration with its overrides."""
-        return cfg.load(file, sets=sets, environ=self.environ())
+        return load(file, sets=sets, environ=self.environ())
 
     def schema(self, script: str) -> Schema:
         """Return the flags that a script of the tree accepts."""

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_training import config as cfg
 from lora_training import git_process, manifest, workspace
 from lora_training.app.train import Request
-from lora_training.config import Config, argv, loading, paths, tables
+from lora_training.config import argv, loading, paths, tables
 from lora_training.config import files as named_files
 from lora_training.config import schema as schemas
 from lora_training.config.checks import Machine, check, require
 from lora_training.config.checks.flags import output as output_of
 from lora_training.config.files import NamedPath
+from lora_training.config.model import Config
 from lora_training.config.schema import Schema
 from lora_training.containers import connection, running
 from lora_training.containers.connection import Connection
@@ -85,7 +85,7 @@ def train(here: Workspace, request: Request, options: Options, watcher: Watcher,
 
 
 def _container_run(here: Workspace, request: Request, options: Options, *, write: bool) -> ContainerRun:
-    config = cfg.load(
+    config = loading.load(
         request.file, sets=request.sets, environ={**os.environ, workspace.CACHE_VARIABLE: str(here.cache)}
     )
     schema = _checked(here, config, write=write)

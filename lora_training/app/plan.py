@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_training import config as cfg
 from lora_training import miniature, workspace
 from lora_training.app.targets import refuse_unfit, require_verified, targets
-from lora_training.config import Config, argv
+from lora_training.config import argv
 from lora_training.config import schema as schemas
 from lora_training.config.checks import Machine, check, installed_here, machine, require
 from lora_training.config.checks.flags import output
 from lora_training.config.checks.view import View
+from lora_training.config.loading import load
+from lora_training.config.model import Config
 from lora_training.config.schema import Schema
 from lora_training.errors import UpstreamError
 from lora_training.launch import gpus, spec
@@ -95,18 +96,18 @@ def make(
     `os.environ`). `elsewhere`: a machine with enough GPUs trains it, not this one.
     """
     surroundings = os.environ if environ is None else environ
-    config = cfg.load(file, sets=sets, environ={**surroundings, workspace.CACHE_VARIABLE: str(here.cache)})
+    config = load(file, sets=sets, environ={**surroundings, workspace.CACHE_VARIABLE: str(here.cache)})
     started = _processes(config, elsewhere=elsewhere)
     tree = _tree(here, config)
     schema = _checked_schema(config, tree, here.cache if write else None, elsewhere=elsewhere)
     runtime = {} if tree.is_miniature else registry.chosen(config.runtime, config.script)
-    dataset = cfg.dataset_document(config)
+    dataset = argv.dataset_document(config)
     words = _words(config, schema, started.count)
     values = argv.flag_values(config, schema)
     made_by = _made_by(here, tree, words, dataset, runtime)
     # these keys count in `made_by`, so that the run can be resumed on a machine with a GPU, as the same run
     left_out = () if tree.is_miniature or elsewhere else machine.left_out(View(config, schema), _has_gpu)
-    flags = cfg.to_argv(config, schema, without=left_out)
+    flags = argv.to_argv(config, schema, without=left_out)
     target = output(values)
     logs = None if tree.is_miniature else _logs(str(values.get("logging_dir", "")), target)
     if dataset:
@@ -158,7 +159,7 @@ def _words(config: Config, schema: Schema, processes: int) -> list[str]:
     """Return the script and its arguments that identify a run: without the output folder."""
     # under this name, so that states from before it was a flag stay valid
     precision = [f"mixed_precision={config.launch.mixed_precision}"] if config.launch.mixed_precision else []
-    words = [config.script, *cfg.to_argv(config, schema), str(processes), *precision]
+    words = [config.script, *argv.to_argv(config, schema), str(processes), *precision]
     folder = argv.flag_values(config, schema).get("output_dir", "")
     return [word for word in words if word not in (folder, f"--output_dir={folder}")]
 
@@ -167,7 +168,7 @@ def _made_by(
     here: Workspace, tree: Tree, words: list[str], dataset: Mapping[str, Any] | None, runtime: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return digests of a run's inputs, `words` being those of `_words`."""
-    text = cfg.dataset_text(dataset) if dataset else None
+    text = argv.dataset_text(dataset) if dataset else None
     config = json.dumps([words, text, runtime], sort_keys=True).encode()
     return {
         "config": hashlib.sha256(config).hexdigest(),

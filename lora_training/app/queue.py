@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import config as cfg
 from lora_training import files, shell
 from lora_training.app import plan as plans
 from lora_training.app import recording, resuming, slurm, train
+from lora_training.config.loading import load
 from lora_training.errors import (
     ConfigError,
     EngineError,
@@ -79,7 +79,7 @@ def _submit(here: Workspace, job: Job) -> str | None:
     """Submit a job that is for Slurm and return its number there. Hold the lock, which its worker waits for."""
     if job.sbatch is None:
         return None
-    return slurm.submit(here, job, slurm.needs(cfg.load(job.config, environ={}).launch, job.sbatch))
+    return slurm.submit(here, job, slurm.needs(load(job.config, environ={}).launch, job.sbatch))
 
 
 def _checked(here: Workspace, path: Path, wanted: Wanted, watcher: Watcher) -> tuple[Job, str] | None:
@@ -272,7 +272,7 @@ def _joined(here: Workspace, name: str, watching: Callable[[], AbstractContextMa
 
 def _request(job: Job) -> train.Request:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LORA_")}
-    sets = slurm.rendezvous(cfg.load(job.config, environ={}).launch)
+    sets = slurm.rendezvous(load(job.config, environ={}).launch)
     return train.Request(job.config, sets, job.resume, environ=environ)
 
 

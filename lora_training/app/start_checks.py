@@ -10,8 +10,9 @@ from pathlib import Path
 
 from lora_training import shell
 from lora_training.app.plan import Plan
-from lora_training.config import Config, argv
+from lora_training.config import argv
 from lora_training.config.checks.flags import output
+from lora_training.config.model import Config
 from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError, LoraError
 from lora_training.launch import gpus, spec

@@ -10,7 +10,8 @@ from lora_training import files, proc
 from lora_training.app import plan as plans
 from lora_training.app import recording, resuming, start_checks, summary
 from lora_training.app.plan import Plan
-from lora_training.config import dataset_text, show
+from lora_training.config import show
+from lora_training.config.argv import dataset_text
 from lora_training.config.checks import machine
 from lora_training.errors import LoraError
 from lora_training.patching import transaction

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.config import Config, Schema, load, schema
+from lora_training.config import schema
+from lora_training.config.loading import load
+from lora_training.config.model import Config
+from lora_training.config.schema import Schema
 from tests.config.helpers import HERE, needs_torch
 from tests.helpers import write
 

@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_training import proc, repositories
-from lora_training.config import argv, encode, load, schema, to_argv, tomlout
+from lora_training.config import argv, encode, schema, tomlout
+from lora_training.config.argv import to_argv
 from lora_training.config.checks.datasets import tables
 from lora_training.config.checks.view import View
+from lora_training.config.loading import load
 from lora_training.config.paths import is_path
 from lora_training.config.schema.reader import converted
 from lora_training.config.tables import SECRETS

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.config import dataset_document, to_argv
+from lora_training.config.argv import dataset_document, to_argv
 from lora_training.errors import ConfigError
 
 BASE = 'script = "train_network"\n'

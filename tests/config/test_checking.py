@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lora_training import families
-from lora_training.config import Machine, check, checks, load, require, schema
+from lora_training.config import checks, schema
+from lora_training.config.checks import Machine, check, require
+from lora_training.config.loading import load
 from lora_training.errors import ConfigError
 from lora_training.problems import Position, Problem
 from tests.config.helpers import images, said

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 import yaml
 
-from lora_training.config import Machine, check, importers, load, schema
+from lora_training.config import importers, schema
+from lora_training.config.checks import Machine, check
+from lora_training.config.loading import load
 from lora_training.errors import ConfigError
 from lora_training.tomls import loads
 from tests.config.foreign import COMMAND, KOHYA, TOOL_1, TOOL_23, TOOL_VERSIONS, safetensors

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from lora_training.config import Schema, checks, importers, load, show
+from lora_training.config import checks, importers, show
+from lora_training.config.loading import load
+from lora_training.config.schema import Schema
 from lora_training.errors import LoraError
 from tests.config.foreign import COMMAND, KOHYA, TOOL_1, TOOL_23
 from tests.helpers import ROOT, Ran, lora

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lora_training.config import LaunchTable, load
+from lora_training.config.loading import load
+from lora_training.config.tables import LaunchTable
 from lora_training.errors import ConfigError
 from lora_training.problems import Position
 from tests.config.helpers import said

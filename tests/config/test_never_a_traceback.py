@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_training.config import checks, importers, load, schema, show, tomlout
+from lora_training.config import checks, importers, schema, show, tomlout
+from lora_training.config.loading import load
 from lora_training.errors import LoraError
 from tests.config.foreign import COMMAND, KOHYA, TOOL_1, TOOL_23, safetensors
 from tests.helpers import ROOT

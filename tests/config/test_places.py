@@ -9,6 +9,9 @@ import pytest
 from lora_training import config as cfg
 from lora_training import workspace
 from lora_training.config import files
+from lora_training.config.argv import dataset_document, to_argv
+from lora_training.config.loading import load
+from lora_training.config.model import Config
 from tests.helpers import ROOT, write
 
 if TYPE_CHECKING:
@@ -22,14 +25,14 @@ def schema(sd_scripts: Path) -> Schema:
     return cfg.schema.read(sd_scripts, "flux_train_network", cache=workspace.Workspace(ROOT).cache)
 
 
-def load(folder: Path, text: str, **environ: str) -> cfg.Config:
+def loaded(folder: Path, text: str, **environ: str) -> Config:
     write(folder, {"my.toml": f'script = "flux_train_network"\n{text}'})
-    return cfg.load(folder / "my.toml", environ=environ)
+    return load(folder / "my.toml", environ=environ)
 
 
 def named(folder: Path, schema: Schema, text: str) -> dict[str, Any]:
     """Return each path relative to the folder, with its use: made, written or read."""
-    found = files.named_paths(load(folder, text), schema)
+    found = files.named_paths(loaded(folder, text), schema)
     return {str(p.path.relative_to(folder)): "made" if p.made else "written" if p.written else "read" for p in found}
 
 
@@ -47,7 +50,7 @@ def test_every_path_of_the_flags_is_named(schema: Schema, tmp_path: Path) -> Non
     console_log_file = "log/console.txt"
     offload_optimizer_nvme_path = "/nvme"
     """
-    places = {str(place.path): place for place in files.named_paths(load(tmp_path, text), schema)}
+    places = {str(place.path): place for place in files.named_paths(loaded(tmp_path, text), schema)}
     read = ("m/flux.safetensors", "m/ae.safetensors", "m/clip", "m/t5.safetensors", "p.txt")
     for name in (*read, *(f"w/{letter}.safetensors" for letter in "abc")):
         assert not places[f"{tmp_path}/{name}"].written, name
@@ -104,7 +107,7 @@ def test_images_that_a_metadata_file_names_by_their_whole_path_are_found(schema:
     images = {"/far/x/1.png": {}, "/far/x/2.png": {}, "near": {}, "/far/y/3": {}}
     write(tmp_path, {"meta.json": json.dumps(images)})
     text = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\nmetadata_file = "meta.json"\n'
-    paths = [str(place.path) for place in files.named_paths(load(tmp_path, text), schema)]
+    paths = [str(place.path) for place in files.named_paths(loaded(tmp_path, text), schema)]
     assert paths == [f"{tmp_path}/a", f"{tmp_path}/meta.json", "/far/x", "/far/y"]
 
 
@@ -122,7 +125,7 @@ def test_only_what_means_something_else_elsewhere_is_rewritten(schema: Schema, t
       [[datasets.subsets]]
       image_dir = '${MODELS}/b "c"'
     """
-    config = load(tmp_path, text, MODELS="/m", LORA_CACHE="/cache")
+    config = loaded(tmp_path, text, MODELS="/m", LORA_CACHE="/cache")
     items = files.expanded_sets(config, schema)
     assert items == (
         "pretrained_model_name_or_path=/m/flux.safetensors",
@@ -144,7 +147,7 @@ def test_with_the_rewritten_values_the_arguments_are_the_same_without_the_enviro
       [[datasets.subsets]]
       image_dir = "${MODELS}/x"
     """
-    here = load(tmp_path, text, MODELS="/m")
-    there = cfg.load(here.path, sets=files.expanded_sets(here, schema), environ={})
-    assert cfg.to_argv(there, schema) == cfg.to_argv(here, schema)
-    assert cfg.dataset_document(there) == cfg.dataset_document(here)
+    here = loaded(tmp_path, text, MODELS="/m")
+    there = load(here.path, sets=files.expanded_sets(here, schema), environ={})
+    assert to_argv(there, schema) == to_argv(here, schema)
+    assert dataset_document(there) == dataset_document(here)

@@ -4,8 +4,10 @@ import re
 
 import pytest
 
-from lora_training.config import Machine, check, load, presets
+from lora_training.config import presets
+from lora_training.config.checks import Machine, check
 from lora_training.config.document import read
+from lora_training.config.loading import load
 from lora_training.errors import ConfigError
 from tests.config.helpers import images
 from tests.helpers import ROOT, lora

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.config import dataset_document, load, show, to_argv
+from lora_training.config import show
+from lora_training.config.argv import dataset_document, to_argv
+from lora_training.config.loading import load
 from lora_training.config.schema import read
 from tests.helpers import ROOT
 

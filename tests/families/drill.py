@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_training import config
+from lora_training.config.loading import load
 from tests.helpers import ROOT, Ran, lora
 
 TIMEOUT = 300
@@ -52,7 +52,7 @@ def configuration(name: str) -> Path:
 
 
 def script(name: str) -> str:
-    return str(config.load(configuration(name)).script)
+    return str(load(configuration(name)).script)
 
 
 def train(file: Path, folder: Path, env: dict[str, str], *sets: str) -> Trained:

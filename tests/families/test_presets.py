@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_training import config
 from lora_training.config import presets
+from lora_training.config.loading import load
 from tests.families import drill
 from tests.helpers import ROOT
 
@@ -49,7 +49,7 @@ WITHOUT_GPU = {
 def test_a_preset_trains(name: str, env: dict[str, str], cache: Path, tmp_path: Path) -> None:
     text = (ROOT / "configs" / f"{name}.toml").read_text(encoding="utf-8").replace("gpu_ids = [0, 1]\n", "")
     (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
-    script = config.load(tmp_path / f"{name}.toml").script.removesuffix("_train_network").replace("_", "-")
+    script = load(tmp_path / f"{name}.toml").script.removesuffix("_train_network").replace("_", "-")
     models = cache / ("smoke" if name == "sd15" else f"smoke-{script}")
     images = drill.copied_images(cache / "smoke-sdxl" / "images", tmp_path)
     sets = [*SMALL, f"datasets.0.subsets.0.image_dir={images}", *WITHOUT_GPU.get(name, ())]

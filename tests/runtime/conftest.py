@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from lora_training import config as cfg
 from lora_training import proc, workspace
 from lora_training.config import schema as schemas
+from lora_training.config.argv import dataset_document, dataset_text, to_argv
+from lora_training.config.loading import load
 from lora_training.launch import spec
 from lora_training.runtime import bootstrap
 from tests.helpers import ROOT
@@ -147,11 +148,11 @@ class Trainer:
         # a flag that `lora train` sets itself
         resumed = [f"--{each}" for each in sets if each.startswith("resume=")]
         sets = tuple(each for each in sets if not each.startswith("resume="))
-        config = cfg.load(SMOKE, sets=sets, environ={workspace.CACHE_VARIABLE: str(self._here.cache)})
+        config = load(SMOKE, sets=sets, environ={workspace.CACHE_VARIABLE: str(self._here.cache)})
         schema = schemas.read(self._tree, config.script, cache=self._here.cache)
-        document = {"datasets": datasets} if datasets else cfg.dataset_document(config)
-        (folder / "dataset.json").write_text(cfg.dataset_text(document) if document else "", encoding="utf-8")
-        flags = [*cfg.to_argv(config, schema), *resumed, "--dataset_config", str(folder / "dataset.json")]
+        document = {"datasets": datasets} if datasets else dataset_document(config)
+        (folder / "dataset.json").write_text(dataset_text(document) if document else "", encoding="utf-8")
+        flags = [*to_argv(config, schema), *resumed, "--dataset_config", str(folder / "dataset.json")]
         return spec.build(
             sys.executable,
             self._tree / f"{config.script}.py",

@@ -159,13 +159,13 @@ def status(*, as_json: bool) -> None:
 def list_(*, as_json: bool) -> None:
     """List the patches of each tree in order, and the runtime patches."""
     from lora_training.app.targets import targets
-    from lora_training.patching import authoring
+    from lora_training.patching import series
     from lora_training.runtime import registry
 
     rows = [
         {"upstream": target.name, "name": item.name, "description": item.fields.get("Description", "").split("\n")[0]}
         for target in targets(workspace.find())
-        for item in authoring.read(target)
+        for item in series.read_drafts(target.patches)
     ]
     runtime = registry.listing()
     if as_json:
@@ -184,7 +184,7 @@ def list_(*, as_json: bool) -> None:
 def show(name: str, *, as_json: bool) -> None:
     """Print one patch with its header. NAME may be its number, after UPSTREAM/ where several have it."""
     from lora_training.app.targets import targets
-    from lora_training.patching import authoring, docs
+    from lora_training.patching import docs, series
 
     here = workspace.find()
     runtime = docs.runtime_patch(here, name.removeprefix("runtime/"))
@@ -196,7 +196,7 @@ def show(name: str, *, as_json: bool) -> None:
         return
     target, full = _find(targets(here), name)
     if as_json:
-        draft = next(draft for draft in authoring.read(target) if draft.name == full)
+        draft = next(draft for draft in series.read_drafts(target.patches) if draft.name == full)
         files = list(draft.patch.paths)
         print_json({"upstream": target.name, "name": full, "header": draft.fields, "files": files})
     else:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 from lora_training.errors import PatchError
 from lora_training.patching import lockfile, planning, relock, series, transaction, tree_state
-from lora_training.patching.diff import parse
-from lora_training.patching.model import ABSENT, Image, Patch, sha256, state_of
+from lora_training.patching.model import ABSENT, Image, state_of
 from lora_training.patching.names import raw, shown
-from lora_training.patching.series import Target
+from lora_training.patching.series import SeriesPatch, Target
 from lora_training.patching.transaction import fs
 from lora_training.patching.tree_state import COPY, TreeState
 from lora_training.workspace import Workspace
@@ -57,26 +56,16 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A patch file in progress: its header may be incomplete, and its diff missing."""
-
-    name: str
-    fields: dict[str, str]
-    patch: Patch
-
-
-@dataclass(frozen=True)
 class _Work:
-    """The patch files, and the files as they are without patches, with all patches, and now."""
+    """The patch files, and the files as they are at every step of the series, and now."""
 
-    drafts: tuple[Draft, ...]
-    base: Image
-    full: Image
+    drafts: tuple[SeriesPatch, ...]
+    steps: list[Image]
     now: Image
 
     @property
     def edited(self) -> list[str]:
-        return [path for path in self.now if state_of(self.now[path]) != state_of(self.full.get(path))]
+        return [path for path in self.now if state_of(self.now[path]) != state_of(self.steps[-1].get(path))]
 
 
 def new(workspace: Workspace, edited: Edited, title: str) -> Written:
@@ -86,7 +75,8 @@ def new(workspace: Workspace, edited: Edited, title: str) -> Written:
     Raises PatchError unless all patches of the series are applied.
     """
     target = edited.target
-    with transaction.exclusive(transaction.root_of(workspace)):
+    root = transaction.root_of(workspace)
+    with transaction.exclusive(root):
         work = _work(workspace, edited)
         path = target.patches / f"{_next_number(work.drafts):04d}-{_slug(title)}.patch"
         if path.exists():
@@ -95,12 +85,14 @@ def new(workspace: Workspace, edited: Edited, title: str) -> Written:
             description=title, upstream_version=f"{target.name} {target.pin}", last_update=today()
         )
         files = work.edited
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fs.replace_file(path, series.render_header(fields) + _diff(work.full, work.now, files))
         listed = target.patches / series.SERIES
         text = listed.read_text(encoding="utf-8") if listed.exists() else ""
         gap = "" if text.endswith("\n") or not text else "\n"
-        fs.replace_file(listed, f"{text}{gap}{path.name}\n".encode())
+        contents = {
+            path: series.render_header(fields) + diff(work.steps[-1], work.now, files),
+            listed: f"{text}{gap}{path.name}\n".encode(),
+        }
+        transaction.run(root, "new", [transaction.file_write(root, *item) for item in contents.items()])
     return Written(path, tuple(files))
 
 
@@ -110,7 +102,8 @@ def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Wr
     Raises PatchError when a later patch touches the same files, and when there are no edits.
     """
     target = edited.target
-    with transaction.exclusive(transaction.root_of(workspace)):
+    root = transaction.root_of(workspace)
+    with transaction.exclusive(root):
         work = _work(workspace, edited)
         at = _position(target, work.drafts, name)
         draft, files = work.drafts[at], work.edited
@@ -124,65 +117,44 @@ def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Wr
                     f"{later.name} comes later and touches {shown(min(shared))} too",
                     hint=f"refresh {later.name} instead, or take it out of the series for the time being",
                 )
-        below = applied(work.drafts[:at], work.base)
         path = target.patches / draft.name
         fields = {**draft.fields, "Last-Update": today()}
-        fs.replace_file(path, series.render_header(fields) + _diff(below, work.now, paths))
+        data = series.render_header(fields) + diff(work.steps[at], work.now, paths)
+        transaction.run(root, "refresh", [transaction.file_write(root, path, data)])
     return Written(path, tuple(files))
 
 
 def _work(workspace: Workspace, edited: Edited) -> _Work:
     target = edited.target
     series.check_at_pin(target)
-    drafts = read(target)
+    drafts = series.read_drafts(target.patches)
     changed = (path for path in edited.changed if not path.endswith(COPY))
     paths = list(dict.fromkeys([*(path for draft in drafts for path in draft.patch.paths), *changed]))
     base = relock.pristine(target, lockfile.read(workspace.patches).get(target.name), paths)
-    full = applied(drafts, base)
+    steps = planning.steps([draft.patch for draft in drafts], base)
     now = fs.snapshot(target.root, paths)
     for path in (path for draft in drafts for path in draft.patch.paths):
-        if state_of(now[path]) == state_of(base.get(path)) != state_of(full.get(path)):
+        if state_of(now[path]) == state_of(base.get(path)) != state_of(steps[-1].get(path)):
             raise PatchError(
                 f"{target.name}: {shown(path)} is pristine, so the edits cannot be told from the patches",
                 hint="run `lora patch apply` first",
             )
-    return _Work(tuple(drafts), base, full, {path: now[path] for path in paths})
+    return _Work(drafts, steps, {path: now[path] for path in paths})
 
 
-def read(target: Target) -> list[Draft]:
-    """Read the patch files of a series, whether locked and complete or not."""
-    drafts = []
-    for name, data in series.read_bytes(target.patches).items():
-        head, end, body = data.partition(b"\n---\n")
-        patch = parse(name, data) if body.strip() else Patch(name, sha256(data), head + end, ())
-        drafts.append(Draft(name, series.parse_header(name, head + end), patch))
-    return drafts
-
-
-def applied(drafts: Iterable[Draft], image: Image) -> Image:
-    """Return the files after those patches."""
-    for draft in drafts:
-        image = planning.apply(draft.patch, image).image
-    return image
-
-
-def _position(target: Target, drafts: Sequence[Draft], name: str | None) -> int:
+def _position(target: Target, drafts: Sequence[SeriesPatch], name: str | None) -> int:
     names = [draft.name for draft in drafts]
     if not names or (name or names[-1]) not in names:
         raise PatchError(f"{target.name} has no patch {name or 'yet'}", hint="`lora patch list` shows them")
     return names.index(name or names[-1])
 
 
-def _diff(before: Image, after: Image, paths: Sequence[str]) -> bytes:
-    return diff({path: before.get(path) for path in paths}, {path: after[path] for path in paths})
-
-
-def diff(before: Image, after: Image) -> bytes:
-    """Return git's diff between two states of files; empty when they are the same."""
+def diff(before: Image, after: Image, paths: Iterable[str]) -> bytes:
+    """Return git's diff between two states of those files; empty when they are the same."""
     from lora_training import repositories
 
     with tempfile.TemporaryDirectory() as scratch, repositories.created(Path(scratch), "--template=") as repo:
-        trees = [_tree(repo, image) for image in (before, after)]
+        trees = [_tree(repo, {path: image.get(path) for path in paths}) for image in (before, after)]
         difference: bytes = repo.git(c=_SETTINGS).diff(*_DIFF, *trees, **repositories.RAW)
         return difference
 
@@ -202,7 +174,7 @@ def _tree(repo: Repo, image: Image) -> str:
     return str(repo.git.write_tree())
 
 
-def _next_number(drafts: Iterable[Draft]) -> int:
+def _next_number(drafts: Iterable[SeriesPatch]) -> int:
     return 1 + max((int(match[0]) for draft in drafts if (match := re.match(r"\d+", draft.name))), default=0)
 
 
@@ -250,5 +222,4 @@ def _edits_patch(item: TreeState, edited: Sequence[str]) -> bytes:
     was_patched = {path for path in item.steps if item.image.get(path + COPY) or item.stack.state(path, 0) == ABSENT}
     patched = was_patched.intersection(edited)
     final = tree_state.patched(item, base)[0] if patched else base
-    before: Image = {path: (final if path in patched else base).get(path) for path in edited}
-    return diff(before, {path: now[path] for path in before})
+    return diff({path: (final if path in patched else base).get(path) for path in edited}, now, edited)

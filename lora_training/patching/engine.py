@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lora_training import git_process
 from lora_training.patching import lockfile, series, transaction, tree_state
 from lora_training.patching.lockfile import PRISTINE, Folders
-from lora_training.patching.model import REGULAR, Node, folders_of, state_of
+from lora_training.patching.model import REGULAR, Node, folders_of
 from lora_training.patching.planning import Moved
 from lora_training.patching.series import Target
 from lora_training.patching.transaction import Recovered, Root, fs
@@ -115,24 +115,20 @@ def _read_all(workspace: Workspace, targets: Sequence[Target]) -> list[TreeState
 
 def _plan_apply(state: TreeState) -> _Plan:
     name, patches = state.target.name, tuple(patch.name for patch in state.stack.patches)
-    if state.common == state.stack.last and tree_state.has_copies(state):
+    if tree_state.has_copies(state) and state.common == state.stack.last:
         tree_state.read_locked(state.target, state.stack)
         return _Plan(state, TreeResult(name, "unchanged", patches), ())
     lockfile.check_copies_have_room(state.stack)
     base = tree_state.pristine(state)
     image, moved = tree_state.patched(state, base)
-    writes = [Write(path, state.image[path], image.get(path)) for path in state.stack.pristine]
-    for path in state.stack.pristine:
-        if state.stack.is_kept(path) and tree_state.copy_of(state, path) is None:
-            # the pristine file itself becomes the copy, with its times, unless it is gone already
-            itself = path if state_of(state.image[path]) == state.stack.state(path, PRISTINE) else None
-            writes.append(Write(path + COPY, None, base.get(path), same_as=itself))
+    writes = tree_state.writes(state.stack.pristine, state.image, base, image)
     files = tuple(write.path for write in writes if write.is_change)
     result = TreeResult(name, "applied" if files else "unchanged", patches, files, tuple(moved))
     return _Plan(state, result, tuple(writes))
 
 
 def _plan_revert(state: TreeState, edited: Sequence[str]) -> _Plan:
+    tree_state.has_copies(state)
     outside = tree_state.outside_series(state, edited)
     if edited:
         from lora_training.patching import relock
@@ -140,26 +136,14 @@ def _plan_revert(state: TreeState, edited: Sequence[str]) -> _Plan:
         base = relock.pristine(state.target, state.stack, [*state.stack.pristine, *outside])
     else:
         base = tree_state.pristine(state)
-    now = fs.snapshot(state.target.root, outside)
-    writes = [Write(path, now[path], base.get(path)) for path in outside]
-    for path in state.stack.pristine:
-        copy = tree_state.copy_of(state, path)
-        writes.append(Write(path, state.image[path], base.get(path), same_as=path + COPY if copy else None))
-        if copy is not None:
-            writes.append(Write(path + COPY, copy, None))
+    now = {**state.image, **fs.snapshot(state.target.root, outside)}
+    writes = tree_state.writes([*state.stack.pristine, *outside], now, base, base)
     files = tuple(write.path for write in writes if write.is_change)
     return _Plan(state, TreeResult(state.target.name, "reverted" if files else "unchanged", (), files), tuple(writes))
 
 
 def _all_writes(root: Root, plans: Sequence[_Plan]) -> list[Write]:
-    """Return the writes of all trees, with names relative to the transaction root."""
-    writes = []
-    for plan in plans:
-        prefix = os.path.relpath(plan.state.target.root, root.path)
-        for write in plan.writes:
-            same_as = None if write.same_as is None else f"{prefix}/{write.same_as}"
-            writes.append(replace(write, path=f"{prefix}/{write.path}", same_as=same_as))
-    return writes
+    return [write for plan in plans for write in transaction.below(root, plan.state.target.root, plan.writes)]
 
 
 def _record_folders(plan: _Plan, known: dict[str, Folders]) -> None:

@@ -58,7 +58,7 @@ def write(target: Target, rehearsed: Rehearsed, version: str) -> tuple[str, ...]
     for item, rebased in pairs:
         if rebased.is_needed:
             fields = {**item.fields, "Last-Update": authoring.today(), "Upstream-Version": version}
-            data = series.render_header(fields) + authoring.diff(rebased.before, rebased.after)
+            data = series.render_header(fields) + authoring.diff(rebased.before, rebased.after, rebased.before)
             fs.replace_file(target.patches / item.name, data)
     dropped = tuple(item.name for item, rebased in pairs if not rebased.is_needed)
     if dropped:

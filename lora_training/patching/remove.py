@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_training.errors import PatchError
-from lora_training.patching import authoring, docs, engine, lockfile, relock, series, transaction
-from lora_training.patching.authoring import Draft
+from lora_training.patching import docs, engine, lockfile, planning, relock, series, transaction, tree_state
 from lora_training.patching.lockfile import Folders
-from lora_training.patching.model import REGULAR, Image, Node, folders_of, state_of
+from lora_training.patching.model import Image, folders_of, state_of
 from lora_training.patching.names import shown
 from lora_training.patching.series import Target
 from lora_training.patching.transaction import Recovered, fs
@@ -56,43 +55,31 @@ def remove(workspace: Workspace, targets: Sequence[Target], target: Target, name
             workspace.patches / lockfile.LOCK: _lock(workspace, target, name),
             workspace.root / docs.DOCUMENT: docs.render(workspace, targets, path).encode(),
         }
-        writes = [Write(f"{prefix}/{write.path}", write.before, write.after) for write in tree]
-        writes += [_write(root.path, path, data) for path, data in contents.items()]
+        writes = transaction.below(root, target.root, tree)
+        writes += [transaction.file_write(root, path, data) for path, data in contents.items()]
         transaction.run(root, "remove", writes, folders)
     return Removed(name, kept, tuple(write.path for write in tree if write.is_change), recovered)
 
 
 def _plan(workspace: Workspace, target: Target, name: str) -> list[Write]:
     """Return the writes in the tree: its files without the patch, and their pristine copies."""
-    drafts = authoring.read(target)
-    paths = list(dict.fromkeys(path for draft in drafts for path in draft.patch.paths))
+    patches = [draft.patch for draft in series.read_drafts(target.patches)]
+    paths = list(dict.fromkeys(path for patch in patches for path in patch.paths))
     base = relock.pristine(target, lockfile.read(workspace.patches).get(target.name), paths)
     now = fs.snapshot(target.root, [*paths, *(path + COPY for path in paths)])
-    step = _step(target, drafts, base, now)
-    left = [draft for draft in drafts if draft.name != name]
+    step = _step(target, planning.steps(patches, base), now)
     try:
-        authoring.applied(left, base)
+        planning.steps([patch for patch in patches if patch.name != name], base)
     except PatchError as exc:
         hint = "a later patch needs it: remove that one first, or rewrite it"
         raise PatchError(f"{name} cannot be removed: {exc.message}", hint=hint) from exc
-    after = authoring.applied([draft for draft in drafts[:step] if draft.name != name], base)
-    writes = [Write(path, now[path], _file(after.get(path))) for path in paths]
-    for path in paths:
-        copy = now[path + COPY]
-        is_kept = state_of(after.get(path)) != state_of(base.get(path)) and _file(base.get(path)) is not None
-        if is_kept and copy is None:
-            writes.append(Write(path + COPY, None, base[path]))
-        elif not is_kept and copy is not None and state_of(copy) == state_of(base.get(path)):
-            writes.append(Write(path + COPY, copy, None))
-    return writes
+    after = planning.steps([patch for patch in patches[:step] if patch.name != name], base)[-1]
+    return tree_state.writes(paths, now, base, after)
 
 
-def _step(target: Target, drafts: Sequence[Draft], base: Image, now: Image) -> int:
+def _step(target: Target, images: Sequence[Image], now: Image) -> int:
     """Return the last step of the series that the tree is at. Raises PatchError when it is at none."""
-    images = [base]
-    for draft in drafts:
-        images.append(authoring.applied([draft], images[-1]))
-    edited = [[path for path in base if state_of(now[path]) != state_of(image.get(path))] for image in images]
+    edited = [[path for path in images[0] if state_of(now[path]) != state_of(image.get(path))] for image in images]
     if [] not in edited:
         raise PatchError(
             f"{target.name}: {shown(edited[-1][0])} is at no step of the series",
@@ -121,14 +108,3 @@ def _lock(workspace: Workspace, target: Target, name: str) -> bytes:
     if items:
         stacks[target.name] = relock.stack_of(target, old, items)
     return lockfile.render(stacks).encode()
-
-
-def _file(node: Node | None) -> Node | None:
-    return None if node is None or node.is_folder else node
-
-
-def _write(root: Path, path: Path, data: bytes | None) -> Write:
-    name = os.path.relpath(path, root)
-    before = fs.read(root, name)
-    after = None if data is None else Node(REGULAR, data, None if before is None else before.permissions)
-    return Write(name, before, after)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora_training.errors import PatchError, UpstreamError
 from lora_training.patching.diff import parse
-from lora_training.patching.model import Patch
+from lora_training.patching.model import Patch, sha256
 
 SERIES = "series"
 # The fields of a header: the form of the first line, and the same in words.
@@ -50,11 +50,10 @@ class Target:
 
 @dataclass(frozen=True)
 class SeriesPatch:
-    """A patch of a series, with its header's fields."""
+    """A patch of a series, with its header's fields; a draft's may be incomplete, and its diff missing."""
 
     patch: Patch
     fields: dict[str, str]
-    data: bytes
 
     @property
     def name(self) -> str:
@@ -110,16 +109,23 @@ def headers(folder: Path, without: str = "") -> dict[str, dict[str, str]]:
     found = {}
     for name, data in read_bytes(folder, without).items():
         head, end, _ = data.partition(b"\n---\n")
-        found[name] = _checked_header(name, head + end)
+        found[name] = _checked(name, parse_header(name, head + end))
     return found
 
 
 def read(folder: Path, without: str = "") -> tuple[SeriesPatch, ...]:
     """Read every patch of a series. Raises PatchError for the first with a malformed diff or incomplete header."""
+    patches = [parse(name, data) for name, data in read_bytes(folder, without).items()]
+    return tuple(SeriesPatch(each, _checked(each.name, parse_header(each.name, each.preamble))) for each in patches)
+
+
+def read_drafts(folder: Path) -> tuple[SeriesPatch, ...]:
+    """Read every patch of a series, with an incomplete header or without a diff, too."""
     found = []
-    for name, data in read_bytes(folder, without).items():
-        patch = parse(name, data)
-        found.append(SeriesPatch(patch, _checked_header(name, patch.preamble), data))
+    for name, data in read_bytes(folder).items():
+        head, end, body = data.partition(b"\n---\n")
+        patch = parse(name, data) if body.strip() else Patch(name, sha256(data), head + end, ())
+        found.append(SeriesPatch(patch, parse_header(name, head + end)))
     return tuple(found)
 
 
@@ -151,9 +157,8 @@ def parse_header(name: str, preamble: bytes) -> dict[str, str]:
     return {field: "\n".join(found).lstrip("\n") for field, found in fields.items()}
 
 
-def _checked_header(name: str, preamble: bytes) -> dict[str, str]:
-    """Read the fields of a header. Raises PatchError unless every required field is filled in."""
-    fields = parse_header(name, preamble)
+def _checked(name: str, fields: dict[str, str]) -> dict[str, str]:
+    """Return the fields of a header. Raises PatchError unless every required one is filled in."""
     missing = [field for field in FIELDS if not fields.get(field, "").strip() or fields[field].startswith(_TODO)]
     if missing:
         raise PatchError(f"{name}: still to fill in: {', '.join(missing)}", hint=_allowed(missing))

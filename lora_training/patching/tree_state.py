@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_training.errors import PatchError
@@ -13,6 +13,7 @@ from lora_training.patching.model import ABSENT, Image, Node, Patch, sha256, sta
 from lora_training.patching.names import shown
 from lora_training.patching.series import Target
 from lora_training.patching.transaction import fs
+from lora_training.patching.transaction.journal import Write
 
 COPY = ".orig"
 _SHOWN = 5
@@ -100,23 +101,19 @@ def check_no_drift(state: TreeState) -> None:
     )
 
 
-def copy_of(state: TreeState, path: str) -> Node | None:
-    """Return the pristine copy beside a file. Raises PatchError when another file is in its place."""
-    copy = state.image.get(path + COPY)
-    if copy is None:
-        return None
-    if state_of(copy) != state.stack.state(path, PRISTINE):
-        what = "is not the pristine copy" if state.steps[path] - {PRISTINE} else "is in the way of the pristine copy"
-        raise PatchError(
-            f"{state.target.name}: {shown(path + COPY)} {what}",
-            hint="nothing was written; move it away and run this again",
-        )
-    return copy
-
-
 def has_copies(state: TreeState) -> bool:
-    """Return whether no pristine copy is missing."""
-    return all(copy_of(state, path) for path in state.stack.pristine if state.stack.is_kept(path))
+    """Return whether no pristine copy is missing. Raises PatchError when another file is in the place of one."""
+    kept = [path for path in state.stack.pristine if state.stack.is_kept(path)]
+    for path in kept:
+        copy = state.image[path + COPY]
+        if copy is not None and state_of(copy) != state.stack.state(path, PRISTINE):
+            is_patched = state.steps[path] - {PRISTINE}
+            what = "is not the pristine copy" if is_patched else "is in the way of the pristine copy"
+            raise PatchError(
+                f"{state.target.name}: {shown(path + COPY)} {what}",
+                hint="nothing was written; move it away and run this again",
+            )
+    return all(state.image[path + COPY] for path in kept)
 
 
 def pristine(state: TreeState) -> Image:
@@ -125,8 +122,8 @@ def pristine(state: TreeState) -> Image:
     missing = []
     for path, steps in state.steps.items():
         if PRISTINE not in steps:
-            image[path] = copy = copy_of(state, path)
-            if copy is None and state.stack.state(path, PRISTINE) != ABSENT:
+            image[path] = image.get(path + COPY)
+            if image[path] is None and state.stack.state(path, PRISTINE) != ABSENT:
                 missing.append(path)
     return image | _unapplied(state, missing) if missing else image
 
@@ -145,6 +142,27 @@ def _unapplied(state: TreeState, missing: list[str]) -> Image:
                 hint=f"get the file back with `git -C {root} checkout -- {path}`, or run `lora upstream sync`",
             )
     return {path: image.get(path) for path in missing}
+
+
+def writes(paths: Iterable[str], now: Image, base: Image, after: Image) -> list[Write]:
+    """Return the writes that turn `now` into `after`, with a copy beside each file that differs from the pristine."""
+    found = []
+    for path in paths:
+        old, new, copy = (_file(image.get(name)) for image, name in ((base, path), (after, path), (now, path + COPY)))
+        is_kept = old is not None and state_of(new) != state_of(old)
+        is_copy = copy is not None and state_of(copy) == state_of(old)
+        found.append(Write(path, now[path], new, same_as=path + COPY if is_copy and not is_kept else None))
+        if is_kept and copy is None:
+            # the pristine file itself becomes the copy, with its times, unless it is gone already
+            itself = path if state_of(now[path]) == state_of(old) else None
+            found.append(Write(path + COPY, None, old, same_as=itself))
+        elif is_copy and not is_kept:
+            found.append(Write(path + COPY, copy, None))
+    return found
+
+
+def _file(node: Node | None) -> Node | None:
+    return None if node is None or node.is_folder else node
 
 
 def patched(state: TreeState, base: Image) -> tuple[Image, list[planning.Moved]]:

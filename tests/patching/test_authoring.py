@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from lora_training.patching import authoring, engine
 from lora_training.patching.authoring import Edited
 from lora_training.patching.model import sha256
 from tests.helpers import git
-from tests.patching.conftest import LINES, Checkout
+from tests.patching.conftest import LINES, Checkout, Tree, tree_of
+from tests.patching.kill import survives
 
 FILLED = {"Author": "A", "Origin": "vendor", "Bug": "none", "Forwarded": "no", "Reason": "r", "Verification": "true"}
 FILLED["Removal-Condition"] = "version >= 9"
@@ -91,6 +93,39 @@ def test_refresh_takes_further_edits_into_the_last_patch(checkout: Checkout) -> 
     engine.revert(checkout.here, checkout.targets)
     engine.apply(checkout.here, checkout.targets)
     assert path.read_text() == expected
+
+
+def test_killed_at_any_moment_a_patch_is_made_and_listed_or_not_at_all(checkout: Checkout) -> None:
+    engine.apply(checkout.here, checkout.targets)
+    path = checkout.root("beta") / "c.py"
+    path.write_text(path.read_text() + "mine\n")
+    edited = _edited(checkout, "beta", "c.py")
+
+    def patches(*, listed: str) -> Tree:
+        assert (checkout.here.patches / "beta/series").read_text().split() == listed.split()
+        return tree_of(checkout.here.patches)
+
+    before = patches(listed="0001-third.patch")
+    _killed_now_and_then(checkout, lambda: authoring.new(checkout.here, edited, "mine"), before)
+    made = patches(listed="0001-third.patch 0002-mine.patch")
+    assert b"+mine\n" in made["beta/0002-mine.patch"][1]
+    path.write_text(path.read_text() + "more\n")
+    _killed_now_and_then(checkout, lambda: authoring.refresh(checkout.here, edited), made)
+    refreshed = patches(listed="0001-third.patch 0002-mine.patch")
+    assert b"+mine\n+more\n" in refreshed["beta/0002-mine.patch"][1]
+    _fill(checkout.here.patches / "beta/0002-mine.patch")
+    checkout.lock()
+
+
+def _killed_now_and_then(checkout: Checkout, act: Callable[[], object], before: Tree) -> None:
+    """Kill `act` at later and later moments until a recovery finishes it; each time before, it is undone."""
+    outcomes = []
+    while "finished" not in outcomes:
+        assert not survives(act, 1 + 5 * len(outcomes))
+        found = engine.recover(checkout.here)
+        outcomes.append(found.outcome if found else "not begun")
+        assert (tree_of(checkout.here.patches) == before) == (outcomes[-1] != "finished")
+    assert "undone" in outcomes
 
 
 def test_refresh_of_a_patch_under_a_later_one_is_refused(checkout: Checkout) -> None:

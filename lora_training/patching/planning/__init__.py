@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from lora_training.errors import PatchError
 from lora_training.patching import names
@@ -39,6 +40,11 @@ class Outcome:
 def apply(patch: Patch, image: Mapping[str, Node | None]) -> Outcome:
     """Apply `patch` to a tree. Raises PatchError for the first change that does not fit exactly."""
     return _Run(patch, patch.changes, image).run()
+
+
+def steps(patches: Iterable[Patch], base: Image) -> list[Image]:
+    """Return the tree at every step of a series, `base` first."""
+    return list(accumulate(patches, lambda image, patch: apply(patch, image).image, initial=base))
 
 
 def unapply(patch: Patch, image: Mapping[str, Node | None]) -> Outcome:

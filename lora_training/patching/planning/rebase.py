@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -105,12 +106,8 @@ class _Found(NamedTuple):
 
 def rebase(patches: Sequence[Patch], old: Image, new: NewTree) -> list[Rebased]:
     """Rebase the patches of a series in order. `old` has the pristine files of the old version."""
-    rebased = []
-    for patch in patches:
-        after = planning.apply(patch, old).image
-        rebased.append(_Rebase(patch, old, after, new).run())
-        old = after
-    return rebased
+    images = pairwise(planning.steps(patches, old))
+    return [_Rebase(patch, *sides, new).run() for patch, sides in zip(patches, images, strict=True)]
 
 
 class _Rebase:

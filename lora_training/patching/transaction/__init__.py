@@ -13,15 +13,15 @@ before the journal is removed. Files that only an undo needs are removed before 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from lora_training import locks
 from lora_training.errors import PatchError
-from lora_training.patching.model import ABSENT, state_of
+from lora_training.patching.model import ABSENT, REGULAR, Node, state_of
 from lora_training.patching.names import shown
 from lora_training.patching.transaction import commit, fs, journal
 from lora_training.patching.transaction.journal import Journal, Write
@@ -72,6 +72,23 @@ def shared_lock(workspace: Workspace) -> Iterator[None]:
     """Keep every tree unchanged. A training holds this until it ends, since each attempt imports upstream again."""
     with shared(root_of(workspace)):
         yield
+
+
+def file_write(root: Root, path: Path, data: bytes | None) -> Write:
+    """Return the write that gives the file `path` that content, or removes it; its permissions stay."""
+    name = os.path.relpath(path, root.path)
+    before = fs.read(root.path, name)
+    after = None if data is None else Node(REGULAR, data, None if before is None else before.permissions)
+    return Write(name, before, after)
+
+
+def below(root: Root, folder: Path, writes: Iterable[Write]) -> list[Write]:
+    """Return the writes in `folder`, with names relative to the root."""
+    prefix = os.path.relpath(folder, root.path)
+    return [
+        replace(write, path=f"{prefix}/{write.path}", same_as=write.same_as and f"{prefix}/{write.same_as}")
+        for write in writes
+    ]
 
 
 def run(root: Root, command: str, writes: Sequence[Write], folders: Mapping[str, int | None] | None = None) -> None:

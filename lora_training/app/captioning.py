@@ -83,14 +83,14 @@ def _write(
     here: Workspace, request: Request, script: str, words: Callable[[], list[str]], progress: Progress
 ) -> Outcome:
     outcome = Outcome()
-    todo = _todo(here, request, outcome, progress)
-    if todo:
-        with transaction.shared_lock(here), _staged(here, todo) as stage:
+    remaining = _remaining(here, request, outcome, progress)
+    if remaining:
+        with transaction.shared_lock(here), _staged(here, remaining) as stage:
             targets.require_verified(here, targets.targets(here))
             given = [str(stage), *words(), "--caption_extension", ".txt", *request.more]
             call = tool.call(tool.read(here, script), given)
             session = Session(_place(here, request.folder))
-            harvest = Harvest(stage, todo, request, session, outcome, progress)
+            harvest = Harvest(stage, remaining, request, session, outcome, progress)
             try:
                 _run(here, call, harvest)
             finally:
@@ -99,7 +99,7 @@ def _write(
     return outcome
 
 
-def _todo(here: Workspace, request: Request, outcome: Outcome, progress: Progress) -> list[Path]:
+def _remaining(here: Workspace, request: Request, outcome: Outcome, progress: Progress) -> list[Path]:
     """Return the images to caption: those that decode and, unless captions are overwritten, have none."""
     found = _images(request)
     if not found:
@@ -130,7 +130,7 @@ def _images(request: Request) -> list[Path]:
 
 
 @contextmanager
-def _staged(here: Workspace, todo: Sequence[Path]) -> Iterator[Path]:
+def _staged(here: Workspace, remaining: Sequence[Path]) -> Iterator[Path]:
     """Yield a folder of numbered links to the images: upstream writes beside each image, and ends at a bad one."""
     every = here.state / "captioning"
     for left in every.glob("*"):
@@ -139,7 +139,7 @@ def _staged(here: Workspace, todo: Sequence[Path]) -> Iterator[Path]:
     stage = every / str(os.getpid())
     stage.mkdir(parents=True)
     try:
-        for number, path in enumerate(todo):
+        for number, path in enumerate(remaining):
             (stage / f"{number:08}{path.suffix}").symlink_to(path)
         yield stage
     finally:
@@ -156,7 +156,7 @@ class Harvest:
     """Moves captions from the stage to their images while the script runs."""
 
     stage: Path
-    todo: Sequence[Path]
+    remaining: Sequence[Path]
     request: Request
     session: Session
     outcome: Outcome
@@ -174,7 +174,7 @@ class Harvest:
         """Move the captions that are complete: all but the last, which the script may still write, until it is over."""
         ready = sorted(self.stage.glob("*.txt"))
         for staged in ready if is_over else ready[:-1]:
-            image = self.todo[int(staged.stem)]
+            image = self.remaining[int(staged.stem)]
             text = staged.read_text(encoding="utf-8").strip("\n")
             words = [each for each in (self.request.trigger, text) if each]
             target = image.with_suffix(self.request.extension)
@@ -197,6 +197,6 @@ def _run(here: Workspace, call: tool.Call, harvest: Harvest) -> None:
         harvest.take()
         raise
     harvest.take(is_over=True)
-    left = len(harvest.todo) - len(harvest.outcome.written)
+    left = len(harvest.remaining) - len(harvest.outcome.written)
     if left:
         raise LoraError(f"{call.tool.name} left out {left} images", hint="the same command tries them again")

@@ -88,7 +88,7 @@ def _write(
         with transaction.shared_lock(here), _staged(here, remaining) as stage:
             targets.require_verified(here, targets.targets(here))
             given = [str(stage), *words(), "--caption_extension", ".txt", *request.more]
-            call = tool.call(tool.read(here, script), given)
+            call = tool.call(here, script, given)
             session = Session(_place(here, request.folder))
             harvest = Harvest(stage, remaining, request, session, outcome, progress)
             try:
@@ -189,9 +189,7 @@ def _run(here: Workspace, call: tool.Call, harvest: Harvest) -> None:
         proc.stream(child.argv, cwd=child.cwd, env=os.environ | dict(child.env), on_line=harvest.line)
     except proc.ProcError as exc:
         harvest.take()
-        message = (
-            f"{call.tool.name} ended with code {exc.completed.returncode}; {len(harvest.outcome.written)} are done"
-        )
+        message = f"{call.name} ended with code {exc.completed.returncode}; {len(harvest.outcome.written)} are done"
         raise TrainingError(message, hint=exc.hint) from exc
     except BaseException:
         harvest.take()
@@ -199,4 +197,4 @@ def _run(here: Workspace, call: tool.Call, harvest: Harvest) -> None:
     harvest.take(is_over=True)
     left = len(harvest.remaining) - len(harvest.outcome.written)
     if left:
-        raise LoraError(f"{call.tool.name} left out {left} images", hint="the same command tries them again")
+        raise LoraError(f"{call.name} left out {left} images", hint="the same command tries them again")

@@ -19,8 +19,7 @@ from typing import Any
 from lora_training import safetensors_header
 from lora_training.app import targets, tool_list
 from lora_training.app.checkout import Checkout
-from lora_training.config.schema import tools
-from lora_training.config.schema.tools import Tool, Word
+from lora_training.config.schema import reader, tools
 from lora_training.errors import Interrupted, LoraError, TrainingError, UpstreamError, UsageError
 from lora_training.launch import spec
 from lora_training.launch.spec import LaunchSpec
@@ -52,9 +51,10 @@ def tree(here: Workspace) -> Path:
     return here.upstream(_UPSTREAM).path
 
 
-def read(here: Workspace, name: str) -> Tool:
-    """Return the description and the arguments of a script. Raises UsageError for an unknown name."""
-    return tools.read(tree(here), tools.path_of(tree(here), name), here.cache)
+def help_of(here: Workspace, name: str) -> str:
+    """Return the help of a script's own parser. Raises UsageError for an unknown name."""
+    path = tools.path_of(tree(here), name)
+    return str(reader.parse(tree(here), {path: ()})[path]["help"])
 
 
 @dataclass(frozen=True)
@@ -64,35 +64,33 @@ class Call:
     `folders` are those that it writes to as it goes.
     """
 
-    tool: Tool
+    script: str
+    name: str
     words: tuple[str, ...]
     inputs: tuple[Path, ...]
     outputs: dict[int, Path]
     folders: tuple[Path, ...]
     runtime: Patches
-    recursive: bool = False
+    is_recursive: bool
 
 
-def call(tool: Tool, words: Sequence[str], runtime: Patches | None = None) -> Call:
+def call(here: Workspace, name: str, words: Sequence[str], runtime: Patches | None = None) -> Call:
     """Check the arguments of a script. Raises UsageError for those that it would refuse, or that name missing files."""
-    placed, values = tools.parse(tool, words)
-    given = {dest: [word for word in _flat(value) if isinstance(word, tools.Word)] for dest, value in values.items()}
-    writes = {word.place: Path(word).absolute() for d, some in given.items() if _WRITES.fullmatch(d) for word in some}
-    reads = {word.place: word for some in given.values() for word in some if word.place not in writes}
-    inputs = {place: Path(word).absolute() for place, word in reads.items() if _exists(tool, word)}
+    line = tools.parse(tree(here), tools.path_of(tree(here), name), words)
+    writes = {n: Path(word).absolute() for to, some in line.values.items() if _WRITES.fullmatch(to) for n, word in some}
+    reads = {place: word for some in line.values.values() for place, word in some if place not in writes}
+    inputs = {place: Path(word).absolute() for place, word in reads.items() if _exists(line.name, word)}
     outputs = {place: path for place, path in writes.items() if path.suffix and not path.is_dir()}
     folders = tuple(path for path in writes.values() if path not in outputs.values())
-    if tool.name in _IN_ITS_FOLDER:
+    placed = list(line.words)
+    if line.name in _IN_ITS_FOLDER:
         placed = [str(inputs.get(place, word)) for place, word in enumerate(placed)]
-    chosen = {**_RUNTIME.get(tool.name, {}), **(runtime or {})}
-    return Call(tool, tuple(placed), tuple(inputs.values()), outputs, folders, chosen, bool(values.get("recursive")))
+    chosen = {**_RUNTIME.get(line.name, {}), **(runtime or {})}
+    known = tuple(inputs.values())
+    return Call(line.script, line.name, tuple(placed), known, outputs, folders, chosen, line.is_recursive)
 
 
-def _flat(value: Any) -> list[Any]:
-    return [each for inner in value for each in _flat(inner)] if isinstance(value, list) else [value]
-
-
-def _exists(tool: Tool, word: Word) -> bool:
+def _exists(name: str, word: str) -> bool:
     """Return whether an argument names a file or folder. Raises UsageError for a missing file and an empty folder."""
     try:
         path = Path(word)
@@ -100,9 +98,9 @@ def _exists(tool: Tool, word: Word) -> bool:
     except (OSError, ValueError):  # such as a prompt, too long for a name
         return False
     if is_empty:
-        raise UsageError(f"{tool.name}: {word} is an empty folder")
+        raise UsageError(f"{name}: {word} is an empty folder")
     if not there and _FILE.search(word) and "://" not in word and "\n" not in word:
-        raise UsageError(f"{tool.name}: {word} does not exist", hint="paths are relative to the current folder")
+        raise UsageError(f"{name}: {word} does not exist", hint="paths are relative to the current folder")
     return there
 
 
@@ -113,8 +111,8 @@ def run(
 
     The runtime patches that `config` names are installed.
     """
-    made = call(read(here, name), words, _named(config) if config else {})
-    (listed,) = tool_list.listing(tree(here), made.tool.name)
+    made = call(here, name, words, _named(config) if config else {})
+    (listed,) = tool_list.listing(tree(here), made.name)
     if listed.lacks:
         raise UpstreamError(f"{listed.name} needs {', '.join(listed.lacks)}", hint="it is not in the training set")
     with transaction.shared_lock(here):
@@ -141,9 +139,9 @@ def _named(config: Path) -> Patches:
 def launched(here: Workspace, made: Call, staged: dict[int, Path]) -> LaunchSpec:
     """Return the child process of a call whose output files are `staged`."""
     words = [str(staged.get(place, word)) for place, word in enumerate(made.words)]
-    script = tree(here) / f"{made.tool.path}.py"
+    script = tree(here) / f"{made.script}.py"
     environment = {**bootstrap.environment(made.runtime), bootstrap.SUPERVISOR: str(os.getpid())}
-    cwd = script.parent if made.tool.name in _IN_ITS_FOLDER else Path.cwd()
+    cwd = script.parent if made.name in _IN_ITS_FOLDER else Path.cwd()
     return spec.tool(sys.executable, script, words, tree=tree(here), cwd=cwd, runtime=environment)
 
 
@@ -167,7 +165,7 @@ def _wait(child: LaunchSpec) -> int:
 def _refuse_failed(made: Call, code: int) -> None:
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        raise TrainingError(f"{made.tool.name} {how}", hint="its messages are above; nothing that it wrote is kept")
+        raise TrainingError(f"{made.name} {how}", hint="its messages are above; nothing that it wrote is kept")
 
 
 # -- output files
@@ -198,7 +196,7 @@ def _finish(made: Call, staged: dict[int, Path]) -> None:
     """Check the files that a script wrote, and rename them. Raises TrainingError; then none is renamed."""
     for place, output in made.outputs.items():
         if not staged[place].is_file():
-            raise TrainingError(f"{made.tool.name} ended without writing {output}", hint="its messages are above")
+            raise TrainingError(f"{made.name} ended without writing {output}", hint="its messages are above")
         check(staged[place], output)
     for place, output in made.outputs.items():
         for path in staged[place].parent.iterdir():
@@ -224,7 +222,7 @@ def check(path: Path, name: Path) -> None:
 def _seen(made: Call) -> dict[Path, int]:
     """Return the files in the folders of a call, with the time of their last change."""
     folders = [path for path in (*made.inputs, *made.folders) if path.is_dir()]
-    found = (path for folder in folders for path in (folder.rglob("*") if made.recursive else folder.iterdir()))
+    found = (path for folder in folders for path in (folder.rglob("*") if made.is_recursive else folder.iterdir()))
     return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
 
 
@@ -257,7 +255,7 @@ def _noted(here: Workspace, made: Call, before: dict[Path, int]) -> Iterator[lis
         folders = {str(path): sum(each.parent == path for each in before) for path in made.inputs if path.is_dir()}
         entry = {
             "time": began,
-            "tool": made.tool.path,
+            "tool": made.script,
             "arguments": list(made.words),
             "runtime": dict(made.runtime),
             "cwd": str(Path.cwd()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_training.config.schema import tools
+from lora_training.config.schema import reader, tools
 from lora_training.config.schema.source import Tree
 
 # Most of these scripts have no description, or another script's. A script without an entry is listed by its own.
@@ -97,5 +97,5 @@ def _listed(source: Tree, name: str, path: str) -> Listed:
     start, late = tools.lacking(source, path)
     lacks = [package for package in start if package not in _REPLACED]
     unfit = [_UNFIT[name]] if name in _UNFIT else []
-    purpose = _PURPOSES.get(name) or tools.read(source.root, path).description or ""
+    purpose = _PURPOSES.get(name) or reader.parse(source.root, {path: ()})[path]["description"] or ""
     return Listed(name, path, purpose.splitlines()[0] if purpose else "", (*lacks, *unfit), tuple(late))

@@ -61,9 +61,7 @@ def _run(name: str) -> Callable[[tuple[str, ...]], None]:
 
         here = workspace.find()
         if "--help" in words or "-h" in words:
-            from lora_training.config.schema import tools
-
-            click.echo(tools.parser(app.read(here, name)).format_help(), nl=False)
+            click.echo(app.help_of(here, name), nl=False)
             return
         progress = ProgressLine()
         try:

@@ -109,7 +109,7 @@ def _facts(flag: Flag) -> Iterator[tuple[str, str]]:
     if flag.choices:
         yield "choices", ", ".join(str(choice) for choice in flag.choices if choice is not None)
     if flag.help:
-        yield "help", flag.english or flag.help
+        yield "help", flag.help
 
 
 def _history(found: Explained) -> Iterator[str]:

@@ -109,7 +109,7 @@ def _flag(flag: Flag) -> Field:
     default = "" if flag.default is None else _word(flag.default)
     is_number = flag.type in ("int", "float") and not flag.is_list
     shown = () if flag.is_list else choices
-    return Field(flag.dest, flag.dest, flag.english, default, shown, is_number, flag.takes_text)
+    return Field(flag.dest, flag.dest, flag.help or "", default, shown, is_number, flag.takes_text)
 
 
 def _word(value: Any) -> str:
@@ -143,7 +143,7 @@ def _datasets(schema: Schema, counts: Sequence[int]) -> Iterator[Group]:
 
 def _shapes(schema: Schema, path: str, keys: Mapping[str, Shape], first: Sequence[str]) -> tuple[Field, ...]:
     names = [*(key for key in first if key in keys), *(key for key in keys if key not in first)]
-    helps = {key: flag.english for key in names if (flag := schema.keys.get(key))}
+    helps = {key: flag.help or "" for key in names if (flag := schema.keys.get(key))}
     return tuple(_shape(f"{path}/{key}", key, helps.get(key, ""), keys[key]) for key in names)
 
 

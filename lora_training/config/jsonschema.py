@@ -57,8 +57,8 @@ def _flag(flag: Flag) -> dict[str, Any]:
         shape = {"anyOf": options}
     if flag.default is not None:
         shape["default"] = flag.default
-    if flag.english:
-        shape["description"] = flag.english
+    if flag.help:
+        shape["description"] = flag.help
     return shape
 
 

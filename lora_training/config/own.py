@@ -71,7 +71,7 @@ def search(tree: Path, word: str, patches: Mapping[str, Patch], *, cache: Path |
     """Return the keys whose name or help has the word, those with it in their name first; each with its help."""
     known: dict[str, str] = {}
     for schema in schemas.read_all(tree, cache=cache).values():
-        known |= {flag.dest: flag.english or flag.help or "" for flag in schema.flags}
+        known |= {flag.dest: flag.help or "" for flag in schema.flags}
     known |= {f"{name}.{key}": about["help"] for name, keys in tables.TABLES.items() for key, about in keys.items()}
     known |= {f"runtime.{name}": patch.text for name, patch in patches.items()}
     wanted = word.lower().lstrip("-").replace("-", "_")

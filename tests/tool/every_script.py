@@ -30,11 +30,7 @@ def options(script: str) -> object:
     try:
         runpy.run_path(str(path), run_name="__main__")
     except Parses as parses:
-        return [
-            [list(action.option_strings), action.dest, str(action.nargs), action.required, bool(action.choices)]
-            for action in parses.parser._actions
-            if action.dest != "help"
-        ]
+        return [option for option in parses.parser._option_string_actions if option not in ("-h", "--help")]
     except Exception as exc:  # noqa: BLE001 - whatever a script ends with
         return f"{type(exc).__name__}: {exc}"
     return "no parser"

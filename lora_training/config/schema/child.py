@@ -2,7 +2,8 @@
 
 `child.py read TREE SCRIPT...` imports each script, calls its `setup_parser()` and prints the parsers as JSON. All
 packages outside the standard library and the tree are replaced by stand-ins, so that none has to be installed.
-`child.py parsers TREE SCRIPT...` runs each script, which need not have `setup_parser()`, until it parses its arguments.
+`child.py parse TREE` reads a table of scripts and command lines from standard input, runs each script, which need not
+have `setup_parser()`, until it parses its arguments, and prints what its parser makes of the words.
 `child.py convert` reads a type function's source and a word from standard input, and prints the converted word.
 
 An audit hook refuses network, processes and writing. It protects against accidents in code that has not been reviewed
@@ -19,6 +20,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import inspect
+import io
 import json
 import math
 import os
@@ -38,6 +40,7 @@ _REFUSED = re.compile(
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _DEFINES = re.compile(r"add_(?!argument$)\w*arguments?|setup_parser")
 _ACTIONS = {"BooleanOptionalAction": "boolean_optional"}
+_JAPANESE = re.compile("[\u3000-\U0010ffff]")
 _SCALARS = {bool: "bool", int: "int", float: "float", str: "str", dict: "dict", None: "none"}
 
 
@@ -183,13 +186,19 @@ def flag(action: argparse.Action, origins: Origins) -> dict[str, Any]:
         "choices": None if action.choices is None else [plain(choice) for choice in action.choices],
         "nargs": action.nargs,
         "action": _ACTIONS.get(kind, snake),
-        "help": action.help if isinstance(action.help, str) else None,
+        "help": english(action.help) if isinstance(action.help, str) else None,
         "required": action.required,
         "const": plain(action.const),
         "options": options,
         "type_source": source(action.type),
         "defined_in": origins.of.get(id(action)) or None,
     }
+
+
+def english(text: str) -> str:
+    """Return a help text without upstream's Japanese part, which follows a slash."""
+    head = _JAPANESE.split(text, maxsplit=1)[0]
+    return text if head == text else (head.rpartition("/")[0] or head).strip()
 
 
 def _type_name(kind: Any) -> str | None:
@@ -341,26 +350,76 @@ class Parses(BaseException):
         self.parser = parser
 
 
-def parsers(tree: pathlib.Path, scripts: list[str]) -> dict[str, Any]:
-    """Return the description and all arguments of each script, or an error for it, and the files looked at."""
-    finder, origins = _prepared(tree)
+class Word(str):
+    """A word that knows its place on the command line."""
+
+    __slots__ = ("place",)
+    place: int
+
+
+def parse(tree: pathlib.Path, asked: dict[str, list[str]]) -> dict[str, Any]:
+    """Return what the parser of each script makes of the words asked, or an error for it."""
+    _prepared(tree)
+    own = argparse.ArgumentParser.parse_known_args
 
     def refuse(parser: argparse.ArgumentParser, *_args: Any, **_kwargs: Any) -> Any:
         raise Parses(parser)
 
     argparse.ArgumentParser.parse_known_args = refuse  # type: ignore[assignment, method-assign]
-    found = {name: _told(tree, lambda name=name: _parser(tree / f"{name}.py", origins)) for name in scripts}
-    return {"scripts": found, "looked_at": sorted(finder.looked_at | {f"{name}.py" for name in scripts})}
+    return {
+        name: _told(tree, lambda name=name, words=words: _parsed(_parser(tree / f"{name}.py"), own, words))
+        for name, words in asked.items()
+    }
 
 
-def _parser(path: pathlib.Path, origins: Origins) -> dict[str, Any]:
+def _parser(path: pathlib.Path) -> argparse.ArgumentParser:
     sys.argv = [str(path)]
     try:
         runpy.run_path(str(path), run_name="__main__")
     except Parses as parses:
-        actions = [action for action in parses.parser._actions if not isinstance(action, argparse._HelpAction)]
-        return {"description": parses.parser.description, "flags": [flag(action, origins) for action in actions]}
+        return parses.parser
     raise TypeError("it parses no arguments")
+
+
+def _parsed(parser: argparse.ArgumentParser, own: Any, words: list[str]) -> dict[str, Any]:
+    """Return help and options of a parser, and the words with their places by argument, those unknown, or a refusal."""
+    for action in parser._actions:
+        action.help = english(action.help) if isinstance(action.help, str) else None
+        # without a conversion, a value stays a Word
+        action.type = None if action.type in (str, pathlib.Path) else action.type
+        action.choices = action.choices and [choice for choice in action.choices if choice is not None]
+    parser.description = parser.description and english(parser.description)
+    parser.prog = parser.prog.removesuffix(".py")
+    named = parser._option_string_actions.items()
+    options = [option for option, action in named if not isinstance(action, argparse._HelpAction)]
+    placed = _placed(words, options)
+    found = {"description": parser.description, "help": parser.format_help(), "options": options, "words": placed}
+    # before argparse looks at them, which would name a required argument in place of the misspelt one
+    wrong = [word.partition("=")[0] for word in placed if word.startswith("--") and " " not in word and word != "--"]
+    unknown = [word for word in wrong if not any(option.startswith(word) for option in options)]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            values, left = (argparse.Namespace(), unknown) if unknown else own(parser, placed)
+    except SystemExit:
+        return {**found, "refusal": said.getvalue().partition(": error: ")[2].strip()}
+    taken = {dest: [(word.place, word) for word in _words(value)] for dest, value in vars(values).items()}
+    return {**found, "unknown": left, "values": taken, "is_recursive": vars(values).get("recursive") is True}
+
+
+def _placed(words: list[str], options: list[str]) -> list[Word]:
+    """Return the words, `--a=b` as two."""
+    parts = ((word.split("=", 1) if word.partition("=")[0] in options else [word]) for word in words)
+    placed = [Word(part) for pair in parts for part in pair]
+    for place, word in enumerate(placed):
+        word.place = place
+    return placed
+
+
+def _words(value: Any) -> list[Word]:
+    if isinstance(value, list):
+        return [word for each in value for word in _words(each)]
+    return [value] if isinstance(value, Word) else []
 
 
 def _script(name: str, origins: Origins) -> dict[str, Any]:
@@ -422,8 +481,8 @@ def main() -> None:
     if sys.argv[1] == "read":
         _, _, tree, styles, *scripts = sys.argv
         answer = read(pathlib.Path(tree).resolve(), scripts, json.loads(styles))
-    elif sys.argv[1] == "parsers":
-        answer = parsers(pathlib.Path(sys.argv[2]).resolve(), sys.argv[3:])
+    elif sys.argv[1] == "parse":
+        answer = parse(pathlib.Path(sys.argv[2]).resolve(), json.load(sys.stdin))
     else:
         answer = convert(*json.load(sys.stdin))
     json.dump(answer, out)

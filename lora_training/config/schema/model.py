@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 # a subset has the first style whose key it has, as in upstream
 STYLE_KEYS = {"controlnet": "conditioning_data_dir", "finetuning": "metadata_file", "dreambooth": "image_dir"}
 _PUBLIC = ("name", "dest", "type", "default", "choices", "nargs", "action", "help", "required", "const", "defined_in")
-_JAPANESE = re.compile("[\u3000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -60,16 +58,6 @@ class Flag:
     def takes_text(self) -> bool:
         """Whether the flag takes one string, without conversion."""
         return not self.is_switch and not self.is_list and self.type in ("str", "Path", None)
-
-    @property
-    def english(self) -> str:
-        """The help text without upstream's Japanese part, which follows a slash."""
-        text = self.help or ""
-        japanese = _JAPANESE.search(text)
-        if japanese is None:
-            return text
-        head = text[: japanese.start()]
-        return (head.rpartition("/")[0] if "/" in head else head).strip()
 
     @property
     def summary(self) -> str:

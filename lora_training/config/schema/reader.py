@@ -16,7 +16,7 @@ from lora_training.config.schema.model import STYLE_KEYS
 from lora_training.errors import UpstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_training.config.schema.model import Flag
 
@@ -47,11 +47,10 @@ def read(tree: Path, scripts: Sequence[str]) -> Answer:
     return Answer(found, datasets or _NO_DATASETS, tuple(data["looked_at"]))
 
 
-def read_parsers(tree: Path, scripts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """Return description and flags of each of the scripts, by its path without `.py`, and the files they depend on."""
-    data = _ask(["parsers", str(tree.absolute()), *scripts], f"the arguments of {', '.join(scripts)}")
-    found = {name: _value(told, f"the arguments of {name}.py") for name, told in data["scripts"].items()}
-    return found, tuple(data["looked_at"])
+def parse(tree: Path, asked: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Return what the own parser of each script, named by its path without `.py`, makes of a command line."""
+    answer = _ask(["parse", str(tree.absolute())], f"the arguments of {', '.join(asked)}", stdin=json.dumps(asked))
+    return {name: _value(told, f"the arguments of {name}.py") for name, told in answer.items()}
 
 
 def _value(found: dict[str, Any], what: str) -> Any:

@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import importlib.util
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
 from lora_training import nearest
-from lora_training.config.schema import cache as _cache
 from lora_training.config.schema import reader, scripts
-from lora_training.config.schema.model import Flag
 from lora_training.config.schema.source import Tree
 from lora_training.errors import UpstreamError, UsageError
 
 _FOLDERS = ("", "finetune", "networks", "tools")
 _PARSES = re.compile(r"\.parse_(?:known_)?args\(")
-_SWITCHES = {"store_true", "store_false", "store_const", "count", "append", "boolean_optional"}
 
 
 @dataclass(frozen=True)
-class Tool:
-    """A script: its path in the tree without `.py`, the description in its own parser, and its arguments."""
+class CommandLine:
+    """A command line as a script's own parser reads it: `--a=b` as two words.
 
-    path: str
-    description: str | None
-    flags: tuple[Flag, ...] = field(repr=False)
+    `script` is its path in the tree without `.py`. `values` has the words that are values, with their places, by
+    argument.
+    """
+
+    script: str
+    words: tuple[str, ...]
+    values: Mapping[str, Sequence[tuple[int, str]]]
+    is_recursive: bool
 
     @property
     def name(self) -> str:
         """The script's file name without `.py`."""
-        return self.path.rpartition("/")[2]
+        return self.script.rpartition("/")[2]
 
 
 def paths(tree: Path) -> dict[str, str]:
@@ -61,95 +61,18 @@ def path_of(tree: Path, name: str) -> str:
     raise UsageError(f"upstream has no tool `{name}`", hint=nearest.hint(stem, known) or "`lora tool list` shows them")
 
 
-def read(tree: Path, path: str, cache: Path | None = None) -> Tool:
-    """Return a script's arguments, from `cache` if the files they were read from are unchanged."""
-    kept = _cache.load(cache, tree, path) if cache else None
-    if kept is None:
-        answer, looked_at = reader.read_parsers(tree, [path])
-        kept = answer[path]
-        if cache:
-            _cache.store(cache, tree, path, kept, looked_at)
-    return Tool(path, kept["description"], tuple(map(Flag.of, kept["flags"])))
-
-
-# -- arguments
-
-
-class Word(str):
-    """An argument that knows its place on the command line."""
-
-    __slots__ = ("place",)
-    place: int
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}", hint=f"`lora tool {self.prog} --help` shows its arguments")
-
-
-def parser(tool: Tool) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of `tool`. It raises UsageError; values without a type are of type Word."""
-    made = _Parser(prog=tool.name, description=tool.description)
-    for flag in tool.flags:
-        options = {"help": (flag.english or "").replace("%", "%%"), "default": flag.default}
-        made.add_argument(*(flag.options or (flag.dest,)), **options, **_options(flag))
-    return made
-
-
-def _options(flag: Flag) -> dict[str, Any]:
-    found: dict[str, Any] = {"dest": flag.dest, "required": flag.required} if flag.options else {}
-    if flag.action == "boolean_optional":
-        return found | {"action": argparse.BooleanOptionalAction}
-    if flag.is_switch or flag.action in _SWITCHES:
-        found["action"] = flag.action
-    if flag.is_switch:
-        return found | ({"const": flag.const} if flag.action == "store_const" else {})
-    choices = None if flag.choices is None else [choice for choice in flag.choices if choice is not None]
-    return found | {"nargs": flag.nargs, "type": _converter(flag), "choices": choices}
-
-
-def _converter(flag: Flag) -> Callable[[str], Any] | None:
-    if flag.type in ("str", "Path", None):
-        return None  # keeps a Word
-
-    def convert(word: str) -> Any:
-        try:
-            return reader.converted(flag, word)
-        except reader.Unknown:
-            return word
-
-    convert.__name__ = str(flag.type)
-    return convert
-
-
-def parse(tool: Tool, words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Return the words, `--a=b` as two, and the values by argument. Raises UsageError as the script itself would."""
-    made = parser(tool)
-    options = [option for flag in tool.flags for option in flag.options]
-    placed = list(_placed(words, options))
-    # before argparse looks at them, which would name a required argument in place of the misspelt one
-    wrong = [word for word in placed if word.startswith("--") and " " not in word and word != "--"]
-    unknown: list[Any] = [word for word in wrong if not any(option.startswith(word) for option in options)]
-    values, left = ({}, unknown) if unknown else _parsed(made, placed)
-    if left:
-        hint = nearest.hint(left[0], options) or f"`lora tool {tool.name} --help` shows its arguments"
-        raise UsageError(f"{tool.name}: unrecognized argument {left[0]}", hint=hint)
-    return [str(word) for word in placed], values
-
-
-def _parsed(made: argparse.ArgumentParser, words: list[Word]) -> tuple[dict[str, Any], list[Any]]:
-    values, left = made.parse_known_args(words)
-    return vars(values), list(left)
-
-
-def _placed(words: Sequence[str], options: Sequence[str]) -> Iterator[Word]:
-    place = 0
-    for word in words:
-        option, joined, value = word.partition("=")
-        for part in (option, value) if joined and option in options else (word,):
-            placed = Word(part)
-            placed.place, place = place, place + 1
-            yield placed
+def parse(tree: Path, path: str, words: Sequence[str]) -> CommandLine:
+    """Have a script's own parser read a command line. Raises UsageError as the script itself would."""
+    found = reader.parse(tree, {path: words})[path]
+    name = path.rpartition("/")[2]
+    hint = f"`lora tool {name} --help` shows its arguments"
+    if "refusal" in found:
+        raise UsageError(f"{name}: {found['refusal']}", hint=hint)
+    for unknown in found["unknown"]:
+        raise UsageError(
+            f"{name}: unrecognized argument {unknown}", hint=nearest.hint(unknown, found["options"]) or hint
+        )
+    return CommandLine(path, tuple(found["words"]), found["values"], found["is_recursive"])
 
 
 # -- packages

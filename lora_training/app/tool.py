@@ -11,14 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lora_training import safetensors_header
 from lora_training.app import targets, tool_list
 from lora_training.app.checkout import Checkout
+from lora_training.app.tool_list import Listed
 from lora_training.config.schema import reader, tools
 from lora_training.errors import Interrupted, LoraError, TrainingError, UpstreamError, UsageError
 from lora_training.launch import spec
@@ -40,6 +42,7 @@ _RUNTIME: dict[str, Patches] = {"make_captions": {"blip": {}}}
 _WRITES = re.compile(
     r"(\w+_)?save_to|save_path|save_merged_model|model_to_save|out_?dir|out_json|output(_path|_dir)?|dst_\w+"
 )
+_IMAGES = re.compile(r"(train|conditioning)_data_dir|src_(dir|img_folder)")
 _FILE = re.compile(r"\.(safetensors|ckpt|pth?|bin|jsonl?|toml|png|jpe?g|webp|bmp)$", re.IGNORECASE)
 # It looks for the configuration of its model in the current folder.
 _IN_ITS_FOLDER = ("make_captions",)
@@ -82,6 +85,9 @@ def call(here: Workspace, name: str, words: Sequence[str], runtime: Patches | No
     inputs = {place: Path(word).absolute() for place, word in reads.items() if _exists(line.name, word)}
     outputs = {place: path for place, path in writes.items() if path.suffix and not path.is_dir()}
     folders = tuple(path for path in writes.values() if path not in outputs.values())
+    for folder in (word for to, some in line.values.items() if _IMAGES.fullmatch(to) for _, word in some):
+        if not any(path.suffix in listing.extensions() for path in Path(folder).rglob("*")):
+            raise UsageError(f"{line.name}: there are no images in {folder}")
     placed = list(line.words)
     if line.name in _IN_ITS_FOLDER:
         placed = [str(inputs.get(place, word)) for place, word in enumerate(placed)]
@@ -91,17 +97,15 @@ def call(here: Workspace, name: str, words: Sequence[str], runtime: Patches | No
 
 
 def _exists(name: str, word: str) -> bool:
-    """Return whether an argument names a file or folder. Raises UsageError for a missing file and an empty folder."""
+    """Return whether an argument names a file or folder. Raises UsageError for a missing file."""
     try:
-        path = Path(word)
-        there, is_empty = path.exists(), path.is_dir() and not any(path.iterdir())
+        if Path(word).exists():
+            return True
     except (OSError, ValueError):  # such as a prompt, too long for a name
         return False
-    if is_empty:
-        raise UsageError(f"{name}: {word} is an empty folder")
-    if not there and _FILE.search(word) and "://" not in word and "\n" not in word:
+    if _FILE.search(word) and "://" not in word and "\n" not in word:
         raise UsageError(f"{name}: {word} does not exist", hint="paths are relative to the current folder")
-    return there
+    return False
 
 
 def run(
@@ -111,17 +115,18 @@ def run(
 
     The runtime patches that `config` names are installed.
     """
-    made = call(here, name, words, _named(config) if config else {})
-    (listed,) = tool_list.listing(tree(here), made.name)
+    listed = tool_list.listed(tree(here), tools.path_of(tree(here), name))
     if listed.lacks:
-        raise UpstreamError(f"{listed.name} needs {', '.join(listed.lacks)}", hint="it is not in the training set")
+        lacks = ", ".join(listed.lacks)
+        raise UpstreamError(f"{listed.name} needs {lacks}", hint="this project's pinned packages do not include it")
+    made = call(here, name, words, _named(config) if config else {})
     with transaction.shared_lock(here):
         targets.require_verified(here, targets.targets(here))
         before = _seen(made)
         with _noted(here, made, before) as written:
             with _staged(made) as staged:
                 code = _wait(launched(here, made, staged))
-                _refuse_failed(made, code)
+                _refuse_failed(listed, code)
                 _finish(made, staged)
             written += [*made.outputs.values(), *_changed(made, before)]
             _refuse_unreadable(made, before, progress)
@@ -162,10 +167,11 @@ def _wait(child: LaunchSpec) -> int:
     return process.returncode
 
 
-def _refuse_failed(made: Call, code: int) -> None:
+def _refuse_failed(tool: Listed, code: int) -> None:
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        raise TrainingError(f"{made.name} {how}", hint="its messages are above; nothing that it wrote is kept")
+        needs = f"; some of its options need {', '.join(tool.options_lack)}" if tool.options_lack else ""
+        raise TrainingError(f"{tool.name} {how}", hint=f"its messages are above{needs}")
 
 
 # -- output files
@@ -174,22 +180,17 @@ def _refuse_failed(made: Call, code: int) -> None:
 @contextmanager
 def _staged(made: Call) -> Iterator[dict[int, Path]]:
     """Yield a path in a new folder beside each output file, under the same name, since some scripts record that."""
-    folders: set[Path] = set()
     staged: dict[int, Path] = {}
-    try:
+    with ExitStack() as stack:
         for place, output in made.outputs.items():
-            folder = output.parent / f".{output.name}.{os.getpid()}.partial"
-            if not output.parent.is_dir():
-                raise UsageError(f"the folder {output.parent} does not exist")
-            folder.mkdir()
-            folders.add(folder)
-            staged[place] = folder / output.name
+            try:
+                folder = TemporaryDirectory(prefix=f".{output.name}.", suffix=".partial", dir=output.parent)
+            except OSError as exc:
+                raise UsageError(f"{made.name} cannot write to {output.parent}: {exc.strerror}") from exc
+            staged[place] = Path(stack.enter_context(folder), output.name)
             if output.suffix in (".json", ".jsonl") and output.is_file():
                 shutil.copyfile(output, staged[place])  # upstream's metadata scripts add to it
         yield staged
-    finally:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _finish(made: Call, staged: dict[int, Path]) -> None:

@@ -87,15 +87,21 @@ class Listed:
     options_lack: tuple[str, ...]
 
 
-def listing(tree: Path, *names: str) -> list[Listed]:
-    """Return the scripts of `tree`, or those of `names`."""
+def listing(tree: Path) -> list[Listed]:
+    """Return the scripts of `tree`."""
     source = Tree(tree)
-    return [_listed(source, name, path) for name, path in tools.paths(tree).items() if not names or name in names]
+    return [_listed(source, path) for path in tools.paths(tree).values()]
 
 
-def _listed(source: Tree, name: str, path: str) -> Listed:
+def listed(tree: Path, path: str) -> Listed:
+    """Return the script of `tree` with this path without `.py`."""
+    return _listed(Tree(tree), path)
+
+
+def _listed(source: Tree, path: str) -> Listed:
+    name = path.rpartition("/")[2]
     start, late = tools.lacking(source, path)
     lacks = [package for package in start if package not in _REPLACED]
     unfit = [_UNFIT[name]] if name in _UNFIT else []
     purpose = _PURPOSES.get(name) or reader.parse(source.root, {path: ()})[path]["description"] or ""
-    return Listed(name, path, purpose.splitlines()[0] if purpose else "", (*lacks, *unfit), tuple(late))
+    return Listed(name, path, purpose.partition("\n")[0], (*lacks, *unfit), tuple(late))

@@ -112,6 +112,14 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     assert "what was not complete is removed" in said
 
 
+def test_a_script_that_fails_leaves_the_earlier_file_and_says_so(tmp_path):
+    write(tmp_path, {"bad.json": "{", "out.json": "an older one"})
+    ran = tool(tmp_path, "clean_captions_and_tags", "bad.json", "out.json")
+    assert (ran.code, "error: clean_captions_and_tags ended with code 1\nhint: its messages" in ran.err) == (6, True)
+    assert (names(tmp_path), (tmp_path / "out.json").read_text()) == (["bad.json", "out.json"], "an older one")
+    assert "ended with code 1" in str(noted()["error"])
+
+
 def test_a_script_ends_when_lora_is_killed_and_the_shell_that_they_share_lives_on(tmp_path):
     os.mkfifo(tmp_path / "slow.json")
     words = f"{shlex.quote(sys.executable)} -m lora_training tool clean_captions_and_tags slow.json out.json"
@@ -155,8 +163,10 @@ def test_wrong_arguments_are_refused_before_the_script_starts(tmp_path):
         ("resize_lora", "--save_precision", "fp8"): "argument --save_precision: invalid choice: 'fp8'",
         ("resize_lora", "--model", "b.safetensors"): "b.safetensors does not exist",
         ("make_captions",): "the following arguments are required: train_data_dir",
-        ("tag_images_by_wd14_tagger", "empty"): "empty is an empty folder",
-        ("resize_lora", "--save_to", "no/where.safetensors"): "the folder .*no does not exist",
+        ("tag_images_by_wd14_tagger", "empty"): "there are no images in empty",
+        ("tag_images_by_wd14_tagger", "nowhere"): "there are no images in nowhere",
+        ("resize_lora", "--save_to", "no/where.safetensors"): "resize_lora cannot write to .*no: No such file",
+        ("resize_lora", "--save_to", "a.safetensors/b.safetensors"): "cannot write to .*a.safetensors: Not a directory",
         ("resize_lroa",): "upstream has no tool `resize_lroa`\nhint: did you mean `resize_lora`?",
         ("sdxl_train_network",): "sdxl_train_network trains a LoRA\nhint: `lora train CONFIG` runs it",
     }

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_training import nearest
 from lora_training.config.schema import reader, scripts
-from lora_training.config.schema.source import Tree
+from lora_training.config.schema.source import Tree, is_module
 from lora_training.errors import UpstreamError, UsageError
 
 _FOLDERS = ("", "finetune", "networks", "tools")
@@ -79,44 +78,34 @@ def parse(tree: Path, path: str, words: Sequence[str]) -> CommandLine:
 
 
 def lacking(source: Tree, path: str) -> tuple[list[str], list[str]]:
-    """Return the packages that are not installed: those that a script imports at its start, and inside of functions."""
-    folder, _, _ = path.replace("/", ".").rpartition(".")
-    start: set[str] = set()
-    _imports(source, path.replace("/", "."), folder, start, set())
-    script = source.module(path.replace("/", "."))
+    """Return the packages that are not installed: those that a script imports at its start, and inside of functions.
+
+    Imports in `try` do not count. Those of the tree's modules do.
+    """
+    modules, start = [path.replace("/", ".")], set()
+    folder = modules[0].rpartition(".")[0]
+    for module in filter(None, map(source.module, modules)):  # which grows
+        for name in _imported(module.body):
+            inner = next((each for each in (f"{folder}.{name}".lstrip("."), name) if source.module(each)), None)
+            if inner is None:
+                start.add(name.partition(".")[0])
+            elif inner not in modules:
+                modules.append(inner)
+    script = source.module(modules[0])
     nodes = (node for statement in (script.body if script else ()) for node in ast.walk(statement))
-    functions = (node for node in nodes if isinstance(node, ast.FunctionDef))
-    late = {name.partition(".")[0] for node in functions for name in _named(node.body, deep=True)}
-    folders = (source.root / folder.replace(".", "/"), source.root)
-    missing = [name for name in sorted(start | late) if _is_missing(name, *folders)]
-    return [name for name in missing if name in start], [name for name in missing if name not in start]
+    inside = (inner for node in nodes if isinstance(node, ast.FunctionDef) for inner in ast.walk(node))
+    late = {name.partition(".")[0] for name in _imported(inside)} - start
+    folders = (source.root, source.root / folder)
+
+    def missing(names: set[str]) -> list[str]:
+        return sorted(name for name in names if not any(is_module(name, each) for each in folders))
+
+    return missing(start), missing(late)
 
 
-def _imports(source: Tree, name: str, folder: str, found: set[str], seen: set[str]) -> None:
-    """Collect the imports of a module outside of functions and `try`; modules of the tree are followed."""
-    module = source.module(name)
-    if module is None or name in seen:
-        return
-    seen.add(name)
-    for imported in _named(module.body, deep=False):
-        beside = f"{folder}.{imported}".lstrip(".")
-        inner = next((each for each in (beside, imported) if source.module(each)), None)
-        if inner:
-            _imports(source, inner, folder, found, seen)
-        else:
-            found.add(imported.partition(".")[0])
-
-
-def _named(body: Sequence[ast.stmt], *, deep: bool) -> Iterator[str]:
-    nodes = [node for statement in body for node in ast.walk(statement)] if deep else body
+def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module
-
-
-def _is_missing(name: str, *folders: Path) -> bool:
-    if any((folder / name).is_dir() or (folder / f"{name}.py").exists() for folder in folders):
-        return False
-    return importlib.util.find_spec(name) is None

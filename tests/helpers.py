@@ -30,6 +30,17 @@ def repository(folder: Path, files: dict[str, str]) -> str:
     return commit(folder, files)
 
 
+def without_upstream(root: Path) -> Path:
+    """A checkout of this project whose sd-scripts has never been fetched."""
+    modules = (
+        '[submodule "third_party/sd-scripts"]\npath = third_party/sd-scripts\nurl = https://git.example.invalid/x\n'
+    )
+    repository(root, {".gitmodules": modules, "patches/.keep": "", "lora_training/.keep": ""})
+    pin = "160000,6721028c79ee85a78b3a06dfd8954dae310a1cce,third_party/sd-scripts"
+    git("update-index", "--add", "--cacheinfo", pin, cwd=root)
+    return root
+
+
 def commit(folder: Path, files: dict[str, str], message: str = "change") -> str:
     write(folder, files)
     git("add", "-A", cwd=folder)

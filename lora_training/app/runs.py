@@ -13,6 +13,7 @@ from typing import Any
 from lora_training import files
 from lora_training.errors import LoraError
 from lora_training.supervise import backup, jobs, record, run_index, states
+from lora_training.supervise.figures import Figures
 from lora_training.supervise.history import History
 from lora_training.supervise.record import Record
 from lora_training.workspace import Workspace
@@ -134,6 +135,8 @@ def document(folder: Path, run: Record) -> dict[str, Any]:
 
     return {
         **summary(folder, run),
+        "figures": figures(folder).as_json(),
+        **{f"{what}s": list(map(str, paths)) for what, paths in _saves(run).items()},
         "samples": samples(folder),
         "resolved": recording.config(folder),
         "inputs": recording.read(folder, recording.INPUTS) or None,
@@ -141,20 +144,30 @@ def document(folder: Path, run: Record) -> dict[str, Any]:
     }
 
 
-def outcome(folder: Path, run: Record) -> Iterator[str]:
-    """Yield the outcome of a run: loss, time, checkpoints, and where its samples and logs are."""
+def figures(folder: Path) -> Figures:
+    """Return the figures of a run, read from its events."""
     history = History(folder)
     history.update()
-    figures = history.figures
-    if figures.known:
-        yield f"loss      {figures.losses()}"
-        yield f"time      {figures.took()}"
+    return history.figures
+
+
+def _saves(run: Record) -> dict[str, list[Path]]:
     output = Path(run.output)
-    with contextlib.suppress(OSError, ValueError):
-        kept = {"checkpoint": backup.checkpoints(output), "state": states.folders(output)}
-        words = [f"{len(found)} {what}{'s' * (len(found) != 1)}" for what, found in kept.items() if found]
-        if words:
-            yield f"saves     {', '.join(words)} in {output.parent}"
+    try:
+        return {"checkpoint": backup.checkpoints(output), "state": states.folders(output)}
+    except (OSError, ValueError):
+        return {"checkpoint": [], "state": []}
+
+
+def outcome(folder: Path, run: Record) -> Iterator[str]:
+    """Yield the outcome of a run: loss, time, checkpoints, and where its samples and logs are."""
+    found = figures(folder)
+    if found.known:
+        yield f"loss      {found.losses()}"
+        yield f"time      {found.took()}"
+    words = [f"{len(paths)} {what}{'s' * (len(paths) != 1)}" for what, paths in _saves(run).items() if paths]
+    if words:
+        yield f"saves     {', '.join(words)} in {Path(run.output).parent}"
     if drawn := samples(folder):
         yield f"samples   {drawn}"
     if run.tensorboard:

@@ -138,8 +138,8 @@ def _device(plan: Plan) -> str:
     number = gpus.usable(os.environ, gpus.installed)
     if not number:
         return f"CPU, {plan.processes} processes" if plan.processes > 1 else "CPU"
-    names = sorted({gpu.name for gpu in gpus.described()})
-    name = names[0] if len(names) == 1 else "GPU"
+    # the driver's order need not be CUDA's, so of different ones it is not known which will train
+    name = " or ".join(sorted({gpu.name for gpu in gpus.described()})) or "GPU"
     return f"{plan.processes} x {name}" if plan.processes > 1 else name
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lora_training.containers import connection
 from lora_training.containers.connection import Connection
-from lora_training.errors import Interrupted, LoraError
+from lora_training.errors import ConfigError, Interrupted
 from lora_training.launch.container import RUN_LABEL, SHM_BYTES, STOP_TIMEOUT_S, Container
 from lora_training.supervise.signals import Asked
 
@@ -41,7 +41,7 @@ class Ended:
 def run(engine: Connection, container: Container, screen: Screen, asked: Asked) -> Ended:
     """Run a container to its end and always remove it. `asked` counts the signals to pass on.
 
-    Raises EngineError when the engine refuses, LoraError when the run has a container already.
+    Raises EngineError when the engine refuses, ConfigError when the run has a container already.
     """
     with connection.errors_reported(), _created(engine, container) as name:
         if asked.count:
@@ -71,13 +71,13 @@ def _created(engine: Connection, container: Container) -> Iterator[str]:
 
 
 def _remove_ended(engine: Connection, container: Container) -> bool:
-    """Remove the same run's container if a killed `lora` left it. Raises LoraError when it still runs."""
+    """Remove the same run's container if a killed `lora` left it. Raises ConfigError when it still runs."""
     found = engine.api.inspect_container(container.name)
     run, program = (found["Config"].get("Labels") or {}).get(RUN_LABEL), engine.kind.program
     if run != container.labels[RUN_LABEL]:
         return False
     if found["State"].get("Running"):
-        raise LoraError(
+        raise ConfigError(
             f"this run is at work in the container {container.name} already",
             hint=f"`{program} logs -f {container.name}` follows it;\n"
             f"`{program} stop {container.name}` saves its state and ends it",

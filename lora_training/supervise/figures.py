@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,8 @@ _LATEST = 1e11  # a time; the file may have been edited
 class Figures:
     """The progress of an attempt. Seconds per step and the time left only count its own steps, also after a resume.
 
-    `checkpoints`, `best` (the lowest average loss and its step) and `seconds` are those of all attempts.
+    `checkpoints`, `best` (the lowest average loss and its step) and `seconds` are those of all attempts; `average` is
+    the last average loss, None if it is not finite.
     """
 
     step: int = 0
@@ -22,6 +24,7 @@ class Figures:
     checkpoints: int = 0
     best: tuple[float, int] | None = None
     seconds: float = 0.0
+    average: float | None = None
     _time: float | None = None
     _last: dict[str, Any] = field(default_factory=dict)
     _steps: int = 0
@@ -34,21 +37,22 @@ class Figures:
             case "attempt":
                 self._steps, self._seconds, self._last = 0, 0.0, {}
             case "start":
-                self.step, self.total = event.get("initial_step", 0), event["total_steps"]
-                self.epochs = event.get("epochs", 0)
+                self.step, self.total = int(event.get("initial_step", 0)), int(event["total_steps"])
+                self.epochs = int(event.get("epochs", 0))
             case "step":
-                self._steps, self._seconds = self._steps + 1, self._seconds + event["seconds"]
-                self.step, self._last = event["step"], event
-                average = event["avr_loss"]
-                if isinstance(average, int | float) and (self.best is None or average < self.best[0]):
+                self.step, self._last = int(event["step"]), event
+                self._steps, self._seconds = self._steps + 1, self._seconds + number(event["seconds"], 0.0)
+                average = number(event["avr_loss"])
+                self.average = None if math.isnan(average) else average
+                if self.average is not None and (self.best is None or average < self.best[0]):
                     self.best = (average, self.step)
             case "checkpoint":
                 self.checkpoints += 1
 
     def _count_time(self, event: dict[str, Any]) -> None:
         """Add the time since the event before, but not between two attempts."""
-        now = event.get("time")
-        if not isinstance(now, int | float) or not 0 <= now < _LATEST:
+        now = number(event.get("time"))
+        if not 0 <= now < _LATEST:
             return
         if self._time is not None and event.get("event") != "attempt":
             self.seconds += max(0.0, now - self._time)
@@ -72,8 +76,7 @@ class Figures:
 
     def loss(self) -> str:
         """Return the average loss after the last step."""
-        loss = self._last["avr_loss"]
-        return "not finite" if loss is None else f"{loss:.4f}"
+        return "not finite" if self.average is None else f"{self.average:.4f}"
 
     @property
     def each(self) -> float:
@@ -88,10 +91,32 @@ class Figures:
         """Return how long the run took, with the seconds per step of its last attempt."""
         return f"{clock(self.seconds)}" + (f", {self.each:.3g} s/step" if self.known else "")
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures of `took` and `losses` as JSON values, None for those that are not known."""
+        lowest, step = self.best or (None, None)
+        return {
+            "step": self.step,
+            "total": self.total,
+            "loss": self.average,
+            "lowest_loss": lowest,
+            "lowest_loss_step": step,
+            "seconds": round(self.seconds, 3),
+            "seconds_per_step": round(self.each, 6) if self.known else None,
+        }
+
     def losses(self) -> str:
         """Return the average loss at the end and the lowest one."""
         best = f", lowest {self.best[0]:.4f} at step {self.best[1]}" if self.best else ""
         return f"{self.loss()}{best} (averages of an epoch)"
+
+
+def number(value: Any, otherwise: float = math.nan) -> float:
+    """Return a finite number as a float, and anything else as `otherwise`."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        return float(value) if is_number and math.isfinite(value) else otherwise
+    except OverflowError:
+        return otherwise
 
 
 def clock(seconds: float) -> str:

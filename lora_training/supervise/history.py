@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from lora_training import files
 from lora_training.supervise import record
-from lora_training.supervise.figures import Figures
+from lora_training.supervise.figures import Figures, number
 
 # in bytes; the most that is read of a file at once
 _CHUNK = 4 * 2**20
@@ -124,15 +123,6 @@ class History:
 
     def _add(self, kind: str, text: str, step: int | None = None) -> None:
         self.marks.append(Mark(self.figures.step if step is None else int(step), kind, text, self.last))
-
-
-def number(value: Any, otherwise: float = math.nan) -> float:
-    """Return a finite number as a float, and anything else as `otherwise`."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    try:
-        return float(value) if is_number and math.isfinite(value) else otherwise
-    except OverflowError:
-        return otherwise
 
 
 def events_since(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from lora_training import files, locks, shell
-from lora_training.errors import ConfigError, LoraError
+from lora_training.errors import ConfigError
 
 EVENTS = "events.jsonl"
 SAMPLES = "samples"
@@ -145,29 +145,38 @@ def append_event(path: Path, kind: str, **fields: Any) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of the run's folder.
+    """Hold the lock of the run's folder. A folder in which nothing was written is removed again.
 
-    Raises LoraError when another process holds it, ConfigError when the folder is not writable or contains links.
+    Raises ConfigError when another process holds it, and when the folder is not writable or contains links.
     """
-    with _lock_file(folder) as handle:
-        if not _acquire(handle.fileno()):
-            stop = f"lora runs stop {shell.quote(folder.stem)}"
-            raise LoraError(
-                f"another run is at work on {folder.with_suffix('')}",
-                hint=f"wait for it, end it with `{stop}`, or choose another output_name",
-            )
+    missing = [each for each in folder.parents if not each.exists()]
+    with _locked(folder):
         (folder / STOP).unlink(missing_ok=True)
         refuse_links(folder.rglob("*"))
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if list(folder.iterdir()) == [folder / LOCK]:
+                    (folder / LOCK).unlink()
+                    for each in (folder, *missing):
+                        each.rmdir()
 
 
-def _acquire(fd: int) -> bool:
-    """Lock the folder. A process that only asks whether it is locked holds the lock for a moment, too."""
+def _locked(folder: Path) -> IO[str]:
+    """Return the open lock file. A process that only asks whether it is locked holds the lock for a moment, too."""
     for _ in range(_TRIES):
-        if locks.acquire(fd):
-            return True
+        handle = _lock_file(folder)
+        with suppress(FileNotFoundError):
+            # a refused start may have removed it since it was opened
+            if locks.acquire(handle.fileno()) and os.path.samestat(os.fstat(handle.fileno()), (folder / LOCK).stat()):
+                return handle
+        handle.close()
         time.sleep(_PAUSE_S)
-    return False
+    raise ConfigError(
+        f"another run is at work on {folder.with_suffix('')}",
+        hint=f"wait for it, end it with `lora runs stop {shell.quote(folder.stem)}`, or choose another output_name",
+    )
 
 
 def _lock_file(folder: Path) -> IO[str]:

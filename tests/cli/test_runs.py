@@ -99,6 +99,42 @@ def test_a_folder_among_the_pointers_is_no_run(here: workspace.Workspace, capsys
     assert capsys.readouterr().out.startswith("a: complete, 0 attempts, ")
 
 
+def step(number: int, loss: object, seconds: object = 0.5) -> str:
+    event = {"event": "step", "step": number, "time": 100.0 + number, "avr_loss": loss, "seconds": seconds}
+    return json.dumps({**event, "loss": loss, "epoch": 1, "lr": [1e-4], "memory_mb": None}) + "\n"
+
+
+def test_the_figures_are_the_same_in_words_and_in_json(
+    here: workspace.Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = keep(here, "out")
+    (folder.parent / "a-000002.safetensors").touch()
+    start = json.dumps({"event": "start", "total_steps": 3, "time": 100.0}) + "\n"
+    (folder / "events.jsonl").write_text(start + step(1, 0.5) + step(2, 0.25) + step(3, 0.375))
+    assert cli.run(["runs", "show", "a"]) == 0
+    said = capsys.readouterr().out
+    assert "loss      0.3750, lowest 0.2500 at step 2 (averages of an epoch)\ntime      0:00:03, 0.5 s/step\n" in said
+    assert f"saves     1 checkpoint in {folder.parent}\n" in said
+    assert cli.run(["runs", "show", "a", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    losses = {"loss": 0.375, "lowest_loss": 0.25, "lowest_loss_step": 2}
+    assert shown["figures"] == {"step": 3, "total": 3, **losses, "seconds": 3.0, "seconds_per_step": 0.5}
+    assert (shown["checkpoints"], shown["states"]) == ([str(folder.parent / "a-000002.safetensors")], [])
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("odd", ["x", None, True, [[]], 10**400, float("nan")])
+def test_a_loss_that_is_no_number_hides_nothing(
+    here: workspace.Workspace, odd: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = step(1, odd, odd) + step(2, 0.5) + step(3, odd, odd)
+    (keep(here, "out") / "events.jsonl").write_text(events)
+    assert cli.run(["runs", "show", "a"]) == 0
+    assert "loss      not finite, lowest 0.5000 at step 2 (averages of an epoch)\n" in capsys.readouterr().out
+    assert cli.run(["runs", "show", "a", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"]["loss"] is None
+
+
 @pytest.mark.parametrize("text", ['{"files": 3}', '{"patches": 3, "gpus": {}}'])
 def test_files_beside_a_record_that_make_no_sense_hide_nothing_else(
     here: workspace.Workspace, text: str, capsys: pytest.CaptureFixture[str]

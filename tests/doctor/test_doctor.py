@@ -14,7 +14,7 @@ from lora_training.app.doctor import checkout as health
 from lora_training.app.doctor import machine, torch
 from lora_training.errors import UpstreamError
 from lora_training.launch.gpus import Gpu
-from tests.helpers import ROOT, commit, git, lora, repository
+from tests.helpers import ROOT, commit, lora, repository, without_upstream
 
 H200 = Gpu("NVIDIA H200", 143771, "570.86.15")
 FINE = {
@@ -129,13 +129,7 @@ def test_a_check_that_cannot_be_made_is_a_finding(error: Exception) -> None:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout of this project without any upstream."""
-    root = tmp_path / "checkout"
-    modules = (
-        '[submodule "third_party/sd-scripts"]\npath = third_party/sd-scripts\nurl = https://git.example.invalid/x\n'
-    )
-    repository(root, {".gitmodules": modules, "patches/.keep": "", "lora_training/.keep": ""})
-    pin = "6721028c79ee85a78b3a06dfd8954dae310a1cce"
-    git("update-index", "--add", "--cacheinfo", f"160000,{pin},third_party/sd-scripts", cwd=root)
+    root = without_upstream(tmp_path / "checkout")
     monkeypatch.setenv("LORA_HOME", str(root))
     monkeypatch.setattr(torch, "probe", lambda _python: FINE)
     return root

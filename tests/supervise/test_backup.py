@@ -48,8 +48,7 @@ def names(folder: Path) -> set[str]:
 def test_all_of_it_goes_by_another_name(output: Path) -> None:
     assert put(output) == output.with_name("cats.1.run")
     moved = {name.replace("cats", "cats.1") for name in (*LEFT, *STATES)}
-    assert names(output.parent) == {*moved, *OTHERS, "cats.1.run", "cats.run"}
-    assert names(output.with_suffix(".run")) == {"lock"}
+    assert names(output.parent) == {*moved, *OTHERS, "cats.1.run"}
 
 
 def test_the_record_says_where_everything_is_now(output: Path) -> None:
@@ -87,12 +86,12 @@ def test_the_next_one_has_the_next_number(output: Path) -> None:
 def test_a_lora_of_unknown_origin_goes_without_a_record(tmp_path: Path) -> None:
     (tmp_path / "cats.safetensors").touch()
     put(tmp_path / "cats.safetensors")
-    assert names(tmp_path) == {"cats.1.safetensors", "cats.run"}
+    assert names(tmp_path) == {"cats.1.safetensors"}
 
 
 def test_where_nothing_is_nothing_is_put_aside(tmp_path: Path) -> None:
     assert put(tmp_path / "cats.safetensors") is None
-    assert names(tmp_path) == {"cats.run"}
+    assert names(tmp_path) == set()
 
 
 def test_the_folder_stays_held_meanwhile(output: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lora_training import manifest
+from lora_training import locks, manifest
 from lora_training.errors import ConfigError, Interrupted, LoraError, TrainingError
 from lora_training.launch.spec import LaunchSpec
 from lora_training.supervise import digests, record, states
@@ -254,6 +255,35 @@ def test_two_runs_on_one_output_are_one_too_many(bench: Bench) -> None:
         with pytest.raises(LoraError, match="another run"), record.alone(order.folder):
             pass
     assert not record.is_alive(order.folder)
+
+
+def test_a_folder_in_which_nothing_was_written_is_removed_with_those_above_it(tmp_path: Path) -> None:
+    with record.alone(tmp_path / "out" / "deep" / "cats.run"):
+        assert record.is_alive(tmp_path / "out" / "deep" / "cats.run")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty").mkdir()
+    with record.alone(tmp_path / "empty" / "cats.run"):
+        pass
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
+    with record.alone(tmp_path / "cats.run"):
+        (tmp_path / "cats.run" / "run.json").touch()
+    assert (tmp_path / "cats.run" / "lock").exists()
+
+
+def test_a_lock_that_another_start_has_just_removed_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, taken, real = tmp_path / "cats.run", [], locks.acquire
+
+    def acquire(fd: int, **how: bool) -> bool:
+        if not taken:
+            # as a start does that is refused between this one's opening of the file and its lock on it
+            shutil.rmtree(folder)
+        taken.append(fd)
+        return real(fd, **how)
+
+    monkeypatch.setattr(locks, "acquire", acquire)
+    with record.alone(folder):
+        assert record.is_alive(folder)
+    assert len(taken) == 3
 
 
 def test_an_output_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:

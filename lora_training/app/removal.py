@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import manifest
+from lora_training import manifest, shell
 from lora_training.app import runs
 from lora_training.errors import LoraError
 from lora_training.supervise import backup, record, run_index, states
@@ -44,7 +44,7 @@ def plan(folder: Path, run: Record, *, lora: bool = False, only_states: bool = F
     Raises LoraError for a run that is running. A state that another run was started from stays, as does another run's.
     """
     if record.is_alive(folder):
-        raise LoraError(f"{run.name} is running", hint="end it first: `lora runs stop`")
+        raise LoraError(f"{run.name} is running", hint=f"end it first: `lora runs stop {shell.quote(run.name)}`")
     # the record in a folder of another name is that of one of several machines, or not of this LoRA
     output = Path(run.output) if Path(run.output).with_suffix(".run") == folder else None
     own, stays = _states(output, run) if output else ([], [])

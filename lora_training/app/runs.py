@@ -18,7 +18,7 @@ from lora_training.supervise.history import History
 from lora_training.supervise.record import Record
 from lora_training.workspace import Workspace
 
-GONE = "`lora runs show FOLDER` finds a run where it was moved to; `lora runs prune` clears the list of those gone"
+GONE = "`lora runs show FOLDER/NAME` finds a run that was moved there; `lora runs prune` clears the list of those gone"
 
 
 def find(
@@ -106,6 +106,19 @@ def _has_open(pid: int, path: Path) -> bool:
 def state(folder: Path, run: Record) -> str:
     """Return the state that the record names, or `died` for a run whose process ended without recording it."""
     return "died" if run.state == "running" and not record.is_alive(folder) else run.state
+
+
+def progress(folder: Path, run: Record) -> str:
+    """Return the state, and of a running training its step, the time left and the loss."""
+    history = History(folder)
+    if (found := state(folder, run)) == "running":
+        history.update()
+    return ", ".join([found, *(history.figures.reached() if history.figures.known else [])])
+
+
+def output(folder: Path, run: Record) -> str:
+    """Return the path of the LoRA, and whether that of a complete run is gone."""
+    return run.output + " (the file is gone)" * (state(folder, run) == "complete" and not has_lora(run))
 
 
 def summary(folder: Path, run: Record) -> dict[str, Any]:

@@ -61,9 +61,7 @@ def list_(*, as_json: bool) -> None:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))
         again = "a rerun, " if run.rerun_of else ""
         count = f"{len(run.attempts)} attempt{'s' * (len(run.attempts) != 1)}"
-        state = app.state(folder, run)
-        lost = " (the file is gone)" if state == "complete" and not app.has_lora(run) else ""
-        say(f"{run.name}: {state}, {again}{count}, {started}, {run.output}{lost}")
+        say(f"{run.name}: {app.progress(folder, run)}, {again}{count}, {started}, {app.output(folder, run)}")
     if gone:
         more = [f"and {len(gone) - _SHOWN} more"] if len(gone) > _SHOWN else []
         say(*(f"gone: {folder}" for folder in gone[:_SHOWN]), *more, app.GONE, err=True)
@@ -136,7 +134,8 @@ def compare(names: tuple[str, ...], *, as_json: bool) -> None:
         print_json({"runs": rows, "differences": {key: list(values) for key, values in found.keys.items()}})
         return
     table = [["", *found.names]]
-    figures = {key: [row[key] for row in rows] for key in ("state", "step", "total", "loss", "each")}
+    labels = {"state": "state", "step": "step", "of": "total", "loss": "loss", "s/step": "each"}
+    figures = {name: [row[key] for row in rows] for name, key in labels.items()}
     table += [[key, *("-" if each is None else str(each) for each in values)] for key, values in figures.items()]
     table += [[key, *("not given" if value is None else value for value in each)] for key, each in found.keys.items()]
     widths = [max(len(line[at]) for line in table) for at in range(len(table[0]))]
@@ -221,10 +220,10 @@ def _confirmed(planned: Sequence[Removal], gone: Sequence[Path], *, yes: bool) -
     freed = sum(each.size() for each in planned)
     if yes:
         return freed
-    say(*(f"off the list: {folder}, which is gone" for folder in gone), err=True)
+    say(*(f"to take off the list: {folder}, which is gone" for folder in gone), err=True)
     for each in planned:
-        say(*(f"removed: {path}" for path in each.paths), err=True)
-        say(*(f"stays:   {path} ({why})" for path, why in each.stays), err=True)
+        say(*(f"to remove: {path}" for path in each.paths), err=True)
+        say(*(f"stays:     {path} ({why})" for path, why in each.stays), err=True)
     if not sys.stdin.isatty():
         raise click.UsageError("nothing is removed without being asked for: give --yes")
     if not click.confirm(f"Remove this, {disk.shown(freed)}?", err=True):
@@ -247,8 +246,8 @@ def _print_removed(planned: Sequence[Removal], gone: Sequence[Path], freed: int,
 
 
 def _lines(folder: Path, run: Record) -> Iterator[str]:
-    yield f"{run.name}: {app.state(folder, run)}" + (f" ({run.why})" if run.why else "")
-    yield from (f"config    {run.config}", f"output    {run.output}", f"record    {folder}")
+    yield f"{run.name}: {app.progress(folder, run)}" + (f" ({run.why})" if run.why else "")
+    yield from (f"config    {run.config}", f"output    {app.output(folder, run)}", f"record    {folder}")
     if run.result:
         yield f"result    {run.result['steps']} steps{_tensors(run.result)}"
     if run.rerun_of:

@@ -67,12 +67,15 @@ class Figures:
         """Return the figures after a step, each with its name, the most important ones first."""
         event = self._last
         rates = " ".join("not finite" if rate is None else f"{rate:.2g}" for rate in dict.fromkeys(event["lr"]))
-        found = [f"step {self.step}/{self.total}", f"{self.left()} left", f"loss {self.loss()}"]
-        found += [f"{self.each:.3g} s/step"]
+        found = [*self.reached(), f"{self.each:.3g} s/step"]
         found += [f"epoch {event['epoch']}" + f"/{self.epochs}" * bool(self.epochs), f"lr {rates}" if rates else ""]
         found += ["" if event["memory_mb"] is None else _memory(event["memory_mb"])]
         found += [f"{self.checkpoints} checkpoint{'s' * (self.checkpoints > 1)}" if self.checkpoints else ""]
         return [word for word in found if word]
+
+    def reached(self) -> list[str]:
+        """Return the last step, the time left and the loss."""
+        return [f"step {self.step}/{self.total}", f"{self.left()} left", f"loss {self.loss()}"]
 
     def loss(self) -> str:
         """Return the average loss after the last step."""

@@ -51,7 +51,7 @@ def test_its_states_and_its_record_go_and_the_lora_stays(output: Path, capsys: p
     assert said["removed"][0]["paths"] == [str(output / STATE), str(output / "a.run")]
     assert left(output) == LORA | OTHERS
     assert cli.run(["runs", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"runs": [], "gone": []}
+    assert json.loads(capsys.readouterr().out) == {"runs": [], "gone": [], "waiting": []}
 
 
 def test_the_lora_goes_when_it_is_named(output: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_running_run_is_never_removed(output: Path, capsys: pytest.CaptureFixt
     before = left(output)
     with record.alone(output / "a.run"):
         assert cli.run(["runs", "rm", "a", "--yes"]) == 1
-        assert "error: a is running\nhint: end it first" in capsys.readouterr().err
+        assert "error: a is running\nhint: end it first: `lora runs stop a`\n" in capsys.readouterr().err
         assert cli.run(["runs", "prune", "--states", "--yes"]) == 0
     assert left(output) == before
 
@@ -100,7 +100,9 @@ def test_on_a_terminal_it_shows_what_goes_and_asks(
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     assert cli.run(["runs", "rm", "a"]) == code
     said = capsys.readouterr().err
-    assert f"removed: {output / STATE}\nremoved: {output / 'a.run'}\nstays:   {output / 'a.safetensors'} (" in said
+    assert (
+        f"to remove: {output / STATE}\nto remove: {output / 'a.run'}\nstays:     {output / 'a.safetensors'} (" in said
+    )
     assert (output / "a.run").exists() == (code == 1)
 
 

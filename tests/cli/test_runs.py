@@ -58,7 +58,7 @@ def test_a_moved_folder_is_told_and_found_again_by_its_record(
     (here.root / "out").rename(here.root / "moved")
     after = here.root / "moved" / "a.run"
     assert cli.run(["runs", "list"]) == 0
-    assert capsys.readouterr().err.startswith(f"gone: {before}\n`lora runs show FOLDER` finds")
+    assert capsys.readouterr().err.startswith(f"gone: {before}\n`lora runs show FOLDER/NAME` finds")
     assert cli.run(["runs", "show", "a"]) == 1
     assert f"error: the folder of the run 'a' is gone: {before}\nhint: `lora runs show" in capsys.readouterr().err
     assert cli.run(["runs", "show", "/"]) == 1
@@ -83,13 +83,31 @@ def test_a_copied_folder_is_a_run_of_its_own(here: workspace.Workspace, capsys: 
     assert [run["folder"] for run in json.loads(capsys.readouterr().out)["runs"]] == [str(first)]
 
 
-def test_the_list_says_when_a_lora_is_gone(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_and_show_say_when_a_lora_is_gone(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     lora = keep(here, "out").with_suffix(".safetensors")
     assert cli.run(["runs", "list"]) == 0
     assert capsys.readouterr().out.endswith(f"{lora} (the file is gone)\n")
+    assert cli.run(["runs", "show", "a"]) == 0
+    assert f"output    {lora} (the file is gone)\n" in capsys.readouterr().out
     lora.touch()
     assert cli.run(["runs", "list"]) == 0
     assert capsys.readouterr().out.endswith(f"{lora}\n")
+
+
+def test_list_and_show_say_how_far_a_running_run_is(
+    here: workspace.Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = keep(here, "out")
+    record.Record("a", "c", str(folder.with_suffix(".safetensors")), "x", {}, "running").save(folder)
+    step = {"event": "step", "step": 3, "seconds": 2.0, "avr_loss": 0.5, "lr": [1e-4], "memory_mb": None, "epoch": 1}
+    events = ({"event": "start", "total_steps": 10}, step)
+    (folder / record.EVENTS).write_text("".join(f"{json.dumps(event)}\n" for event in events))
+    with record.alone(folder):
+        for verb in (["list"], ["show", "a"]):
+            assert cli.run(["runs", *verb]) == 0
+            assert capsys.readouterr().out.startswith("a: running, step 3/10, 0:00:14 left, loss 0.5000")
+    assert cli.run(["runs", "list"]) == 0
+    assert capsys.readouterr().out.startswith("a: died, 0 attempts")
 
 
 def test_a_folder_among_the_pointers_is_no_run(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,9 +200,9 @@ def test_runs_are_compared_on_the_terminal(tmp_path: Path) -> None:
         ["one", "two"],
         ["state", "complete", "complete"],
         ["step", "5", "5"],
-        ["total", "10", "10"],
+        ["of", "10", "10"],
         ["loss", "0.4756", "0.4756"],
-        ["each", "0.53", "0.53"],
+        ["s/step", "0.53", "0.53"],
         ["learning_rate", "1", "2"],
         ["output_name", '"one"', '"two"'],
     ]

@@ -77,7 +77,7 @@ class Family:
 
 _NEVER = {"fused_backward_pass": Inert("only the full fine-tuning scripts join the backward pass to the optimizer")}
 _NOISE = Inert("this family draws plain noise and interpolates it with the latents")
-_LOSS = Inert("this family's post_process_loss leaves the loss as it is")
+_LOSS = Inert("upstream does not weight this family's loss by it")
 _V_PREDICTION = Inert("this family predicts a flow, not noise or velocity of a diffusion schedule")
 _RANGE = "this family draws its timesteps by timestep_sampling, over the whole range"
 _PERTURBED = Inert("SD3's trainer does not perturb its input")

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from lora_training.config.schema import Flag, Schema
 
 
+_ALL = "`lora config schema --script sdxl_train_network` lists the flags of a script"
+
+
 @dataclass(frozen=True)
 class Explained:
     """The description of a key.
@@ -58,11 +61,11 @@ def explain(tree: Path, key: str, *, cache: Path | None = None) -> Explained:
     if not read:
         raise UpstreamError(f"no training script in {tree}", hint="run `lora upstream sync`")
     flags = {script: flag for script, schema in read.items() if (flag := schema.flag(key))}
-    datasets = _dataset_tables(next(iter(read.values())), key)
+    datasets = {table: takes for table, name, takes in dataset_keys(next(iter(read.values()))) if name == key}
     home = tables.table_of(key)
     if not flags and not datasets and not home:
         known = {name for schema in read.values() for name in schema.keys}.union(*tables.TABLES.values())
-        raise ConfigError(f"upstream has no flag `{key}`", hint=nearest.hint(key, known))
+        raise ConfigError(f"upstream has no flag `{key}`", hint=nearest.hint(key, known) or _ALL)
     about = tables.TABLES[home][key] if home else {}
     return Explained(
         key=key,
@@ -76,11 +79,12 @@ def explain(tree: Path, key: str, *, cache: Path | None = None) -> Explained:
     )
 
 
-def _dataset_tables(schema: Schema, key: str) -> dict[str, str]:
+def dataset_keys(schema: Schema) -> Iterator[tuple[str, str, str]]:
+    """Yield each key of the tables of a dataset configuration: the table, the key, the values that it takes."""
     styles = schema.datasets.styles
     named = [("[general]", schema.datasets.general), ("[[datasets]]", styles["dreambooth"].dataset)]
     named += [("[[datasets.subsets]]", style.subset) for style in styles.values()]
-    return {name: str(table.keys[key]) for name, table in named if key in table.keys}
+    yield from ((name, key, str(takes)) for name, table in named for key, takes in table.keys.items())
 
 
 def lines(found: Explained) -> Iterator[str]:
@@ -97,9 +101,10 @@ def lines(found: Explained) -> Iterator[str]:
         yield f"  in {table}: {shape}"
     if found.flags and found.absent:
         yield f"  not in: {', '.join(found.absent)}"
-    for script, reason in found.inert.items():
-        yield f"  does nothing in {script}: {reason}"
-    if found.flags or found.dataset_tables:
+    for reason in dict.fromkeys(found.inert.values()):
+        scripts = ", ".join(script for script, other in found.inert.items() if other == reason)
+        yield f"  does nothing in {scripts}: {reason}"
+    if found.versions:
         yield from _history(found)
 
 
@@ -113,9 +118,6 @@ def _facts(flag: Flag) -> Iterator[tuple[str, str]]:
 
 
 def _history(found: Explained) -> Iterator[str]:
-    if not found.versions:
-        yield "  changes: no other version of upstream is on this machine (fetch its tags to see them)"
-        return
     yield f"  changes since {found.versions[0]}:" + ("" if found.changes else " none")
     scripts: dict[tuple[str, str], list[str]] = {}
     for change in found.changes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lora_training.config import explain, tables
 from lora_training.config import schema as schemas
-from lora_training.config import tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -72,6 +72,7 @@ def search(tree: Path, word: str, patches: Mapping[str, Patch], *, cache: Path |
     known: dict[str, str] = {}
     for schema in schemas.read_all(tree, cache=cache).values():
         known |= {flag.dest: flag.help or "" for flag in schema.flags}
+        known |= {f"{table.strip('[]')}.{key}": takes for table, key, takes in explain.dataset_keys(schema)}
     known |= {f"{name}.{key}": about["help"] for name, keys in tables.TABLES.items() for key, about in keys.items()}
     known |= {f"runtime.{name}": patch.text for name, patch in patches.items()}
     wanted = word.lower().lstrip("-").replace("-", "_")

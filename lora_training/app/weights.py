@@ -29,7 +29,8 @@ _SIGNS = {
 _UNKNOWN = "a family that its names do not tell"
 _ALPHAS = {"F32": "<f", "F16": "<e", "F64": "<d", "I64": "<q", "I32": "<i"}
 _PIECE = 2**24
-_SHOWN, _WIDEST = 10, 60
+# Names of tensors, the characters of a value, and how many of these at least follow from where two values differ.
+_SHOWN, _WIDEST, _REST = 10, 60, 20
 # What made the file, in the metadata of sd-scripts, of this project, and of the modelspec standard.
 _MADE = {
     "network": ("ss_network_module", "ss_network_args"),
@@ -157,4 +158,7 @@ def difference_lines(found: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"  {name}" for name in names[:_SHOWN])
             yield from [f"  and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
     for key, pair in found["metadata"].items():
-        yield f"{key}: {' | '.join('(none)' if each is None else str(each)[:_WIDEST] for each in pair)}"
+        words = ["(none)" if each is None else str(each) for each in pair]
+        other = (at for at, (one, two) in enumerate(zip(*words, strict=False)) if one != two)
+        start = max(0, next(other, min(map(len, words))) + _REST - _WIDEST)
+        yield f"{key}: {' | '.join('...' * bool(start) + word[start : start + _WIDEST] for word in words)}"

@@ -162,6 +162,11 @@ def test_explain_of_an_unknown_key_names_the_nearest(run, here):
     )
 
 
+def test_explain_of_a_word_that_nothing_has_says_where_the_flags_are_listed(run, here):
+    ran = run("explain", "queue", *here)
+    assert ran.err.startswith("error: upstream has no flag `queue`\nhint: `lora config schema --script ")
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [
@@ -182,6 +187,7 @@ def test_explain_describes_the_tables_that_are_ours(run, here, key, said):
 def test_explain_finds_keys_by_a_word_of_their_name_or_help(run, here):
     found = json.loads(run("explain", "learning", "--json", *here).out)["found"]
     assert next(iter(found)) == "learning_rate"
+    assert "  datasets.batch_size: int\n" in run("explain", "datasets", *here).out
     lines = run("explain", "stall", *here).out.splitlines()
     assert lines[0].startswith("no key is named stall")
     assert any(line.startswith("  run.stall_timeout: ") for line in lines)
@@ -195,9 +201,11 @@ def test_an_override_without_sense_is_not_blamed_on_the_file(run, here):
 
 def test_import_names_the_file_and_what_is_still_missing(run, here, tmp_path):
     kohya = {"LoRA_type": "Standard", "train_data_dir": "/d/img", "learning_rate": 1e-4, "output_dir": "", "seed": ""}
+    kohya |= {"network_dim": 4}
     (tmp_path / "k.json").write_text(json.dumps(kohya))
     ran = run("import", "k.json", "--script", "train_network", "-o", "k.toml", *here)
     lines = ran.err.splitlines()
+    assert "mapped    learning_rate, network_dim" in lines
     assert "left out  output_dir, seed (empty)" in lines
     at = lines.index("from k.json, written to k.toml")
     assert lines[at + 1 :][-1].startswith("still to be filled in: pretrained_model_name_or_path, output_dir")

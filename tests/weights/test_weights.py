@@ -72,6 +72,13 @@ def test_two_files_are_compared_tensor_by_tensor(tmp_path):
     assert shown(one, one)["difference"]["same"] == 6
 
 
+def test_of_two_long_values_the_part_is_shown_where_they_differ(tmp_path):
+    one, other = (made(tmp_path / f"{end}.safetensors", {"ss_tags": "x" * 500 + end}) for end in ("one", "two"))
+    (line,) = [line for line in lora("weights", "show", one, other, cwd=tmp_path).out.splitlines() if "ss_tags" in line]
+    assert [word[-4:] for word in line.split(" | ")] == ["xone", "xtwo"]
+    assert len(line) < 200
+
+
 def test_a_file_that_is_cut_off_or_is_none_is_an_error(tmp_path):
     whole = made(tmp_path / "a.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-5])

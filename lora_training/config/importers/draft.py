@@ -26,7 +26,7 @@ _IN_WORDS: dict[Outcome, str] = {"mapped": "mapped", "renamed": "renamed", "defa
 _NEEDED = ("pretrained_model_name_or_path", "output_dir", "output_name")
 _DATA = ("train_data_dir", "in_json", "dataset_config", "dataset_class")
 _SEARCHES = 100
-_SHOWN, _WIDEST = 1000, 60  # rows of a report, and characters of a key in it
+_SHOWN = 1000  # rows of a report
 _DIGITS = 10
 _LONGEST = 1000  # characters of a value that is parsed as a Python literal
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "")
@@ -192,19 +192,13 @@ class Draft:
         return tomlout.comment(head) + "\n" + tomlout.document(self.data())
 
     def report(self) -> Iterator[str]:
-        """Yield a line for each key, up to a thousand; one for those left out for the same reason; and the counts."""
-        left_out: dict[str, list[str]] = {}
-        for row in self.rows[:_SHOWN]:
-            if row.outcome == "defaulted":
-                left_out.setdefault(row.note or "", []).append(row.key)
-        rows = [row for row in self.rows[:_SHOWN] if row.outcome != "defaulted"]
-        width = min(max((len(row.key) for row in rows), default=0), _WIDEST)
-        for row in rows:
-            to = f" -> {row.to}" if row.to else ""
-            note = f" ({row.note})" if row.note else ""
-            yield f"{_IN_WORDS[row.outcome]:9} {row.key:{width}}{to}{note}"
-        for note, keys in left_out.items():
-            yield f"left out  {', '.join(keys)} ({note})"
+        """Yield the keys, up to a thousand, in one line those with the same outcome and note; then the counts."""
+        groups: dict[tuple[Outcome, str, str], list[str]] = {}
+        for row in sorted(self.rows[:_SHOWN], key=lambda row: list(_IN_WORDS).index(row.outcome)):
+            to, note = f" -> {row.to}" if row.to else "", f" ({row.note})" if row.note else ""
+            groups.setdefault((row.outcome, to, note), []).append(row.key)
+        for (outcome, to, note), keys in groups.items():
+            yield f"{_IN_WORDS[outcome]:9} {', '.join(keys)}{to}{note}"
         if len(self.rows) > _SHOWN:
             yield f"... and {len(self.rows) - _SHOWN} more, which --json shows"
         counts = ", ".join(f"{self.count(outcome)} {words}" for outcome, words in _IN_WORDS.items())

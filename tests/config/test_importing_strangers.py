@@ -59,7 +59,7 @@ def imported(folder: Path, name: str, data: bytes, *more: str) -> Ran:
         ("a.yaml", (TOOL + "x: " + "[" * 9000).encode(), "nested more than 100 deep"),
         ("a.yaml", (TOOL + "x: 1" + ":1" * 9000 + "\n").encode(), "a number of more than 100 characters"),
         ("a.yaml", (TOOL + "x: 1.1" + "1" * 9000 + "\n").encode(), "a number of more than 100 characters"),
-        ("a.sh", b"A=" + b"b" * 1000 + b"\ntrain_network.py " + b"$A " * 9000, "longer than 4194304 characters"),
+        ("a.sh", b"A=" + b"b" * 1000 + b"\ntrain_network.py " + b"$A " * 9000, "longer than 131072 characters"),
         ("a.sh", b"train_network.py '", "a quote or an escape has no end"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from lora_training.config import document
 from lora_training.config.importers.draft import whole
+from lora_training.config.schema import SCRIPT
 from lora_training.config.schema.reader import is_negative_number
 from lora_training.errors import ConfigError
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from lora_training.config.schema import Flag
 
 KIND = "a command line"
+_MOST = 2**17  # characters; shlex takes quadratic time for a long word
 _CONTINUED = re.compile(r"[\\^`][ \t]*\r?\n")
 _COMMENT = re.compile(r"[ \t]*(?:#|::|rem\b)", re.IGNORECASE)
 _BEHIND = re.compile(r"(?<=[ \t])#")
@@ -25,13 +28,6 @@ _ASSIGNED = re.compile(
     r"^[ \t]*(?:export[ \t]+|set[ \t]+|\$)?(?P<name>[A-Za-z_]\w*)[ \t]*=(?P<value>[^\n]*)$", re.MULTILINE
 )
 _VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|\S*")
-# the parts of a word, as in shlex; with the backslash as an escape, and with the backslash as a plain character
-_PIECE = re.compile(
-    r"""(?P<blank>[ \t\r\n]+)|(?P<plain>[^ \t\r\n'"\\]+)|'(?P<single>[^']*)'"""
-    r"""|"(?P<double>(?:[^"\\]|\\.)*)"|\\(?P<escaped>.)""",
-    re.DOTALL,
-)
-_RAW_PIECE = re.compile(r"""(?P<blank>[ \t\r\n]+)|(?P<plain>[^ \t\r\n'"]+)|'(?P<single>[^']*)'|"(?P<double>[^"]*)\"""")
 _USED = re.compile(r"\$(?P<sh>[A-Za-z_]\w*)|\$\{(?P<braced>[A-Za-z_]\w*)\}|%(?P<bat>[A-Za-z_]\w*)%")
 _ENDS = ("&&", "||", ";", "|", "&", ">", ">>")
 _LAUNCH = {
@@ -55,8 +51,15 @@ def split(text: str) -> list[str]:
     has Windows paths, a backslash is a plain character.
     """
     text = _filled("\n".join(map(_uncommented, text.split("\n"))))
-    is_windows = _WINDOWS.search(text) is not None
-    return list(_words(_CONTINUED.sub(" ", text), _RAW_PIECE if is_windows else _PIECE))
+    lexer = shlex.shlex(_CONTINUED.sub(" ", text), posix=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    if _WINDOWS.search(text):
+        lexer.escape = ""
+    try:
+        return list(lexer)
+    except ValueError:
+        message = "the command line cannot be read: a quote or an escape has no end"
+        raise ConfigError(message, hint="check its quotes") from None
 
 
 def _uncommented(line: str) -> str:
@@ -67,44 +70,17 @@ def _uncommented(line: str) -> str:
     return line[: found.start()] if found else line
 
 
-def _words(text: str, piece: re.Pattern[str]) -> Iterator[str]:
-    """Yield the words as shlex would split them, but in linear time: shlex is quadratic in the length of a word."""
-    word: list[str] = []
-    at = 0
-    while at < len(text):
-        found = piece.match(text, at)
-        if found is None:
-            raise ConfigError(
-                "the command line cannot be read: a quote or an escape has no end", hint="check its quotes"
-            )
-        at = found.end()
-        if found.lastgroup != "blank":
-            word.append(_unescaped(found) if piece is _PIECE else found[str(found.lastgroup)])
-        elif word:
-            yield "".join(word)
-            word = []
-    if word:
-        yield "".join(word)
-
-
-def _unescaped(found: re.Match[str]) -> str:
-    """Remove the escapes from a part of a word; in double quotes, a backslash escapes only a quote or a backslash."""
-    text = found[str(found.lastgroup)]
-    return re.sub(r'\\(["\\])', r"\1", text) if found.lastgroup == "double" else text
-
-
 def _filled(text: str) -> str:
-    """Substitute the variables that the text itself sets. Raises ConfigError if the result would be too long."""
+    """Substitute the variables that the text itself sets. Raises ConfigError if it is, or becomes, too long."""
     given = {found["name"]: found["value"].strip() for found in _ASSIGNED.finditer(text)}
     values = {name: value.strip("'\"") for name, value in given.items() if _VALUE.fullmatch(value)}
-    used = [values.get(_name(found), found[0]) for found in _USED.finditer(text)]
-    if sum(map(len, used)) > document.MOST:
-        raise ConfigError(f"the command line's variables make it longer than {document.MOST} characters")
-    return _USED.sub(lambda found: values.get(_name(found), found[0]), text)
 
+    def value(found: re.Match[str]) -> str:
+        return values.get(found[str(found.lastgroup)], found[0])
 
-def _name(found: re.Match[str]) -> str:
-    return found["sh"] or found["braced"] or found["bat"]
+    if len(text) + sum(len(value(found)) for found in _USED.finditer(text)) > _MOST:
+        raise ConfigError(f"the command line, or the script that holds it, is longer than {_MOST} characters")
+    return _USED.sub(value, text)
 
 
 def training(text: str) -> tuple[str, list[str], list[str]]:
@@ -122,15 +98,15 @@ def training(text: str) -> tuple[str, list[str], list[str]]:
     after = words[at + 1 :]
     end = next((i for i, word in enumerate(after) if word in _ENDS), len(after))
     return (
-        re.split(r"[/\\]", words[at])[-1].removesuffix(".py"),
+        PureWindowsPath(words[at]).name.removesuffix(".py"),
         before[start + 1 :] if start is not None else [],
         after[:end],
     )
 
 
 def _is_script(word: str) -> bool:
-    name = word.replace("\\", "/").rpartition("/")[2].removesuffix(".py")
-    return name.endswith("train_network") and bool(re.fullmatch(r"(?:[a-z0-9_]+_)?train_network", name))
+    # a Windows path may have slashes of both kinds
+    return bool(SCRIPT.fullmatch(PureWindowsPath(word).name.removesuffix(".py")))
 
 
 def convert(content: tuple[str, list[str], list[str]], draft: Draft) -> None:

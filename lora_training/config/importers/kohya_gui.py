@@ -36,7 +36,18 @@ _OFF_AT_ZERO = frozenset(
         *("stop_text_encoder_training", "save_n_epoch_ratio", "vae_chunk_size"),
     )
 )
-_ITS_OWN = frozenset(("model_list", "save_as_bool", "LyCORIS_preset", "use_wandb", "gui_version", "training_preset"))
+_ITS_OWN = ("model_list", "save_as_bool", "use_wandb", "gui_version", "training_preset", "noise_offset_type")
+_LAUNCHER = ("dynamo_mode", "dynamo_use_dynamic", "dynamo_use_fullgraph", "extra_accelerate_launch_args")
+# why a setting is left out, or is lost unless it is off
+_LEFT_OUT = {
+    **dict.fromkeys(_ITS_OWN, "a setting of the GUI itself"),
+    "multi_gpu": "follows from [launch] num_processes",
+}
+_LOST = {
+    **dict.fromkeys(_LAUNCHER, "a setting of the launcher that [launch] does not have"),
+    "sample_prompts": "the GUI keeps the prompts in the setting; write them to a file and name it",
+    "lowvram": "sd-scripts no longer has it",
+}
 _LAUNCH = ("num_processes", "num_machines", "main_process_port", "num_cpu_threads_per_process")
 # settings that the GUI saves for every family but passes on for one only
 _OF_FAMILIES = frozenset(
@@ -122,8 +133,12 @@ class _Gui:
             self.draft.left_out(key, "off")
         elif key in _ARGUMENTS:
             self.argument(key, value)
-        elif key in _ITS_OWN:
-            self.draft.left_out(key, "a setting of the GUI itself")
+        elif key in _LEFT_OUT:
+            self.draft.left_out(key, _LEFT_OUT[key])
+        elif key in _LOST and (_is_empty(value) or value == "default"):
+            self.draft.left_out(key, "off")
+        elif key in _LOST:
+            self.draft.lost(key, _LOST[key])
         elif key not in _LAUNCH:
             self.plain(key, value)
         elif (number := _whole(value)) and (number > 1 or key == "num_cpu_threads_per_process"):
@@ -229,18 +244,9 @@ class _Gui:
         else:
             self.draft.left_out(key, f"noise_offset_type is {self.content['noise_offset_type']}")
 
-    def noise_type(self, key: str, value: Any) -> None:
-        self.draft.left_out(key, f"a choice of the GUI: {value}")
-
     def words(self, key: str, value: Any) -> None:
         items = value if isinstance(value, list) else str(value or "").replace('"', "").split()
         self.draft.words(key, [str(item) for item in items])
-
-    def prompts(self, key: str, value: Any) -> None:
-        if _is_empty(value):
-            self.draft.left_out(key, "empty")
-        else:
-            self.draft.lost(key, "the GUI keeps the prompts in the setting; write them to a file and name it")
 
     def gpu_ids(self, key: str, value: Any) -> None:
         words = [part for part in str(value or "").split(",") if part.strip()]
@@ -249,35 +255,17 @@ class _Gui:
         elif not self.draft.gpu_ids(key, words):
             self.draft.lost(key, "not a list of numbers")
 
-    def multi_gpu(self, key: str, value: Any) -> None:
-        self.draft.left_out(key, "off" if not value else "follows from [launch] num_processes")
-
     def dynamo(self, key: str, value: Any) -> None:
         if str(value or "no") == "no":
             self.draft.left_out(key, "off")
         elif self.draft.flag(key, value):
             self.draft.values["torch_compile"] = True
 
-    def launcher(self, key: str, value: Any) -> None:
-        if value in ("", None, False, "default"):
-            self.draft.left_out(key, "as it is by default")
-        else:
-            self.draft.lost(key, "a setting of the launcher that [launch] does not have")
-
     def more_arguments(self, key: str, value: Any) -> None:
         if _is_empty(value):
             self.draft.left_out(key, "empty")
         else:
             command.flags(command.split(str(value)), self.draft, prefix=f"{key} ")
-
-    def from_hub(self, key: str, value: Any) -> None:
-        self.draft.flag(key, bool(value))
-
-    def low_vram(self, key: str, value: Any) -> None:
-        if value:
-            self.draft.lost(key, "sd-scripts no longer has it")
-        else:
-            self.draft.left_out(key, "off")
 
 
 _HANDLERS: dict[str, Callable[[_Gui, str, Any], None]] = {
@@ -288,19 +276,12 @@ _HANDLERS: dict[str, Callable[[_Gui, str, Any], None]] = {
     "xformers": _Gui.attention,
     "max_token_length": _Gui.token_length,
     "text_encoder_lr": _Gui.text_encoder_lr,
-    "noise_offset_type": _Gui.noise_type,
     **dict.fromkeys(("noise_offset", "adaptive_noise_scale", "noise_offset_random_strength"), _Gui.noise),
     **dict.fromkeys(("multires_noise_iterations", "multires_noise_discount"), _Gui.noise),
     **dict.fromkeys(("optimizer_args", "lr_scheduler_args"), _Gui.words),
-    "sample_prompts": _Gui.prompts,
     "gpu_ids": _Gui.gpu_ids,
-    "multi_gpu": _Gui.multi_gpu,
     "dynamo_backend": _Gui.dynamo,
-    **dict.fromkeys(("dynamo_mode", "dynamo_use_dynamic", "dynamo_use_fullgraph"), _Gui.launcher),
-    "extra_accelerate_launch_args": _Gui.launcher,
     "additional_parameters": _Gui.more_arguments,
-    "resume_from_huggingface": _Gui.from_hub,
-    "lowvram": _Gui.low_vram,
 }
 
 

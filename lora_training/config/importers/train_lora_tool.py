@@ -7,21 +7,15 @@ from typing import TYPE_CHECKING, Any
 from lora_training import families
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from lora_training.config.importers.draft import Draft
 
 KIND = "a train_LoRA_tool configuration"
-
-
-def _same(table: str, *names: str) -> dict[str, str]:
-    return {f"{table}.{name}": name for name in names}
-
-
+# names that differ from upstream's, which the other keys have
 _FLAGS = {
     "model.name": "pretrained_model_name_or_path",
     "model.vae_path": "vae",
-    **_same("model", "pretrained_model_name_or_path", "vae", "clip_skip"),
     "lora.rank": "network_dim",
     "lora.alpha": "network_alpha",
     "lora.dropout": "network_dropout",
@@ -38,43 +32,25 @@ _FLAGS = {
     "training.pyramid_noise_iterations": "multires_noise_iterations",
     "training.pyramid_noise_discount": "multires_noise_discount",
     "training.enable_xformers": "xformers",
-    **_same(
-        "training", "max_train_steps", "gradient_accumulation_steps", "learning_rate", "unet_lr", "text_encoder_lr"
-    ),
-    **_same("training", "max_grad_norm", "lr_scheduler", "lr_warmup_steps", "save_every_n_epochs", "mixed_precision"),
-    **_same("training", "gradient_checkpointing", "prior_loss_weight", "seed", "output_dir", "min_snr_gamma"),
-    **_same("training", "noise_offset", "adaptive_noise_scale", "loss_type", "huber_c", "huber_schedule"),
-    **_same("training", "multires_noise_iterations", "multires_noise_discount"),
-    **_same("training", "cache_latents", "cache_latents_to_disk"),
-    **_same("dataset", "cache_latents", "cache_latents_to_disk"),
-    **_same("output", "output_dir", "output_name"),
     "logging.log_dir": "logging_dir",
     "logging.tensorboard_dir": "logging_dir",
     "logging.wandb_project": "log_tracker_name",
-    "logging.wandb_run_name": "wandb_run_name",
     "logging.sample_steps": "sample_every_n_steps",
 }
-_SUBSET = {
-    "dataset.train_data_dir": "image_dir",
-    "dataset.data_dir": "image_dir",
-    "dataset.shuffle_captions": "shuffle_caption",
-    "dataset.caption_shuffle": "shuffle_caption",
-    "dataset.repeats": "num_repeats",
-    "dataset.random_flip": "flip_aug",
-    "dataset.color_jitter": "color_aug",
-    **_same("dataset", "caption_extension", "shuffle_caption", "keep_tokens", "num_repeats", "flip_aug"),
-    **_same("dataset", "caption_dropout_rate"),
-    "training.color_jitter": "color_aug",
-    **_same("training", "shuffle_caption", "keep_tokens"),
+# names of a data set's options that differ from upstream's, and the options that are in `training`
+_DATA = {
+    "train_data_dir": "image_dir",
+    "data_dir": "image_dir",
+    "shuffle_captions": "shuffle_caption",
+    "caption_shuffle": "shuffle_caption",
+    "repeats": "num_repeats",
+    "random_flip": "flip_aug",
+    "color_jitter": "color_aug",
+    "use_buckets": "enable_bucket",
+    "bucket_step": "bucket_reso_steps",
+    "train_batch_size": "batch_size",
 }
-_DATASET = {
-    "dataset.use_buckets": "enable_bucket",
-    "dataset.bucket_step": "bucket_reso_steps",
-    **_same("dataset", "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps"),
-    "training.train_batch_size": "batch_size",
-    **_same("training", "batch_size"),
-    **_same("dataset", "batch_size"),
-}
+_OF_TRAINING = ("color_jitter", "shuffle_caption", "keep_tokens", "train_batch_size", "batch_size")
 _LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 _OPTIMIZERS = {
     "adamw": "AdamW",
@@ -88,16 +64,11 @@ _OPTIMIZERS = {
 }
 _BETAS = ("adam_beta1", "adam_beta2")
 _OPTIMIZER_ARGS = {"weight_decay": "weight_decay", "adam_epsilon": "eps"}
-# settings of the runtime patch `ema`
-_EMA = {
-    "ema_decay": "decay",
-    "ema_min_decay": "min_decay",
-    "ema_update_after_step": "update_after_step",
-    "use_ema_warmup": "use_ema_warmup",
-    "ema_inv_gamma": "inv_gamma",
-    "ema_power": "power",
-    "ema_update_every": "every",
-}
+# settings of the runtime patch `ema` that are not named `ema_` and its name for them
+_EMA = {"use_ema_warmup": "use_ema_warmup", "ema_update_every": "every"}
+_PYRAMID = ("use_pyramid_noise", "pyramid_noise")
+_TRACKERS = ("use_wandb", "use_tensorboard")
+_SWITCHES = ("use_loraplus", "use_ema", *_PYRAMID, *_TRACKERS)
 _OFF_AT_ZERO = ("noise_offset", "min_snr_gamma", "network_dropout", "adaptive_noise_scale", "multires_noise_iterations")
 _OF_VAL = "upstream splits validation images off by validation_split instead of a folder of their own"
 _LOST = {
@@ -156,8 +127,8 @@ class _Tool:
         if "log_with" in self.draft.values:
             # the folder where the tool itself puts its logs
             self.draft.values.setdefault("logging_dir", f"{self.draft.values.get('output_dir', 'output')}/logs")
-        if self.subset:
-            self.draft.datasets.append({**self.dataset, "subsets": [self.subset]})
+        if self.dataset or self.subset:
+            self.draft.datasets.append({**self.dataset, "subsets": [self.subset] if self.subset else []})
 
     def _take(self, name: str, value: Any) -> None:
         leaf = name.rpartition(".")[2]
@@ -165,42 +136,56 @@ class _Tool:
         place = name.replace("advanced.", "training.", 1)
         if value is None:
             self.draft.left_out(name, "not set")
-        elif leaf in _HANDLERS:
-            _HANDLERS[leaf](self, name, value)
-        elif leaf in _EMA:
-            self._ema(name, _EMA[leaf], value)
-        elif leaf in _SWITCHES and value is not True:
-            self.draft.left_out(name, "off")
+        elif leaf == "optimizer":
+            self.draft.flag(name, _OPTIMIZERS.get(str(value).lower(), value), to="optimizer_type")
+        elif leaf == "train_text_encoder":
+            if value is not True:
+                self.draft.values["network_train_unet_only"] = True
+            self.draft.took(name, "network_train_unet_only", "the opposite of it")
+        elif leaf in _EMA or leaf.startswith("ema_"):
+            self._ema(name, _EMA.get(leaf, leaf.removeprefix("ema_")), value)
         elif leaf in _SWITCHES:
-            _SWITCHES[leaf](self, name)
-        elif place in _SUBSET or place in _DATASET:
-            self._data(name, place, value)
-        elif place in _FLAGS:
-            self._flag(name, _FLAGS[place], value)
+            self._switch(name, leaf, value)
         elif leaf in _LORA_PLUS:
             self._loraplus(name, leaf, value)
         elif leaf in (*_BETAS, *_OPTIMIZER_ARGS):
             self.draft.took(name, "optimizer_args")
-        else:
-            self._rest(name, leaf, value)
+        elif not self._data(name, place, value):
+            self._rest(name, leaf, _FLAGS.get(place, leaf), value)
 
-    def _flag(self, name: str, to: str, value: Any) -> None:
-        zero = value == 0 and not isinstance(value, bool)
-        if zero and to in _OFF_AT_ZERO:
-            self.draft.left_out(name, "0 turns it off")
-        elif to == "text_encoder_lr" and not self.trains_text_encoder:
-            self.draft.left_out(name, "the text encoder is not trained")
+    def _switch(self, name: str, leaf: str, value: Any) -> None:
+        draft = self.draft
+        if value is not True:
+            draft.left_out(name, "off")
+        elif leaf == "use_ema":
+            draft.runtime.setdefault("ema", {})
+            draft.took(name, "runtime.ema")
+        elif leaf == "use_loraplus":
+            draft.took(name, "network_args.loraplus_lr_ratio")
+            draft.network_args.setdefault("loraplus_lr_ratio", self.flat.get("training.loraplus_lr_ratio") or 16)
+        elif leaf in _PYRAMID:
+            draft.values.setdefault("multires_noise_iterations", _PYRAMID_ITERATIONS)
+            draft.took(name, "multires_noise_iterations")
         else:
-            self.draft.flag(name, value, to=to)
+            tracker = leaf.removeprefix("use_")
+            draft.values["log_with"] = "all" if draft.values.get("log_with") not in (None, tracker) else tracker
+            draft.took(name, "log_with")
 
-    def _data(self, name: str, place: str, value: Any) -> None:
-        table, to = (self.subset, _SUBSET[place]) if place in _SUBSET else (self.dataset, _DATASET[place])
+    def _data(self, name: str, place: str, value: Any) -> bool:
+        """Set an option of the data set; return whether the key is one."""
+        table, _, leaf = place.partition(".")
+        to, style = _DATA.get(leaf, leaf), self.draft.schema.datasets.styles["dreambooth"]
+        is_of_subset = to in style.subset.keys
+        if not (table == "dataset" or (table == "training" and leaf in _OF_TRAINING)):
+            return False
+        if not is_of_subset and to not in style.dataset.keys:
+            return False
         if value is False:
             self.draft.left_out(name, "off, as it is by default")
-            return
-        table[to] = list(value) if isinstance(value, tuple) else value
-        where = "datasets.subsets" if place in _SUBSET else "datasets"
-        self.draft.took(name, f"{where}.{to}")
+        else:
+            (self.subset if is_of_subset else self.dataset)[to] = value
+            self.draft.took(name, f"datasets{'.subsets' if is_of_subset else ''}.{to}")
+        return True
 
     def _loraplus(self, name: str, leaf: str, value: Any) -> None:
         if self.flat.get("training.use_loraplus") is True:
@@ -212,22 +197,25 @@ class _Tool:
         if not any(self.flat.get(f"{table}.use_ema") is True for table in ("training", "advanced")):
             self.draft.left_out(name, "use_ema is off")
         elif isinstance(value, int | float):
-            self._average()[to] = value
+            self.draft.runtime.setdefault("ema", {})[to] = value
             self.draft.took(name, f"runtime.ema.{to}")
         else:
             self.draft.lost(name, f"{value!r} is no number")
 
-    def _average(self) -> dict[str, Any]:
-        settings: dict[str, Any] = self.draft.runtime.setdefault("ema", {})
-        return settings
-
-    def _rest(self, name: str, leaf: str, value: Any) -> None:
-        if value in (False, [], {}, ""):
+    def _rest(self, name: str, leaf: str, to: str, value: Any) -> None:
+        is_off = value in (False, [], {}, "")
+        if value is False:
             self.draft.left_out(name, "off")
-        elif leaf in _LOST:
+        elif to in _OFF_AT_ZERO and value == 0:
+            self.draft.left_out(name, "0 turns it off")
+        elif to == "text_encoder_lr" and not self.trains_text_encoder:
+            self.draft.left_out(name, "the text encoder is not trained")
+        elif leaf in _LOST and not is_off:
             self.draft.lost(name, _LOST[leaf])
-        elif self.draft.schema.flag(leaf):
-            self.draft.flag(name, value, to=leaf)
+        elif leaf not in _LOST and self.draft.schema.flag(to):
+            self.draft.flag(name, value, to=to)
+        elif is_off:
+            self.draft.left_out(name, "off")
         else:
             self.draft.lost(name, "sd-scripts has nothing of that name")
 
@@ -243,43 +231,3 @@ class _Tool:
                 words.append(f"{to}={value}")
         if words:
             self.draft.values["optimizer_args"] = words
-
-    # -- keys that need their own conversion
-
-    def optimizer(self, name: str, value: Any) -> None:
-        self.draft.flag(name, _OPTIMIZERS.get(str(value).lower(), value), to="optimizer_type")
-
-    def train_text_encoder(self, name: str, value: Any) -> None:
-        if value is not True:
-            self.draft.values["network_train_unet_only"] = True
-        self.draft.took(name, "network_train_unet_only", "the opposite of it")
-
-    def use_loraplus(self, name: str) -> None:
-        self.draft.took(name, "network_args.loraplus_lr_ratio")
-        self.draft.network_args.setdefault("loraplus_lr_ratio", self.flat.get("training.loraplus_lr_ratio") or 16)
-
-    def use_pyramid_noise(self, name: str) -> None:
-        self.draft.values.setdefault("multires_noise_iterations", _PYRAMID_ITERATIONS)
-        self.draft.took(name, "multires_noise_iterations")
-
-    def use_ema(self, name: str) -> None:
-        self._average()
-        self.draft.took(name, "runtime.ema")
-
-    def use_tracker(self, name: str) -> None:
-        tracker = name.rpartition("_")[2]
-        both = self.draft.values.get("log_with") not in (None, tracker)
-        self.draft.values["log_with"] = "all" if both else tracker
-        self.draft.took(name, "log_with")
-
-
-_HANDLERS: dict[str, Callable[[_Tool, str, Any], None]] = {
-    "optimizer": _Tool.optimizer,
-    "train_text_encoder": _Tool.train_text_encoder,
-}
-_SWITCHES: dict[str, Callable[[_Tool, str], None]] = {
-    "use_loraplus": _Tool.use_loraplus,
-    "use_ema": _Tool.use_ema,
-    **dict.fromkeys(("use_pyramid_noise", "pyramid_noise"), _Tool.use_pyramid_noise),
-    **dict.fromkeys(("use_wandb", "use_tensorboard"), _Tool.use_tracker),
-}

@@ -122,21 +122,22 @@ def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
     KEY may also be run, launch, runtime or a runtime patch, and any word of a key's name or help.
     """
     from lora_training.config import explain as explained
-    from lora_training.config import own
     from lora_training.runtime import registry
 
-    patches = {each.name: own.Patch(each.description, each.on_by_default, each.settings) for each in registry.listing()}
-    if table := own.table(key, patches):
-        _print(table, own.table_lines(table), as_json=as_json)
+    patches = {
+        each.name: explained.Patch(each.description, each.on_by_default, each.settings) for each in registry.listing()
+    }
+    if table := explained.table(key, patches):
+        _print(table, explained.table_lines(table), as_json=as_json)
         return
     here = _checkout(tree)
     try:
         found = explained.explain(here.tree, key, cache=here.workspace.cache)
     except ConfigError:
-        matches = own.search(here.tree, key, patches, cache=here.workspace.cache)
+        matches = explained.search(here.tree, key, patches, cache=here.workspace.cache)
         if not matches:
             raise
-        _print({"key": key, "found": matches}, own.search_lines(key, matches), as_json=as_json)
+        _print({"key": key, "found": matches}, explained.search_lines(key, matches), as_json=as_json)
         return
     if as_json:
         print_json(found.as_json())

@@ -1,9 +1,9 @@
-"""Describe one of upstream's flags, or one of this project's own keys."""
+"""Describe one of upstream's flags, one of this project's own keys or tables, or find keys by a word."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_training import families, nearest
 from lora_training.config import history, tables
@@ -11,10 +11,12 @@ from lora_training.config import schema as schemas
 from lora_training.errors import ConfigError, UpstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from lora_training.config.schema import Flag, Schema
+
+_LONGEST = 100  # characters of a help text in a list
 
 
 _ALL = "`lora config schema --script sdxl_train_network` lists the flags of a script"
@@ -120,15 +122,80 @@ def _facts(flag: Flag) -> Iterator[tuple[str, str]]:
 def _history(found: Explained) -> Iterator[str]:
     yield f"  changes since {found.versions[0]}:" + ("" if found.changes else " none")
     scripts: dict[tuple[str, str], list[str]] = {}
-    for change in found.changes:
-        scripts.setdefault((change.version, _in_words(change)), []).append(change.script)
+    for each in found.changes:
+        fields = [
+            "help reworded" if name == "help" else f"{name}: {old!r} -> {new!r}"
+            for name, (old, new) in each.fields.items()
+        ]
+        what = f"{each.what} ({'; '.join(fields)})" if fields else each.what
+        scripts.setdefault((each.version, what), []).append(each.script)
     for (version, what), names in scripts.items():
         yield f"    {version}: {what} in {', '.join(names)}"
 
 
-def _in_words(change: history.Change) -> str:
-    fields = [
-        "help reworded" if name == "help" else f"{name}: {old!r} -> {new!r}"
-        for name, (old, new) in change.fields.items()
-    ]
-    return f"{change.what} ({'; '.join(fields)})" if fields else change.what
+# -- this project's own tables
+
+
+class Patch(NamedTuple):
+    """A runtime patch: its purpose, whether it is on by default, and the defaults of its settings."""
+
+    text: str
+    is_on: bool
+    settings: Mapping[str, Any]
+
+
+def table(key: str, patches: Mapping[str, Patch]) -> dict[str, Any] | None:
+    """Return a table as JSON values: its name, its help, and each key with its type, help and default, or None.
+
+    `key` is the name of a table, with or without brackets, or of a runtime patch; `patches` has all of these.
+    """
+    name = key.strip("[]")
+    text: str | None = None
+    facts: list[tuple[str, str | None, str | None, Any]]
+    if name in tables.TABLES:
+        facts = [(each, about["takes"], about["help"], None) for each, about in tables.TABLES[name].items()]
+    elif name == "runtime":
+        text = "changes made in the training process; see PATCHES.md"
+        facts = [(each, "true, false or a table", patch.text, patch.is_on) for each, patch in patches.items()]
+    elif patch := patches.get(name.removeprefix("runtime.").replace("_", "-")):
+        name, text = f"runtime.{name.removeprefix('runtime.').replace('_', '-')}", patch.text
+        facts = [(each, None, None, default) for each, default in patch.settings.items()]
+    else:
+        return None
+    keys = {each: {"takes": takes, "help": about, "default": default} for each, takes, about, default in facts}
+    return {"table": name, "help": text, "keys": keys}
+
+
+def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table as lines of text."""
+    yield f"[{found['table']}]" + (f"  {found['help']}" if found["help"] else "")
+    for key, about in found["keys"].items():
+        default = about["default"]
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        words = [about["takes"], about["help"], None if default is None else f"default {shown}"]
+        yield f"  {key}: " + "; ".join(word.rstrip(".") for word in words if word)
+    if not found["keys"]:
+        yield "  it has no settings: true or false switches it"
+    if found["table"].startswith("runtime."):
+        yield f"  more: lora patch show {found['table'].replace('.', '/')}"
+
+
+def search(tree: Path, word: str, patches: Mapping[str, Patch], *, cache: Path | None) -> dict[str, str]:
+    """Return the keys whose name or help has the word, those with it in their name first; each with its help."""
+    known: dict[str, str] = {}
+    for schema in schemas.read_all(tree, cache=cache).values():
+        known |= {flag.dest: flag.help or "" for flag in schema.flags}
+        known |= {f"{place.strip('[]')}.{key}": takes for place, key, takes in dataset_keys(schema)}
+    known |= {f"{name}.{key}": about["help"] for name, keys in tables.TABLES.items() for key, about in keys.items()}
+    known |= {f"runtime.{name}": patch.text for name, patch in patches.items()}
+    wanted = word.lower().lstrip("-").replace("-", "_")
+    named = {key: text for key, text in known.items() if wanted in key.replace("-", "_")}
+    return named | {key: text for key, text in known.items() if wanted.replace("_", " ") in text.lower()}
+
+
+def search_lines(word: str, found: Mapping[str, str]) -> Iterator[str]:
+    """Yield the results of a search as lines of text."""
+    yield f"no key is named {word}; these have it in their name or help:"
+    for key, text in found.items():
+        short = " ".join(text.split())
+        yield f"  {key}: {short[:_LONGEST]}" + ("..." if len(short) > _LONGEST else "")

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DatasetSchema", "Flag", "Schema", "Shape", "Style", "Table", "owners", "read", "read_all", "scripts"]
 
-_SCRIPT = re.compile(r"(?:[a-z0-9_]+_)?train_network")
+SCRIPT = re.compile(r"(?:[a-z0-9_]+_)?train_network")
 
 
 def scripts(tree: Path) -> tuple[str, ...]:
     """Return the names of the network training scripts in `tree`, without `.py`, sorted."""
-    return tuple(sorted(p.stem for p in tree.glob("*train_network.py") if _SCRIPT.fullmatch(p.stem)))
+    return tuple(sorted(p.stem for p in tree.glob("*train_network.py") if SCRIPT.fullmatch(p.stem)))
 
 
 def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:

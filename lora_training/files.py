@@ -76,6 +76,23 @@ def touch(path: Path) -> None:
         return
 
 
+def names(folder: Path | str) -> list[str]:
+    """Return the names in a folder, sorted; empty if it cannot be listed."""
+    try:
+        return sorted(entry.name for entry in os.scandir(folder))
+    except (OSError, ValueError):
+        return []
+
+
+def repeated(folder: Path) -> dict[Path, int]:
+    """Return the folders in `folder` that are named <repeats>_<words>, as in `train_data_dir`, with their repeats."""
+    found: dict[Path, int] = {}
+    for name in names(folder):
+        with contextlib.suppress(ValueError):
+            found[folder / name] = int(name.split("_")[0])
+    return {path: repeats for path, repeats in found.items() if repeats > 0 and path.is_dir()}
+
+
 @contextlib.contextmanager
 def full_disk_reported() -> Iterator[None]:
     """Within the block, a write that fails because the disk is full raises TrainingError."""

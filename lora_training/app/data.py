@@ -71,7 +71,7 @@ def _of_folder(here: Checkout, place: Path, folder: Folder) -> Job:
 
 
 def _has_images(folder: Path) -> bool:
-    return any(name.endswith(listing.extensions()) for name in listing.names(str(folder)))
+    return any(name.endswith(listing.extensions()) for name in files.names(folder))
 
 
 # -- results

@@ -83,14 +83,6 @@ def is_file(path: Path | str) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for a name that is too long or not accessible
 
 
-def below(folder: Path) -> tuple[Path, ...]:
-    """Return the folders in `folder`; none if it cannot be listed."""
-    try:
-        return tuple(sorted(Path(entry) for entry in os.scandir(folder) if entry.is_dir()))
-    except OSError:
-        return ()
-
-
 def looks_like_path(value: str) -> bool:
     """Whether a text can only be a path."""
     return bool(_EXPLICIT.match(value) or _SUFFIX.search(value))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_training import files
-from lora_training.preflight import listing
 from lora_training.preflight.listing import Subset
 
 DEFAULT = ".caption"  # upstream's `caption_extension`
@@ -101,5 +100,5 @@ def frequency(texts: Iterable[str], separator: str = ",") -> Counter[str]:
 
 def extension_of(folder: str) -> str:
     """Return the extension that most captions in a folder have; upstream's default if there are none."""
-    endings = Counter(os.path.splitext(name)[1] for name in listing.names(folder))
+    endings = Counter(os.path.splitext(name)[1] for name in files.names(folder))
     return max(_OTHERS, key=lambda ending: endings[ending]) if any(map(endings.get, _OTHERS)) else DEFAULT

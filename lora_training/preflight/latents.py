@@ -9,7 +9,7 @@ import zipfile
 from typing import IO, TYPE_CHECKING
 
 from lora_training import families, files
-from lora_training.preflight import listing, scan
+from lora_training.preflight import scan
 from lora_training.problems import Problem
 from lora_training.stat_cache import StatCache
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 SUFFIX = ".broken"
 # upstream does not compress; limits against decompression bombs: bytes of a small file, growth of others
 _MOST, _GROWTH = 64 * 2**20, 4
-_SHOWN = 3
 _SIZE = re.compile(r"_\d+x\d+")
 
 
@@ -45,7 +44,7 @@ def _latents(script: str, stems: Mapping[str, str]) -> Iterator[tuple[str, str]]
     family = families.of(script)
     suffix = family.latents or ""
     for folder in dict.fromkeys(map(os.path.dirname, stems)) if suffix else ():
-        for path in (os.path.join(folder, name) for name in listing.names(folder) if name.endswith(".npz")):
+        for path in (os.path.join(folder, name) for name in files.names(folder) if name.endswith(".npz")):
             stem, _, size = path.removesuffix(suffix).rpartition("_")
             if path.endswith(suffix) and _SIZE.fullmatch(f"_{size}") and stem in stems:
                 yield path, stems[stem]
@@ -63,7 +62,9 @@ def rename_broken(
         found = scan.broken([*latents, *outputs], damage, seen, "cached latents and outputs", progress)
     good = frozenset(image for path, image in latents.items() if path not in found)
     if job.only_looks:
-        return good, list(_warning(found, "is broken, and", "are broken, and", "set aside by `lora train`"))
+        return good, list(
+            _warning(found, "is broken, and set aside by `lora train`", "are broken, and set aside by `lora train`")
+        )
     failed = {path: why for path in found if (why := _rename(path))}
     hint = "remove it, or make its folder one that can be written to"
     problems = [
@@ -71,16 +72,12 @@ def rename_broken(
         for path, why in failed.items()
     ]
     renamed = {path: wrong for path, wrong in found.items() if path not in failed}
-    return good, [*problems, *_warning(renamed, "was broken and is", "were broken and are", "set aside")]
+    return good, [*problems, *_warning(renamed, "was broken and is set aside", "were broken and are set aside")]
 
 
-def _warning(found: Mapping[str, str], one: str, many: str, how: str) -> Iterator[Problem]:
-    if found:
-        files = [f"{path} ({wrong})" for path, wrong in found.items()]
-        what = f"cache file {one}" if len(files) == 1 else f"cache files {many}"
-        more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
-        message = f"{len(files)} {what} {how} as NAME{SUFFIX}: {', '.join(files[:_SHOWN])}{more}"
-        yield Problem(message, "upstream makes what is missing again", "warning")
+def _warning(found: Mapping[str, str], one: str, many: str) -> Iterator[Problem]:
+    one, many = f"cache file {one} as NAME{SUFFIX}", f"cache files {many} as NAME{SUFFIX}"
+    return scan.problems(found, one, many, "upstream makes what is missing again", "warning")
 
 
 def _rename(path: str) -> str | None:

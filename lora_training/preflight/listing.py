@@ -120,17 +120,10 @@ def _table(path: str, read: Callable[[], Any], otherwise: str) -> dict[str, Any]
     return found
 
 
-def _numbered(job: Job, folder: str | None, *, is_reg: bool) -> Iterator[dict[str, Any]]:
-    """Yield a subset for each folder in `folder` that is named <repeats>_<words>."""
-    if not folder or not os.path.isdir(_absolute(job, folder)):
-        return
-    for entry in sorted(os.scandir(_absolute(job, folder)), key=lambda entry: entry.name):
-        try:
-            repeats = int(entry.name.split("_")[0])
-        except ValueError:
-            continue
-        if repeats >= 1 and entry.is_dir():
-            yield {"image_dir": entry.path, "num_repeats": repeats, "is_reg": is_reg}
+def _numbered(job: Job, folder: str | None, *, is_reg: bool) -> list[dict[str, Any]]:
+    """Return a subset for each folder in `folder` that is named <repeats>_<words>."""
+    found = files.repeated(job.cwd / folder) if folder else {}
+    return [{"image_dir": str(path), "num_repeats": repeats, "is_reg": is_reg} for path, repeats in found.items()]
 
 
 def _subset(job: Job, table: Mapping[str, Any], dataset: Mapping[str, Any], general: Mapping[str, Any]) -> Subset:
@@ -184,20 +177,12 @@ def _imports(plugin: str) -> bool:
     return False
 
 
-def names(folder: str) -> list[str]:
-    """Return the names in a folder; empty if it cannot be listed."""
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []
-
-
 def _folder(folder: str, *, cached: bool) -> list[str]:
     """Return the images directly in a folder; hidden files are skipped, as by `glob`."""
     if cached and os.path.isfile(os.path.join(folder, _INFO_CACHE)):
         return list(_names(os.path.join(folder, _INFO_CACHE)))
     endings = extensions()
-    return [os.path.join(folder, name) for name in names(folder) if name[0] != "." and name.endswith(endings)]
+    return [os.path.join(folder, name) for name in files.names(folder) if name[0] != "." and name.endswith(endings)]
 
 
 def _listed(path: str, folder: str | None) -> Iterator[str]:

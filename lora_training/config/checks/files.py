@@ -6,9 +6,9 @@ import os
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from lora_training import files
 from lora_training.config import paths
 from lora_training.config.files import IMAGES
-from lora_training.files import read_any
 from lora_training.workspace import CACHE_VARIABLE
 
 if TYPE_CHECKING:
@@ -98,27 +98,19 @@ def _subset(view: View, subset: Subset) -> Iterator[Problem]:
         yield from _images(view, subset, folder, place)
 
 
-def _names(folder: Path) -> frozenset[str] | None:
-    """Return the names of the files in a folder; None if it cannot be listed."""
-    try:
-        return frozenset(entry.name for entry in os.scandir(folder) if entry.is_file())
-    except OSError:
-        return None
-
-
-def _images_of(names: Iterable[str] | None) -> list[str]:
-    return sorted(name for name in names or () if PurePath(name).suffix.lower() in IMAGES)
+def _images_of(names: Iterable[str]) -> list[str]:
+    return [name for name in names if PurePath(name).suffix.lower() in IMAGES]
 
 
 def _images(view: View, subset: Subset, folder: Path, place: KeyPath) -> Iterator[Problem]:
-    names = _names(folder)
-    if names is None:
+    names = files.names(folder)
+    if not os.access(folder, os.R_OK | os.X_OK):
         yield view.config.problem(f"`image_dir`: {folder} cannot be read", place)
     elif images := _images_of(names):
         stems = {image: PurePath(image).stem for image in images}
-        yield from _captions(view, subset, folder, stems, names, (*place[:-1], "caption_extension"))
+        yield from _captions(view, subset, folder, stems, frozenset(names), (*place[:-1], "caption_extension"))
     else:
-        deeper = any(_images_of(_names(child)) for child in paths.below(folder))
+        deeper = any(_images_of(files.names(folder / name)) for name in names)
         hint = "upstream does not look into its subfolders: give each a subset" if deeper else "give a folder of images"
         yield view.config.problem(f"`image_dir`: {folder} has no images", place, hint=hint)
 
@@ -149,7 +141,7 @@ def _captions(
 
 def _caption(view: View, path: Path, place: KeyPath) -> Iterator[Problem]:
     try:
-        text = read_any(path, _LONGEST)
+        text = files.read_any(path, _LONGEST)
     except OSError as exc:
         yield view.config.problem(f"caption {path} cannot be read: {exc.strerror}", place)
         return
@@ -169,12 +161,11 @@ def _data_dir(view: View) -> Iterator[Problem]:
     folder = view.absolute(str(view.value("train_data_dir")))
     if folder is None or not paths.exists(folder):
         return
-    heads = {child: child.name.partition("_")[0] for child in paths.below(folder)}
-    named = [child for child, head in heads.items() if head.isdecimal() and int(head) > 0]
+    named = files.repeated(folder)
     hint = "name its folders <repeats>_<words>, such as 10_cat; or use [[datasets]]"
     if not named:
         yield view.problem(
             f"`train_data_dir`: {folder} has no folder named <repeats>_<words>", "train_data_dir", hint=hint
         )
-    elif not any(_images_of(_names(child)) for child in named):
+    elif not any(_images_of(files.names(each)) for each in named):
         yield view.problem(f"`train_data_dir`: {folder} has no images", "train_data_dir")

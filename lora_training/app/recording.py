@@ -235,7 +235,7 @@ def _is_sound(found: Any) -> bool:
 
     return (
         isinstance(found, dict)
-        and not document.is_too_deep(found)
+        and document.oddity(found) is None
         and all(isinstance(found.get(name, {}), dict) for name in _TABLES)
         and all(isinstance(each, dict) for each in found.get("files", {}).values())
     )

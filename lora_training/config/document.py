@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lora_training import files, tomls
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST = 4 * 2**20  # bytes; limit for any configuration that is read, which may come through a pipe
 DEEPEST = 100
-_WIDTH = 100_000  # parts of one level; YAML aliases can repeat a part many times, and grow at every level
+_DEEP = f"arrays or tables nested more than {DEEPEST} deep"
 _NAME = 255  # characters
 _DOTS = 1000  # on one line
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -52,19 +51,17 @@ class Document:
 def read(path: Path, text: str | None = None) -> Document:
     """Parse a file, or `text` in its place. Raises Unreadable, with line and column if known."""
     text = text_of(path) if text is None else text
-    deep = f"arrays or tables are nested more than {DEEPEST} deep"
-    if has_long_keys(text):
-        raise _unreadable(path, f"{deep}, or a line has more than a thousand dots")
+    # a key of a thousand parts takes parsers quadratic time
+    if any(line.count(".") > _DOTS for line in text.split("\n")):
+        raise _unreadable(path, f"it has {_DEEP}, or a line has more than a thousand dots")
     try:
         data = tomls.loads(text)
     except tomls.TOMLDecodeError as exc:
         raise _invalid(path, text, str(exc)) from None
     except RecursionError:
-        raise _unreadable(path, deep) from None
+        raise _unreadable(path, f"it has {_DEEP}") from None
     except ValueError:  # an integer of thousands of digits
         raise _unreadable(path, "not valid TOML: it has a number of more than 64 bits") from None
-    if is_too_deep(data):
-        raise _unreadable(path, deep)
     if (odd := oddity(data)) is not None:
         raise _unreadable(path, f"it has {odd}")
     return Document(data, positions.index(text.replace("\r\n", "\n")))
@@ -122,33 +119,14 @@ def write(path: Path, text: str, *, force: bool) -> None:
 # -- limits of a parsed document
 
 
-def has_long_keys(text: str) -> bool:
-    """Whether a TOML text may have a key of a thousand parts, on which parsers take quadratic time."""
-    return any(line.count(".") > _DOTS for line in text.split("\n"))
-
-
-def is_too_deep(data: Any) -> bool:
-    """Whether tables and arrays are nested deeper than `DEEPEST`, or one level has `_WIDTH` parts or more."""
-    level = [data]
-    for _ in range(DEEPEST):
-        nested = (part for item in level for part in _parts(item) if isinstance(part, dict | list))
-        level = list(islice(nested, _WIDTH))
-        if not level:
-            return False
-        if len(level) == _WIDTH:
-            return True
-    return True
-
-
 def oddity(data: Any) -> str | None:
     """Describe a value that no valid configuration has and that could not be written to a file; None without one."""
     level = [data]
-    while level:
-        found = next(filter(None, map(_oddity, level)), None)
-        if found:
+    for _ in range(DEEPEST + 1):
+        if found := next(filter(None, map(_oddity, level)), None):
             return found
         level = [part for item in level for part in (*(item if isinstance(item, dict) else ()), *_parts(item))]
-    return None
+    return _DEEP if level else None
 
 
 def _oddity(item: Any) -> str | None:

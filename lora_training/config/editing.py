@@ -94,9 +94,8 @@ class Draft:
             is_string = isinstance(self._at(path), str)
         except (KeyError, IndexError, TypeError):
             is_string = True
-        parsed = _parsed(text)
         # a single quoted string is the string, in a field of any kind
-        return text if parsed is None or (is_text and is_string) else tomlkit.value(text)
+        return text if loading.parsed(text) is None or (is_text and is_string) else tomlkit.value(text)
 
     def _owner(self, path: KeyPath) -> Any:
         """Return the table at a path; make it if it is missing, also in place of a switch such as `NAME = true`."""
@@ -143,15 +142,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, Item) and not isinstance(value, dict | list):
         return value.as_string()
     return tomlout.value(value.unwrap() if isinstance(value, Item) else value)
-
-
-def _parsed(text: str) -> Any:
-    """Return the value of a text as TOML, None if it is none."""
-    try:
-        data = tomls.loads(f"value = {text}")
-    except (tomls.TOMLDecodeError, RecursionError, ValueError):
-        return None
-    return data["value"] if len(data) == 1 else None
 
 
 def _update(table: Table, value: dict[str, Any]) -> None:

@@ -91,9 +91,9 @@ def override(doc: Document, overrides: Iterable[Override]) -> Document:
         return doc
     result = Document(copy.deepcopy(doc.data), doc.positions)
     for item in overrides:
-        path = _place(result.data, item.key)
+        path, value = _place(result.data, item.key), parsed(item.text)
         try:
-            _put(result.data, path, _value(item.text))
+            _put(result.data, path, item.text if value is None else value)
         except LookupError:
             hint = "items of a list are counted from 0"
             raise ConfigError(f"{item.where}: the file has no such place", hint=hint) from None
@@ -102,13 +102,13 @@ def override(doc: Document, overrides: Iterable[Override]) -> Document:
     return result
 
 
-def _value(text: str) -> Any:
-    """Parse the text as a TOML value; return the text itself if that fails."""
+def parsed(text: str) -> Any:
+    """Return the value of a text as TOML, None if it is none."""
     try:
         data = tomls.loads(f"value = {text}")
-    except (tomls.TOMLDecodeError, RecursionError):
-        return text
-    return data["value"] if len(data) == 1 else text
+    except (ValueError, RecursionError):
+        return None
+    return data["value"] if len(data) == 1 else None
 
 
 def is_value_table(name: str) -> bool:

@@ -45,11 +45,12 @@ train: setup     ## train: make train CONFIG=configs/smoke.toml
 tensorboard: setup ## the curves of the runs in LOGS, at port 6006
 	@.venv/bin/tensorboard --logdir "$(LOGS)"
 
+# `-u`, so that a file or a pipe gets each dot as it comes
 test: setup-dev  ## the whole test suite
-	@$(CLEAN) $(DEV)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder --cov --cov-report=term:skip-covered $(T)
+	@$(CLEAN) $(DEV)/python -u -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder --cov --cov-report=term:skip-covered $(T)
 
 test-families: setup-dev  ## every family of models: stop and resume, caches, patches, diffusers, presets
-	@$(CLEAN) $(DEV)/python -m pytest -n $(JOBS) --dist loadscope -m "families or not families" tests/families $(T)
+	@$(CLEAN) $(DEV)/python -u -m pytest -n $(JOBS) --dist loadscope -m "families or not families" tests/families $(T)
 
 lint: setup-dev  ## style, types, stale documents
 	@$(DEV)/ruff check

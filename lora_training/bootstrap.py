@@ -139,15 +139,8 @@ class Setup:
         return uv
 
     def _pip_install(self, folder: Path, pinned: Path) -> None:
-        flags: list[str | Path] = [
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--require-hashes",
-            "-r",
-            pinned,
-        ]
+        quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
+        flags = ["install", *quiet, "--require-hashes", "-r", str(pinned)]
         if _succeeds([sys.executable, "-m", "venv", folder]):
             self._call([folder / "bin" / "python", "-m", "pip", *flags])
         elif _succeeds([sys.executable, "-m", "pip", "--version"]):

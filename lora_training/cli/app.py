@@ -8,21 +8,21 @@ import click
 
 import lora_training
 
-# name -> (module, help in `lora --help`); the module holds a Click command of the same name
+# name -> help in `lora --help`; the module of that name has the Click command of that name
 _COMMANDS = {
-    "train": ("lora_training.cli.train", "Train a LoRA from one TOML file."),
-    "runs": ("lora_training.cli.runs", "List, show, follow, stop, repeat, compare and remove runs."),
-    "queue": ("lora_training.cli.queue", "Add trainings, order them, and train one after the other."),
-    "ui": ("lora_training.cli.ui", "Watch, compare, start and stop runs in a browser."),
-    "gpus": ("lora_training.cli.gpus", "Show the GPUs of this machine."),
-    "config": ("lora_training.cli.config", "Check, show, explain, import and create configurations."),
-    "upstream": ("lora_training.cli.upstream", "Fetch the pinned source trees, show their state, and move a pin."),
-    "patch": ("lora_training.cli.patch", "Apply, revert, verify and write patches."),
-    "models": ("lora_training.cli.models", "Bring the tokenizers and models that a training loads from the hub."),
-    "data": ("lora_training.cli.data", "Check the images and captions of a training, and write captions."),
-    "weights": ("lora_training.cli.weights", "Show what is in a LoRA or model file, and how two differ."),
-    "tool": ("lora_training.cli.tool", "Run upstream's other scripts: merge, resize, extract, convert, generate."),
-    "doctor": ("lora_training.cli.doctor", "Check this machine and checkout."),
+    "train": "Train a LoRA from one TOML file.",
+    "runs": "List, show, follow, stop, repeat, compare and remove runs.",
+    "queue": "Add trainings, order them, and train one after the other.",
+    "ui": "Watch, compare, start and stop runs in a browser.",
+    "gpus": "Show the GPUs of this machine.",
+    "config": "Check, show, explain, import and create configurations.",
+    "upstream": "Fetch the pinned source trees, show their state, and move a pin.",
+    "patch": "Apply, revert, verify and write patches.",
+    "models": "Bring the tokenizers and models that a training loads from the hub.",
+    "data": "Check the images and captions of a training, and write captions.",
+    "weights": "Show what is in a LoRA or model file, and how two differ.",
+    "tool": "Run upstream's other scripts: merge, resize, extract, convert, generate.",
+    "doctor": "Check this machine and checkout.",
 }
 
 
@@ -48,8 +48,7 @@ class _LazyGroup(click.Group):
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, _ = _COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), cmd_name)
+        command: click.Command = getattr(import_module(f"lora_training.cli.{cmd_name}"), cmd_name)
         return command
 
     def resolve_command(
@@ -63,7 +62,7 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+            formatter.write_dl(list(_COMMANDS.items()))
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _LEVELS = {"error": "problem", "warning": "warn", "ok": "ok"}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @json_option
 def doctor(*, as_json: bool) -> None:
     """Check this machine and checkout. Exit code 1 when there is a problem."""

@@ -11,7 +11,7 @@ from lora_training.app import machine
 from lora_training.cli.output import json_option, print_json, say
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @json_option
 def gpus(*, as_json: bool) -> None:
     """Show each GPU: memory, utilization, temperature, power, and the runs on it."""

@@ -10,7 +10,7 @@ from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group)
 def models() -> None:
     """Bring what a training loads from the Hugging Face hub."""
 

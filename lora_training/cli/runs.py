@@ -39,7 +39,7 @@ def _names(_context: click.Context, _argument: click.Parameter, incomplete: str)
     return [name for name in found if name.startswith(incomplete)]
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group)
 def runs() -> None:
     """The runs that this checkout has started."""
 

@@ -42,7 +42,7 @@ def _place(context: click.Context, option: click.Parameter, value: str | None) -
     return os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111 - pathlib raises for such a user
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--set",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lora_training.workspace import Workspace
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group)
 def upstream() -> None:
     """The pinned source trees in third_party/."""
 

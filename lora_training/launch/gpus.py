@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 
+from lora_training import proc
 from lora_training.errors import ConfigError
 
+_PATIENCE_S = 20.0
 _UUID = re.compile(r"\(UUID: ([^)]+)\)")
 
 
@@ -54,23 +55,20 @@ def has_one(environ: Mapping[str, str]) -> bool:
     return usable(environ, lambda: 1) > 0 and (installed() > 0 or _torch_finds_one())
 
 
-_FIND = "import torch; print(torch.cuda.is_available() or torch.accelerator.is_available())"
-
-
 @functools.cache
 def _torch_finds_one() -> bool:
-    done = subprocess.run([sys.executable, "-c", _FIND], cwd="/", capture_output=True, text=True, check=False)
-    return done.stdout.strip() != str(False)
-
-
-_KERNELS = "import xformers._cpp_lib as lib; lib._register_extensions()"
+    found = "torch.cuda.is_available() or torch.accelerator.is_available()"
+    return _python(f"import torch; print({found})").stdout.strip() != str(False)
 
 
 @functools.cache
 def loads_xformers() -> bool:
     """Whether the compiled part of xformers loads with the installed torch, as tried in a child process."""
-    done = subprocess.run([sys.executable, "-c", _KERNELS], cwd="/", capture_output=True, check=False)
-    return done.returncode == 0
+    return _python("import xformers._cpp_lib as lib; lib._register_extensions()").returncode == 0
+
+
+def _python(code: str) -> proc.Completed:
+    return proc.run([sys.executable, "-c", code], cwd=Path("/"), allowed=proc.ANY_CODE)
 
 
 @dataclass(frozen=True)
@@ -83,32 +81,27 @@ class Gpu:
 
 
 def described() -> list[Gpu]:
-    """Return the NVIDIA GPUs that the driver reports; empty without a driver, or if it does not answer."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
-    try:
-        # a faulty driver may hang, and a description is optional
-        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    rows = ([field.strip() for field in line.rsplit(",", 2)] for line in done.stdout.splitlines() if "," in line)
+    """Return the NVIDIA GPUs that the driver reports."""
+    lines = _nvidia_smi("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
+    rows = ([field.strip() for field in line.rsplit(",", 2)] for line in lines if "," in line)
     return [Gpu(name, int(memory) if memory.isdecimal() else None, driver) for name, memory, driver in rows]
 
 
 def installed() -> int:
     """Return the number of NVIDIA GPUs that the driver reports."""
-    return sum(line.startswith("GPU ") for line in _listed())
+    return sum(line.startswith("GPU ") for line in _nvidia_smi("-L"))
 
 
 def uuids() -> list[str]:
     """Return the UUIDs of the NVIDIA GPUs, and of their MIG devices, that the driver reports."""
-    return [match[1] for line in _listed() if (match := _UUID.search(line))]
+    return [match[1] for line in _nvidia_smi("-L") if (match := _UUID.search(line))]
 
 
-def _listed() -> list[str]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+def _nvidia_smi(*options: str) -> list[str]:
+    """Return the lines that `nvidia-smi` prints; none without a driver, or if it does not answer."""
+    try:
+        return proc.run(
+            ["nvidia-smi", *options], cwd=Path("/"), allowed=proc.ANY_CODE, timeout_s=_PATIENCE_S
+        ).stdout.splitlines()
+    except (proc.ProcError, OSError):
         return []
-    return subprocess.run([tool, "-L"], capture_output=True, text=True, check=False, timeout=60).stdout.splitlines()

@@ -24,25 +24,19 @@ class Result:
     steps: int
 
 
-@dataclass(frozen=True)
-class Fingerprint:
-    """The stat values that identify one version of a file."""
-
-    inode: int
-    mtime_ns: int
-    size: int
+_Fingerprint = tuple[int, int, int]
 
 
-def fingerprint(path: Path) -> Fingerprint | None:
-    """Return the file's fingerprint, or None if it does not exist."""
+def fingerprint(path: Path) -> _Fingerprint | None:
+    """Return inode, time and size of a file, which identify one version of it; None if it does not exist."""
     try:
         found = path.stat()
     except FileNotFoundError:
         return None
-    return Fingerprint(found.st_ino, found.st_mtime_ns, found.st_size)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def check(path: Path, *, before: Fingerprint | None, told: tuple[int, int] | None = None) -> Result:
+def check(path: Path, *, before: _Fingerprint | None, told: tuple[int, int] | None = None) -> Result:
     """Check the LoRA at `path`: written since `before`, readable, not empty, finite, not all zero, trained to the end.
 
     `told` is the steps done and planned as the training reported them, for a LoRA that was saved without metadata.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from lora_training import proc
 from lora_training.app.doctor.machine import ok, problem, warn
 from lora_training.launch.gpus import Gpu
 from lora_training.problems import Problem
@@ -43,18 +44,10 @@ def probe(python: str = sys.executable) -> dict[str, Any]:
     """Import them; return their versions, `cuda` (of torch's build), `gpus` (names), and `errors` by package name."""
     try:
         # in the root folder, so that no `torch` in the current folder is imported
-        done = subprocess.run(
-            [python, "-c", _PROBE],
-            cwd="/",
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_TIMEOUT_S,
-            errors="replace",
-        )
+        done = proc.run([python, "-c", _PROBE], cwd=Path("/"), allowed=proc.ANY_CODE, timeout_s=_TIMEOUT_S)
         return dict(json.loads(done.stdout.splitlines()[-1]))
-    except subprocess.TimeoutExpired:
-        return {"errors": {"torch": f"importing it takes more than {_TIMEOUT_S} seconds"}}
+    except proc.ProcError as exc:
+        return {"errors": {"torch": (exc.hint or exc.message).splitlines()[-1]}}
     except (OSError, ValueError, IndexError):
         return {"errors": {"torch": "the process that imports it ends without output"}}
 

@@ -42,6 +42,8 @@ from typing import Any
 
 import toml
 
+from benchmarks import inside
+
 ROOT = Path(__file__).resolve().parent.parent
 TREE = ROOT / "third_party" / "sd-scripts"
 CARDS = (8, 12, 16, 24, 48, 80)
@@ -50,75 +52,18 @@ PEAKS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "L40S": 362, "
 # the CUDA context and fragmentation, beside the allocator's peak
 OVERHEAD_GB = 1.0
 
-STAMPS = """
-import atexit, json, os, runpy, sys, time
-sys.path.insert(0, os.getcwd())
-if os.environ.get("LORA_RUNTIME"):
-    from pathlib import Path
-    from lora_training.runtime import registry
-    from lora_training.runtime.model import Start
-    registry.install(json.loads(os.environ["LORA_RUNTIME"]), Path.cwd(), Start(tuple(sys.argv[2:]), os.environ))
-from library import logging_util
-import torch
-seen, losses, add = [], [], logging_util.LossRecorder.add
-def note(*args, **kwargs):
-    seen.append(time.perf_counter())
-    losses.append(float(kwargs["loss"]))
-    return add(*args, **kwargs)
-logging_util.LossRecorder.add = note
-def write():
-    peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
-    with open(os.environ["SEEN"], "w") as file:
-        json.dump({"seen": seen, "losses": losses, "memory_mb": peak}, file)
-atexit.register(write)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-# in the training process: time spent in watchers, synchronizing calls, with the patches that LORA_RUNTIME chooses
-HOOKS = """
-import json, os, sys, time, warnings
-from lora_training.runtime import bootstrap
-from lora_training.runtime.run import Run
-spent = [0.0]
-def timed(original):
-    def call(*args):
-        start = time.perf_counter()
-        try:
-            return original(*args)
-        finally:
-            spent[0] += time.perf_counter() - start
-    return call
-Run.tell, Run.agree = timed(Run.tell), timed(Run.agree)
-synchronizing = [0]
-show = warnings.showwarning
-def count(message, *args, **kwargs):
-    if "synchronizing" in str(message):
-        synchronizing[0] += 1
-    else:
-        show(message, *args, **kwargs)
-warnings.simplefilter("always")
-warnings.showwarning = count
-import torch
-if torch.cuda.is_available():
-    torch.cuda.set_sync_debug_mode("warn")
-os.chdir(os.path.dirname(sys.argv[1]))
-code = bootstrap.main(sys.argv[1:])
-with open(os.environ["SEEN"], "w") as file:
-    json.dump({"watchers": spent[0], "synchronizing": synchronizing[0]}, file)
-sys.exit(code)
-"""
+# the longest that one training may take
+TIMEOUT_S = 3600
 
 
 @dataclass(frozen=True)
 class Family:
-    """The measured variants of one family of models. `files` are the model's settings, by upstream's flags."""
+    """The measured variants of one family. `files`: its models by upstream's flags; `inputs`: one image's shapes."""
 
     files: dict[str, str]
     example: dict[str, Any]
-    forward: str
+    inputs: dict[str, tuple[int, ...]]
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
-    removed: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 FAMILIES = {
@@ -137,7 +82,7 @@ FAMILIES = {
             "cache_latents": True,
             "network_train_unet_only": True,
         },
-        forward="unet(z(1, 4, 128, 128), z(1), z(1, 77, 2048), z(1, 2816))",
+        inputs={"x": (1, 4, 128, 128), "timesteps": (1,), "context": (1, 77, 2048), "y": (1, 2816)},
         variants={
             "with gradient checkpointing": {"gradient_checkpointing": True},
             "without gradient checkpointing": {"gradient_checkpointing": False},
@@ -172,7 +117,15 @@ FAMILIES = {
             "cache_latents": True,
             "network_train_unet_only": True,
         },
-        forward=("unet(z(1, 4096, 64), z(1, 4096, 3), z(1, 512, 4096), z(1, 512, 3), z(1), z(1, 768), guidance=z(1))"),
+        inputs={
+            "img": (1, 4096, 64),
+            "img_ids": (1, 4096, 3),
+            "txt": (1, 512, 4096),
+            "txt_ids": (1, 512, 3),
+            "timesteps": (1,),
+            "y": (1, 768),
+            "guidance": (1,),
+        },
         variants={
             "without swapped blocks": {"blocks_to_swap": 0},
             "base model in bf16": {"fp8_base": False},
@@ -183,10 +136,17 @@ FAMILIES = {
         },
     ),
 }
-MODELS = {
-    "sdxl": "from library.sdxl_original_unet import SdxlUNet2DConditionModel as Model\nunet = Model()",
-    "flux": "from library import flux_models as f\nunet = f.Flux(f.configs['dev'].params)",
-}
+
+
+def model(name: str) -> Any:
+    """Return upstream's model of a family, with its real size unless `tiny-models` is installed."""
+    if name == "sdxl":
+        from library import sdxl_original_unet
+
+        return sdxl_original_unet.SdxlUNet2DConditionModel()
+    from library import flux_models
+
+    return flux_models.Flux(flux_models.configs["dev"].params)
 
 
 @dataclass(frozen=True)
@@ -294,16 +254,12 @@ def main() -> None:
     given = options.parse_args()
     with contextlib.ExitStack() as stack:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        text = "\n".join(
-            [_head(rehearse=given.rehearse), *(_report(_bench(folder, name, given)) for name in given.families)]
-        )
+        text = _head(rehearse=given.rehearse)
+        for name in given.families:
+            text += "\n" + _report(Bench(name, folder.resolve(), given.steps, given.rehearse))
+            if given.write:
+                given.write.write_text(text + "\n", encoding="utf-8")
     print(text)
-    if given.write:
-        given.write.write_text(text + "\n", encoding="utf-8")
-
-
-def _bench(folder: Path, name: str, given: argparse.Namespace) -> Bench:
-    return Bench(name, folder.resolve(), given.steps, given.rehearse)
 
 
 def _head(*, rehearse: bool) -> str:
@@ -344,6 +300,8 @@ def _tried(title: str, measure: Any) -> Measured | str:
     sys.stderr.write(f"{title}\n")
     try:
         found: Measured = measure()
+    except subprocess.TimeoutExpired:
+        return f"not over after {TIMEOUT_S} s"
     except subprocess.CalledProcessError as exc:
         lines = (exc.stdout or "").strip().splitlines()
         return next((line for line in reversed(lines) if "Error" in line or line.startswith("error:")), lines[-1])
@@ -351,7 +309,7 @@ def _tried(title: str, measure: Any) -> Measured | str:
 
 
 def _run(argv: list[str], cwd: Path = ROOT, **env: str) -> str:
-    done = subprocess.run(
+    return subprocess.run(
         argv,
         cwd=cwd,
         env=os.environ | env,
@@ -359,8 +317,8 @@ def _run(argv: list[str], cwd: Path = ROOT, **env: str) -> str:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-    )
-    return done.stdout
+        timeout=TIMEOUT_S,
+    ).stdout
 
 
 def _written(bench: Bench, name: str, data: dict[str, Any]) -> tuple[Path, Path]:
@@ -386,17 +344,19 @@ def _lora(bench: Bench, name: str, data: dict[str, Any], *options: str) -> Measu
 
 def _supervised(argv: list[str], bench: Bench) -> list[tuple[float, float]]:
     """Run `lora`; return its own processor time in seconds, without its children's, at several Unix times."""
-    spent = []
+    spent: list[tuple[float, float]] = []
     log = bench.folder / "lora.log"
+    environment = os.environ | {"LORA_RUNS": str(bench.folder / "runs")}
     with (
         log.open("w", encoding="utf-8") as output,
-        subprocess.Popen(
-            argv, cwd=ROOT, env=os.environ | {"LORA_RUNS": str(bench.folder / "runs")}, stdout=output, stderr=output
-        ) as lora,
+        subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=output, stderr=output) as lora,
     ):
+        begun = time.time()
         while lora.poll() is None:
-            fields = Path(f"/proc/{lora.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            spent.append((time.time(), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")))
+            spent.append((time.time(), inside.processor_time(lora.pid)))
+            if spent[-1][0] > begun + TIMEOUT_S:
+                lora.terminate()
+                raise subprocess.TimeoutExpired(argv, TIMEOUT_S)
             time.sleep(0.1)
     if lora.returncode:
         raise subprocess.CalledProcessError(lora.returncode, argv, log.read_text(encoding="utf-8"))
@@ -404,36 +364,33 @@ def _supervised(argv: list[str], bench: Bench) -> list[tuple[float, float]]:
 
 
 def _command(bench: Bench, name: str, data: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """Upstream's script with its flags, and the environment that our own `lora train` gives it."""
+    """Return upstream's script with its flags, and the environment that `lora train` gives it."""
     file, _ = _written(bench, name, data)
     line = _run([sys.executable, "-m", "lora_training", "train", str(file), "--dry-run"]).splitlines()
     words = shlex.split(next(each for each in line if "lora_training.runtime" in each))
     start = words.index(sys.executable)
     script = next(at for at, word in enumerate(words) if word.endswith("_train_network.py"))
-    return words[script:], dict(word.split("=", 1) for word in words[3:start] if "=" in word)
+    env = dict(word.split("=", 1) for word in words[3:start] if "=" in word)
+    # a dry run writes no dataset file
+    dataset = file.with_suffix(".json")
+    dataset.write_text(json.dumps({"datasets": data["datasets"]}), encoding="utf-8")
+    words[words.index("--dataset_config") + 1] = str(dataset)
+    return words[script:], env
 
 
 def _accelerate(bench: Bench) -> Measured:
-    words, env = _command(bench, "bare", bench.example())
-    kept = {key: env[key] for key in ("ACCELERATE_MIXED_PRECISION",) if key in env}
-    if bench.rehearse:
-        kept["LORA_RUNTIME"] = json.dumps({"tiny-models": {}})
-    script = bench.folder / "stamps.py"
-    script.write_text(STAMPS, encoding="utf-8")
-    seen = bench.folder / "seen.json"
-    _dataset(bench, words)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
-    _run([*launcher, str(script), *words], TREE, SEEN=str(seen), PYTHONPATH=str(ROOT), **kept)
-    found = json.loads(seen.read_text(encoding="utf-8"))
-    seconds = [after - before for before, after in pairwise(found["seen"])]
+    words, _ = _command(bench, "bare", bench.example())
+    env = {"LORA_RUNTIME": json.dumps({"tiny-models": {}})} if bench.rehearse else {}
+    found = _inside(bench, [*inside.ACCELERATE, *words], env)
+    seconds = [after - before for before, after in pairwise(found["clock"])]
     return Measured(seconds, found["losses"], found["memory_mb"])
 
 
-def _dataset(bench: Bench, words: list[str]) -> None:
-    """Give the script a dataset file: a dry run writes none."""
-    file = bench.folder / f"{bench.name}-dataset.json"
-    file.write_text(json.dumps({"datasets": bench.preset()["datasets"]}), encoding="utf-8")
-    words[words.index("--dataset_config") + 1] = str(file)
+def _inside(bench: Bench, argv: list[str], env: dict[str, str]) -> Any:
+    """Return what `benchmarks.inside` noted of a training that it ran."""
+    seen = bench.folder / "seen.json"
+    _run(argv, TREE, **env, SEEN=str(seen), PYTHONPATH=str(ROOT))
+    return json.loads(seen.read_text(encoding="utf-8"))
 
 
 def _model_flops(bench: Bench) -> float | None:
@@ -441,12 +398,13 @@ def _model_flops(bench: Bench) -> float | None:
     if bench.rehearse:
         return None
     code = (
-        "import sys, torch\nfrom torch.utils.flop_counter import FlopCounterMode\nsys.path.insert(0, '.')\n"
-        "z = torch.zeros\nwith torch.device('meta'), FlopCounterMode(display=False) as counted:\n"
-        + "".join(f"    {line}\n" for line in [*MODELS[bench.name].splitlines(), bench.family.forward])
-        + "print(counted.get_total_flops())\n"
+        "import sys, torch; from benchmarks import gpu; from torch.utils.flop_counter import FlopCounterMode\n"
+        "with torch.device('meta'), FlopCounterMode(display=False) as counted:\n"
+        "    inputs = gpu.FAMILIES[sys.argv[1]].inputs\n"
+        "    gpu.model(sys.argv[1])(**{name: torch.zeros(shape) for name, shape in inputs.items()})\n"
+        "print(counted.get_total_flops())\n"
     )
-    return 2.0 * float(_run([sys.executable, "-c", code], TREE).split()[-1])
+    return 2.0 * float(_run([sys.executable, "-c", code, bench.name], TREE, PYTHONPATH=str(ROOT)).split()[-1])
 
 
 def _peak() -> float | None:
@@ -494,20 +452,16 @@ def _supervision(rows: dict[str, Measured | str]) -> str:
 def _hooks(bench: Bench) -> str:
     """Measure the patches inside the training process: time in watchers, and synchronizing calls, with and without."""
     words, env = _command(bench, "hooks", bench.preset())
-    _dataset(bench, words)
-    script, seen = bench.folder / "hooks.py", bench.folder / "hooks.json"
-    script.write_text(HOOKS, encoding="utf-8")
     chosen = json.loads(env["LORA_RUNTIME"])
     needed = {name: value for name, value in chosen.items() if name == "tiny-models"}
-    env["LORA_EVENTS"] = str(bench.folder / "hooks-events.jsonl")
     found = {}
     for title, patches in (("all", chosen), ("none", needed)):
-        shutil.rmtree(env["LORA_RUN_FOLDER"], ignore_errors=True)
-        Path(env["LORA_RUN_FOLDER"]).mkdir(parents=True)
-        each = env | {"LORA_RUNTIME": json.dumps(patches), "SEEN": str(seen), "PYTHONPATH": str(ROOT)}
-        _run([sys.executable, "-P", str(script), *words], **each)
-        found[title] = json.loads(seen.read_text(encoding="utf-8"))
-    a_step = found["all"]["watchers"] / bench.steps
+        folder = bench.folder / f"hooks-{bench.name}-{title}"
+        folder.mkdir(exist_ok=True)
+        own = {"LORA_RUN_FOLDER": str(folder), "LORA_EVENTS": str(folder / "events"), "COUNT_SYNCHRONIZING": "1"}
+        own["LORA_RUNTIME"] = json.dumps(patches)
+        found[title] = _inside(bench, [sys.executable, inside.__file__, *words], env | own)
+    a_step = found["all"]["watchers"][-1] / bench.steps
     none, every = found["none"]["synchronizing"], found["all"]["synchronizing"]
     calls = "not measured" if bench.rehearse else f"{every} with the patches, {none} without"
     return (

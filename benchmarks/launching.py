@@ -5,7 +5,7 @@
 Both train the smoke model on the real upstream with the same flags: `lora train`, and what upstream's README gives,
 `accelerate launch --num_cpu_threads_per_process 1 train_network.py ...`. They take turns, and each starts a fresh
 process. The first step is there when upstream's own progress bar says so. The smoke model is narrower than upstream
-knows, so for `accelerate launch` a script of three lines sets its widths and runs upstream's script.
+knows, so `accelerate launch` starts `benchmarks/inside.py`, which sets its widths and runs upstream's script.
 
 What supervision costs a step is the processor time of `lora`'s own process between the first step and the last, as a
 part of the processor time that the same step takes in the training started by `accelerate launch`. The hooks inside
@@ -28,24 +28,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import inside
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "smoke.toml"
-_TICKS = os.sysconf("SC_CLK_TCK")
-BARE = """
-import atexit, json, os, runpy, sys, time
-sys.path.insert(0, os.getcwd())
-import library.original_unet as unet
-unet.BLOCK_OUT_CHANNELS = (32, 64, 64, 64); unet.TIMESTEP_INPUT_DIM = 32; unet.TIME_EMBED_DIM = 128
-from library import logging_util
-seen, add = [], logging_util.LossRecorder.add
-def note(*args, **kwargs):
-    seen.append(time.process_time())
-    return add(*args, **kwargs)
-logging_util.LossRecorder.add = note
-atexit.register(lambda: open(os.environ["SEEN"], "w").write(json.dumps(seen)))
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+TINY = {"tiny-unet": {"block_out_channels": [32, 64, 64, 64]}}
 
 
 class Started(NamedTuple):
@@ -99,13 +86,10 @@ def _flags(output: Path) -> list[str]:
 
 
 def _accelerate(folder: Path, words: list[str], steps: int) -> Started:
-    script, *flags = words
-    (folder / "bare.py").write_text(BARE, encoding="utf-8")
-    flags = [str(folder / "theirs") if after == "--output_dir" else word for after, word in pairwise(["", *flags])]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
-    env = {"SEEN": str(folder / "seen.json")}
-    found = _watch([*launcher, str(folder / "bare.py"), script, *flags], Path(script).parent, env, steps)
-    seen = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
+    flags = [str(folder / "theirs") if after == "--output_dir" else word for after, word in pairwise(["", *words])]
+    env = {"SEEN": str(folder / "seen.json"), "LORA_RUNTIME": json.dumps(TINY), "PYTHONPATH": str(ROOT)}
+    found = _watch([*inside.ACCELERATE, *flags], Path(words[0]).parent, env, steps)
+    seen = json.loads((folder / "seen.json").read_text(encoding="utf-8"))["processor"]
     return found._replace(each=statistics.median(after - before for before, after in pairwise(seen)))
 
 
@@ -128,17 +112,11 @@ def _watch(argv: list[str], cwd: Path, env: dict[str, str], steps: int) -> Start
             found = bar.search(line)
             if found and int(found[1]) > 0:
                 first = first or time.monotonic() - began
-                spent.append((int(found[1]), _processor(started.pid)))
+                spent.append((int(found[1]), inside.processor_time(started.pid)))
     if started.returncode:
         sys.exit("".join(said))
     (step, before), (last, after) = spent[0], spent[-1]
     return Started(first, (after - before) / max(1, last - step))
-
-
-def _processor(pid: int) -> float:
-    """The processor time of one process, in seconds; its children that have not ended are not in it."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _table(pairs: list[tuple[float, float]], supervision: float, bare: float) -> str:

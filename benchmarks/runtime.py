@@ -21,23 +21,21 @@ import shlex
 import statistics
 import sys
 import tempfile
-import time
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from benchmarks import inside
 from lora_training import proc, workspace
 from lora_training.config.argv import dataset_document
 from lora_training.config.loading import load
 from lora_training.runtime import bootstrap, registry
-from lora_training.runtime.run import Run
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "smoke.toml"
 HEAVY = ("torch", "diffusers", "library.train_util", "library.config_util", "networks.lora")
 MODEL = {"tiny-unet": {"block_out_channels": [32, 64, 64, 64]}}
+# of every run here, and those for other models and another script
+ELSEWHERE = ("tiny-unet", "tiny-models", "blip")
 # costs that come with a setting rather than with the switch
 SETTINGS: dict[str, dict[str, Any]] = {"dataset-loss": {"loss_scope": "per_dataset"}}
 ATTRIBUTES = {"loss_weight": 0.5, "lambda_struct": 0.1, "lambda_light": 0.1, "lambda_color": 0.1, "lambda_tex": 0.1}
@@ -59,7 +57,7 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=60)
     options.add_argument("--json", type=Path)
     given = options.parse_args()
-    patches = [name for name in registry.available() if name != "tiny-unet"]
+    patches = [name for name in registry.available() if name not in ELSEWHERE]
     variants = {"none": {}, **{name: _chosen(name) for name in patches}, "all": _chosen(*patches)}
     with tempfile.TemporaryDirectory() as folder:
         rounds = _measure(Path(folder), variants, given.rounds, given.steps)
@@ -127,50 +125,17 @@ def _in_child(folder: Path, argv: list[str], chosen: dict[str, Any], times: Path
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    stamps, watched = _stopwatch()
+    found = inside.follow_steps(inside.time_watchers())
     os.environ["LORA_EVENTS"] = str(folder / "events.jsonl")
     os.environ |= bootstrap.environment(MODEL | chosen)
     os.chdir(Path(argv[0]).parent)
     code = bootstrap.main(argv)
-    times.write_text(json.dumps([stamps, watched]), encoding="utf-8")
+    times.write_text(json.dumps([found["processor"], found["watchers"]]), encoding="utf-8")
     return code
 
 
 def _differences(values: list[float]) -> list[float]:
     return [after - before for before, after in pairwise(values)]
-
-
-def _stopwatch() -> tuple[list[float], list[float]]:
-    """At each loss that upstream took down: the processor's time, and the time spent in watchers so far."""
-    recorder = importlib.import_module("library.logging_util").LossRecorder
-    original, stamps, watched = recorder.add, [], []
-    spent = _timed_watchers()
-
-    def add(self: object, **loss: object) -> None:
-        stamps.append(time.process_time())
-        watched.append(sum(spent))
-        original(self, **loss)
-
-    recorder.add = add
-    return stamps, watched
-
-
-def _timed_watchers() -> list[float]:
-    spent = [0.0]
-
-    def timed(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return original(*args)
-            finally:
-                spent[0] += time.perf_counter() - start
-
-        return call
-
-    Run.tell = timed(Run.tell)
-    Run.agree = timed(Run.agree)
-    return spent
 
 
 def _print(rounds: list[dict[str, Cost]]) -> None:

@@ -100,7 +100,7 @@ class Family:
         pipelines.assert_loads(self.pipeline(), whole.lora)
 
     @pytest.mark.drill
-    def test_runtime_patches_and_caches_on_disk_work_together(
+    def test_runtime_patches_and_caches_on_disk_work_together_and_a_step_that_is_not_finite_is_skipped(
         self, env: dict[str, str], cache: Path, tmp_path: Path
     ) -> None:
         file = drill.own_images(self.name, cache, tmp_path)
@@ -116,10 +116,16 @@ class Family:
         made = drill.caches(tmp_path / "images")
         assert len(made) == (8 if self.cached() else 4)
         damaged = drill.damage(made)
-        second = drill.train(file, tmp_path / "second", env, *sets)
+        name = drill.overflow(made.keys() - damaged)
+        made = {path: path.stat().st_mtime_ns for path in made}
+        # safe-clip would skip the steps that are not finite as well
+        second = drill.train(file, tmp_path / "second", env, *sets, "runtime.safe-clip=false")
         assert second.ran.code == 0, second.ran.err
         now = drill.caches(tmp_path / "images")
         assert {path for path in made if now[path] != made[path]} == damaged
+        skipped = [event["images"] for event in second.events if event["event"] == "skipped"]
+        assert skipped
+        assert all(str(tmp_path / "images" / f"{name}.png") in images for images in skipped)
 
     def cached(self) -> list[str]:
         """Return the settings that cache text encoder outputs on disk, where the family can."""
@@ -195,10 +201,28 @@ class TestLumina(Family):
     name = "lumina"
     modules: ClassVar = {"lora_unet": 48, "lora_te": 14}
 
+    def test_without_local_tokenizers_upstream_asks_the_hub(self, env: dict[str, str], tmp_path: Path) -> None:
+        assert "AutoTokenizer.from_pretrained(" in fails_without("local-tokenizers", self.name, env, tmp_path)
+
 
 class TestHunyuanImage(Family):
     name = "hunyuan-image"
     modules: ClassVar = {"lora_unet": 32}
+
+    def test_without_scalar_outputs_upstream_cannot_stack_them(self, env: dict[str, str], tmp_path: Path) -> None:
+        assert "got numpy.bool" in fails_without("scalar-outputs", self.name, env, tmp_path)
+
+    @pytest.mark.drill
+    def test_without_local_tokenizers_upstream_asks_the_hub(self, env: dict[str, str], tmp_path: Path) -> None:
+        said = fails_without("local-tokenizers", self.name, env, tmp_path)
+        assert "Qwen2TokenizerFast.from_pretrained(QWEN_2_5_VL_IMAGE_ID)" in said
+
+
+def fails_without(patch: str, name: str, env: dict[str, str], folder: Path) -> str:
+    """Train with a patch switched off that the family needs; the log."""
+    failed = drill.train(drill.configuration(name), folder, env, f"runtime.{patch}=false", "max_train_steps=1")
+    assert failed.ran.code == 6, failed.ran.err
+    return (failed.record / "attempt-1.log").read_text(encoding="utf-8")
 
 
 def test_files_in_each_others_place_are_refused_before_the_start(

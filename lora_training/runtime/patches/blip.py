@@ -47,7 +47,7 @@ PATCH = RuntimePatch(
     name="blip",
     reason="Captioning with BLIP needs fairscale, which is unmaintained, and fails at the first image even with it.",
     upstream_version="v0.11.1",
-    verification="tests/dataset/test_captioning.py",
+    verification="tests/dataset/test_captioning.py, tests/runtime/test_blip.py",
     removal_condition="upstream's make_captions.py runs with the installed transformers and without fairscale",
     targets=(
         Target("blip.vit", "Block.__init__", "1719c728251622f5"),

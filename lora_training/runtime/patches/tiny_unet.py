@@ -29,7 +29,7 @@ PATCH = RuntimePatch(
     name="tiny-unet",
     reason="The widths of SD1.x are constants in upstream's UNet, and a smoke run needs smaller ones.",
     upstream_version="v0.11.1",
-    verification="tests/cli/test_train.py: the smoke run, which cannot load its model without it",
+    verification="tests/runtime/test_sizes.py, and tests/cli/test_train.py: the smoke run",
     removal_condition="upstream reads the widths from the model's own configuration",
     targets=(
         Target("library.original_unet", "BLOCK_OUT_CHANNELS", "33fc9bd7e521afa7"),

@@ -6,7 +6,7 @@ The checkpoints have their real sizes and random weights; upstream's own classes
 downloaded (7 GB for SDXL, 34 GB for FLUX). In one run, in this order, each in a fresh process, this measures:
 
 - upstream's example command, started by `accelerate launch` as upstream's documentation says;
-- `lora train` with the same flags;
+- `lora train` with the same flags, and without exact-resume, which draws other random numbers: with the same losses;
 - `lora train` with the preset from `configs/`, and the preset with one setting changed at a time.
 
 Resolution, batch size, rank, precision of the weights and optimizer are those of the preset in all of them. A step is
@@ -230,8 +230,8 @@ class Bench:
                 del table[key]
         return data
 
-    def example(self) -> dict[str, Any]:
-        """Upstream's example with the preset's model, data, rank, optimizer and precision."""
+    def example(self, **runtime: bool) -> dict[str, Any]:
+        """Upstream's example with the preset's model, data, rank, optimizer and precision, and these patches."""
         data = self.preset()
         flat = {**data["network"], **data["optimizer"], **data["training"]}
         kept = {key: flat[key] for key in ("network_dim", "network_alpha", "optimizer_type", "max_train_steps", "seed")}
@@ -239,8 +239,8 @@ class Bench:
         if self.rehearse:
             training["mixed_precision"] = "no"
             training.pop("blocks_to_swap", None)
-        rest = {key: data[key] for key in ("script", "model", "saving", "datasets", "runtime") if key in data}
-        return {**rest, "training": training}
+        rest = {key: data[key] for key in ("script", "model", "saving", "datasets")}
+        return {**rest, "training": training, "runtime": {**data.get("runtime", {}), **runtime}}
 
 
 def main() -> None:
@@ -272,6 +272,7 @@ def _head(*, rehearse: bool) -> str:
     else:
         card = torch.cuda.get_device_properties(0)
         lines += ["", f"{card.name}, {card.total_memory / 2**30:.0f} GiB, torch {torch.__version__}."]
+    lines += ["", "exact-resume draws other random numbers; without it, the losses are those of `accelerate launch`."]
     return "\n".join(lines)
 
 
@@ -280,6 +281,7 @@ def _report(bench: Bench) -> str:
     runs = {
         "upstream's example, `accelerate launch`": lambda: _accelerate(bench),
         "`lora train`, upstream's example": lambda: _lora(bench, "example", bench.example()),
+        "the same without `exact-resume`": lambda: _lora(bench, "inexact", bench.example(**{"exact-resume": False})),
         f"`lora train`, our preset `{bench.name}`": lambda: _lora(bench, "preset", bench.preset()),
     }
     for number, (title, changes) in enumerate(bench.family.variants.items()):

@@ -54,7 +54,8 @@ def _of_configuration(here: Checkout, file: Path, sets: tuple[str, ...]) -> Job:
 def _of_folder(here: Checkout, place: Path, folder: Folder) -> Job:
     """Return a training on the images of a folder, or of its folders that are named <repeats>_<words>."""
     root = place.absolute()
-    some = next((each for each in (root, *sorted(root.iterdir())) if each.is_dir() and _has_images(each)), root)
+    numbered = (each for each in sorted(root.iterdir()) if each.name.partition("_")[0].isdecimal())
+    some = next((each for each in (root, *numbered) if each.is_dir() and _has_images(each)), root)
     extension = folder.caption_extension or captions.extension_of(str(some))
     flags = {
         "resolution": str(folder.resolution),

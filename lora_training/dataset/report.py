@@ -54,6 +54,8 @@ def _faults(survey: Survey) -> Iterator[str]:
         frame = "row pair" if fault.code in _PAIRED else "row"
         yield f'<div class="{frame}">'
         yield from _figures([samples[path] for path in fault.images if path in samples], fault)
+        others = [f"{path} {detail}" for path, detail in fault.images.items() if path not in samples]
+        yield from (f"<p>{_text(each)}</p>" for each in others[:_MOST])
         yield "</div>"
 
 

@@ -101,7 +101,7 @@ def make(job: Job, tree: Path, progress: Callable[[str], None], trigger: str | N
     unfit = preflight.unfit(job, subsets, progress)
     text = f"images {preflight.UNFIT}: {preflight.UNFIT_CURE}"
     sizes = (Fault("size", "error", text, unfit),) if unfit else ()
-    faults = (*sizes, *_faults(samples, limit, trigger), *_skipped(subsets, found))
+    faults = (*_empty(subsets), *sizes, *_faults(samples, limit, trigger), *_skipped(subsets, found))
     accumulated = int(job.number("gradient_accumulation_steps") or 1)
     return Survey(tuple(datasets), faults, limit, math.ceil(sum(each.batches for each in datasets) / accumulated))
 
@@ -137,8 +137,6 @@ def _length(text: str, count: Callable[[str], int] | None) -> int | None:
 
 
 def _faults(samples: Sequence[Sample], limit: int | None, trigger: str | None) -> Iterator[Fault]:
-    if not samples:
-        yield Fault("no-images", "error", "images: none are there", {})
     for code, severity, text, judge in (*_PICTURES, *_CAPTIONS):
         images = {sample.path: str(said) for sample in samples if (said := judge(sample)) not in (None, False)}
         if images:
@@ -167,6 +165,15 @@ def _skipped(subsets: Iterable[Subset], found: Mapping[str, Picture]) -> Iterato
     images = {path: "" for subset in subsets for path in subset.images if _is_skipped(subset, found[path])}
     if images:
         yield Fault("skipped", "warning", "images left out by skip_image_resolution", images)
+    if unread := listing.unread(subsets):
+        yield Fault("unread", "warning", "pictures not read: in a folder inside, or of another ending", unread)
+
+
+def _empty(subsets: Sequence[Subset]) -> Iterator[Fault]:
+    empty = {each.name: "" if Path(each.name).is_dir() else "not there" for each in subsets if not each.images}
+    if empty or not subsets:
+        severity: Severity = "error" if len(empty) == len(subsets) else "warning"
+        yield Fault("no-images", severity, "folders without images" if empty else "images: none are there", empty)
 
 
 def _lost(sample: Sample) -> str | None:

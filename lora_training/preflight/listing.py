@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import mimetypes
 import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lora_training import files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from lora_training.preflight.job import Job
 
@@ -183,6 +184,20 @@ def _folder(folder: str, *, cached: bool) -> list[str]:
         return list(_names(os.path.join(folder, _INFO_CACHE)))
     endings = extensions()
     return [os.path.join(folder, name) for name in files.names(folder) if name[0] != "." and name.endswith(endings)]
+
+
+def unread(subsets: Iterable[Subset]) -> dict[str, str]:
+    """Return the pictures and folders of images beside the images that upstream does not look for, with details."""
+    known = {path for each in subsets for path in (*each.images, *each.extra, each.name)}
+    known |= {os.path.dirname(path) for path in known}
+    found = {}
+    for folder in dict.fromkeys(each.name for each in subsets if not each.is_finetuning):
+        paths = (os.path.join(folder, name) for name in names(folder) if name[0] != ".")
+        for path in (path for path in paths if path not in known):
+            inside = sum(name.endswith(extensions()) for name in names(path))
+            if inside or (mimetypes.guess_type(path)[0] or "").startswith("image/"):
+                found[path] = f"a folder with {inside} of them" if inside else os.path.splitext(path)[1]
+    return found
 
 
 def _listed(path: str, folder: str | None) -> Iterator[str]:

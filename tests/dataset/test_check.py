@@ -47,6 +47,7 @@ CODES = {
     "caption-lines": {"same.png"},
     "caption-mark": {"near.jpg"},
     "tokens": {"moving.webp"},
+    "unread": {"old.gif", "inside"},
     "trigger": {
         "clear.png",
         "moving.webp",
@@ -83,6 +84,9 @@ def planted(tmp_path_factory) -> Path:
     clear.putalpha(100)
     clear.save(folder / "clear.png")
     picture(500, 500, 23).save(folder / "moving.webp", save_all=True, append_images=[picture(500, 500, 24)])
+    (folder / "inside").mkdir()
+    for name in ("old.gif", "inside/more.png"):
+        picture(500, 500, 25).save(folder / name)
     write(folder, {f"{name}.txt": f"Cat, tag_{name}, red" for name in ("a", "b", "c", "long")})
     texts = {"clear.txt": "", "turned.caption": "x", "thin.txt": " \n", "same.txt": "a\nb\n", "near.txt": "\ufeffcat"}
     write(folder, {**texts, "moving.txt": " ".join(["word"] * 90)})
@@ -130,7 +134,19 @@ def test_names_of_files_are_no_html(tmp_path):
 def test_a_folder_without_images_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     ran = check("empty", cwd=tmp_path)
-    assert (ran.code, "error: images: none are there" in ran.out) == (1, True)
+    assert (ran.code, f"error: folders without images: 1\n    {tmp_path / 'empty'}\n" in ran.out) == (1, True)
+
+
+def test_pictures_in_a_folder_inside_are_named_and_a_missing_folder_is_said_to_be_missing(tmp_path):
+    (tmp_path / "data" / "cats").mkdir(parents=True)
+    picture(64, 64, 0).save(tmp_path / "data" / "cats" / "a.png")
+    ran = check("data", "--report", "report.html", cwd=tmp_path)
+    assert f"    {tmp_path / 'data' / 'cats'} (a folder with 1 of them)\n" in ran.out
+    assert str(tmp_path / "data" / "cats") in (tmp_path / "report.html").read_text()
+    subset = {"image_dir": "gone"}
+    base = {"script": "train_network", "output": {"output_dir": "o"}, "datasets": [{"subsets": [subset]}]}
+    (tmp_path / "my.toml").write_text(tomlout.document(base))
+    assert f"    {tmp_path / 'gone'} (not there)\n" in check("my.toml", cwd=tmp_path).out
 
 
 @pytest.mark.upstream

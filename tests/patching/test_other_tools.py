@@ -131,6 +131,54 @@ def test_a_git_diff_of_two_folders(folder: Path) -> None:
     assert "--strip 2" in str(caught.value.hint)
 
 
+def test_a_git_diff_of_two_files_takes_the_name_that_it_is_given(folder: Path) -> None:
+    (folder / "f").write_text("a\nb\n")
+    diff = b"diff --git a/pre b/post\nindex 1234567..89abcde 100644\n" + EDIT.replace(b"a/f", b"a/pre").replace(
+        b"b/f", b"b/post"
+    )
+    patch = folder.parent / "p.patch"
+    patch.write_bytes(diff)
+    refused = lora("patch", "apply", "--tree", folder, "--patch", patch, cwd=folder)
+    assert refused.code == 5
+    assert "does not name one file: post and pre" in refused.err
+    assert "give its `---` and `+++` line the name of the file to patch" in refused.err
+    patch.write_bytes(diff.replace(b"- a/pre", b"- a/f").replace(b"+ b/post", b"+ b/f"))
+    assert lora("patch", "apply", "--tree", folder, "--patch", patch, cwd=folder).code == 0
+    assert (folder / "f").read_text() == "a\nB\n"
+
+
+def test_subversions_diff_in_gits_form(folder: Path) -> None:
+    (folder / "f").write_text("a\nb\n")
+    (folder / "gone").write_text("g\n")
+    labels = (b"\t(revision 1)\n", b"\t(working copy)\n", b"\t(nonexistent)\n")
+    old, new, none = labels
+    patch = folder.parent / "p.patch"
+    patch.write_bytes(
+        SVN % b"f"
+        + b"diff --git a/f b/f\n--- a/f"
+        + old
+        + b"+++ b/f"
+        + new
+        + EDIT.split(b"\n", 2)[2]
+        + SVN % b"new"
+        + b"diff --git a/new b/new\nnew file mode 100755\n"
+        + b"--- /dev/null"
+        + none
+        + b"+++ b/new"
+        + new
+        + b"@@ -0,0 +1 @@\n+n\n"
+        + SVN % b"gone"
+        + b"diff --git a/gone b/gone\ndeleted file mode 100644\n"
+        + b"--- a/gone"
+        + old
+        + b"+++ /dev/null"
+        + none
+        + b"@@ -1 +0,0 @@\n-g\n"
+    )
+    assert lora("patch", "apply", "--tree", folder, "--patch", patch, cwd=folder).code == 0
+    assert tree_of(folder) == {"f": ("0o644", b"a\nB\n"), "new": ("0o755", b"n\n")}
+
+
 def test_git_log_with_its_patches(tmp_path: Path) -> None:
     git("init", "-q", cwd=tmp_path)
     for text in ("a\n", "b\n", "c\n"):

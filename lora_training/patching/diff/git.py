@@ -109,7 +109,9 @@ class GitReader(Reader):
         wanted = next((n for n in range(MOST_LEVELS) if self.agrees(n)), None)
         if wanted is not None and wanted < levels:
             return self.nothing_left((self.section.git or b"").decode("utf-8", "replace")[11:].strip(), levels)
-        hint = "renames need `rename from` and `rename to`"
+        hint = "a rename needs `rename from` and `rename to`"
+        if self.section.old and self.section.new:
+            hint = f"give its `---` and `+++` line the name of the file to patch; {hint}"
         if wanted is not None:
             hint = f"its names agree after {wanted} folders are stripped: `--strip {wanted}`, which goes with --tree"
         more = f": {' and '.join(names.shown(name) for name in sorted(found))}" if found else ""

@@ -159,7 +159,7 @@ class _Scanner:
         first, start = self.take(), self.at
         while self.peek().strip() and not self.begins_diff() and not self.begins_leading():
             self.take()
-        if first.startswith(_INDEX) and self.peek().startswith(b"diff -"):
+        if first.startswith(_INDEX) and self.peek().startswith(b"diff -") and not self.begins_diff():
             self.take()
         if _ONLY_IN.match(first) or not self.begins_diff():
             self.at = start - 1

@@ -21,77 +21,66 @@ _DONE = {"applied": "patches applied", "reverted": "back to pristine", "unchange
 _VERIFIED = "all patches are in, nothing drifted"
 
 
+def _print(document: dict[str, Any], lines: Iterable[str], found: Recovered | None, *, as_json: bool) -> None:
+    """Print the result of a command, after a note of an interrupted one that it completed first."""
+    if found:
+        say(recovered_line(found), err=True)
+    if as_json:
+        print_json(document | {"recovered": recovered(found)})
+    else:
+        say(*lines)
+
+
 def report(found: Result, *, as_json: bool) -> None:
     """Print the result of apply or revert on the upstreams."""
-    _note_recovered(found.recovered)
-    rows = [
-        {"name": row.name, "done": row.done, "patches": list(row.patches), "files": [shown(path) for path in row.files]}
-        | {"moved": _moved(row.moved)}
-        for row in found.trees
-    ]
-    if as_json:
-        print_json({"upstreams": rows, "recovered": recovered(found.recovered)})
-        return
-    for row in found.trees:
-        files = f", {len(row.files)} file{'s' * (len(row.files) > 1)} written" if row.files else ""
-        say(f"{row.name}: {_DONE[row.done]}{files}", *(f"  {line}" for line in _moved_lines(row.moved)))
+    rows, lines = [], []
+    for tree in found.trees:
+        paths = [shown(path) for path in tree.files]
+        row = {"name": tree.name, "done": tree.done, "patches": list(tree.patches), "files": paths}
+        rows.append(row | {"moved": _moved(tree.moved)})
+        files = f", {len(paths)} file{'s' * (len(paths) > 1)} written" if paths else ""
+        lines += [f"{tree.name}: {_DONE[tree.done]}{files}", *(f"  {line}" for line in _moved_lines(tree.moved))]
+    _print({"upstreams": rows}, lines, found.recovered, as_json=as_json)
 
 
 def report_ad_hoc(tree: object, done: str, found: AdHocResult, *, as_json: bool) -> None:
     """Print the result of apply or revert on any folder."""
-    _note_recovered(found.recovered)
-    if as_json:
-        files = [shown(path) for path in found.files]
-        done = done if found.changed else "unchanged"
-        document = {"tree": str(tree), "done": done, "patches": list(found.patches), "files": files}
-        print_json(document | {"moved": _moved(found.moved), "recovered": recovered(found.recovered)})
-        return
-    say(f"{done}: {len(found.patches)} patches, {len(found.files)} files" if found.changed else "nothing to do")
-    say(*(f"  {line}" for line in _moved_lines(found.moved)))
+    paths, patches = [shown(path) for path in found.files], list(found.patches)
+    state = done if patches else "unchanged"
+    document = {"tree": str(tree), "done": state, "patches": patches, "files": paths, "moved": _moved(found.moved)}
+    line = f"{done}: {len(patches)} patches, {len(paths)} files" if patches else "nothing to do"
+    lines = [line, *(f"  {each}" for each in _moved_lines(found.moved))]
+    _print(document, lines, found.recovered, as_json=as_json)
 
 
 def report_locked(found: Locked, *, as_json: bool) -> None:
     """Print the changes of the lock."""
-    _note_recovered(found.recovered)
-    if as_json:
-        document = {"changes": list(found.changes), "moved": _moved(found.moved)}
-        print_json(document | {"recovered": recovered(found.recovered)})
-        return
-    say(*found.changes, *_moved_lines(found.moved))
-    say("patches.lock written" if found.changes else "patches.lock is current")
+    done = "patches.lock written" if found.changes else "patches.lock is current"
+    document = {"changes": list(found.changes), "moved": _moved(found.moved)}
+    _print(document, [*found.changes, *_moved_lines(found.moved), done], found.recovered, as_json=as_json)
 
 
 def report_verified(found: Verified, *, as_json: bool) -> None:
     """Print the result of verify on the upstreams."""
     from lora_training.patching.verify import lines
 
-    _note_recovered(found.recovered)
-    if as_json:
-        problems = [{"upstream": p.where, "what": p.message, "mend": p.hint or ""} for p in found.problems]
-        document = {"ok": not problems, "steps": dict(found.steps), "problems": problems}
-        print_json(document | {"recovered": recovered(found.recovered)})
-        return
-    say(*lines(found.problems), "verification failed" if found.problems else _VERIFIED)
+    problems = [{"upstream": p.where, "what": p.message, "mend": p.hint or ""} for p in found.problems]
+    document = {"ok": not problems, "steps": dict(found.steps), "problems": problems}
+    last = "verification failed" if problems else _VERIFIED
+    _print(document, [*lines(found.problems), last], found.recovered, as_json=as_json)
 
 
 def report_verified_ad_hoc(problems: list[str], found: Recovered | None, *, as_json: bool) -> None:
     """Print the result of verify on any folder."""
-    _note_recovered(found)
-    if as_json:
-        print_json({"ok": not problems, "problems": problems, "recovered": recovered(found)})
-    else:
-        say(*problems or (_VERIFIED,))
+    _print({"ok": not problems, "problems": problems}, problems or [_VERIFIED], found, as_json=as_json)
 
 
 def report_removed(upstream: str, found: Removed, *, as_json: bool) -> None:
     """Print the result of remove."""
-    _note_recovered(found.recovered)
     files = [shown(path) for path in found.files]
-    if as_json:
-        document = {"upstream": upstream, "removed": found.patch, "kept": str(found.kept), "files": files}
-        print_json(document | {"recovered": recovered(found.recovered)})
-        return
-    say(f"{upstream}/{found.patch}: removed, files written in the tree: {len(files)}", f"it is kept as {found.kept}")
+    document = {"upstream": upstream, "removed": found.patch, "kept": str(found.kept), "files": files}
+    done = f"{upstream}/{found.patch}: removed, files written in the tree: {len(files)}"
+    _print(document, [done, f"it is kept as {found.kept}"], found.recovered, as_json=as_json)
 
 
 def recovered(found: Recovered | None) -> dict[str, str] | None:
@@ -102,11 +91,6 @@ def recovered(found: Recovered | None) -> dict[str, str] | None:
 def recovered_line(found: Recovered) -> str:
     """Return the recovered command as a line."""
     return f"note: an interrupted `lora patch {found.command}` was {found.outcome}"
-
-
-def _note_recovered(found: Recovered | None) -> None:
-    if found:
-        say(recovered_line(found), err=True)
 
 
 def _moved(hunks: Iterable[Moved]) -> list[dict[str, Any]]:

@@ -28,8 +28,7 @@ _FORMAT = 1
 class AdHocResult:
     """The patches that were applied or reverted, the files written, and the hunks found at another line."""
 
-    changed: bool
-    patches: tuple[str, ...]
+    patches: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     moved: tuple[planning.Moved, ...] = ()
     recovered: Recovered | None = None
@@ -48,7 +47,7 @@ def apply(root: Path, files: Sequence[Path], strip: int | None) -> AdHocResult:
         image = fs.snapshot(root, record.pristine)
         _check_no_drift(record, image)
         if not new:
-            return AdHocResult(changed=False, patches=(), recovered=recovered)
+            return AdHocResult(recovered=recovered)
         after = _Applied(root, record, image)
         for name, data in new.values():
             after.add(name, data, strip)
@@ -68,7 +67,7 @@ def revert(root: Path, files: Sequence[Path]) -> AdHocResult:
         applied = {patch.sha256 for patch in record.patches}
         reverted = [item for digest, item in wanted.items() if digest in applied]
         if not reverted:
-            return AdHocResult(changed=False, patches=(), recovered=recovered)
+            return AdHocResult(recovered=recovered)
         step = record.last - len(reverted)
         later = [patch.name for patch in record.patches[step:] if patch.sha256 not in wanted]
         if later:
@@ -139,7 +138,7 @@ def _result(
     moved: Sequence[planning.Moved] = (),
 ) -> AdHocResult:
     files = tuple(write.path for write in writes if not write.path.startswith(STATE_FOLDER + "/"))
-    return AdHocResult(True, tuple(name for name, _ in patches), files, tuple(moved), recovered)
+    return AdHocResult(tuple(name for name, _ in patches), files, tuple(moved), recovered)
 
 
 def _original(step: int, path: str) -> str:

@@ -51,15 +51,11 @@ def _current(workspace: Workspace, targets: Sequence[Target], removed: Path | No
     files = [
         _file_patch(f"{target.name}/{name}", fields)
         for target in targets
-        for name, fields in series.headers(target.patches, without=_name_in(target.patches, removed)).items()
+        for name, fields in series.headers(target.patches, removed).items()
     ]
     taken_out = without.read(workspace.patches)
     runtime = [_runtime_patch(path, taken_out) for path in _modules(workspace)]
     return "\n\n".join(["### In files", *(files or ["None."]), "### At run time", *(runtime or ["None."])])
-
-
-def _name_in(folder: Path, path: Path | None) -> str:
-    return path.name if path and path.parent == folder else ""
 
 
 def runtime_patch(workspace: Workspace, name: str) -> str | None:

@@ -69,7 +69,7 @@ def apply(workspace: Workspace, targets: Sequence[Target]) -> Result:
         plans = [_plan_apply(state) for state in states]
         known = read_folders(root)
         for plan in plans:
-            if plan.writes:
+            if plan.result.files:
                 _exclude_copies(plan.state.target.root)
                 _record_folders(plan, known)
         transaction.run(root, "apply", [*_all_writes(root, plans), write_folders(root, known)])
@@ -149,13 +149,11 @@ def _all_writes(root: Root, plans: Sequence[_Plan]) -> list[Write]:
 def _record_folders(plan: _Plan, known: dict[str, Folders]) -> None:
     """Add the folders that an apply makes or empties to `known`, as they were before the first patch."""
     name = plan.state.target.name
-    written = {write.path: write.after for write in plan.writes if write.is_change}
-    before = lockfile.folders_before(plan.state.image, written)
-    if written and all(PRISTINE in steps for steps in plan.state.steps.values()):
-        known[name] = before
-    elif name in known:
+    before = lockfile.folders_before(plan.state.image, {w.path: w.after for w in plan.writes if w.is_change})
+    is_pristine = all(PRISTINE in steps for steps in plan.state.steps.values())
+    if is_pristine or name in known:
         # of a tree with some patches applied, the earlier record counts
-        known[name] = before | known[name]
+        known[name] = before if is_pristine else before | known[name]
 
 
 def _folders_after_revert(root: Root, plan: _Plan, known: dict[str, Folders]) -> Folders:

@@ -90,7 +90,7 @@ def pristine_reader(targets: Mapping[str, Target]) -> Read:
 
     def read(upstream: str, path: str) -> str | None:
         target = targets.get(upstream)
-        if target is None or path not in reads(upstream):
+        if target is None:
             return None
         node = fs.read(target.root, path + COPY) or fs.read(target.root, path)
         return None if node is None or node.is_folder else node.data.decode("utf-8", "replace")
@@ -126,15 +126,8 @@ PROBES: dict[str, Callable[[Read], bool]] = {
     "blip-imports-resolve": blip_imports_resolve,
     "resume-counts-hold": resume_counts_hold,
 }
-# The files that probes read; they can read no others.
-_FILES = {"sd-scripts": (_BLIP, _TRAIN_NETWORK), "transformers": (_UTILS,)}
 # The file in which each upstream states its version, and the pattern to find it.
 VERSIONS = {
     "transformers": ("src/transformers/__init__.py", r'^__version__ = "(\d+(?:\.\d+)*)'),
     "sd-scripts": ("README.md", r"\*\*Version (\d+(?:\.\d+)*) "),
 }
-
-
-def reads(upstream: str) -> tuple[str, ...]:
-    """Return the files of an upstream that a removal condition may read."""
-    return (*(path for name, (path, _) in VERSIONS.items() if name == upstream), *_FILES.get(upstream, ()))

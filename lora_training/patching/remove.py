@@ -52,7 +52,7 @@ def remove(workspace: Workspace, targets: Sequence[Target], target: Target, name
             path: None,
             kept: path.read_bytes(),
             target.patches / series.SERIES: _listed(target, name),
-            workspace.patches / lockfile.LOCK: _lock(workspace, target, name),
+            workspace.patches / lockfile.LOCK: _lock(workspace, target, path),
             workspace.root / docs.DOCUMENT: docs.render(workspace, targets, path).encode(),
         }
         writes = transaction.below(root, target.root, tree)
@@ -101,9 +101,9 @@ def _listed(target: Target, name: str) -> bytes | None:
     return "".join(line for line in lines if line.split("#")[0].split()[:1] != [name]).encode() or None
 
 
-def _lock(workspace: Workspace, target: Target, name: str) -> bytes:
+def _lock(workspace: Workspace, target: Target, removed: Path) -> bytes:
     stacks = lockfile.read(workspace.patches)
-    items = series.read(target.patches, without=name)
+    items = series.read(target.patches, removed)
     old = stacks.pop(target.name, None)
     if items:
         stacks[target.name] = relock.stack_of(target, old, items)

@@ -96,15 +96,15 @@ def names(folder: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def read_bytes(folder: Path, without: str = "") -> dict[str, bytes]:
+def read_bytes(folder: Path, without: Path | None = None) -> dict[str, bytes]:
     """Read every patch file of a series but `without`, in order. Raises PatchError when one is missing."""
     try:
-        return {name: (folder / name).read_bytes() for name in names(folder) if name != without}
+        return {name: (folder / name).read_bytes() for name in names(folder) if folder / name != without}
     except OSError as exc:
         raise PatchError(f"{exc.filename}: {exc.strerror}", hint=f"it is listed in {folder / SERIES}") from exc
 
 
-def headers(folder: Path, without: str = "") -> dict[str, dict[str, str]]:
+def headers(folder: Path, without: Path | None = None) -> dict[str, dict[str, str]]:
     """Read and check the header of every patch of a series, without the diffs; its fields by the patch's name."""
     found = {}
     for name, data in read_bytes(folder, without).items():
@@ -113,7 +113,7 @@ def headers(folder: Path, without: str = "") -> dict[str, dict[str, str]]:
     return found
 
 
-def read(folder: Path, without: str = "") -> tuple[SeriesPatch, ...]:
+def read(folder: Path, without: Path | None = None) -> tuple[SeriesPatch, ...]:
     """Read every patch of a series. Raises PatchError for the first with a malformed diff or incomplete header."""
     patches = [parse(name, data) for name, data in read_bytes(folder, without).items()]
     return tuple(SeriesPatch(each, _checked(each.name, parse_header(each.name, each.preamble))) for each in patches)

@@ -16,19 +16,6 @@ def _target(root: Path, name: str = "sd-scripts") -> Target:
     return Target(name, root, root, None, "0" * 40)
 
 
-@pytest.mark.parametrize("name", sorted(removal.PROBES))
-def test_a_probe_reads_only_the_files_that_it_says_it_reads(name: str) -> None:
-    asked = []
-
-    def read(upstream: str, path: str) -> str:
-        asked.append((upstream, path))
-        return ""
-
-    removal.PROBES[name](read)
-    assert asked
-    assert all(path in removal.reads(upstream) for upstream, path in asked)
-
-
 @pytest.mark.parametrize(
     ("wanted", "met"), [("0.11.1", True), ("0.9", True), ("0.11", True), ("0.11.2", False), ("1", False)]
 )

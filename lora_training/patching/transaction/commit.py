@@ -23,16 +23,15 @@ def stage(root: Path, journal: Journal, writes: Sequence[Write]) -> None:
     """
     kept = {entry.old for entry in journal.entries}
     folders: dict[str, bool] = {}
-    with fs.batch() as batch:
-        for entry, write in zip(journal.entries, writes, strict=True):
-            _check_unchanged(root, write, folders)
-            if entry.old and write.before:
-                _keep(f"{root}/{entry.path}", f"{root}/{entry.old}", write.before, batch)
-            # the old file of another entry may already wait under that name
-            if write.after is not None and entry.new and entry.new not in kept:
-                _put(root, entry.new, write.after, write.same_as, batch)
-    waiting = [name for entry in journal.entries for name in entry.waiting]
-    fs.for_each(list({os.path.dirname(f"{root}/{name}") for name in waiting}), fs.sync_folder)
+    unsynced = {os.path.dirname(f"{root}/{name}") for entry in journal.entries for name in entry.waiting}
+    for entry, write in zip(journal.entries, writes, strict=True):
+        _check_unchanged(root, write, folders)
+        if entry.old and write.before:
+            unsynced |= _link(root, entry.path, entry.old, write.before)
+        # the old file of another entry may already wait under that name
+        if write.after is not None and entry.new and entry.new not in kept:
+            unsynced |= _link(root, write.same_as, entry.new, write.after)
+    fs.for_each(list(unsynced), fs.sync)
 
 
 def _check_unchanged(root: Path, write: Write, folders: dict[str, bool]) -> None:
@@ -48,20 +47,14 @@ def _check_unchanged(root: Path, write: Write, folders: dict[str, bool]) -> None
         )
 
 
-def _keep(path: str, old: str, node: Node, batch: fs.Batch) -> None:
-    """Give the old file a second name for an undo; write a copy where there are no hard links."""
-    try:
-        os.link(path, old, follow_symlinks=False)
-    except OSError:
-        batch.write(old, node)
-
-
-def _put(root: Path, new: str, node: Node, same_as: str | None, batch: fs.Batch) -> None:
-    if same_as is not None:
+def _link(root: Path, path: str | None, new: str, node: Node) -> set[str]:
+    """Give the file `path` a second name; write it where there is none, or no hard links. Return what to sync."""
+    if path is not None:
         with contextlib.suppress(OSError):
-            os.link(f"{root}/{same_as}", f"{root}/{new}", follow_symlinks=False)
-            return
-    batch.write(f"{root}/{new}", node)
+            os.link(f"{root}/{path}", f"{root}/{new}", follow_symlinks=False)
+            return set()
+    fs.write_new(f"{root}/{new}", node)
+    return set() if node.is_link else {f"{root}/{new}"}
 
 
 def discard(root: Path, journal: Journal) -> None:
@@ -155,5 +148,5 @@ def _complete(root: Path, journal: Journal) -> None:
     """Sync the changed folders to the disk before the journal is removed, and remove the files that still wait."""
     names = (*(entry.path for entry in journal.entries), *journal.made, *journal.dropped)
     folders = {os.path.dirname(f"{root}/{name}") for name in names} | {f"{root}/{folder}" for folder in journal.modes}
-    fs.for_each([folder for folder in folders if fs.is_folder(folder)], fs.sync_folder)
+    fs.for_each([folder for folder in folders if fs.is_folder(folder)], fs.sync)
     discard(root, journal)

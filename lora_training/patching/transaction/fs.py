@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +20,6 @@ _PART = 1 << 16
 # A disk does many fsyncs at once in little more time than one; deleting files is similar.
 _AT_ONCE = 16
 _WORTH_THREADS = 32
-_OPEN_AT_ONCE = 128
 
 _T = TypeVar("_T")
 
@@ -93,55 +92,19 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def write_new(path: str, node: Node) -> None:
-    """Create a file with its permissions and sync it to the disk. Raises FileExistsError if it exists."""
-    with batch() as files:
-        files.write(path, node)
-
-
-@contextlib.contextmanager
-def batch() -> Iterator[Batch]:
-    """Yield a Batch whose files are synced to the disk when the `with` block ends without an error.
-
-    Symbolic links are synced with their folder, by `sync_folder`.
-    """
-    files = Batch()
+    """Create a file or link with its permissions; `sync` brings it to the disk. Raises FileExistsError."""
+    if node.is_link:
+        os.symlink(node.data, os.fsencode(path))
+        return
+    fd = os.open(path, _CREATE, 0o600)
     try:
-        yield files
-        files.sync()
-    finally:
-        files.close()
-
-
-class Batch:
-    """New files that are written one after the other and synced to the disk together."""
-
-    def __init__(self) -> None:
-        self.open: list[int] = []
-
-    def write(self, path: str, node: Node) -> None:
-        """Create a file with its permissions. Raises FileExistsError if it exists."""
-        if node.is_link:
-            os.symlink(node.data, os.fsencode(path))
-            return
-        if len(self.open) == _OPEN_AT_ONCE:
-            self.sync()
-            self.close()
-        fd = os.open(path, _CREATE, 0o600)
-        self.open.append(fd)
         view = memoryview(node.data)
         while view:
             # on a nearly full disk, one call may write only some
             view = view[os.write(fd, view) :]
         os.fchmod(fd, _permissions(node))
-
-    def sync(self) -> None:
-        """Sync the open files to the disk."""
-        for_each(self.open, os.fsync)
-
-    def close(self) -> None:
-        """Close the open files, whether synced or not."""
-        while self.open:
-            os.close(self.open.pop())
+    finally:
+        os.close(fd)
 
 
 def _permissions(node: Node) -> int:
@@ -207,9 +170,9 @@ def remove_folder(path: str | Path) -> None:
         os.rmdir(path)
 
 
-def sync_folder(path: str | Path) -> None:
-    """Sync the names in a folder to the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
+def sync(path: str | Path) -> None:
+    """Sync a file, or the names in a folder, to the disk. A link is synced with its folder."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
@@ -225,8 +188,9 @@ def replace_file(path: Path, data: bytes) -> None:
     remove(temporary)
     try:
         write_new(temporary, Node(REGULAR, data))
+        sync(temporary)
         os.replace(temporary, path)
     except OSError as exc:
         remove(temporary)
         raise PatchError(f"cannot write {path}: {exc.strerror}", hint="it is as it was") from exc
-    sync_folder(path.parent)
+    sync(path.parent)

@@ -17,7 +17,6 @@ from lora_training.workspace import Workspace
 
 # every patch command imports this module, and few need these
 if TYPE_CHECKING:
-    from lora_training.patching.authoring import Edited
     from lora_training.runtime import verify
 
 _UPSTREAM = "sd-scripts"
@@ -36,15 +35,6 @@ def require_verified(here: Workspace, checked: Sequence[Target]) -> None:
     problems = patch_verify.trees(here, checked).problems
     if problems:
         raise PatchError("the source trees failed verification", hint="\n".join(patch_verify.lines(problems)))
-
-
-def edited(workspace: Workspace, name: str, files: Sequence[str]) -> Edited:
-    """Return one upstream with the changed files in its tree, and `files`, which may be new."""
-    from lora_training.patching.authoring import Edited
-
-    upstream = workspace.upstream(name)
-    changed = (*status.changes(upstream, pins.head(upstream)), *files)
-    return Edited(target(workspace, name), changed)
 
 
 def target(workspace: Workspace, name: str) -> Target:

@@ -148,7 +148,7 @@ def status(*, as_json: bool) -> None:
     here = workspace.find()
     rows = read(here, targets(here))
     if as_json:
-        print_json({"upstreams": [row.as_dict() for row in rows]})
+        print_json({"upstreams": [asdict(row) for row in rows]})
         return
     for row in rows:
         say(*row.line().splitlines())
@@ -257,11 +257,11 @@ def lock(*, as_json: bool) -> None:
 @json_option
 def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> None:
     """Make a patch of the edits in UPSTREAM's tree (and of new FILES), or an empty one."""
-    from lora_training.app.targets import edited
+    from lora_training.app.targets import target
     from lora_training.patching import authoring
 
     here = workspace.find()
-    _report_written(authoring.new(here, edited(here, upstream, files), title), as_json=as_json)
+    _report_written(authoring.new(here, target(here, upstream), title, files), as_json=as_json)
 
 
 @patch.command()
@@ -271,11 +271,11 @@ def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> 
 @json_option
 def refresh(upstream: str, name: str | None, files: tuple[str, ...], *, as_json: bool) -> None:
     """Add the edits in UPSTREAM's tree to its last patch, or to NAME."""
-    from lora_training.app.targets import edited
+    from lora_training.app.targets import target
     from lora_training.patching import authoring
 
     here = workspace.find()
-    _report_written(authoring.refresh(here, edited(here, upstream, files), name), as_json=as_json)
+    _report_written(authoring.refresh(here, target(here, upstream), name, files), as_json=as_json)
 
 
 def _report_written(written: Written, *, as_json: bool) -> None:

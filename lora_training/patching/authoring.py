@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from lora_training.errors import PatchError
 from lora_training.patching import lockfile, planning, relock, series, transaction, tree_state
 from lora_training.patching.model import ABSENT, Image, state_of
-from lora_training.patching.names import raw, shown
+from lora_training.patching.names import shown
 from lora_training.patching.series import SeriesPatch, Target
 from lora_training.patching.transaction import fs
 from lora_training.patching.tree_state import COPY, TreeState
@@ -37,17 +38,6 @@ _DIFF = ("--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textco
 
 
 @dataclass(frozen=True)
-class Edited:
-    """A target whose tree was edited.
-
-    `changed` are the files that differ from the commit, according to git or a manifest, and files named by the user.
-    """
-
-    target: Target
-    changed: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Written:
     """A patch file that was written, and the files whose edits it holds."""
 
@@ -57,59 +47,53 @@ class Written:
 
 @dataclass(frozen=True)
 class _Work:
-    """The patch files, and the files as they are at every step of the series, and now."""
+    """The patch files, the files as they are at every step of the series and now, and those that were edited."""
 
     drafts: tuple[SeriesPatch, ...]
     steps: list[Image]
     now: Image
-
-    @property
-    def edited(self) -> list[str]:
-        return [path for path in self.now if state_of(self.now[path]) != state_of(self.steps[-1].get(path))]
+    edited: list[str]
 
 
-def new(workspace: Workspace, edited: Edited, title: str) -> Written:
-    """Add a patch to the end of a series: the edits in the tree, or an empty patch without edits.
+def new(workspace: Workspace, target: Target, title: str, files: Iterable[str] = ()) -> Written:
+    """Add a patch to the end of a series: the edits in the tree and those `files`, or an empty patch without edits.
 
     The header is a template; until it is filled in, `lora patch lock` refuses the patch.
     Raises PatchError unless all patches of the series are applied.
     """
-    target = edited.target
     root = transaction.root_of(workspace)
     with transaction.exclusive(root):
-        work = _work(workspace, edited)
+        work = _work(workspace, target, files)
         path = target.patches / f"{_next_number(work.drafts):04d}-{_slug(title)}.patch"
         if path.exists():
             raise PatchError(f"{path} is there already", hint="choose another title")
         fields = series.header_template(
             description=title, upstream_version=f"{target.name} {target.pin}", last_update=today()
         )
-        files = work.edited
         listed = target.patches / series.SERIES
         text = listed.read_text(encoding="utf-8") if listed.exists() else ""
         gap = "" if text.endswith("\n") or not text else "\n"
         contents = {
-            path: series.render_header(fields) + diff(work.steps[-1], work.now, files),
+            path: series.render_header(fields) + diff(work.steps[-1], work.now, work.edited),
             listed: f"{text}{gap}{path.name}\n".encode(),
         }
         transaction.run(root, "new", [transaction.file_write(root, *item) for item in contents.items()])
-    return Written(path, tuple(files))
+    return Written(path, tuple(work.edited))
 
 
-def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Written:
-    """Add the edits in the tree to the patch `name`, by default the last one.
+def refresh(workspace: Workspace, target: Target, name: str | None = None, files: Iterable[str] = ()) -> Written:
+    """Add the edits in the tree and those `files` to the patch `name`, by default the last one.
 
     Raises PatchError when a later patch touches the same files, and when there are no edits.
     """
-    target = edited.target
     root = transaction.root_of(workspace)
     with transaction.exclusive(root):
-        work = _work(workspace, edited)
+        work = _work(workspace, target, files)
         at = _position(target, work.drafts, name)
-        draft, files = work.drafts[at], work.edited
-        if not files:
+        draft = work.drafts[at]
+        if not work.edited:
             raise PatchError(f"{target.name} has no edits to take in", hint="edit its files first")
-        paths = list(dict.fromkeys([*draft.patch.paths, *files]))
+        paths = list(dict.fromkeys([*draft.patch.paths, *work.edited]))
         for later in work.drafts[at + 1 :]:
             if shared := set(later.patch.paths).intersection(paths):
                 raise PatchError(
@@ -121,14 +105,13 @@ def refresh(workspace: Workspace, edited: Edited, name: str | None = None) -> Wr
         fields = {**draft.fields, "Last-Update": today()}
         data = series.render_header(fields) + diff(work.steps[at], work.now, paths)
         transaction.run(root, "refresh", [transaction.file_write(root, path, data)])
-    return Written(path, tuple(files))
+    return Written(path, tuple(work.edited))
 
 
-def _work(workspace: Workspace, edited: Edited) -> _Work:
-    target = edited.target
+def _work(workspace: Workspace, target: Target, files: Iterable[str]) -> _Work:
     series.check_at_pin(target)
     drafts = series.read_drafts(target.patches)
-    changed = (path for path in edited.changed if not path.endswith(COPY))
+    changed = (path for path in (*target.changed(), *files) if not path.endswith(COPY))
     paths = list(dict.fromkeys([*(path for draft in drafts for path in draft.patch.paths), *changed]))
     base = relock.pristine(target, lockfile.read(workspace.patches).get(target.name), paths)
     steps = planning.steps([draft.patch for draft in drafts], base)
@@ -139,7 +122,7 @@ def _work(workspace: Workspace, edited: Edited) -> _Work:
                 f"{target.name}: {shown(path)} is pristine, so the edits cannot be told from the patches",
                 hint="run `lora patch apply` first",
             )
-    return _Work(drafts, steps, {path: now[path] for path in paths})
+    return _Work(drafts, steps, now, [path for path in paths if state_of(now[path]) != state_of(steps[-1].get(path))])
 
 
 def _position(target: Target, drafts: Sequence[SeriesPatch], name: str | None) -> int:
@@ -168,7 +151,7 @@ def _tree(repo: Repo, image: Image) -> str:
         for path, node in image.items():
             if node and not node.is_folder:
                 blob = repo.odb.store(IStream("blob", len(node.data), BytesIO(node.data))).hexsha.decode()
-                rows.write(raw(f"{node.mode:06o} {blob}\t{path}\0"))
+                rows.write(os.fsencode(f"{node.mode:06o} {blob}\t{path}\0"))
         rows.seek(0)
         repo.git.update_index("-z", "--index-info", istream=rows)
     return str(repo.git.write_tree())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from lora_training import printable, tomls
 from lora_training.errors import PatchError
 from lora_training.patching import names
 from lora_training.patching.model import ABSENT, Node, folders_of, parents
-from lora_training.patching.names import raw, shown, text
+from lora_training.patching.names import shown
 
 LOCK = "patches.lock"
 PRISTINE = 0
@@ -162,7 +163,7 @@ def _stack(table: Mapping[str, Any]) -> Stack:
 
 
 def _files(table: Mapping[str, str]) -> dict[str, str]:
-    return {text(unquote_to_bytes(path)) if "%" in path else path: state for path, state in table.items()}
+    return {os.fsdecode(unquote_to_bytes(path)) if "%" in path else path: state for path, state in table.items()}
 
 
 def render(stacks: Mapping[str, Stack]) -> str:
@@ -189,4 +190,4 @@ def _quoted(value: str) -> str:
 
 def _encoded(path: str) -> str:
     """Return a name as text for TOML: with bytes as `%XX` if it has hidden characters, or others than UTF-8's."""
-    return path if path.isprintable() and "%" not in path else quote(raw(path), safe=_PLAIN)
+    return path if path.isprintable() and "%" not in path else quote(os.fsencode(path), safe=_PLAIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,16 +33,6 @@ _MOST_LINKS = 40  # in a row, as in Linux
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
-def text(raw: bytes) -> str:
-    """Decode a name as Python's file functions do; `raw` is the reverse."""
-    return raw.decode("utf-8", "surrogateescape")
-
-
-def raw(name: str) -> bytes:
-    """Encode a name."""
-    return name.encode("utf-8", "surrogateescape")
-
-
 def unquote(quoted: bytes) -> tuple[bytes, bytes]:
     """Split git's C-style `"name"` from the text after it. Raises ValueError when it is malformed."""
     match = _QUOTED.match(quoted)
@@ -64,7 +55,9 @@ def shown(name: str) -> str:
     if printable.is_plain(name) and '"' not in name:
         return name
     escapes = {code: f"\\{letter}" for letter, code in _ESCAPES.items()}
-    return '"' + "".join(escapes.get(b) or (chr(b) if b in _PRINTABLE else f"\\{b:03o}") for b in raw(name)) + '"'
+    return (
+        '"' + "".join(escapes.get(b) or (chr(b) if b in _PRINTABLE else f"\\{b:03o}") for b in os.fsencode(name)) + '"'
+    )
 
 
 def strip(name: str, levels: int) -> str | None:
@@ -88,7 +81,7 @@ def problem(name: str) -> str | None:
     """The reason to refuse a name in a patch, as the end of a sentence; None for an allowed name."""
     if not name:
         return "is empty"
-    if len(name) >= PATH_MAX or len(raw(name)) >= PATH_MAX:
+    if len(name) >= PATH_MAX or len(os.fsencode(name)) >= PATH_MAX:
         return f"is longer than the {PATH_MAX - 1} bytes that a path may have"
     if name.startswith("/") or _DRIVE.match(name):
         return "is absolute"
@@ -102,7 +95,7 @@ def problem(name: str) -> str | None:
 def _part_problem(part: str) -> str | None:
     if part in _DOTS:
         return _DOTS[part]
-    if len(raw(part)) > NAME_MAX:
+    if len(os.fsencode(part)) > NAME_MAX:
         return f"has a part longer than {NAME_MAX} bytes"
     if is_git_folder(part):
         return "reaches into .git"
@@ -125,7 +118,7 @@ def link_problem(path: str, link: Node) -> str | None:
 
     This looks at the target's text alone, so `..` may only come first: a folder before it could be a link.
     """
-    target = text(link.data)
+    target = os.fsdecode(link.data)
     parts = [part for part in target.split("/") if part not in {"", "."}]
     up = next((i for i, part in enumerate(parts) if part != ".."), len(parts))
     above = path.split("/")[:-1]
@@ -172,7 +165,7 @@ def _leads_out(path: str, link: Node, image: Image, root: Path) -> bool:
 
 def _link_parts(link: Node) -> list[str]:
     """The parts of a link's target in reverse order."""
-    return [part for part in text(link.data).split("/")[::-1] if part not in {"", "."}]
+    return [part for part in os.fsdecode(link.data).split("/")[::-1] if part not in {"", "."}]
 
 
 def _link(path: str, image: Image, root: Path) -> Node | None:
@@ -181,6 +174,6 @@ def _link(path: str, image: Image, root: Path) -> Node | None:
         node = image[path]
         return node if node is not None and node.is_link else None
     try:
-        return Node(LINK, raw(str((root / path).readlink())))
+        return Node(LINK, os.fsencode(str((root / path).readlink())))
     except OSError:
         return None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from lora_training.errors import LoraError, PatchError
 from lora_training.patching import docs, lockfile, removal, series, transaction, tree_state
@@ -143,10 +142,6 @@ class Status:
     problem: str | None = None
     edited: tuple[str, ...] = ()
     cure: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields for JSON."""
-        return asdict(self)
 
     def line(self) -> str:
         """One line of text."""

@@ -10,8 +10,8 @@ import pytest
 
 from lora_training.errors import PatchError
 from lora_training.patching import authoring, engine
-from lora_training.patching.authoring import Edited
 from lora_training.patching.model import sha256
+from lora_training.patching.series import Target
 from tests.helpers import git
 from tests.patching.conftest import LINES, Checkout, Tree, tree_of
 from tests.patching.kill import survives
@@ -20,8 +20,8 @@ FILLED = {"Author": "A", "Origin": "vendor", "Bug": "none", "Forwarded": "no", "
 FILLED["Removal-Condition"] = "version >= 9"
 
 
-def _edited(checkout: Checkout, name: str, *files: str) -> Edited:
-    return Edited(next(target for target in checkout.targets if target.name == name), files)
+def _target(checkout: Checkout, name: str) -> Target:
+    return next(target for target in checkout.targets if target.name == name)
 
 
 def _fill(path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_new_patch_holds_the_edits_and_locks(checkout: Checkout, name: str, fi
     path.write_text(path.read_text() + "edit\n")
     (checkout.root(name) / "made.py").write_text("made\n")
     before = checkout.trees()
-    written = authoring.new(checkout.here, _edited(checkout, name, file, "made.py"), "Make it better!")
+    written = authoring.new(checkout.here, _target(checkout, name), "Make it better!", (file, "made.py"))
     assert written.files == (file, "made.py")
     assert written.path.name.endswith("-make-it-better.patch")
     with pytest.raises(PatchError, match="still to fill in: Author, Origin, "):
@@ -53,12 +53,12 @@ def test_a_new_patch_holds_the_edits_and_locks(checkout: Checkout, name: str, fi
 
 def test_a_new_patch_without_edits_is_an_empty_template(checkout: Checkout) -> None:
     engine.apply(checkout.here, checkout.targets)
-    written = authoring.new(checkout.here, _edited(checkout, "beta"), "later")
+    written = authoring.new(checkout.here, _target(checkout, "beta"), "later")
     assert written.files == ()
     with pytest.raises(PatchError, match="holds no diff"):
         checkout.lock()
     (checkout.root("beta") / "c.py").write_text("all new\n")
-    assert authoring.refresh(checkout.here, _edited(checkout, "beta")).files == ("c.py",)
+    assert authoring.refresh(checkout.here, _target(checkout, "beta")).files == ("c.py",)
     _fill(written.path)
     checkout.lock()
 
@@ -86,7 +86,7 @@ def test_refresh_takes_further_edits_into_the_last_patch(checkout: Checkout) -> 
     path = checkout.root("alpha") / "a.py"
     path.write_text(path.read_text() + "more\n")
     expected = path.read_text()
-    written = authoring.refresh(checkout.here, _edited(checkout, "alpha"))
+    written = authoring.refresh(checkout.here, _target(checkout, "alpha"))
     assert written.path.name == "0002-second.patch"
     checkout.lock()
     engine.apply(checkout.here, checkout.targets)
@@ -99,18 +99,18 @@ def test_killed_at_any_moment_a_patch_is_made_and_listed_or_not_at_all(checkout:
     engine.apply(checkout.here, checkout.targets)
     path = checkout.root("beta") / "c.py"
     path.write_text(path.read_text() + "mine\n")
-    edited = _edited(checkout, "beta", "c.py")
+    target = _target(checkout, "beta")
 
     def patches(*, listed: str) -> Tree:
         assert (checkout.here.patches / "beta/series").read_text().split() == listed.split()
         return tree_of(checkout.here.patches)
 
     before = patches(listed="0001-third.patch")
-    _killed_now_and_then(checkout, lambda: authoring.new(checkout.here, edited, "mine"), before)
+    _killed_now_and_then(checkout, lambda: authoring.new(checkout.here, target, "mine"), before)
     made = patches(listed="0001-third.patch 0002-mine.patch")
     assert b"+mine\n" in made["beta/0002-mine.patch"][1]
     path.write_text(path.read_text() + "more\n")
-    _killed_now_and_then(checkout, lambda: authoring.refresh(checkout.here, edited), made)
+    _killed_now_and_then(checkout, lambda: authoring.refresh(checkout.here, target), made)
     refreshed = patches(listed="0001-third.patch 0002-mine.patch")
     assert b"+mine\n+more\n" in refreshed["beta/0002-mine.patch"][1]
     _fill(checkout.here.patches / "beta/0002-mine.patch")
@@ -133,23 +133,23 @@ def test_refresh_of_a_patch_under_a_later_one_is_refused(checkout: Checkout) -> 
     path = checkout.root("alpha") / "a.py"
     path.write_text(path.read_text() + "more\n")
     with pytest.raises(PatchError, match=r"0001-.*edits: 0002-second\.patch comes later and touches a\.py too"):
-        authoring.refresh(checkout.here, _edited(checkout, "alpha"), "0001-first.patch")
+        authoring.refresh(checkout.here, _target(checkout, "alpha"), "0001-first.patch")
 
 
 def test_a_patch_is_not_made_of_a_tree_without_the_series(checkout: Checkout) -> None:
     with pytest.raises(PatchError, match="is pristine, so the edits cannot be told"):
-        authoring.new(checkout.here, _edited(checkout, "alpha", "lib/b.py"), "x")
+        authoring.new(checkout.here, _target(checkout, "alpha"), "x", ["lib/b.py"])
 
 
 def test_an_edit_without_a_pristine_file_is_refused_where_there_is_no_git(checkout: Checkout) -> None:
     engine.apply(checkout.here, checkout.targets)
     (checkout.root("beta") / "d.py").write_text("edited\n")
     checkout.manifest["d.py"] = sha256(b"pristine\n")
-    edited = _edited(checkout, "beta", "d.py")
+    target = _target(checkout, "beta")
     with pytest.raises(PatchError, match=r"d\.py was edited, and its pristine content is not at hand"):
-        authoring.new(checkout.here, edited, "x")
+        authoring.new(checkout.here, target, "x", ["d.py"])
     (checkout.root("beta") / "d.py.orig").write_text("pristine\n")
-    assert authoring.new(checkout.here, edited, "x").files == ("d.py",)
+    assert authoring.new(checkout.here, target, "x", ["d.py"]).files == ("d.py",)
 
 
 def test_a_revert_keeps_the_edits_as_a_patch_that_goes_in_again(checkout: Checkout, tmp_path: Path) -> None:

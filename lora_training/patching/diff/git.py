@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import string
 from bisect import bisect_left
@@ -125,12 +126,12 @@ class GitReader(Reader):
             right = self.name_text(rest.lstrip(b" "))
         elif line.endswith(b'"') and b' "' in line:
             bare, _, quoted = line.partition(b' "')
-            left, right = names.text(bare), self.name_text(b'"' + quoted)
+            left, right = os.fsdecode(bare), self.name_text(b'"' + quoted)
         else:
             middle = _middle(line, self.levels)
             if line[middle : middle + 1] != b" ":
                 return None, None
-            left, right = names.text(line[:middle]), names.text(line[middle + 1 :])
+            left, right = os.fsdecode(line[:middle]), os.fsdecode(line[middle + 1 :])
         return self._stripped(left), self._stripped(right)
 
     def _stripped(self, name: str) -> str | None:

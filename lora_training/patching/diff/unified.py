@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -49,7 +50,7 @@ class Reader:
     def name_text(self, raw: bytes) -> str:
         """Decode a name in the patch, which may be quoted."""
         if not raw.startswith(b'"'):
-            return names.text(raw)
+            return os.fsdecode(raw)
         name, rest = self.unquote(raw)
         if rest.strip():
             raise self.refuse("something follows a quoted name")
@@ -61,7 +62,7 @@ class Reader:
             name, rest = names.unquote(raw)
         except ValueError as exc:
             raise self.refuse(str(exc)) from exc
-        return names.text(name), rest
+        return os.fsdecode(name), rest
 
     def header_name(self, line: bytes) -> str:
         """The name in a `---` or `+++` line; a tab ends it. Absolute names are refused, `/dev/null` is not."""
@@ -73,7 +74,7 @@ class Reader:
             if rest and not rest.startswith(b"\t") and _cut_time(rest) != b"":
                 raise self.refuse("something follows a quoted name")
         else:
-            name = names.text(self.bare_name(rest))
+            name = os.fsdecode(self.bare_name(rest))
         return name if name == names.DEV_NULL else self.possible(name)
 
     def possible(self, name: str) -> str:

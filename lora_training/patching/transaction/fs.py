@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from lora_training.errors import PatchError
 from lora_training.patching.model import EXECUTABLE, FOLDER, LINK, REGULAR, Image, Node, parents
-from lora_training.patching.names import raw, shown
+from lora_training.patching.names import shown
 
 # O_NONBLOCK: if a pipe replaces the file after lstat, opening it does not wait for a writer.
 _READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -68,7 +68,7 @@ def read(root: Path, path: str) -> Node | None:
             mode = EXECUTABLE if permissions & 0o100 else REGULAR
             return Node(mode, _content(full, status.st_size), permissions, stamp_of(status))
         if stat.S_ISLNK(status.st_mode):
-            return Node(LINK, raw(os.readlink(full)), None, stamp_of(status))
+            return Node(LINK, os.fsencode(os.readlink(full)), None, stamp_of(status))
         if stat.S_ISDIR(status.st_mode):
             return Node(FOLDER, children=frozenset(os.listdir(full)), permissions=permissions)
     except (FileNotFoundError, NotADirectoryError):

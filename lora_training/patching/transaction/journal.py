@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from lora_training.errors import PatchError
 from lora_training.patching.model import REGULAR, Node, folders_of, parents, state_of
-from lora_training.patching.names import raw, shown
+from lora_training.patching.names import shown
 from lora_training.patching.transaction import fs
 
 Phase = Literal["staging", "ready", "undo"]
@@ -211,5 +211,5 @@ def _parse(content: dict[str, Any]) -> Journal:
         if not isinstance(name, str):
             raise TypeError("a name is not text")
         # raises ValueError for a name that no file can have
-        raw(name)
+        os.fsencode(name)
     return Journal(content["command"], entries, made, dropped, modes)

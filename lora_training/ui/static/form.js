@@ -11,6 +11,8 @@ const only = document.getElementById("only");
 let { name, digest } = editor.dataset;
 let shape = "";
 let saved = digest ? text.value : null;
+let values = {};
+let named;  // the output_name that is saved
 let queue = [];
 let busy = false;
 
@@ -46,7 +48,7 @@ function reveal(field) {
   for (let each = field.closest("details"); each; each = each.parentElement.closest("details")) each.open = true;
 }
 
-function fill(values) {
+function fill() {
   for (const field of form.querySelectorAll(".field")) {
     const input = field.querySelector("input, select");
     const value = values[input.name];
@@ -90,7 +92,9 @@ async function send() {
     if (found.html !== null) form.innerHTML = found.html;
     shape = found.shape;
     script.value = found.script;
-    fill(found.values);
+    ({ values } = found);
+    if (found.text === saved) named = values.output_name;
+    fill();
     if (found.html !== null) form.querySelectorAll(".more").forEach((each) => { each.open = Boolean(each.querySelector(".set")); });
     problems(found.problems);
     filter();
@@ -136,12 +140,13 @@ search.addEventListener("input", filter);
 only.addEventListener("change", filter);
 text.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(send, 400); });
 
-async function save(target = name, known = digest) {
+async function save(target = name, known = digest, content = text.value) {
   try {
-    const found = await post(`/configs/${encodeURIComponent(target)}/save`, { text: text.value, digest: known });
+    const found = await post(`/configs/${encodeURIComponent(target)}/save`, { text: content, digest: known });
     if (target !== name) { location.assign(`/configs/${encodeURIComponent(target)}`); return false; }
     digest = found.digest;
-    saved = text.value;
+    saved = content;
+    named = values.output_name;
     document.getElementById("changed").hidden = true;
     history.replaceState(null, "", `/configs/${encodeURIComponent(name)}`);
     toast(`${name}.toml saved`);
@@ -153,9 +158,13 @@ async function save(target = name, known = digest) {
 }
 
 document.getElementById("save").addEventListener("click", () => save());
-document.getElementById("save-as").addEventListener("click", () => {
+document.getElementById("save-as").addEventListener("click", async () => {
   const target = prompt("Name of the new configuration", `${name}-2`);
-  if (target) save(target, "");
+  if (!target) return;
+  // two configurations must not train the same LoRA, unless it has a name of its own already
+  const edits = values.output_name === named ? [{ id: "output_name", text: target }] : [];
+  const found = await act("/draft", { name, text: text.value, edits, shape });
+  await save(target, "", found?.text);
 });
 for (const [id, address] of [["train", "/train"], ["enqueue", "/enqueue"]]) {
   document.getElementById(id).addEventListener("click", async () => {

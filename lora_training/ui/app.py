@@ -15,12 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from lora_training.app.overview import Histories
 from lora_training.errors import LoraError
-from lora_training.ui import guard, web
-from lora_training.ui.actions import Actions
-from lora_training.ui.forms import Forms
-from lora_training.ui.machine import Machine
-from lora_training.ui.pages import Pages
-from lora_training.ui.queued import Queued
+from lora_training.ui import actions, forms, guard, machine, pages, queued, web
 from lora_training.ui.started import Started
 
 if TYPE_CHECKING:
@@ -33,20 +28,16 @@ _HERE = Path(__file__).parent
 
 def create(here: Workspace, token: str, hosts: guard.Hosts) -> Starlette:
     """Return the application for a checkout."""
-    routes = [
-        *Actions(here, Started(here)).routes(),
-        *Pages(here, Histories()).routes(),
-        *Forms(here).routes(),
-        *Machine(here).routes(),
-        *Queued(here).routes(),
-        Mount("/static", StaticFiles(directory=_HERE / "static")),
-        Mount("/vendor", StaticFiles(directory=_HERE / "vendor")),
-    ]
-    return Starlette(
-        routes=routes,
+    routes = [each for part in (actions, pages, forms, machine, queued) for each in part.ROUTES]
+    folders = [Mount(f"/{name}", StaticFiles(directory=_HERE / name)) for name in ("static", "vendor")]
+    app = Starlette(
+        routes=[*routes, *folders],
         middleware=[Middleware(guard.Guard, token=token, hosts=hosts)],
         exception_handlers={LoraError: web.refused, HTTPException: web.refused},
     )
+    app.state.checkout, app.state.histories = here, Histories()
+    app.state.started, app.state.gpus = Started(here), machine.Gpus(here)
+    return app
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
@@ -15,84 +15,63 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from lora_training.workspace import Workspace
-
 # of the report on data, which has its own style and thumbnails, and no script
 _REPORT = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; frame-ancestors 'none'"
 
 
-class Forms:
-    """The configurations of one checkout."""
+def list_(request: Request) -> Response:
+    """Show every configuration."""
+    return web.page("configs.html", section="configurations", names=drafts.names(web.checkout(request)))
 
-    def __init__(self, here: Workspace) -> None:
-        self.here = here
 
-    def routes(self) -> list[Route]:
-        """Return the addresses of these pages."""
-        return [
-            Route("/configs", self.list_),
-            Route("/configs/{name}", self.show),
-            Route("/configs/{name}/data", self.data),
-            Route("/draft", self.draft, methods=["POST"]),
-            Route("/configs/{name}/save", self.save, methods=["POST"]),
-            Route("/import", self.import_, methods=["POST"]),
-        ]
+def show(request: Request) -> Response:
+    """Show the form of a configuration; `as` in the address gives it another name, for a new one."""
+    here, name, given = web.checkout(request), request.path_params["name"], request.query_params.get("as")
+    text, digest = (drafts.new(here, name, given), "") if given else drafts.read(here, name)
+    shown: dict[str, Any] = {"name": given or name, "digest": digest, "text": text, "scripts": drafts.scripts(here)}
+    return web.page("config.html", section="configurations", **shown)
 
-    def list_(self, _request: Request) -> Response:
-        """Show every configuration."""
-        return web.page("configs.html", section="configurations", names=drafts.names(self.here))
 
-    def show(self, request: Request) -> Response:
-        """Show the form of a configuration; `as` in the address gives it another name, for a new one."""
-        name = request.path_params["name"]
-        given = request.query_params.get("as")
-        text, digest = (drafts.new(self.here, name, given), "") if given else drafts.read(self.here, name)
-        return web.page(
-            "config.html",
-            section="configurations",
-            name=given or name,
-            digest=digest,
-            text=text,
-            scripts=drafts.scripts(self.here),
-        )
+async def show_data(request: Request) -> Response:
+    """Show the images and captions that a configuration will train on."""
+    file = drafts.find(web.checkout(request), request.path_params["name"])
+    return HTMLResponse(await web.threaded(data.report_of, file), headers={"Content-Security-Policy": _REPORT})
 
-    async def data(self, request: Request) -> Response:
-        """Show the images and captions that a configuration will train on."""
-        file = drafts.find(self.here, request.path_params["name"])
-        return HTMLResponse(await web.threaded(data.report_of, file), headers={"Content-Security-Policy": _REPORT})
 
-    async def draft(self, request: Request) -> Response:
-        """Answer with a text after edits: its fields, its problems, and the form if it has changed."""
-        wanted = await web.body(request)
-        edits = wanted.get("edits")
-        if not isinstance(edits, list) or not all(isinstance(each, dict) for each in edits):
-            raise HTTPException(400, "edits must be a list")
-        name, text = web.text(wanted, "name"), web.text(wanted, "text")
-        found = await web.threaded(drafts.show, self.here, name.replace("/", ""), text, edits)
-        shape = "|".join(("form", found.script, *(f"{group.title}{len(group.fields)}" for group in found.groups)))
-        html = None if wanted.get("shape") == shape else web.fragment("form.html", groups=found.groups)
-        return web.answer(
-            {
-                "text": found.text,
-                "values": found.values,
-                "problems": found.problems,
-                "script": found.script,
-                "shape": shape,
-                "html": html,
-            }
-        )
+async def draft(request: Request) -> Response:
+    """Answer with a text after edits: its fields, its problems, and the form if it has changed."""
+    wanted = await web.body(request)
+    edits = wanted.get("edits")
+    if not isinstance(edits, list) or not all(isinstance(each, dict) for each in edits):
+        raise HTTPException(400, "edits must be a list")
+    name, text = web.text(wanted, "name"), web.text(wanted, "text")
+    found = await web.threaded(drafts.show, web.checkout(request), name.replace("/", ""), text, edits)
+    shape = "|".join(("form", found.script, *(f"{group.title}{len(group.fields)}" for group in found.groups)))
+    html = None if wanted.get("shape") == shape else web.fragment("form.html", groups=found.groups)
+    shown = {name: value for name, value in vars(found).items() if name != "groups"}
+    return web.answer({**shown, "shape": shape, "html": html})
 
-    async def save(self, request: Request) -> Response:
-        """Write a configuration below `configs/`."""
-        wanted = await web.body(request)
-        known = web.text(wanted, "digest") or None
-        digest = await web.threaded(
-            drafts.save, self.here, request.path_params["name"], web.text(wanted, "text"), known
-        )
-        return web.answer({"said": "saved", "digest": digest})
 
-    async def import_(self, request: Request) -> Response:
-        """Answer with another trainer's file as a configuration."""
-        wanted = await web.body(request)
-        text, report = await web.threaded(drafts.convert, web.text(wanted, "name"), web.text(wanted, "text"))
-        return web.answer({"text": text, "report": report})
+async def save(request: Request) -> Response:
+    """Write a configuration below `configs/`."""
+    here, wanted = web.checkout(request), await web.body(request)
+    text, known = web.text(wanted, "text"), web.text(wanted, "digest") or None
+    digest = await web.threaded(drafts.save, here, request.path_params["name"], text, known)
+    return web.answer({"said": "saved", "digest": digest})
+
+
+async def import_(request: Request) -> Response:
+    """Answer with another trainer's file as a configuration."""
+    wanted = await web.body(request)
+    text, report = await web.threaded(drafts.convert, web.text(wanted, "name"), web.text(wanted, "text"))
+    return web.answer({"text": text, "report": report})
+
+
+ROUTES = [
+    Route("/configs", list_),
+    Route("/configs/{name}", show),
+    Route("/configs/{name}/data", show_data),
+    Route("/configs/{name}/save", save, methods=["POST"]),
+    Route("/draft", draft, methods=["POST"]),
+    Route("/import", import_, methods=["POST"]),
+]

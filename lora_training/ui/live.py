@@ -24,8 +24,6 @@ _PAUSE_S = 0.5
 # of those that the curve draws; the others are parts of the page
 _DRAWN = ("attempt", "step", "skipped", "restart", "closed")
 
-Parts = "Callable[[], dict[str, str]]"
-
 
 def stream(request: Request, parts: Callable[[], dict[str, str]], folder: Path | None = None) -> Response:
     """Return a stream of the parts that change and, of the run in `folder`, of each new event."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
@@ -20,40 +21,40 @@ if TYPE_CHECKING:
 _FRESH_S = 2.0
 
 
-class Machine:
-    """The figures of this machine, asked for at most every two seconds, however many look."""
+class Gpus:
+    """The GPUs, asked for at most every two seconds, however many look."""
 
     def __init__(self, here: Workspace) -> None:
         self.here = here
         self._lock = threading.Lock()
-        self._known: tuple[float, dict[str, Any]] = (-_FRESH_S, {})
+        self._asked = -_FRESH_S
+        self._known: dict[str, Any] = {}
 
-    def routes(self) -> list[Route]:
-        """Return the addresses of these pages."""
-        return [
-            Route("/machine", self.show),
-            Route("/machine/events", self.events),
-            Route("/gpus.json", self.gpus),
-        ]
-
-    def show(self, _request: Request) -> Response:
-        """Show this machine."""
-        return web.page("machine.html", section="machine")
-
-    def events(self, request: Request) -> Response:
-        """Stream the figures as they change."""
-        return live.stream(request, self._parts)
-
-    def gpus(self, _request: Request) -> Response:
-        """Answer with what `lora gpus --json` prints."""
-        return web.answer(self._gpus())
-
-    def _parts(self) -> dict[str, str]:
-        return {"machine": web.fragment("gpus.html", found=self._gpus(), others=machine.others(self.here))}
-
-    def _gpus(self) -> dict[str, Any]:
+    def found(self) -> dict[str, Any]:
+        """Return what `lora gpus --json` prints."""
         with self._lock:
-            if time.monotonic() - self._known[0] >= _FRESH_S:
-                found = machine.gpus(self.here)
-                self._known = (time.monotonic(), found)
-            return self._known[1]
+            if time.monotonic() - self._asked >= _FRESH_S:
+                self._known, self._asked = machine.gpus(self.here), time.monotonic()
+            return self._known
+
+
+def show(_request: Request) -> Response:
+    """Show this machine."""
+    return web.page("machine.html", section="machine")
+
+
+def events(request: Request) -> Response:
+    """Stream the figures as they change."""
+    return live.stream(request, partial(_parts, request.app.state.gpus))
+
+
+def _parts(gpus: Gpus) -> dict[str, str]:
+    return {"machine": web.fragment("gpus.html", found=gpus.found(), others=machine.others(gpus.here))}
+
+
+def document(request: Request) -> Response:
+    """Answer with what `lora gpus --json` prints."""
+    return web.answer(request.app.state.gpus.found())
+
+
+ROUTES = [Route("/machine", show), Route("/machine/events", events), Route("/gpus.json", document)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -19,52 +20,45 @@ if TYPE_CHECKING:
     from lora_training.workspace import Workspace
 
 
-class Queued:
-    """The queue of one checkout. Workers are started in a terminal: `lora queue work`."""
-
-    def __init__(self, here: Workspace) -> None:
-        self.here = here
-
-    def routes(self) -> list[Route]:
-        """Return the addresses of these pages."""
-        return [
-            Route("/queue", self.show),
-            Route("/queue/events", self.events),
-            Route("/queue/change", self.change, methods=["POST"]),
-        ]
-
-    def show(self, _request: Request) -> Response:
-        """Show the queue."""
-        return web.page("queue.html", section="queue", parts=self._parts())
-
-    def events(self, request: Request) -> Response:
-        """Stream the queue as it changes."""
-        return live.stream(request, self._parts)
-
-    def _parts(self) -> dict[str, str]:
-        jobs = [{**job, "run": self._run(job)} for job in queue.show(self.here)]
-        return {"jobs": web.fragment("jobs.html", jobs=jobs)}
-
-    def _run(self, job: dict[str, Any]) -> str | None:
-        """Return the id of the run of a job, if it has been started."""
-        found = run_index.ident(Path(job["folder"]))
-        return found if run_index.at(self.here, found) else None
-
-    async def change(self, request: Request) -> Response:
-        """Move, pause, continue or remove a job."""
-        wanted = await web.body(request)
-        name, what = web.text(wanted, "name"), web.text(wanted, "do")
-        before = web.text(wanted, "before") if wanted.get("before") is not None else None
-        changes = {
-            "move": lambda: queue.move(self.here, name, before),
-            "pause": lambda: queue.pause(self.here, [name]),
-            "resume": lambda: queue.resume(self.here, [name]),
-            "remove": lambda: queue.remove(self.here, [name]),
-        }
-        if what not in changes:
-            raise HTTPException(400, "there is no such change")
-        await web.threaded(changes[what])
-        return web.answer({"said": f"{name}: {_DONE[what]}"})
+def show(request: Request) -> Response:
+    """Show the queue. Workers are started in a terminal: `lora queue work`."""
+    return web.page("queue.html", section="queue", parts=_parts(web.checkout(request)))
 
 
-_DONE = {"move": "moved", "pause": "paused", "resume": "waits for a worker", "remove": "removed"}
+def events(request: Request) -> Response:
+    """Stream the queue as it changes."""
+    return live.stream(request, partial(_parts, web.checkout(request)))
+
+
+def _parts(here: Workspace) -> dict[str, str]:
+    jobs = queue.show(here)
+    for job in jobs:
+        # the id of its run, if it has been started
+        ident = run_index.ident(Path(job["folder"]))
+        job["run"] = ident if run_index.at(here, ident) else None
+    return {"jobs": web.fragment("jobs.html", jobs=jobs)}
+
+
+async def change(request: Request) -> Response:
+    """Move, pause, continue or remove a job."""
+    here, wanted = web.checkout(request), await web.body(request)
+    name = web.text(wanted, "name")
+    before = web.text(wanted, "before") if wanted.get("before") is not None else None
+    changes = {
+        "move": ("moved", lambda: queue.move(here, name, before)),
+        "pause": ("paused", lambda: queue.pause(here, [name])),
+        "resume": ("waits for a worker", lambda: queue.resume(here, [name])),
+        "remove": ("removed", lambda: queue.remove(here, [name])),
+    }
+    if wanted.get("do") not in changes:
+        raise HTTPException(400, "there is no such change")
+    done, do = changes[wanted["do"]]
+    await web.threaded(do)
+    return web.answer({"said": f"{name}: {done}"})
+
+
+ROUTES = [
+    Route("/queue", show),
+    Route("/queue/events", events),
+    Route("/queue/change", change, methods=["POST"]),
+]

@@ -36,6 +36,9 @@ class Started:
 
     def start(self, *words: str) -> int:
         """Start `lora words`; return its number for `said`."""
+        # so that none of those before stays as a zombie
+        for command in self._commands.values():
+            command.process.poll()
         # without a name, so that nothing is left behind
         output = tempfile.TemporaryFile()  # noqa: SIM115 - read as long as the server lives
         process = subprocess.Popen(
@@ -64,8 +67,3 @@ class Started:
         found = (folder for folder, run in run_index.runs(self.here) if run.pid == pid and run.started > began)
         run = next(found, None)
         return {"code": code, "text": text, "run": run and run_index.ident(run)}
-
-    def reap(self) -> None:
-        """Collect the exit codes of commands that have ended, so that none stays as a zombie."""
-        for command in self._commands.values():
-            command.process.poll()

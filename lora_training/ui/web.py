@@ -19,11 +19,15 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from lora_training import files, printable
 from lora_training.errors import LoraError
+from lora_training.supervise import run_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from starlette.requests import Request
+
+    from lora_training.supervise.record import Record
+    from lora_training.workspace import Workspace
 
 _CHUNK = 2**18
 _MOST = 8 * 2**20
@@ -79,6 +83,20 @@ def page(template: str, /, status: int = 200, **values: Any) -> Response:
 def answer(document: Any, status: int = 200) -> Response:
     """Return a JSON document."""
     return Response(json.dumps(document, default=str), status, media_type="application/json")
+
+
+def checkout(request: Request) -> Workspace:
+    """Return the checkout that this server shows."""
+    found: Workspace = request.app.state.checkout
+    return found
+
+
+def run(request: Request) -> tuple[Path, Record]:
+    """Return the run whose id is in the address."""
+    found = run_index.at(checkout(request), request.path_params["run"])
+    if found is None:
+        raise HTTPException(404, "there is no such run")
+    return found
 
 
 async def body(request: Request) -> dict[str, Any]:

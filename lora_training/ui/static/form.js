@@ -98,11 +98,10 @@ async function send() {
     if (found.html !== null) form.querySelectorAll(".more").forEach((each) => { each.open = Boolean(each.querySelector(".set")); });
     problems(found.problems);
     filter();
-    form.dataset.ready = Number(form.dataset.ready ?? 0) + 1;
   } catch (error) {
     problems([{ severity: "error", message: error.message }]);
-    form.dataset.ready = Number(form.dataset.ready ?? 0) + 1;
   }
+  form.dataset.ready = "";
   busy = false;
   document.getElementById("changed").hidden = text.value === saved;
   if (queue.length || text.value !== asked && !edits.length) send();

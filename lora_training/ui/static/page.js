@@ -102,12 +102,14 @@ function show({ name, html, version }) {
 // -- the stream. A hidden page has none: a browser opens six connections to a server and no more.
 
 let source = null;
-export const stream = { after: null };
+let after = null;
+// a run's page begins its stream itself, where its curves end
+let began = !("run" in document.body.dataset);
 
 function connect() {
   const address = document.body.dataset.stream;
   if (!address || source) return;
-  source = new EventSource(stream.after === null ? address : `${address}?after=${stream.after}`);
+  source = new EventSource(after === null ? address : `${address}?after=${after}`);
   source.onopen = () => { document.getElementById("connection").hidden = true; };
   source.onerror = () => {
     document.getElementById("connection").hidden = false;
@@ -118,8 +120,8 @@ function connect() {
   source.addEventListener("reset", () => location.reload());
   source.addEventListener("event", (event) => {
     const id = Number(event.lastEventId);
-    if (stream.after !== null && id <= stream.after) return;
-    stream.after = id;
+    if (after !== null && id <= after) return;
+    after = id;
     document.dispatchEvent(new CustomEvent("lora:event", { detail: JSON.parse(event.data) }));
   });
 }
@@ -129,18 +131,14 @@ function disconnect() {
   source = null;
 }
 
-export function begin(after = null) {
-  stream.after = after;
+export function begin(offset) {
+  [after, began] = [offset, true];
   connect();
 }
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) disconnect();
-  else if (started) connect();
+  else if (began) connect();
 });
-let started = true;
 document.querySelectorAll("[data-bottom]").forEach((each) => { each.scrollTop = each.scrollHeight; });
-// a run's page begins its stream itself, where its curves end
-if ("run" in document.body.dataset) started = false;
-else connect();
-document.addEventListener("lora:begun", () => { started = true; });
+if (began) connect();

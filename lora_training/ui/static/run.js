@@ -90,5 +90,4 @@ while (!data) {
     return new Promise((resolve) => setTimeout(resolve, 1000));
   });
 }
-document.dispatchEvent(new CustomEvent("lora:begun"));
-begin(data?.offset ?? 0);
+begin(data.offset);

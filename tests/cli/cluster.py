@@ -71,11 +71,15 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=120
+OverTimeLimit=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
 MpiDefault=none
 SwitchType=switch/none
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 """
 
     def _run(self, program: str, *args: str) -> None:
@@ -94,19 +98,23 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         env = os.environ | {"SLURM_CONF": str(self.config)}
         return subprocess.run(argv, env=env, check=check, capture_output=True, text=True).stdout
 
-    def starts_now(self, number: str) -> None:
+    def starts_now(self, number: str, *changes: str) -> None:
         """Slurm has a job that was queued again wait for two minutes; this one waits for a few seconds.
 
         The node takes a credential of the same second for the one that was revoked.
         """
         while "PENDING" not in self.ask("squeue", "--noheader", "--format=%T", f"--jobs={number}"):
             time.sleep(0.1)
-        self.ask("scontrol", "update", f"JobId={number}", "StartTime=now+3")
+        self.ask("scontrol", "update", f"JobId={number}", "StartTime=now+3", *changes)
 
     def stop(self) -> None:
         self.ask("scancel", "--user=root", check=False)
         for daemon in reversed(self.daemons):
             daemon.terminate()
-        for daemon in self.daemons:
-            daemon.wait()
+            try:
+                daemon.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                # a node's daemon may wait for ever for one of its own threads
+                daemon.kill()
+                daemon.wait()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +62,58 @@ def until(state: str, name: str, home: Path = ROOT) -> dict[str, Any]:
     return job
 
 
-def until_a_step(events: Path) -> None:
+def descendants(pid: int) -> list[int]:
+    lists = [path.read_text(encoding="ascii").split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    found = [int(each) for words in lists for each in words]
+    return [*found, *(each for child in found for each in descendants(child))]
+
+
+def is_still(pid: int) -> bool:
+    try:
+        return ") T " in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def held(run: Path, starts: int = 1) -> Iterator[None]:
+    """Have the training stand still from its first steps until it is asked to stop, so that it is not over before."""
+    events = run / "events.jsonl"
     deadline = time.monotonic() + TIMEOUT_S
-    while not (events.exists() and b'"event": "step"' in events.read_bytes()):
+    while not (events.exists() and events.read_bytes().count(b'"event": "start"') == starts):
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.05)
+    training = descendants(json.loads((run / "run.json").read_text(encoding="utf-8"))["pid"])
+    for pid in training:
+        os.kill(pid, signal.SIGSTOP)
+    yield
+    # Slurm itself has it go on before it is preempted or queued again
+    while not (run / "stop").exists() and any(map(is_still, training)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for pid in filter(is_still, training):
+        os.kill(pid, signal.SIGCONT)
 
 
-def test_a_job_is_submitted_watched_and_done_although_its_node_fails(slurm: Cluster, queue: Queue) -> None:
+def began_at(record: dict[str, Any]) -> list[int]:
+    return [attempt["from_step"] for attempt in record["attempts"]]
+
+
+def test_a_job_is_done_although_its_node_fails_and_it_is_queued_again(slurm: Cluster, queue: Queue) -> None:
     ran = lora("train", queue.config("cats"), "--slurm", "--partition", "main", cwd=queue.home)
     assert ran.code == 0, ran.err
     assert "cats: submitted to Slurm as job" in ran.out
-    job = until("running", "cats", queue.home)
+    number = until("running", "cats", queue.home)["slurm"]
     slurm.ask("scontrol", "update", f"NodeName={slurm.node}", "State=DOWN", "Reason=test")
-    slurm.starts_now(job["slurm"])
+    slurm.starts_now(number)
     # refused if the node has returned by itself, as it does when its daemon reports
     slurm.ask("scontrol", "update", f"NodeName={slurm.node}", "State=RESUME", check=False)
+    until("running", "cats", queue.home)
+    slurm.ask("scontrol", "requeue", number)
+    slurm.starts_now(number)
     until("done", "cats", queue.home)
     assert [event["state"] for event in queue.events("cats", "closed")][-1] == "complete"
+    assert "Restarts=2 " in slurm.ask("scontrol", "show", "job", number)
     log = queue.out / "cats.run" / "background.log"
     assert "job 0010-cats is done" in log.read_text(encoding="utf-8")
     assert lora("runs", "list", cwd=queue.home).out.startswith("cats: complete")
@@ -128,10 +164,9 @@ def test_without_slurm_it_is_exit_4(queue: Queue, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.upstream
-def test_queued_again_by_slurm_it_ends_with_the_bits_of_a_run_that_was_not(
+def test_preempted_and_out_of_time_it_ends_with_the_bits_of_a_run_that_was_neither(
     slurm: Cluster, sd_scripts: Path, tmp_path: Path
 ) -> None:
-    """SIGTERM to every process and a new start by Slurm, as for a preemption."""
     from tests.cli.test_train import weights
 
     (tmp_path / "alone").mkdir()
@@ -140,28 +175,31 @@ def test_queued_again_by_slurm_it_ends_with_the_bits_of_a_run_that_was_not(
     ran = lora(*cats.words(*SHORT), "--slurm", cwd=ROOT)
     assert ran.code == 0, ran.err
     number = listed()["cats"]["slurm"]
-    until_a_step(cats.out / "cats.run" / "events.jsonl")
-    slurm.ask("scontrol", "requeue", number)
-    slurm.starts_now(number)
+    other = ("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
+    for starts, ask in enumerate((other, ("scancel", "--batch", "--signal=USR1", number)), 1):
+        with held(cats.out / "cats.run", starts):
+            slurm.ask(*ask)
+        slurm.starts_now(number)
     until("done", "cats")
-    assert [attempt["from_step"] > 0 for attempt in cats.record("cats")["attempts"]] == [False, True]
+    first, second, third = began_at(cats.record("cats"))
+    assert first == 0 < second < third
     assert alone.train(*SHORT).code == 0
     assert weights(cats.out / "cats.safetensors") == weights(alone.out / "cats.safetensors")
 
 
 @pytest.mark.upstream
 def test_two_nodes_train_together_out_of_time_and_again(slurm: Cluster, sd_scripts: Path, tmp_path: Path) -> None:
-    """SIGUSR1 says that the time is nearly over: each node's supervisor saves, and both start again together."""
+    """The end of the time limit is near: each node's supervisor saves, and both start again together."""
     cats = Cats(tmp_path)
     words = cats.words(*SHORT, "launch.num_machines=2", "launch.num_processes=2")
-    ran = lora(*words, "--slurm", cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    ran = lora(*words, "--slurm", "--sbatch=--time=60", cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     assert ran.code == 0, ran.err
     number = listed()["cats"]["slurm"]
-    until_a_step(cats.out / "cats.run" / "events.jsonl")
-    slurm.ask("scancel", "--batch", "--signal=USR1", number)
-    slurm.starts_now(number)
+    with held(cats.out / "cats.run"):
+        # a minute, the shortest, and not before it trains; Slurm looks at limits twice a minute
+        slurm.ask("scontrol", "update", f"JobId={number}", "TimeLimit=1")
+    slurm.starts_now(number, "TimeLimit=60")
     until("done", "cats")
     for name in ("cats", "cats.machine-1"):
-        attempts = cats.record(name)["attempts"]
         assert cats.record(name)["state"] == "complete"
-        assert attempts[-1]["from_step"] > 0
+        assert began_at(cats.record(name))[-1] > 0

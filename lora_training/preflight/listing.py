@@ -192,9 +192,9 @@ def unread(subsets: Iterable[Subset]) -> dict[str, str]:
     known |= {os.path.dirname(path) for path in known}
     found = {}
     for folder in dict.fromkeys(each.name for each in subsets if not each.is_finetuning):
-        paths = (os.path.join(folder, name) for name in names(folder) if name[0] != ".")
+        paths = (os.path.join(folder, name) for name in files.names(folder) if name[0] != ".")
         for path in (path for path in paths if path not in known):
-            inside = sum(name.endswith(extensions()) for name in names(path))
+            inside = sum(name.endswith(extensions()) for name in files.names(path))
             if inside or (mimetypes.guess_type(path)[0] or "").startswith("image/"):
                 found[path] = f"a folder with {inside} of them" if inside else os.path.splitext(path)[1]
     return found

@@ -6,11 +6,9 @@ script without a record is checked by its flags alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Literal
 
 _SUFFIX = "train_network"
 _FP8 = ("fp8_base", "fp8_base_unet")

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
 from lora_training import nearest
 from lora_training.config import encode, paths, tables
 from lora_training.config import schema as schemas
+from lora_training.config.model import Config, Entry
+from lora_training.config.positions import Path as KeyPath
+from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError
 from lora_training.problems import Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
-
-    from lora_training.config.model import Config, Entry
-    from lora_training.config.positions import Path as KeyPath
-    from lora_training.config.schema import Schema
 
 # Upstream copies the content of the first two files into its parsed arguments unchecked, and loads states unchecked.
 _RESUME = "`[run] resume` and `--resume` take the folder of a state, which is checked before the start"

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lora_training import files, tomls
 from lora_training.config import positions
+from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
 from lora_training.problems import Position, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from lora_training.config.positions import Path as KeyPath
 
 MOST = 4 * 2**20  # bytes; limit for any configuration that is read, which may come through a pipe
 DEEPEST = 100

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomlkit
 import tomlkit.exceptions
@@ -11,12 +12,8 @@ from tomlkit.items import AoT, Item, Table
 
 from lora_training import tomls
 from lora_training.config import document, loading, tomlout
+from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lora_training.config.positions import Path as KeyPath
 
 
 class Draft:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import ast
 import math
+from collections.abc import Callable
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import nearest
 from lora_training.config import paths
-from lora_training.config.schema import reader
+from lora_training.config.model import Entry
+from lora_training.config.positions import Path as KeyPath
+from lora_training.config.schema import Flag, reader
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lora_training.config.model import Entry
-    from lora_training.config.positions import Path as KeyPath
-    from lora_training.config.schema import Flag
-
-    # returns a path as upstream gets it; raises UnknownVariable
-    Resolve = Callable[[Flag, str], str]
+# returns a path as upstream gets it; raises UnknownVariable
+Resolve = Callable[[Flag, str], str]
 
 _LEGAL = {"int": "a whole number", "float": "a number", "str": "a string", "Path": "a string", None: "a string"}
 _WIDEST = 60  # characters of a value in a message

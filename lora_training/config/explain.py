@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from lora_training import families, nearest
 from lora_training.config import history, tables
 from lora_training.config import schema as schemas
+from lora_training.config.schema import Flag, Schema
 from lora_training.errors import ConfigError, UpstreamError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from lora_training.config.schema import Flag, Schema
 
 _LONGEST = 100  # characters of a help text in a list
 

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import files, tomls
 from lora_training.config import document, encode, paths, tomlout
 from lora_training.config.argv import dataset_document
+from lora_training.config.model import Config
+from lora_training.config.positions import Path as KeyPath
+from lora_training.config.schema import Flag, Schema
 from lora_training.workspace import CACHE_VARIABLE
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
-
-    from lora_training.config.model import Config
-    from lora_training.config.positions import Path as KeyPath
-    from lora_training.config.schema import Flag, Schema
 
 # flags that name the data when `[[datasets]]` is not used
 DATA = ("dataset_config", "train_data_dir", "reg_data_dir", "in_json", "conditioning_data_dir")

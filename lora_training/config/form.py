@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.config import loading, tables
 from lora_training.config.argv import REFUSED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from lora_training.config.positions import Path as KeyPath
-    from lora_training.config.schema import Flag, Schema, Shape
+from lora_training.config.positions import Path as KeyPath
+from lora_training.config.schema import Flag, Schema, Shape
 
 # what most people set, in this order; a flag that a script does not have is passed over
 ESSENTIAL = (

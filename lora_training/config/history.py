@@ -5,19 +5,16 @@ from __future__ import annotations
 import io
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.config import schema as schemas
+from lora_training.config.schema import Flag
 from lora_training.errors import LoraError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lora_training.config.schema import Flag
 
 _LOCAL = {"GIT_NO_LAZY_FETCH": "1"}  # do not fetch objects that a partial clone left out
 _COMPARED = ("type", "default", "choices", "nargs", "action", "help")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 from lora_training.config import tables
 from lora_training.config.argv import REFUSED
-from lora_training.config.schema import scripts
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from lora_training.config.schema import Flag, Schema, Shape, Table
+from lora_training.config.schema import Flag, Schema, Shape, Table, scripts
 
 _TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "dict": "object", "Path": "string"}
 

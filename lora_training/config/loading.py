@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import nearest, tomls
 from lora_training.config import document, tables
 from lora_training.config.document import Document
 from lora_training.config.model import Config, Entry
+from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
+from lora_training.problems import Problem
 from lora_training.workspace import CACHE_VARIABLE, HOME_VARIABLE, RUNS_VARIABLE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from lora_training.config.positions import Path as KeyPath
-    from lora_training.problems import Problem
 
 # the keys that are not upstream's flags
 TABLES = ("script", "datasets", "general", "launch", "run", "runtime")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.config import paths
+from lora_training.config.positions import Path as KeyPath
+from lora_training.config.schema import Flag, Schema
 from lora_training.config.tables import LaunchTable, RunTable
-from lora_training.problems import Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from lora_training.config.positions import Path as KeyPath
-    from lora_training.config.schema import Flag, Schema
-    from lora_training.problems import Position, Severity
+from lora_training.problems import Position, Problem, Severity
 
 
 @dataclass(frozen=True)

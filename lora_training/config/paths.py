@@ -13,15 +13,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import nearest
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from lora_training.config.schema import Flag
+from lora_training.config.schema import Flag
 
 _ENDINGS = ("_dir", "_path", "_file", "_json", "_weights", "_prompts", "_config")
 _CERTAIN = ("_dir", "_file", "_json", "_prompts", "_config")

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
 
 from lora_training import nearest
 from lora_training.config import document, editing, loading, paths, tomlout
+from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from lora_training.config.positions import Path as KeyPath
 
 # key -> its question, and the last parts of the preset's paths that the answer is written to
 _ASKED: dict[str, tuple[str, tuple[str, ...]]] = {

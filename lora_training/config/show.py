@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import shell, tomls
 from lora_training.config import encode, loading, paths, tomlout
 from lora_training.config.argv import dataset_document, dataset_text, encoded, to_argv
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from lora_training.config.model import Config
-    from lora_training.config.positions import Path as KeyPath
-    from lora_training.config.schema import Schema
+from lora_training.config.model import Config
+from lora_training.config.positions import Path as KeyPath
+from lora_training.config.schema import Schema
 
 DATASET_FILE = "dataset.json"
 _FLAGS = "flags"  # the table of all flags in a resolved configuration

@@ -6,14 +6,11 @@ import datetime as dt
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from lora_training import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from lora_training.config.positions import Path
+from lora_training.config.positions import Path
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _WIDTH = 100

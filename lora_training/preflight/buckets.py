@@ -8,18 +8,14 @@ cached latents, upstream's `__getitem__` takes an image of another size than the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from lora_training.preflight import images, scan
+from lora_training.preflight.job import Job, Progress
+from lora_training.preflight.listing import Subset
+from lora_training.problems import Problem
 from lora_training.stat_cache import StatCache
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from lora_training.preflight.job import Job, Progress
-    from lora_training.preflight.listing import Subset
-    from lora_training.problems import Problem
 
 _STEPS = 64  # upstream's default
 _WHAT = "sizes of images"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lora_training import families
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from lora_training.preflight.job import Job
+from lora_training.preflight.job import Job
 
 # what some programs put before every name
 _PREFIXES = ("model.diffusion_model.", "model.", "net.")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lora_training.preflight import buckets, disk, images, latents, listing, weights
+from lora_training.preflight.job import Job, Progress
 from lora_training.problems import Problem
-
-if TYPE_CHECKING:
-    from lora_training.preflight.job import Job, Progress
 
 
 def run(job: Job, progress: Progress, depth: Literal["all", "quick", "none"] = "all") -> list[Problem]:

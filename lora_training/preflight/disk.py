@@ -7,19 +7,15 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import families, manifest
 from lora_training.preflight import sizes
+from lora_training.preflight.job import Job
+from lora_training.preflight.listing import Subset
 from lora_training.problems import Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
-
-    from lora_training.preflight.job import Job
-    from lora_training.preflight.listing import Subset
 
 _DEFAULT_STEPS = 1600
 _LEAST = 1 << 20  # a log, a record, and the smallest LoRA

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import families
 from lora_training.preflight import weights
-from lora_training.problems import Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from lora_training.preflight.job import Job
-    from lora_training.problems import Severity
+from lora_training.preflight.job import Job
+from lora_training.problems import Problem, Severity
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})

@@ -9,19 +9,15 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from lora_training.preflight import contents, listing, scan
+from lora_training.preflight.job import Job, Progress
+from lora_training.preflight.listing import Subset
 from lora_training.problems import Problem
 from lora_training.stat_cache import StatCache
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-
-    from lora_training.preflight.job import Job, Progress
-    from lora_training.preflight.listing import Subset
 
 _START = 16  # bytes by which PIL tells formats apart
 # conversion of these modes to RGB or RGBA, which upstream does, never fails

@@ -6,18 +6,15 @@ import math
 import os
 import re
 import zipfile
-from typing import IO, TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO
 
 from lora_training import families, files
 from lora_training.preflight import scan
+from lora_training.preflight.job import Job, Progress
+from lora_training.preflight.listing import Subset
 from lora_training.problems import Problem
 from lora_training.stat_cache import StatCache
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from lora_training.preflight.job import Job, Progress
-    from lora_training.preflight.listing import Subset
 
 SUFFIX = ".broken"
 # upstream does not compress; limits against decompression bombs: bytes of a small file, growth of others

@@ -10,18 +10,15 @@ import io
 import json
 import mimetypes
 import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import files
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from lora_training.preflight.job import Job
+from lora_training.preflight.job import Job
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # plugins that add suffixes to upstream's list; PIL opens such files once the plugin is imported

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING
 
-from lora_training.problems import Problem
+from lora_training.preflight.job import Progress
+from lora_training.problems import Problem, Severity
+from lora_training.stat_cache import StatCache
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from lora_training.preflight.job import Progress
-    from lora_training.problems import Severity
-    from lora_training.stat_cache import StatCache
-
-    Check = Callable[[str], str | None]
+Check = Callable[[str], str | None]
 
 _MOST_THREADS = 8  # each may hold a decoded image
 _LINE_EVERY = 50

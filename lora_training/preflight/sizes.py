@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from lora_training import families
 from lora_training.preflight import contents, weights
+from lora_training.preflight.contents import Tensor
+from lora_training.preflight.job import Job
+from lora_training.preflight.listing import Subset
 from lora_training.safetensors_header import Damaged
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from lora_training.preflight.contents import Tensor
-    from lora_training.preflight.job import Job
-    from lora_training.preflight.listing import Subset
 
 _WHOLE, _HALF = 4, 2  # bytes per number
 _DEFAULT_DIM = 4

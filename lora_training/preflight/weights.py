@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import families, files
 from lora_training.preflight import checkpoints, contents
+from lora_training.preflight.job import Job
 from lora_training.problems import Problem
 from lora_training.safetensors_header import Damaged
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from lora_training.preflight.job import Job
 
 MODEL = "pretrained_model_name_or_path"
 # upstream's flags for weights: a file, a folder in diffusers' format, or a hub id

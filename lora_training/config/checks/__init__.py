@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lora_training import shell
 from lora_training.config.argv import encoded
@@ -15,15 +16,10 @@ from lora_training.config.checks.view import View
 from lora_training.config.document import Unreadable
 from lora_training.config.files import DATA
 from lora_training.config.loading import load
+from lora_training.config.model import Config
+from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError
 from lora_training.problems import Problem, as_hint
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from lora_training.config.model import Config
-    from lora_training.config.schema import Schema
 
 __all__ = ["Machine", "check", "file", "installed_here", "require"]
 

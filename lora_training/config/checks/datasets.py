@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from lora_training import nearest
-from lora_training.config.checks.view import as_number, is_whole
+from lora_training.config.checks.view import Subset, View, as_number, is_whole
+from lora_training.config.model import Config
+from lora_training.config.positions import Path as KeyPath
+from lora_training.config.schema import DatasetSchema, Schema, Shape, Style, Table
 from lora_training.config.schema.model import STYLE_KEYS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lora_training.config.checks.view import Subset, View
-    from lora_training.config.model import Config
-    from lora_training.config.positions import Path as KeyPath
-    from lora_training.config.schema import DatasetSchema, Schema, Shape, Style, Table
-    from lora_training.problems import Problem, Severity
+from lora_training.problems import Problem, Severity
 
 _NUMBERS = re.compile(r"\d{1,9}(?:,\d{1,9})*")
 _TYPES: dict[str, type | tuple[type, ...]] = {"bool": bool, "int": int, "float": float, "str": str, "dict": dict}

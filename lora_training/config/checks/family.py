@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from lora_training import families, nearest
 from lora_training.config import paths
+from lora_training.config.checks.view import View
 from lora_training.config.schema import source
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from lora_training.config.checks.view import View
-    from lora_training.problems import Problem
+from lora_training.problems import Problem
 
 
 def problems(view: View) -> Iterator[Problem]:

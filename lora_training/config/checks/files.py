@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import files
 from lora_training.config import paths
+from lora_training.config.checks.view import Subset, View
 from lora_training.config.files import IMAGES
+from lora_training.config.positions import Path as KeyPath
+from lora_training.config.schema import Flag
+from lora_training.problems import Problem
 from lora_training.workspace import CACHE_VARIABLE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from lora_training.config.checks.view import Subset, View
-    from lora_training.config.positions import Path as KeyPath
-    from lora_training.config.schema import Flag
-    from lora_training.problems import Problem
 
 _CAPTIONS = (".txt", ".caption", ".cap")
 _SHOWN = 3

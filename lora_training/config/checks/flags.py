@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import nearest
 from lora_training.config.argv import encoded
+from lora_training.config.checks.view import View
+from lora_training.config.model import Config
+from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError
 from lora_training.problems import Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
-
-    from lora_training.config.checks.view import View
-    from lora_training.config.model import Config
-    from lora_training.config.schema import Schema
 
 _NEEDED = {
     "pretrained_model_name_or_path": '"models/model.safetensors"',

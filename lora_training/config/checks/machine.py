@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-
-    from lora_training.config.checks.view import View
-    from lora_training.config.model import Config
-    from lora_training.config.schema import Schema
-    from lora_training.problems import Problem, Severity
+from lora_training.config.checks.view import View
+from lora_training.config.model import Config
+from lora_training.config.schema import Schema
+from lora_training.problems import Problem, Severity
 
 # `split_mode`, which FLUX deprecates, swaps 18 blocks if `blocks_to_swap` is not given
 _SWAPS = ("blocks_to_swap", "split_mode")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_training import nearest
+from lora_training.config.checks.view import View
 from lora_training.config.schema import source
+from lora_training.problems import Problem
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
-
-    from lora_training.config.checks.view import View
-    from lora_training.problems import Problem
-
-    # tells whether a package is installed; None if the training environment is unknown
-    Installed = Callable[[str], bool] | None
+# tells whether a package is installed; None if the training environment is unknown
+Installed = Callable[[str], bool] | None
 
 # packages that upstream's built-in optimizers import
 _PACKAGES = {

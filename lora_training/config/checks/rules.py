@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from lora_training import families
-from lora_training.config.checks.view import as_number
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from lora_training.config.checks.view import View
-    from lora_training.problems import Problem
+from lora_training.config.checks.view import View, as_number
+from lora_training.problems import Problem
 
 _POSITIVE = (
     *("train_batch_size", "gradient_accumulation_steps", "vae_batch_size", "save_every_n_epochs", "network_dim"),

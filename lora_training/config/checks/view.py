@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.config import paths
+from lora_training.config.model import Config
+from lora_training.config.positions import Path as KeyPath
+from lora_training.config.schema import Schema
 from lora_training.config.schema.model import STYLE_KEYS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lora_training.config.model import Config
-    from lora_training.config.positions import Path as KeyPath
-    from lora_training.config.schema import Schema
-    from lora_training.problems import Problem, Severity
+from lora_training.problems import Problem, Severity
 
 # dataset options whose fallback is a flag of another name
 _FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training.config import document, paths
 from lora_training.config.importers import command, flat_toml, kohya_gui, metadata, train_lora_tool
 from lora_training.config.importers.draft import Draft, Row
 from lora_training.config.importers.source import Source, read
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lora_training.config.schema import Schema
+from lora_training.config.schema import Schema
 
 __all__ = ["Draft", "Row", "Source", "convert", "read"]
 

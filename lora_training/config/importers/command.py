@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lora_training.config.importers.draft import whole
-from lora_training.config.schema import SCRIPT
+from lora_training.config.importers.draft import Draft, whole
+from lora_training.config.schema import SCRIPT, Flag
 from lora_training.config.schema.reader import is_negative_number
 from lora_training.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from lora_training.config.importers.draft import Draft
-    from lora_training.config.schema import Flag
 
 KIND = "a command line"
 _MOST = 2**17  # characters; shlex takes quadratic time for a long word

@@ -5,18 +5,15 @@ from __future__ import annotations
 import ast
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lora_training import nearest
 from lora_training.config import document, encode, tables, tomlout
 from lora_training.config.argv import REFUSED
 from lora_training.config.model import Entry
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from lora_training.config.schema import Flag, Schema
+from lora_training.config.schema import Flag, Schema
 
 # `defaulted`: left out, since it has no effect or upstream's default means the same
 Outcome = Literal["mapped", "renamed", "defaulted", "lost"]

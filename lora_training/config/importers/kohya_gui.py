@@ -5,15 +5,12 @@ The GUI does not pass on a setting of 0, even where 0 is meant; this importer ke
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from lora_training import families
 from lora_training.config.importers import command
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lora_training.config.importers.draft import Draft
+from lora_training.config.importers.draft import Draft
 
 KIND = "a kohya_ss configuration"
 # the GUI's switch of each family, with the prefixes of its settings

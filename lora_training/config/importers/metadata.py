@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import families
-from lora_training.config.importers.draft import from_json, literal, plain_word
-
-if TYPE_CHECKING:
-    from lora_training.config.importers.draft import Draft
+from lora_training.config.importers.draft import Draft, from_json, literal, plain_word
 
 KIND = "a LoRA's metadata"
 _RENAMED = {

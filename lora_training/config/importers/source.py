@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from lora_training import safetensors_header
 from lora_training.config import document
 from lora_training.errors import ConfigError
 from lora_training.files import read_any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _COMMAND = re.compile(r"accelerate\s+launch|train_network\.py")
 _LONG_NUMBER = re.compile(r"[-+.\d][-+.:\w]{100,}")  # quadratic time to parse, with colons in base 60

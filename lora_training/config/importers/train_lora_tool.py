@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from lora_training import families
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lora_training.config.importers.draft import Draft
+from lora_training.config.importers.draft import Draft
 
 KIND = "a train_LoRA_tool configuration"
 # names that differ from upstream's, which the other keys have

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 from lora_training import nearest
 from lora_training.config.schema import cache as _cache
 from lora_training.config.schema.model import DatasetSchema, Flag, Schema, Shape, Style, Table, from_json
 from lora_training.errors import ConfigError, UpstreamError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 __all__ = ["DatasetSchema", "Flag", "Schema", "Shape", "Style", "Table", "owners", "read", "read_all", "scripts"]
 

@@ -6,14 +6,12 @@ import contextlib
 import hashlib
 import json
 import sys
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import files
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 
 def load(folder: Path, tree: Path, script: str) -> dict[str, Any] | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+from pathlib import Path
+from typing import Any
 
 # a subset has the first style whose key it has, as in upstream
 STYLE_KEYS = {"controlnet": "conditioning_data_dir", "finetuning": "metadata_file", "dreambooth": "image_dir"}

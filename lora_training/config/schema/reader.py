@@ -7,18 +7,14 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import proc
-from lora_training.config.schema.model import STYLE_KEYS
+from lora_training.config.schema.model import STYLE_KEYS, Flag
 from lora_training.errors import UpstreamError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from lora_training.config.schema.model import Flag
 
 TIMEOUT_S = 60.0
 _CHILD = Path(__file__).with_name("child.py")

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import ast
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 from lora_training.errors import UpstreamError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _ALWAYS = frozenset({"dropout"})  # an argument of every network, which the trainer itself passes on
 # modules that have upstream's factory functions, newest first

@@ -56,3 +56,10 @@ def test_a_function_that_the_architecture_names_is_in_its_file() -> None:
     for functions, path in named:
         source = (ROOT / path).read_text(encoding="utf-8")
         assert [name for name in re.findall(r"\w+", functions.replace("and", "")) if f"def {name}(" not in source] == []
+
+
+def test_every_package_and_shared_module_is_in_the_architecture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = [path.stem if path.is_file() else f"{path.name}/" for path in (ROOT / "lora_training").glob("[a-z]*")]
+    assert "families" in names
+    assert [name for name in names if f"`{name}`" not in text] == []

@@ -13,7 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from lora_training import proc
+from lora_training import locks, proc
 from lora_training.app import models, targets, tool
 from lora_training.dataset.undo import Session, newest, undo
 from lora_training.errors import ConfigError, LoraError, TrainingError, UpstreamError
@@ -68,34 +68,39 @@ def caption(here: Workspace, request: Request, progress: Progress) -> Outcome:
 
 def take_back(here: Workspace, folder: Path) -> tuple[list[Path], list[Path]]:
     """Undo the last use in a folder. Return the captions restored, and those left since they were edited."""
-    last = newest(_place(here, folder))
-    if last is None:
-        raise ConfigError(f"there is nothing to undo in {folder}")
-    return undo(last)
+    place = _place(here, folder)
+    with locks.exclusive(place):
+        last = newest(place)
+        if last is None:
+            raise ConfigError(f"there is nothing to undo in {folder}")
+        return undo(last)
 
 
 def _place(here: Workspace, folder: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    return here.state / "captions" / name
+    """Return the folder of what is needed to undo, made if it is not there. Who writes captions holds its lock."""
+    place = here.state / "captions" / hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    place.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def _write(
     here: Workspace, request: Request, script: str, words: Callable[[], list[str]], progress: Progress
 ) -> Outcome:
     outcome = Outcome()
-    remaining = _remaining(here, request, outcome, progress)
-    if remaining:
-        with transaction.shared_lock(here), _staged(here, remaining) as stage:
+    place = _place(here, request.folder)
+    with transaction.shared_lock(here), locks.exclusive(place):
+        remaining = _remaining(here, request, outcome, progress)
+        if remaining:
             targets.require_verified(here, targets.targets(here))
-            given = [str(stage), *words(), "--caption_extension", ".txt", *request.more]
-            call = tool.call(here, script, given)
-            session = Session(_place(here, request.folder))
-            harvest = Harvest(stage, remaining, request, session, outcome, progress)
-            try:
-                _run(here, call, harvest)
-            finally:
-                progress("")
-            session.finish()
+            with _staged(place / "stage", remaining) as stage:
+                given = [str(stage), *words(), "--caption_extension", ".txt", *request.more]
+                call = tool.call(here, script, given)
+                session = Session(place)
+                try:
+                    _run(here, call, Harvest(stage, remaining, request, session, outcome, progress))
+                finally:
+                    progress("")
+                session.finish()
     return outcome
 
 
@@ -130,25 +135,16 @@ def _images(request: Request) -> list[Path]:
 
 
 @contextmanager
-def _staged(here: Workspace, remaining: Sequence[Path]) -> Iterator[Path]:
+def _staged(stage: Path, remaining: Sequence[Path]) -> Iterator[Path]:
     """Yield a folder of numbered links to the images: upstream writes beside each image, and ends at a bad one."""
-    every = here.state / "captioning"
-    for left in every.glob("*"):
-        if not _runs(left.name):
-            shutil.rmtree(left, ignore_errors=True)
-    stage = every / str(os.getpid())
-    stage.mkdir(parents=True)
+    shutil.rmtree(stage, ignore_errors=True)  # of a process that was killed
+    stage.mkdir()
     try:
         for number, path in enumerate(remaining):
             (stage / f"{number:08}{path.suffix}").symlink_to(path)
         yield stage
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-
-
-def _runs(pid: str) -> bool:
-    """Return whether a process other than this one has that id."""
-    return pid != str(os.getpid()) and Path("/proc", pid).exists()
 
 
 @dataclass
@@ -185,16 +181,15 @@ class Harvest:
 
 def _run(here: Workspace, call: tool.Call, harvest: Harvest) -> None:
     child = tool.launched(here, call, {})
+    is_over = False
     try:
         proc.stream(child.argv, cwd=child.cwd, env=os.environ | dict(child.env), on_line=harvest.line)
+        is_over = True
     except proc.ProcError as exc:
-        harvest.take()
-        message = f"{call.name} ended with code {exc.completed.returncode}; {len(harvest.outcome.written)} are done"
-        raise TrainingError(message, hint=exc.hint) from exc
-    except BaseException:
-        harvest.take()
-        raise
-    harvest.take(is_over=True)
+        hint = "\n".join(filter(None, (exc.hint, "the same command does the rest")))
+        raise TrainingError(f"{call.name} ended with code {exc.completed.returncode}", hint=hint) from exc
+    finally:
+        harvest.take(is_over=is_over)
     left = len(harvest.remaining) - len(harvest.outcome.written)
     if left:
         raise LoraError(f"{call.name} left out {left} images", hint="the same command tries them again")

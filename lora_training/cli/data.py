@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
 
 _SCRIPT = "sdxl_train_network"
+
+
+def _extension(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"\.[\w.-]+", value):
+        raise click.BadParameter("it begins with a dot, as .txt")
+    return value
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,7 +33,7 @@ def data() -> None:
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value of CONFIG; may be repeated.")
 @click.option("--script", default=_SCRIPT, show_default=True, help="Of a FOLDER: the script that would train on it.")
 @click.option("--resolution", default=1024, show_default=True, type=click.IntRange(64), help="Of a FOLDER.")
-@click.option("--caption-extension", help="Of a FOLDER; by default that of most captions in it.")
+@click.option("--caption-extension", callback=_extension, help="Of a FOLDER; by default that of most captions in it.")
 @json_option
 def check(  # noqa: PLR0913 - one parameter an option
     place: Path,
@@ -62,7 +69,7 @@ def _captioning(command: Callable[..., None]) -> Callable[..., None]:
             click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False)),
             click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[-- UPSTREAM'S ARGUMENTS]"),
             click.option("--model", help="A hub id, an address or a place on this machine; by default upstream's own."),
-            click.option("--caption-extension", "extension", default=".txt", show_default=True),
+            click.option("--caption-extension", "extension", default=".txt", show_default=True, callback=_extension),
             click.option("--trigger", metavar="WORD", help="Put this first in each caption."),
             click.option("--recursive", is_flag=True, help="Also images in folders of FOLDER."),
             click.option("--overwrite", "overwrites", is_flag=True, help="Also images that have a caption."),

@@ -6,6 +6,7 @@ session that was interrupted is continued by the next one.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ class Session:
         self.folder = place / str(number if is_open else number + 1)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._kept = {entry["path"]: entry["kept"] for entry in _entries(self.folder)}
+        _remove_partial(self.folder)
 
     def write(self, path: Path, text: str) -> None:
         """Keep the present content of a file, then replace it atomically."""
@@ -38,7 +40,7 @@ class Session:
             self._kept[str(path)] = kept
         entry = {"path": str(path), "kept": self._kept[str(path)], "wrote": _digest(text.encode())}
         with (self.folder / _JOURNAL).open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(entry) + "\n")
+            journal.write(f"\n{json.dumps(entry)}\n")  # on a line of its own also after one that is cut off
             journal.flush()
             os.fsync(journal.fileno())
         files.write(path, text)
@@ -60,6 +62,7 @@ def newest(place: Path) -> Path | None:
 def undo(session: Path) -> tuple[list[Path], list[Path]]:
     """Restore the files of a session. Return those restored, and those left because they were edited since."""
     entries = {entry["path"]: entry for entry in _entries(session)}
+    _remove_partial(session)
     restored, edited = [], []
     for name, entry in entries.items():
         path = Path(name)
@@ -77,7 +80,7 @@ def _restore(path: Path, kept: Path | None) -> None:
     if kept is None:
         path.unlink()
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.undo.partial")
     shutil.copy2(kept, partial)
     partial.replace(path)
 
@@ -87,8 +90,15 @@ def _entries(session: Path) -> list[dict[str, Any]]:
         lines = (session / _JOURNAL).read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    # a last line that is cut off comes from a process that was killed before it wrote the file
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    # a line that is cut off comes from a process that was killed before it wrote the file
+    return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+
+def _remove_partial(session: Path) -> None:
+    """Remove what is left of the last write of a process that was killed in it."""
+    for path in [Path(entry["path"]) for entry in _entries(session)[-1:]]:
+        for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+            partial.unlink()
 
 
 def _digest(data: bytes) -> str:

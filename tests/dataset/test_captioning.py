@@ -20,7 +20,7 @@ if find_spec("torch") is None or find_spec("onnxruntime") is None:
 Image = pytest.importorskip("PIL.Image")
 pytestmark = [pytest.mark.upstream, pytest.mark.usefixtures("sd_scripts")]
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "both": (255, 0, 255), "none": (0, 0, 0)}
-# kills `lora` before a write, after which nothing of Python runs
+# kills `lora` in a write, after which nothing of Python runs
 KILLS = """
 import os, signal
 from wrapt import register_post_import_hook
@@ -32,6 +32,7 @@ def hook(module):
     def killing(path, text):
         left[0] -= 1
         if left[0] < 0:
+            path.with_name(f".{path.name}.1.partial").write_text(text[:3])
             os.kill(os.getpid(), signal.SIGKILL)
         write(path, text)
 
@@ -69,7 +70,7 @@ def test_a_tagger_that_is_killed_goes_on_and_undo_brings_back_every_byte(tagger,
     write(tmp_path / "kills", {"sitecustomize.py": KILLS})
     words = ("tag", "images", "--model", tagger, "--trigger", "ohwx", "--blacklist", "blue_thing")
     killed = data(*words, cwd=tmp_path, PYTHONPATH=str(tmp_path / "kills"), KILL_AFTER="70")
-    assert (killed.code, len(list(folder.glob("*.txt")))) == (-9, 72)
+    assert (killed.code, len(list(folder.glob("*.txt"))), len(list(folder.glob("*.partial")))) == (-9, 72, 1)
     ran = data(*words, "--json", cwd=tmp_path)
     assert ran.code == 6
     found = json.loads(ran.out)
@@ -77,6 +78,7 @@ def test_a_tagger_that_is_killed_goes_on_and_undo_brings_back_every_byte(tagger,
     assert [Path(path).name for path in found["broken"]] == ["broken.png"]
     now = contents(folder)
     assert {name: now[name] for name in before} == before
+    assert len(now) == len(before) + 198
     expected = [b"ohwx, red_thing\n", b"ohwx\n", b"ohwx, red_thing\n", b"ohwx\n"]
     assert [now[f"{number:03}.txt"] for number in range(8, 12)] == expected
     again = data(*words, "--json", cwd=tmp_path)
@@ -116,6 +118,7 @@ def test_what_is_wrong_is_said_before_anything_is_done(tagger, tmp_path):
         (("tag", "images", "--model", "half"), 4, "half lacks selected_tags.csv"),
         (("tag", "images", "--model", tagger, "--", "--trehsh", "1"), 2, "did you mean `--thresh`?"),
         (("caption", "images", "--model", "none.pth"), 4, "none.pth does not exist"),
+        (("tag", "images", "--caption-extension", "txt"), 2, "it begins with a dot"),
     ):
         ran = data(*words, cwd=tmp_path)
         assert (ran.code, said in ran.err) == (code, True), ran.err

@@ -59,12 +59,13 @@ def write(path: Path, text: str) -> None:
     """Write a file atomically. An existing file or link of that name is replaced, not written to."""
     # two processes may write the same cache at once
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)
     try:
+        partial.unlink(missing_ok=True)
         with open(partial, "x", encoding="utf-8", errors="surrogateescape", opener=opener) as file:
             file.write(text)
         partial.replace(path)
-    except OSError:
+    except OSError as exc:
+        exc.filename = str(path)
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,8 +107,8 @@ def lines(found: Survey) -> Iterator[str]:
     for dataset in found.datasets:
         yield from _table(dataset)
     yield from _words(found)
-    for fault in found.faults:
-        yield from _fault(fault)
+    for _, faults in itertools.groupby(found.faults, key=lambda fault: fault.code):
+        yield from _faults(list(faults))
 
 
 def _table(dataset: Dataset) -> Iterator[str]:
@@ -130,20 +131,21 @@ def _words(found: Survey) -> Iterator[str]:
     yield f"{len(texts)} captions{most}" + (f"; {len(counts)} tags: {common}" if common else "")
 
 
-def _fault(fault: Fault) -> Iterator[str]:
-    yield f"{fault.severity}: {fault.text}" + (f": {len(fault.images)}" if fault.images else "")
-    for path, detail in list(fault.images.items())[:_SHOWN]:
-        yield f"    {path}" + (f" ({detail})" if detail else "")
-    if len(fault.images) > _SHOWN:
-        yield f"    and {len(fault.images) - _SHOWN} more"
+def _faults(faults: Sequence[Fault]) -> Iterator[str]:
+    """Yield the findings of one kind, the first of them in full."""
+    for fault in faults[:_SHOWN]:
+        yield f"{fault.severity}: {fault.text}" + (f": {len(fault.images)}" if fault.images else "")
+        for path, detail in list(fault.images.items())[:_SHOWN]:
+            yield f"    {path}" + (f" ({detail})" if detail else "")
+        if len(fault.images) > _SHOWN:
+            yield f"    and {len(fault.images) - _SHOWN} more, which --json lists"
+    if len(faults) > _SHOWN:
+        yield f"and {len(faults) - _SHOWN} more of this kind, which --json lists"
 
 
 def write_report(found: Survey, title: str, file: Path) -> None:
-    """Write the report atomically. Raises ConfigError."""
-    try:
-        files.write(file, "".join(report.html(found, title)))
-    except OSError as exc:
-        raise ConfigError(f"cannot write {file}: {exc.strerror}") from exc
+    """Write the report atomically."""
+    files.write(file, "".join(report.html(found, title)))
 
 
 def report_of(file: Path) -> bytes:

@@ -114,8 +114,8 @@ def _digest(path: str) -> str:
     return hashlib.sha256(files.read_any(path, _MOST)).hexdigest()
 
 
-def similar(pictures: Sequence[Picture]) -> list[tuple[str, str]]:
-    """Return the pairs of images that look the same: copies in another size, format or quality."""
+def similar(pictures: Sequence[Picture]) -> list[list[str]]:
+    """Return the groups of images that look the same: copies in another size, format or quality."""
     import numpy as np
 
     known = [each for each in pictures if each.signature]
@@ -124,13 +124,14 @@ def similar(pictures: Sequence[Picture]) -> list[tuple[str, str]]:
     bits = np.array([int(each.signature[:16], 16) for each in known], np.uint64)
     colours = np.array([list(bytes.fromhex(each.signature[16:])) for each in known], np.int16)
     ones = np.array([number.bit_count() for number in range(256)], np.uint8)
-    found = []
+    groups = [[number] for number in range(len(known))]
     for number in range(len(known) - 1):
         apart = ones[(bits[number + 1 :] ^ bits[number]).view(np.uint8)].reshape(-1, 8).sum(1)
-        close = number + 1 + np.flatnonzero(apart <= _CLOSE_BITS)
-        found += [
-            (known[number].path, known[other].path)
-            for other in close
-            if np.abs(colours[number] - colours[other]).max() <= _CLOSE_COLOURS
-        ]
-    return found
+        for other in number + 1 + np.flatnonzero(apart <= _CLOSE_BITS):
+            one, more = groups[number], groups[other]
+            if one is not more and np.abs(colours[number] - colours[other]).max() <= _CLOSE_COLOURS:
+                one += more
+                for each in more:
+                    groups[each] = one
+    found = {id(group): group for group in groups if len(group) > 1}
+    return [[known[each].path for each in sorted(group)] for group in found.values()]

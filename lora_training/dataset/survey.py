@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,11 @@ class Sample:
         """The longer side by the shorter one; 0 without a size."""
         sides = sorted((self.picture.width, self.picture.height))
         return sides[1] / sides[0] if sides[0] else 0
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a regularization image."""
+        return bool(self.subset.options.get("is_reg"))
 
     @property
     def scale(self) -> float:
@@ -101,9 +106,11 @@ def make(job: Job, tree: Path, progress: Callable[[str], None], trigger: str | N
     unfit = preflight.unfit(job, subsets, progress)
     text = f"images {preflight.UNFIT}: {preflight.UNFIT_CURE}"
     sizes = (Fault("size", "error", text, unfit),) if unfit else ()
-    faults = (*_empty(subsets), *sizes, *_faults(samples, limit, trigger), *_skipped(subsets, found))
+    faults = sorted((*_left_out(subsets, found), *sizes, *_faults(samples, limit, trigger)), key=lambda it: it.severity)
     accumulated = int(job.number("gradient_accumulation_steps") or 1)
-    return Survey(tuple(datasets), faults, limit, math.ceil(sum(each.batches for each in datasets) / accumulated))
+    return Survey(
+        tuple(datasets), tuple(faults), limit, math.ceil(sum(each.batches for each in datasets) / accumulated)
+    )
 
 
 def _dataset(subsets: Sequence[Subset], found: Mapping[str, Picture], count: Callable[[str], int] | None) -> Dataset:
@@ -136,44 +143,46 @@ def _length(text: str, count: Callable[[str], int] | None) -> int | None:
 # -- faults
 
 
+def _left_out(subsets: Sequence[Subset], found: Mapping[str, Picture]) -> Iterator[Fault]:
+    empty = {each.name: "" if Path(each.name).exists() else "not there" for each in subsets if not each.images}
+    if empty or not subsets:
+        severity: Severity = "warning" if any(subset.images for subset in subsets) else "error"
+        yield Fault("no-images", severity, "data sets without images that upstream reads", empty)
+    if unread := listing.unread(subsets):
+        text = "pictures that upstream does not read: save those of another ending as .png, give folders a data set"
+        yield Fault("unread", "warning", text, unread)
+    skipped = {path: "" for subset in subsets for path in subset.images if _is_skipped(subset, found[path])}
+    if skipped:
+        yield Fault("skipped", "warning", "images left out by skip_image_resolution", skipped)
+
+
 def _faults(samples: Sequence[Sample], limit: int | None, trigger: str | None) -> Iterator[Fault]:
-    for code, severity, text, judge in (*_PICTURES, *_CAPTIONS):
+    for code, severity, text, judge in (*_PICTURES, *_CAPTIONS, *_wanted(limit, trigger)):
         images = {sample.path: str(said) for sample in samples if (said := judge(sample)) not in (None, False)}
         if images:
             yield Fault(code, severity, text, images)
-    long = {each.path: f"{each.tokens} tokens" for each in samples if limit and (each.tokens or 0) > limit}
-    if long:
-        yield Fault("tokens", "warning", f"captions of more than {limit} tokens, of which the rest is not used", long)
-    named = trigger.lower() if trigger else ""
-    regular = (sample for sample in samples if not sample.subset.options.get("is_reg"))
-    without = [sample.path for sample in regular if named not in sample.caption.text.lower()]
-    if without:
-        yield Fault("trigger", "warning", f"captions without the trigger word {trigger}", dict.fromkeys(without, ""))
-    yield from _duplicates({sample.path: sample.picture for sample in samples})
-
-
-def _duplicates(found: Mapping[str, Picture]) -> Iterator[Fault]:
-    groups = pictures.same(list(found.values()))
-    for group in groups:
+    found = {sample.path: sample.picture for sample in samples}
+    same = pictures.same(list(found.values()))
+    for group in same:
         yield Fault("duplicate", "warning", "images that are the same file", dict.fromkeys(group, ""))
-    copies = {path for group in groups for path in group[1:]}
-    for pair in pictures.similar([each for path, each in found.items() if path not in copies]):
-        yield Fault("near-duplicate", "warning", "images that look the same", dict.fromkeys(pair, ""))
+    copies = {path for group in same for path in group[1:]}
+    for group in pictures.similar([each for path, each in found.items() if path not in copies]):
+        yield Fault("near-duplicate", "warning", "images that look the same", dict.fromkeys(group, ""))
 
 
-def _skipped(subsets: Iterable[Subset], found: Mapping[str, Picture]) -> Iterator[Fault]:
-    images = {path: "" for subset in subsets for path in subset.images if _is_skipped(subset, found[path])}
-    if images:
-        yield Fault("skipped", "warning", "images left out by skip_image_resolution", images)
-    if unread := listing.unread(subsets):
-        yield Fault("unread", "warning", "pictures not read: in a folder inside, or of another ending", unread)
-
-
-def _empty(subsets: Sequence[Subset]) -> Iterator[Fault]:
-    empty = {each.name: "" if Path(each.name).is_dir() else "not there" for each in subsets if not each.images}
-    if empty or not subsets:
-        severity: Severity = "error" if len(empty) == len(subsets) else "warning"
-        yield Fault("no-images", severity, "folders without images" if empty else "images: none are there", empty)
+def _wanted(limit: int | None, trigger: str | None) -> Iterator[_Row]:
+    """Yield what is looked for in captions where it is known."""
+    if limit:
+        text = f"captions of more than {limit} tokens, of which the rest is not used"
+        yield "tokens", "warning", text, lambda each: (each.tokens or 0) > limit and f"{each.tokens} tokens"
+    if trigger:
+        text, word = f"captions without the trigger word {trigger}", trigger.lower()
+        yield (
+            "trigger",
+            "warning",
+            text,
+            lambda each: not each.is_regular and word not in each.caption.text.lower() and "",
+        )
 
 
 def _lost(sample: Sample) -> str | None:
@@ -187,7 +196,8 @@ def _has(fault: captions.Fault) -> Callable[[Sample], str | None]:
 
 # Each returns a detail of a sample that has the fault, else None or False.
 _Judge = Callable[[Sample], str | bool | None]
-_PICTURES: tuple[tuple[str, Severity, str, _Judge], ...] = (
+_Row = tuple[str, Severity, str, _Judge]
+_PICTURES: tuple[_Row, ...] = (
     ("broken", "error", "images that do not decode", lambda each: each.picture.wrong),
     (
         *("no-bucket", "error", "images too small for a bucket, which ends a training"),
@@ -225,7 +235,7 @@ _PICTURES: tuple[tuple[str, Severity, str, _Judge], ...] = (
         lambda each: each.picture.mode == "CMYK" and "CMYK",
     ),
 )
-_CAPTIONS: tuple[tuple[str, Severity, str, _Judge], ...] = (
+_CAPTIONS: tuple[_Row, ...] = (
     ("caption-encoding", "error", "captions that are not UTF-8, which ends a training", _has("not UTF-8")),
     ("caption-empty", "error", "empty caption files, which end a training", _has("empty")),
     ("caption-unreadable", "error", "caption files that cannot be read", _has("unreadable")),

@@ -47,7 +47,7 @@ CODES = {
     "caption-lines": {"same.png"},
     "caption-mark": {"near.jpg"},
     "tokens": {"moving.webp"},
-    "unread": {"old.gif", "inside"},
+    "unread": {"old.gif", "mixed.Png", "inside"},
     "trigger": {
         "clear.png",
         "moving.webp",
@@ -85,7 +85,7 @@ def planted(tmp_path_factory) -> Path:
     clear.save(folder / "clear.png")
     picture(500, 500, 23).save(folder / "moving.webp", save_all=True, append_images=[picture(500, 500, 24)])
     (folder / "inside").mkdir()
-    for name in ("old.gif", "inside/more.png"):
+    for name in ("old.gif", "mixed.Png", ".hidden.gif", "inside/more.png"):
         picture(500, 500, 25).save(folder / name)
     write(folder, {f"{name}.txt": f"Cat, tag_{name}, red" for name in ("a", "b", "c", "long")})
     texts = {"clear.txt": "", "turned.caption": "x", "thin.txt": " \n", "same.txt": "a\nb\n", "near.txt": "\ufeffcat"}
@@ -111,8 +111,10 @@ def test_each_planted_fault_is_found_and_no_other(planted, tmp_path):
 
 
 def test_the_report_is_one_file_with_thumbnails_crops_and_duplicates(planted, tmp_path):
-    ran = check(planted, "--resolution", "512", "--report", "report.html", cwd=tmp_path)
+    ran = check(planted, "--resolution", "512", "--trigger", "cat", "--report", "report.html", cwd=tmp_path)
     assert "report: report.html" in ran.out
+    assert "the trigger word cat: 8\n" in ran.out
+    assert "    and 3 more, which --json lists\n" in ran.out
     text = (tmp_path / "report.html").read_text()
     assert not re.search(r'(?:src|href)="(?!data:)|<script|@import|url\(', text)
     assert text.count("data:image/jpeg;base64,") > len(list(planted.glob("*.[pjw][npe][gb]*")))
@@ -134,7 +136,8 @@ def test_names_of_files_are_no_html(tmp_path):
 def test_a_folder_without_images_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     ran = check("empty", cwd=tmp_path)
-    assert (ran.code, f"error: folders without images: 1\n    {tmp_path / 'empty'}\n" in ran.out) == (1, True)
+    assert ran.code == 1
+    assert f"error: data sets without images that upstream reads: 1\n    {tmp_path / 'empty'}\n" in ran.out
 
 
 def test_pictures_in_a_folder_inside_are_named_and_a_missing_folder_is_said_to_be_missing(tmp_path):
@@ -147,6 +150,25 @@ def test_pictures_in_a_folder_inside_are_named_and_a_missing_folder_is_said_to_b
     base = {"script": "train_network", "output": {"output_dir": "o"}, "datasets": [{"subsets": [subset]}]}
     (tmp_path / "my.toml").write_text(tomlout.document(base))
     assert f"    {tmp_path / 'gone'} (not there)\n" in check("my.toml", cwd=tmp_path).out
+
+
+def test_of_several_data_sets_those_without_images_are_named_and_wrong_places_are_one_sentence(planted, tmp_path):
+    sets = [{"subsets": [{"image_dir": str(path)}]} for path in (planted, tmp_path, tmp_path / "nowhere")]
+    write(tmp_path, {"my.toml": tomlout.document({"script": "train_network", "datasets": sets}), "empty.toml": ""})
+    findings = json.loads(check("my.toml", "--set", "resolution=512,512", "--json", cwd=tmp_path).out)["findings"]
+    (found,) = (each for each in findings if each["code"] == "no-images")
+    assert found["severity"] == "warning"
+    assert found["images"] == {str(tmp_path): "", str(tmp_path / "nowhere"): "not there"}
+    write(tmp_path, {"damaged.toml": "script"})
+    for words, code, said in (
+        (("nowhere",), 2, "'nowhere' does not exist"),
+        (("damaged.toml",), 3, "damaged.toml:1:7: not valid TOML"),
+        (("empty.toml",), 3, "error: `script` is missing"),
+        ((planted, "--caption-extension", "txt"), 2, "it begins with a dot"),
+        ((planted, "--report", "empty.toml/x.html"), 1, "empty.toml/x.html: Not a directory"),
+    ):
+        ran = check(*words, cwd=tmp_path)
+        assert (ran.code, said in ran.err) == (code, True), ran.err
 
 
 @pytest.mark.upstream

@@ -35,7 +35,8 @@ def read(tree: Path, script: str, *, cache: Path | None = None) -> Schema:
     if script not in known:
         near = nearest.hint(script, known)
         hint = f"{near} " if near else ""
-        raise ConfigError(f"upstream has no script `{script}`", hint=f"{hint}its scripts: {', '.join(known)}")
+        what = f"upstream has no script `{script}`" if script else "`script` is missing"
+        raise ConfigError(what, hint=f"{hint}its scripts: {', '.join(known)}")
     return _read(tree, [script], cache)[script]
 
 

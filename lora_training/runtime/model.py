@@ -24,7 +24,7 @@ from lora_training.runtime.run import Watcher
 class Target:
     """A function, class or variable of upstream, or of an installed package, that a patch changes or relies on.
 
-    `digest` is `source.digest` of `name` in `module` at the pin, with our patch files applied.
+    `digest` is `verify.digest_in` of `name` in `module` at the pin, with our patch files applied.
     """
 
     module: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -99,8 +99,17 @@ def check(tree: Path, names: Iterable[str] | None = None, cache: Path | None = N
 
 def needed(table: Mapping[str, Mapping[str, Any]], start: Start) -> list[str]:
     """The patches of `table` that this run needs."""
-    parsed = {name: model.parse_settings(name, _known(name).settings, raw) for name, raw in table.items()}
-    return [name for name, each in parsed.items() if not _known(name).unneeded(start, each)]
+    return [patch.name for patch, _, why_not in _parsed(table, start) if not why_not]
+
+
+def _parsed(table: Mapping[str, Mapping[str, Any]], start: Start) -> Iterator[tuple[RuntimePatch, Any, str | None]]:
+    """Yield each patch with its settings and the reason why the run does not need it, if there is one."""
+    for name, raw in table.items():
+        if name not in available():
+            raise PatchError(f"there is no runtime patch named {name!r}", hint=f"there are: {', '.join(available())}")
+        patch = available()[name]
+        settings = model.parse_settings(name, patch.settings, raw)
+        yield patch, settings, patch.unneeded(start, settings)
 
 
 def install(table: Mapping[str, Mapping[str, Any]], tree: Path, start: Start) -> list[str]:
@@ -108,30 +117,18 @@ def install(table: Mapping[str, Mapping[str, Any]], tree: Path, start: Start) ->
 
     Raises PatchError for an unknown name and for a target that is missing or changed, ConfigError for invalid settings.
     """
-    lines = []
-    needed: dict[str, Any] = {}
-    for name, raw in table.items():
-        patch = _known(name)
-        parsed = model.parse_settings(name, patch.settings, raw)
-        why_not = patch.unneeded(start, parsed)
-        lines.append(f"{name}: not needed, {why_not}" if why_not else f"{name}: on")
-        if not why_not:
-            needed[name] = parsed
-    if found := check(tree, needed):
+    parsed = list(_parsed(table, start))
+    if found := check(tree, [patch.name for patch, _, why_not in parsed if not why_not]):
         hint = "bring the tree to its pin (`lora upstream status`) or switch the patch off in [runtime]"
         raise PatchError("\n".join(problem.message for problem in found), hint=hint)
-    for name, parsed in needed.items():
-        if (prepare := available()[name].prepare) is not None:
-            prepare()
-        for module in dict.fromkeys(target.module for target in available()[name].targets):
-            _at_import(module, _hook(available()[name], parsed, module, tree))
-    return lines
-
-
-def _known(name: str) -> RuntimePatch:
-    if name not in available():
-        raise PatchError(f"there is no runtime patch named {name!r}", hint=f"there are: {', '.join(available())}")
-    return available()[name]
+    for patch, settings, why_not in parsed:
+        if why_not:
+            continue
+        if patch.prepare is not None:
+            patch.prepare()
+        for module in dict.fromkeys(target.module for target in patch.targets):
+            _at_import(module, _hook(patch, settings, module, tree))
+    return [f"{patch.name}: not needed, {why_not}" if why_not else f"{patch.name}: on" for patch, _, why_not in parsed]
 
 
 # the hooks to run after a module's import, by the module's name

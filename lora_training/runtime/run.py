@@ -25,9 +25,6 @@ class Watcher:
     def batch_given(self, batch: dict[str, Any]) -> None:
         """The next training batch, before its forward pass."""
 
-    def loss_made(self, loss: Any) -> None:
-        """The batch's loss, a 0-dimensional tensor on its device, before its backward pass."""
-
     def gradients_made(self, network: Any) -> None:
         """The last backward pass before an optimizer step is done; the ranks reduce their gradients next."""
 

@@ -132,7 +132,6 @@ def _process_batch(run: Run, method: Callable[..., Any], *args: Any, **kwargs: A
     loss = method(*args, **kwargs)
     if not run.validating:
         run.batch_loss, run.norm, run.on_host = loss, None, None
-        run.tell("loss_made", loss)
     return loss
 
 

@@ -90,11 +90,6 @@ def parse(file: Path) -> ast.Module:
         return ast.parse(file.read_bytes(), str(file))
 
 
-def digest(text: str, name: str) -> str | None:
-    """`digest_in` of the source `text`."""
-    return digest_in(ast.parse(text), name)
-
-
 def digest_in(tree: ast.Module, name: str) -> str | None:
     """Return a short digest of the syntax tree of `name` in the module `tree`, or None when it does not exist.
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -22,6 +23,10 @@ from library import original_unet as u
 if __name__ == "__main__":
     print(u.BLOCK_OUT_CHANNELS, u.TIMESTEP_INPUT_DIM, u.TIME_EMBED_DIM, sys.argv[1:])
 """
+
+
+def digest(text: str, name: str) -> str | None:
+    return verify.digest_in(ast.parse(text), name)
 
 
 def run(folder: Path, chosen: dict[str, object], *flags: str) -> subprocess.CompletedProcess[str]:
@@ -96,7 +101,7 @@ def install(module, settings):
     upstreams = module.Trainer.train
     module.Trainer.train = lambda self: upstreams(self) + ", louder"
 PATCH = RuntimePatch("loud", "", "", "", "", (Target("train_it", "Trainer.train", DIGEST),), install)
-""".replace("DIGEST", repr(verify.digest(SELF, "Trainer.train")))
+""".replace("DIGEST", repr(digest(SELF, "Trainer.train")))
 DRIVER = """
 import os, sys
 from lora_training.runtime import bootstrap, patches, registry
@@ -159,7 +164,7 @@ def test_every_patch_fits_the_pinned_tree(sd_scripts: Path) -> None:
 
 
 def test_a_digest_ignores_comments_and_layout_but_no_change_of_code() -> None:
-    first = verify.digest("class A:\n    def f(self): return 1\n", "A.f")
-    assert first == verify.digest("# why\nclass A:\n    def f(\n        self\n    ):\n        return 1  # one\n", "A.f")
-    assert first != verify.digest("class A:\n    def f(self): return 2\n", "A.f")
-    assert verify.digest("class A: pass", "A.f") is None
+    first = digest("class A:\n    def f(self): return 1\n", "A.f")
+    assert first == digest("# why\nclass A:\n    def f(\n        self\n    ):\n        return 1  # one\n", "A.f")
+    assert first != digest("class A:\n    def f(self): return 2\n", "A.f")
+    assert digest("class A: pass", "A.f") is None

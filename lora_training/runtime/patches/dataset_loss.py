@@ -23,7 +23,6 @@ from lora_training.runtime import training
 from lora_training.runtime.model import RuntimePatch, Target, limits, settings_problems
 from lora_training.runtime.run import Run, Watcher
 
-NAME = "dataset-loss"
 _FACTOR = "lora_scope_factor"
 
 
@@ -128,7 +127,7 @@ def _weigh_datasets(datasets: list[Any]) -> None:
 
 
 PATCH = RuntimePatch(
-    name=NAME,
+    name="dataset-loss",
     reason="Upstream weighs all training images alike, and compares latents pixel by pixel only.",
     upstream_version="v0.11.1",
     verification="tests/runtime/test_dataset_loss.py, tests/runtime/test_terms.py",

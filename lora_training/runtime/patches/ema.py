@@ -17,7 +17,6 @@ from lora_training.runtime import training
 from lora_training.runtime.model import RuntimePatch, Target, limits
 from lora_training.runtime.run import Watcher
 
-NAME = "ema"
 STATE_FILE = "ema.pt"
 _SUFFIX = "-ema"
 
@@ -111,7 +110,7 @@ def _beside(path: Path) -> Path:
 
 
 PATCH = RuntimePatch(
-    name=NAME,
+    name="ema",
     reason="Upstream keeps no average of the weights, which is smoother than any one step's.",
     upstream_version="v0.11.1",
     verification="tests/runtime/test_ema.py",

@@ -35,56 +35,23 @@ from lora_training import files, manifest
 from lora_training.runtime import persistent, training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Target, wrap_function
 from lora_training.runtime.patches import provenance
-from lora_training.runtime.run import Watcher
+from lora_training.runtime.run import Run, Watcher
 
 # Digests of the run's inputs, by name, as a JSON object; they go into every state's manifest.
 IDENTITY = provenance.VARIABLE
 # The folder where the other ranks write their generators for rank 0, the only one that saves.
 RUN_FOLDER = "LORA_RUN_FOLDER"
-_NAME = "exact-resume"
-
-
-class _Losses(Watcher):
-    """Restore the running average of the losses on resume; upstream would start it from zeros."""
-
-    def __init__(self) -> None:
-        self._folder: Path | None = None
-        self._is_restored = False
-
-    def state_saved(self, path: Path) -> None:
-        self._folder = path
-        if not self.run.moved:
-            # at the end of an epoch; in the middle of one, the loss of the saved step is not recorded yet
-            self._write()
-
-    def step_ends(self) -> None:
-        self._write()
-
-    def _write(self) -> None:
-        recorder = self.run.recorder
-        if self._folder is not None and recorder is not None:
-            held = {"losses": recorder.loss_list, "total": recorder.loss_total}
-            files.write(self._folder / manifest.LOSSES, json.dumps(held))
-        self._folder = None
-
-    def keeps_loss(self, _loss: float) -> None:
-        if self._is_restored or not self.run.args.resume:
-            return
-        self._is_restored = True
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            held = json.loads(files.read(Path(self.run.args.resume) / manifest.LOSSES))
-            losses, total = [float(loss) for loss in held["losses"]], float(held["total"])
-            self.run.recorder.loss_list, self.run.recorder.loss_total = losses, total
 
 
 def _install(module: ModuleType, _settings: NoSettings) -> None:
     if module.__name__ == "rich.style":
         # rich draws a random link id for each logged line from the generator that shuffles the captions
         vars(module)["randint"] = random.Random(0).randint  # noqa: S311 - it names links
-    elif module.__name__ == "library.accelerator_setup":
-        _install_in_accelerator_setup(module)
     elif module.__name__ == "library.dataset":
         wrap_function(module, "DatasetGroup.new_cache_latents", _cache_latents)
+    elif module.__name__ == "accelerate.data_loader":
+        persistent.install(sys.modules["torch.utils.data.dataloader"])
+        wrap_function(module, "DataLoaderShard.__iter__", _begin_epoch)
 
 
 def _cache_latents(wrapped: Any, _: Any, args: Any, kwargs: Any) -> None:
@@ -98,18 +65,10 @@ def _cache_latents(wrapped: Any, _: Any, args: Any, kwargs: Any) -> None:
     _restore_generators(before)
 
 
-def _install_in_accelerator_setup(module: ModuleType) -> None:
-    from torch.utils.data import dataloader
-
-    persistent.install(dataloader)
-    original = module.prepare_accelerator
-
-    def prepare_accelerator(*args: Any, **kwargs: Any) -> Any:
-        accelerator = original(*args, **kwargs)
-        _Recorder(accelerator).attach()
-        return accelerator
-
-    vars(module)["prepare_accelerator"] = prepare_accelerator
+def _begin_epoch(wrapped: Any, loader: Any, _args: Any, _kwargs: Any) -> Any:
+    if (watcher := vars(loader).get("lora_exact_resume")) is not None:
+        watcher.epoch_start = watcher.capture()
+    return wrapped()
 
 
 @dataclass
@@ -135,69 +94,54 @@ class _Saved:
         return cls(**load(path, weights_only=True))
 
 
-class _Recorder:
-    """Records and restores the generators for one accelerator, through loading, batches and saving."""
+class _ExactResume(Watcher):
+    """Record and restore the generators of one rank, and the running average of the losses."""
 
-    def __init__(self, accelerator: Any) -> None:
-        self.accelerator = accelerator
+    def __init__(self) -> None:
         self.epoch_start: dict[str, Any] = {}
-        self.resumed: _Saved | None = None
-        self.has_loader = False
-        # the generator that accelerate shuffles the data with when there are several ranks
-        self.order: Any = None
+        self._resumed: _Saved | None = None
+        self._loader: Any = None
+        self._saved: Path | None = None
+        self._are_losses_restored = False
 
-    def attach(self) -> None:
-        """Replace the methods of this one accelerator by those of this class."""
-        ours: dict[str, Callable[..., Any]] = {
-            "prepare_data_loader": self._prepare_data_loader,
-            "skip_first_batches": self._skip_first_batches,
-            "load_state": self._load_state,
-            "save_state": self._save_state,
-            "wait_for_everyone": self._wait_for_everyone,
-        }
-        self.original = {name: getattr(self.accelerator, name) for name in ours}
-        vars(self.accelerator).update(ours)
+    def accelerator_built(self) -> None:
+        for name in ("prepare_data_loader", "skip_first_batches", "load_state", "save_state", "wait_for_everyone"):
+            training.wrap(self.run.accelerator, name, getattr(self, f"_{name}"))
 
-    def _prepare_data_loader(self, loader: Any, *args: Any, **kwargs: Any) -> Any:
+    def _prepare_data_loader(
+        self, _run: Run, method: Callable[..., Any], loader: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         from torch.utils.data import RandomSampler
 
         if loader.persistent_workers and not persistent.works(loader.dataset):
             # they carry generators into the next epoch, and a state cannot contain those
             sys.stderr.write("lora: persistent_data_loader_workers is off: exact-resume needs new workers here\n")
             vars(loader)["persistent_workers"] = False
-        prepared = self.original["prepare_data_loader"](loader, *args, **kwargs)
+        prepared = method(loader, *args, **kwargs)
         # the training data is the only shuffled data
-        if not self.has_loader and isinstance(loader.sampler, RandomSampler):
-            self.has_loader = True
-            _follow(type(prepared))
-            prepared.lora_recorder = self
-            self.order = getattr(prepared, "synchronized_generator", None)
+        if self._loader is None and isinstance(loader.sampler, RandomSampler):
+            self._loader = prepared
+            prepared.lora_exact_resume = self
         return prepared
 
-    def begin_epoch(self) -> None:
-        """Store the generators as they are before the first batch of an epoch."""
-        self.epoch_start = self._capture()
+    def _load_state(self, _run: Run, method: Callable[..., None], folder: str, *args: Any, **kwargs: Any) -> None:
+        method(folder, *args, **kwargs)
+        path = Path(folder) / _name(self.run.accelerator.process_index)
+        self._resumed = _Saved.read(path) if path.exists() else None
 
-    def _load_state(self, folder: str, *args: Any, **kwargs: Any) -> None:
-        self.original["load_state"](folder, *args, **kwargs)
-        path = Path(folder) / self._name(self.accelerator.process_index)
-        self.resumed = _Saved.read(path) if path.exists() else None
-
-    def _skip_first_batches(self, loader: Any, count: int = 0) -> Any:
-        if self.resumed is None:
-            return self.original["skip_first_batches"](loader, count)
+    def _skip_first_batches(self, _run: Run, method: Callable[..., Any], loader: Any, count: int = 0) -> Any:
         # upstream itself drops one more batch
-        return self._replay(loader, count + 1, self.resumed)
+        return method(loader, count) if self._resumed is None else self._replay(loader, count + 1, self._resumed)
 
     def _replay(self, loader: Any, count: int, saved: _Saved) -> Iterator[Any]:
         """Yield the epoch's batches from number `count` (from 1) on; upstream drops that first one."""
         if count >= len(loader):
             # the epoch was at its end, so there is nothing to load
             yield None
-            self._shuffle_up_to(loader, 0)
+            _shuffle_up_to(loader, 0)
             self._restore(saved.now)
             return
-        self._shuffle_up_to(loader, -1)
+        _shuffle_up_to(loader, -1)
         self._restore(saved.epoch_start)
         batches = iter(loader)
         for number in range(1, count):
@@ -209,67 +153,96 @@ class _Recorder:
         self._restore(saved.now)
         yield from batches
 
-    def _shuffle_up_to(self, loader: Any, ahead: int) -> None:
-        """Shuffle the buckets into their order of this epoch (`ahead` = 0) or of the one before it (-1).
-
-        Upstream shuffles them after it has loaded the first batch of an epoch. With workers, each epoch begins with a
-        copy of a dataset that was never shuffled, so there is nothing to do, and `dataset` is None.
-        """
-        if loader.collate_fn.dataset is not None:
-            loader.collate_fn.dataset.set_current_epoch(loader.collate_fn.current_epoch.value + ahead)
-
     def _set_step(self, loader: Any, number: int) -> None:
         """Set the step that the dataset saw when the batch of that number (from 1) was requested.
 
         Captions depend on it while `token_warmup_step` lasts. Upstream sets it when a batch is trained, so the dataset
         sees the step of the batch before.
         """
-        accumulation = self.accelerator.gradient_accumulation_steps
+        accumulation = self.run.accelerator.gradient_accumulation_steps
         steps_an_epoch = -(-len(loader) // accumulation)
         epoch = loader.collate_fn.current_epoch.value - 1
         loader.collate_fn.current_step.value = max(0, epoch * steps_an_epoch + (number - 2) // accumulation)
 
-    def _save_state(self, output_dir: str, *args: Any, **kwargs: Any) -> Any:
+    def _save_state(self, _run: Run, method: Callable[..., Any], output_dir: str, *args: Any, **kwargs: Any) -> Any:
         folder = Path(output_dir)
         partial = manifest.partial(folder)
         _remove(partial)
         mine = self._now()
-        result = self.original["save_state"](str(partial), *args, **kwargs)
-        mine.write(partial / self._name(self.accelerator.process_index))
-        for path in self._of_other_ranks():
-            shutil.copy(path, partial)
+        result = method(str(partial), *args, **kwargs)
+        mine.write(partial / _name(self.run.accelerator.process_index))
+        if RUN_FOLDER in os.environ:
+            for rank in range(1, self.run.accelerator.num_processes):
+                shutil.copy(Path(os.environ[RUN_FOLDER]) / _name(rank), partial)
         step = json.loads((partial / "train_state.json").read_text(encoding="utf-8"))["current_step"]
         manifest.write(partial, step=step, made_by=json.loads(os.environ.get(IDENTITY, "{}")))
         _replace(partial, folder)
         return result
 
-    def _wait_for_everyone(self) -> None:
+    def _wait_for_everyone(self, _run: Run, method: Callable[[], None]) -> None:
         """Write this rank's generators for rank 0: upstream's ranks wait for each other here before rank 0 saves."""
-        rank = self.accelerator.process_index
+        rank = self.run.accelerator.process_index
         if rank != 0 and RUN_FOLDER in os.environ:
-            self._now().write(Path(os.environ[RUN_FOLDER]) / self._name(rank))
-        self.original["wait_for_everyone"]()
+            self._now().write(Path(os.environ[RUN_FOLDER]) / _name(rank))
+        method()
 
     def _now(self) -> _Saved:
-        return _Saved(self.epoch_start, self._capture())
+        return _Saved(self.epoch_start, self.capture())
 
-    def _capture(self) -> dict[str, Any]:
-        return _generators() | {"order": None if self.order is None else self.order.get_state()}
+    def capture(self) -> dict[str, Any]:
+        """Return the states of all generators, with that of the order of the data where several ranks share one."""
+        order = self._order()
+        return _generators() | {"order": None if order is None else order.get_state()}
 
     def _restore(self, states: dict[str, Any]) -> None:
         _restore_generators(states)
-        if self.order is not None and states.get("order") is not None:
-            self.order.set_state(states["order"])
+        order = self._order()
+        if order is not None and states.get("order") is not None:
+            order.set_state(states["order"])
 
-    def _of_other_ranks(self) -> list[Path]:
-        if RUN_FOLDER not in os.environ:
-            return []
-        others = range(1, self.accelerator.num_processes)
-        return [Path(os.environ[RUN_FOLDER]) / self._name(rank) for rank in others]
+    def _order(self) -> Any:
+        """Return the generator that accelerate shuffles the data with when there are several ranks."""
+        return getattr(self._loader, "synchronized_generator", None)
 
-    @staticmethod
-    def _name(rank: int) -> str:
-        return f"lora-resume-{rank}.pt"
+    def state_saved(self, path: Path) -> None:
+        self._saved = path
+        if not self.run.moved:
+            # at the end of an epoch; in the middle of one, the loss of the saved step is not recorded yet
+            self._save_losses()
+
+    def step_ends(self) -> None:
+        self._save_losses()
+
+    def _save_losses(self) -> None:
+        recorder = self.run.recorder
+        if self._saved is not None and recorder is not None:
+            held = {"losses": recorder.loss_list, "total": recorder.loss_total}
+            files.write(self._saved / manifest.LOSSES, json.dumps(held))
+        self._saved = None
+
+    def keeps_loss(self, _loss: float) -> None:
+        """Restore the losses before the first one of a resumed run; upstream would start its average from zeros."""
+        if self._are_losses_restored or not self.run.args.resume:
+            return
+        self._are_losses_restored = True
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            held = json.loads(files.read(Path(self.run.args.resume) / manifest.LOSSES))
+            losses, total = [float(loss) for loss in held["losses"]], float(held["total"])
+            self.run.recorder.loss_list, self.run.recorder.loss_total = losses, total
+
+
+def _shuffle_up_to(loader: Any, ahead: int) -> None:
+    """Shuffle the buckets into their order of this epoch (`ahead` = 0) or of the one before it (-1).
+
+    Upstream shuffles them after it has loaded the first batch of an epoch. With workers, each epoch begins with a copy
+    of a dataset that was never shuffled, so there is nothing to do, and `dataset` is None.
+    """
+    if loader.collate_fn.dataset is not None:
+        loader.collate_fn.dataset.set_current_epoch(loader.collate_fn.current_epoch.value + ahead)
+
+
+def _name(rank: int) -> str:
+    return f"lora-resume-{rank}.pt"
 
 
 def _generators() -> dict[str, Any]:
@@ -297,22 +270,6 @@ def _restore_generators(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
 
 
-def _follow(loaders: Any) -> None:
-    """Make loaders of this class call `begin_epoch` of their recorder, if they have one, when an epoch begins."""
-    original = loaders.__iter__
-    if getattr(original, "lora_follows", False):
-        return
-
-    def iterate(loader: Any) -> Iterator[Any]:
-        recorder = vars(loader).get("lora_recorder")
-        if recorder is not None:
-            recorder.begin_epoch()
-        yield from original(loader)
-
-    vars(iterate)["lora_follows"] = True
-    loaders.__iter__ = iterate
-
-
 def _replace(new: Path, old: Path) -> None:
     """Replace `old` by `new`; at every moment one of them is complete."""
     aside = manifest.replaced(old)
@@ -331,7 +288,7 @@ def _remove(folder: Path) -> None:
 
 
 PATCH = RuntimePatch(
-    name=_NAME,
+    name="exact-resume",
     reason="Upstream's resumed run sees other data and other noise than the run that it continues.",
     upstream_version="v0.11.1",
     verification="tests/runtime/test_exact_resume.py",
@@ -344,6 +301,6 @@ PATCH = RuntimePatch(
         Target("accelerate.data_loader", "DataLoaderShard.__iter__", "92e3394cfb700c02"),
     ),
     install=_install,
-    watcher=lambda _settings: _Losses(),
+    watcher=lambda _settings: _ExactResume(),
     on_by_default=True,
 )

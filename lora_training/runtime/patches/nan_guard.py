@@ -27,7 +27,6 @@ from lora_training.runtime import events, training
 from lora_training.runtime.model import RuntimePatch, Start, Target, limits, wrap_function
 from lora_training.runtime.run import Run, Watcher
 
-NAME = "nan-guard"
 # The key of the image paths in a batch.
 _IMAGES = "lora_images"
 
@@ -45,7 +44,6 @@ class _NanGuard(Watcher):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._images: list[str] = []
-        self._loss: Any = None
         self._bad_before = False
         self._in_a_row = 0
         self._limit = 0
@@ -55,9 +53,6 @@ class _NanGuard(Watcher):
     def batch_given(self, batch: dict[str, Any]) -> None:
         self._images += batch.get(_IMAGES, [])
 
-    def loss_made(self, loss: Any) -> None:
-        self._loss = loss
-
     def gradients_made(self, network: Any) -> None:
         if self.run.accelerator.num_processes > 1 or self.run.accelerator.scaler is not None:
             self._mark(network)
@@ -66,7 +61,7 @@ class _NanGuard(Watcher):
         """Make this rank's gradient NaN if one of its losses is not finite, without waiting for the device."""
         gradient = next((each.grad for each in network.parameters() if each.grad is not None), None)
         if gradient is not None:
-            bad = ~self._loss.detach().isfinite() | self._bad_before
+            bad = ~self.run.batch_loss.detach().isfinite() | self._bad_before
             gradient.masked_fill_(bad.to(gradient.device), math.nan)
 
     def allows_step(self, optimizer: Any) -> bool:
@@ -146,7 +141,7 @@ def _unneeded(start: Start, _settings: Settings) -> str | None:
 
 
 PATCH = RuntimePatch(
-    name=NAME,
+    name="nan-guard",
     reason="One loss or gradient that is not finite makes every weight NaN for good, and upstream trains on and saves.",
     upstream_version="v0.11.1",
     verification="tests/runtime/test_nan_guard.py",

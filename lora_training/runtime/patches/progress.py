@@ -15,8 +15,6 @@ from lora_training.runtime import events, training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Start
 from lora_training.runtime.run import Run, Watcher
 
-NAME = "progress"
-
 
 class _Progress(Watcher):
     def __init__(self) -> None:
@@ -80,7 +78,7 @@ def _unneeded(start: Start, _settings: NoSettings) -> str | None:
 
 
 PATCH = RuntimePatch(
-    name=NAME,
+    name="progress",
     reason="A supervisor has to know how far a training is, and upstream says it on a progress bar for people only.",
     upstream_version="v0.11.1",
     verification="tests/runtime/test_events.py",

@@ -15,8 +15,6 @@ from lora_training.runtime import training
 from lora_training.runtime.model import RuntimePatch, Target, one_process
 from lora_training.runtime.run import Watcher
 
-NAME = "rank-noise"
-
 
 class _RankNoise(Watcher):
     def loop_begins(self) -> None:
@@ -29,7 +27,7 @@ class _RankNoise(Watcher):
 
 
 PATCH = RuntimePatch(
-    name=NAME,
+    name="rank-noise",
     reason="Upstream's ranks draw the same noise and the same timesteps at every step.",
     upstream_version="v0.11.1",
     verification="tests/runtime/test_rank_noise.py",

@@ -14,7 +14,6 @@ from lora_training.runtime import training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Start
 from lora_training.runtime.run import Watcher
 
-NAME = "safe-clip"
 # accelerate's distributed types in which a process does not hold all gradients
 _CLIPS_ITSELF = ("FSDP", "DEEPSPEED", "XLA")
 
@@ -53,7 +52,7 @@ def _unneeded(start: Start, _settings: NoSettings) -> str | None:
 
 
 PATCH = RuntimePatch(
-    name=NAME,
+    name="safe-clip",
     reason="Clipping by a norm that is not finite destroys the whole gradient, and the step is made all the same.",
     upstream_version="v0.11.1",
     verification="tests/runtime/test_fp16.py, tests/runtime/test_safe_clip.py",

@@ -21,7 +21,6 @@ from lora_training.runtime.model import NoSettings, RuntimePatch, Start, Target
 from lora_training.runtime.patches.exact_resume import RUN_FOLDER
 from lora_training.runtime.run import Run, Watcher
 
-NAME = "samples"
 # The subfolder of the run's folder.
 FOLDER = "samples"
 # Upstream's names end in the prompt's number from 0, the time, and the seed if the prompt has one.
@@ -72,7 +71,7 @@ def _unneeded(start: Start, _settings: NoSettings) -> str | None:
 
 
 PATCH = RuntimePatch(
-    name=NAME,
+    name="samples",
     reason="Upstream puts the sample pictures of all runs into one folder, and says of none what it was asked for.",
     upstream_version="v0.11.1",
     verification="tests/runtime/test_samples.py",

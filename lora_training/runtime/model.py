@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -112,12 +112,16 @@ def limits(default: Any = dataclasses.MISSING, *, least: float | None = None, mo
 
 def parse_settings(name: str, kind: type, table: Mapping[str, Any]) -> Any:
     """Return an instance of `kind` made from `[runtime.NAME]`. Raises ConfigError that lists every problem."""
-    found = list(settings_problems(kind, table))
-    if found:
-        what = "; ".join(problem.message for problem in found)
-        hints = [problem.hint for problem in found if problem.hint]
-        raise ConfigError(f"[runtime.{name}]: {what}", hint="\n".join(hints) or None)
+    refuse(f"[runtime.{name}]", list(settings_problems(kind, table)))
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+
+
+def refuse(where: str, problems: Sequence[Problem]) -> None:
+    """Raise one ConfigError of all the problems, if there are any."""
+    if problems:
+        hints = [problem.hint for problem in problems if problem.hint]
+        what = "; ".join(problem.message for problem in problems)
+        raise ConfigError(f"{where}: {what}", hint="\n".join(hints) or None)
 
 
 def settings_problems(kind: type, table: Mapping[str, Any]) -> Iterator[Problem]:

@@ -93,7 +93,7 @@ class Run:
     @property
     def optimizers(self) -> list[Any]:
         """The optimizers that the accelerator prepared."""
-        return list(self.accelerator._optimizers)  # noqa: SLF001 - the only way to them from here
+        return list(self.accelerator._optimizers)
 
     def tell(self, point: str, *args: Any) -> None:
         """Call the hook `point` of every watcher."""

@@ -61,7 +61,7 @@ def _remove_state(path: str) -> None:
 
 
 def _train(wrapped: Callable[..., None], trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    run = Run.current = Run(trainer, args[0] if args else kwargs["args"], tuple(_watchers.values()))
+    run = Run.current = Run(trainer, args[0], tuple(_watchers.values()))
     for watcher in run.watchers:
         watcher.run = run
     for name, around in _METHODS.items():
@@ -98,7 +98,7 @@ def _assert_extra_args(run: Run, method: Callable[..., None], args: Any, group: 
 
 
 def _post_process_network(run: Run, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-    run.network = kwargs["network"] if "network" in kwargs else args[2]
+    run.network = args[2]
     method(*args, **kwargs)
 
 
@@ -124,7 +124,7 @@ def _progress_bar(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...],
 
 def _on_step_start(run: Run, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
     if not run.validating:
-        run.tell("batch_given", kwargs["batch"] if "batch" in kwargs else args[5])
+        run.tell("batch_given", args[5])
     method(*args, **kwargs)
 
 
@@ -150,7 +150,7 @@ def _step(run: Run, method: Any, *args: Any, **kwargs: Any) -> None:
     allowed = not run.accelerator.sync_gradients or run.agree("allows_step", optimizer)
     if optimizer.scaler is None or not allowed:
         # accelerate's flag for a skipped step, which keeps the schedule from advancing; it is reset by scalers only
-        optimizer._is_overflow = not allowed  # noqa: SLF001
+        optimizer._is_overflow = not allowed
     if allowed:
         method(*args, **kwargs)
 

@@ -167,8 +167,8 @@ class _Maker:
         made = self._asked(lambda file: hunyuan_image_vae.load_vae(file, "cpu"))
         self._save("vae", {name: value.half() / 2 for name, value in made.items()})
         made = self._asked(lambda file: hunyuan_image_text_encoder.load_qwen2_5_vl(file, None, "cpu"))
-        renamed = {"model.language_model.": "model.", "model.visual.": "visual."}
-        self._save("qwen2.5-vl", {_renamed(name, renamed): value.bfloat16() for name, value in made.items()})
+        parts = {name.replace("model.language_model.", "model."): value.bfloat16() for name, value in made.items()}
+        self._save("qwen2.5-vl", {name.replace("model.visual.", "visual."): value for name, value in parts.items()})
         byt5 = self.folder / "tokenizer" / "google_byt5-small"
         ByT5Tokenizer().save_pretrained(byt5)
         with mock.patch.object(hunyuan_image_text_encoder, "BYT5_TOKENIZER_PATH", str(byt5)):
@@ -239,10 +239,6 @@ class _Maker:
 
 class _Stop(Exception):
     pass
-
-
-def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
-    return next((new + name.removeprefix(old) for old, new in prefixes.items() if name.startswith(old)), name)
 
 
 def _filled(model: Any) -> Any:

@@ -28,7 +28,7 @@ def _equivalents(amp: Any, half: Any) -> dict[str, Any]:
     class autocast(amp.autocast_mode.autocast):  # type: ignore[misc]  # noqa: N801 - torch's name
         """`torch.amp.autocast("cuda", ...)` with fp16 as the default, as in `torch.cuda.amp`."""
 
-        def __init__(self, enabled: bool = True, dtype: Any = half, cache_enabled: bool = True) -> None:  # noqa: FBT001, FBT002
+        def __init__(self, enabled: bool = True, dtype: Any = half, cache_enabled: bool = True) -> None:  # noqa: FBT001, FBT002 - torch's
             super().__init__("cuda", enabled=enabled, dtype=dtype, cache_enabled=cache_enabled)
 
     class GradScaler(amp.GradScaler):  # type: ignore[misc]

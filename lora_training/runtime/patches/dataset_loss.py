@@ -17,10 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from lora_training.errors import ConfigError
 from lora_training.problems import Problem
 from lora_training.runtime import training
-from lora_training.runtime.model import RuntimePatch, Target, limits, settings_problems
+from lora_training.runtime.model import RuntimePatch, Target, limits, refuse, settings_problems
 from lora_training.runtime.run import Run, Watcher
 
 _FACTOR = "lora_scope_factor"
@@ -65,9 +64,9 @@ class _DatasetLoss(Watcher):
         self._compared: tuple[Any, Any] | None = None
 
     def datasets_made(self, group: Any) -> None:
-        for dataset in group.datasets:
-            for subset in dataset.subsets:
-                _refuse_wrong(subset)
+        for subset in (subset for dataset in group.datasets for subset in dataset.subsets):
+            where = subset.image_dir or getattr(subset, "metadata_file", "")
+            refuse(f"custom_attributes of {where}", attribute_problems(subset.custom_attributes))
         if self._settings.loss_scope == "per_dataset":
             _weigh_datasets(group.datasets)
         training.wrap(self.run.trainer, "get_noise_pred_and_target", self._keep)
@@ -104,17 +103,6 @@ class _DatasetLoss(Watcher):
             masked = sys.modules["library.custom_train_functions"].apply_masked_loss
             predicted = target + masked(predicted - target, self._batch)
         return terms.weighted(predicted, target, self._lambdas)
-
-
-def _refuse_wrong(subset: Any) -> None:
-    problems = attribute_problems(subset.custom_attributes)
-    if problems:
-        where = subset.image_dir or getattr(subset, "metadata_file", "")
-        hints = [problem.hint for problem in problems if problem.hint]
-        raise ConfigError(
-            f"custom_attributes of {where}: {'; '.join(problem.message for problem in problems)}",
-            hint="\n".join(hints) or None,
-        )
 
 
 def _weigh_datasets(datasets: list[Any]) -> None:

@@ -38,7 +38,7 @@ class _GracefulStop(Watcher):
     def loop_begins(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(signum, self._ask)
-        for loader in self.run.accelerator._dataloaders:  # noqa: SLF001 - the only way to them from here
+        for loader in self.run.accelerator._dataloaders:
             _outlive_sigterm(getattr(loader, "base_dataloader", loader), self._leaving)
         atexit.register(self._release_workers)
         if self.run.accelerator.num_processes > 1:

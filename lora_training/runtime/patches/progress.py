@@ -58,7 +58,7 @@ def _emit(run: Run, kind: str, **fields: Any) -> None:
 
 def _rates(run: Run) -> list[float]:
     """Return the learning rates, one per parameter group, without those on a device: reading them would wait for it."""
-    schedulers = run.accelerator._schedulers  # noqa: SLF001 - the only way to it from here
+    schedulers = run.accelerator._schedulers
     rates = schedulers[0].get_last_lr() if schedulers else []
     return [rate for rate in rates if isinstance(rate, (int, float))]
 
@@ -69,8 +69,7 @@ def _memory_mb(device: str) -> float:
         return float(round(torch.cuda.max_memory_allocated() / 2**20, 1))
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
 
 
 def _unneeded(start: Start, _settings: NoSettings) -> str | None:

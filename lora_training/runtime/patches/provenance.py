@@ -19,7 +19,7 @@ VARIABLE = "LORA_IDENTITY"
 class _Provenance(Watcher):
     def loop_begins(self) -> None:
         made_by = json.loads(os.environ.get(VARIABLE, "{}"))
-        self.run.trainer._metadata.update({f"lora_{name}": value for name, value in made_by.items()})  # noqa: SLF001
+        self.run.trainer._metadata.update({f"lora_{name}": value for name, value in made_by.items()})
 
 
 PATCH = RuntimePatch(

@@ -21,7 +21,7 @@ def _around(wrapped: Any, _: Any, args: Any, kwargs: Any) -> None:
     import numpy as np
 
     wrapped(*args, **kwargs)
-    for info in kwargs.get("infos", args[-1] if args else ()):
+    for info in args[-1]:
         if info.text_encoder_outputs is not None:
             info.text_encoder_outputs = tuple(map(np.asarray, info.text_encoder_outputs))
 

@@ -26,7 +26,6 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,35 +70,12 @@ def _begin_epoch(wrapped: Any, loader: Any, _args: Any, _kwargs: Any) -> Any:
     return wrapped()
 
 
-@dataclass
-class _Saved:
-    """The part of a state that belongs to one rank: its generators at the start of the epoch and at the save."""
-
-    epoch_start: dict[str, Any]
-    now: dict[str, Any]
-
-    def write(self, path: Path) -> None:
-        import torch
-
-        path.unlink(missing_ok=True)
-        with open(path, "xb", opener=files.opener) as file:
-            torch.save({"epoch_start": self.epoch_start, "now": self.now}, file)
-
-    @classmethod
-    def read(cls, path: Path) -> _Saved:
-        from accelerate.utils import load
-
-        # only tensors, plain values and NumPy arrays; the digests do not protect, since an attacker could write them,
-        # too
-        return cls(**load(path, weights_only=True))
-
-
 class _ExactResume(Watcher):
     """Record and restore the generators of one rank, and the running average of the losses."""
 
     def __init__(self) -> None:
         self.epoch_start: dict[str, Any] = {}
-        self._resumed: _Saved | None = None
+        self._resumed: dict[str, Any] | None = None
         self._loader: Any = None
         self._saved: Path | None = None
         self._are_losses_restored = False
@@ -125,24 +101,27 @@ class _ExactResume(Watcher):
         return prepared
 
     def _load_state(self, _run: Run, method: Callable[..., None], folder: str, *args: Any, **kwargs: Any) -> None:
+        from accelerate.utils import load
+
         method(folder, *args, **kwargs)
         path = Path(folder) / _name(self.run.accelerator.process_index)
-        self._resumed = _Saved.read(path) if path.exists() else None
+        # only tensors, plain values and NumPy arrays: whoever can write a state could write its digests, too
+        self._resumed = load(path, weights_only=True) if path.exists() else None
 
     def _skip_first_batches(self, _run: Run, method: Callable[..., Any], loader: Any, count: int = 0) -> Any:
         # upstream itself drops one more batch
         return method(loader, count) if self._resumed is None else self._replay(loader, count + 1, self._resumed)
 
-    def _replay(self, loader: Any, count: int, saved: _Saved) -> Iterator[Any]:
+    def _replay(self, loader: Any, count: int, saved: dict[str, Any]) -> Iterator[Any]:
         """Yield the epoch's batches from number `count` (from 1) on; upstream drops that first one."""
         if count >= len(loader):
             # the epoch was at its end, so there is nothing to load
             yield None
             _shuffle_up_to(loader, 0)
-            self._restore(saved.now)
+            self._restore(saved["now"])
             return
         _shuffle_up_to(loader, -1)
-        self._restore(saved.epoch_start)
+        self._restore(saved["epoch_start"])
         batches = iter(loader)
         for number in range(1, count):
             self._set_step(loader, number)
@@ -150,7 +129,7 @@ class _ExactResume(Watcher):
         self._set_step(loader, count)
         yield next(batches)
         self._set_step(loader, count + 1)
-        self._restore(saved.now)
+        self._restore(saved["now"])
         yield from batches
 
     def _set_step(self, loader: Any, number: int) -> None:
@@ -168,9 +147,9 @@ class _ExactResume(Watcher):
         folder = Path(output_dir)
         partial = manifest.partial(folder)
         _remove(partial)
-        mine = self._now()
+        mine = self._states()
         result = method(str(partial), *args, **kwargs)
-        mine.write(partial / _name(self.run.accelerator.process_index))
+        _write(partial / _name(self.run.accelerator.process_index), mine)
         if RUN_FOLDER in os.environ:
             for rank in range(1, self.run.accelerator.num_processes):
                 shutil.copy(Path(os.environ[RUN_FOLDER]) / _name(rank), partial)
@@ -183,11 +162,12 @@ class _ExactResume(Watcher):
         """Write this rank's generators for rank 0: upstream's ranks wait for each other here before rank 0 saves."""
         rank = self.run.accelerator.process_index
         if rank != 0 and RUN_FOLDER in os.environ:
-            self._now().write(Path(os.environ[RUN_FOLDER]) / _name(rank))
+            _write(Path(os.environ[RUN_FOLDER]) / _name(rank), self._states())
         method()
 
-    def _now(self) -> _Saved:
-        return _Saved(self.epoch_start, self.capture())
+    def _states(self) -> dict[str, Any]:
+        """Return this rank's part of a state: its generators at the start of the epoch, and now."""
+        return {"epoch_start": self.epoch_start, "now": self.capture()}
 
     def capture(self) -> dict[str, Any]:
         """Return the states of all generators, with that of the order of the data where several ranks share one."""
@@ -243,6 +223,14 @@ def _shuffle_up_to(loader: Any, ahead: int) -> None:
 
 def _name(rank: int) -> str:
     return f"lora-resume-{rank}.pt"
+
+
+def _write(path: Path, states: dict[str, Any]) -> None:
+    import torch
+
+    path.unlink(missing_ok=True)
+    with open(path, "xb", opener=files.opener) as file:
+        torch.save(states, file)
 
 
 def _generators() -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from lora_training.errors import TrainingError
 from lora_training.runtime import events, training
-from lora_training.runtime.model import RuntimePatch, Start, Target, limits, wrap_function
+from lora_training.runtime.model import RuntimePatch, Target, limits, wrap_function
 from lora_training.runtime.run import Run, Watcher
 
 # The key of the image paths in a batch.
@@ -136,10 +136,6 @@ def _name_images(wrapped: Callable[..., Any], dataset: Any, args: tuple[int], kw
     return example
 
 
-def _unneeded(start: Start, _settings: Settings) -> str | None:
-    return "DeepSpeed makes and checks its steps itself" if "--deepspeed" in start.flags else None
-
-
 PATCH = RuntimePatch(
     name="nan-guard",
     reason="One loss or gradient that is not finite makes every weight NaN for good, and upstream trains on and saves.",
@@ -157,5 +153,4 @@ PATCH = RuntimePatch(
     watcher=_NanGuard,
     settings=Settings,
     on_by_default=True,
-    unneeded=_unneeded,
 )

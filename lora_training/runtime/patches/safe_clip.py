@@ -14,25 +14,17 @@ from lora_training.runtime import training
 from lora_training.runtime.model import NoSettings, RuntimePatch, Start
 from lora_training.runtime.run import Watcher
 
-# accelerate's distributed types in which a process does not hold all gradients
-_CLIPS_ITSELF = ("FSDP", "DEEPSPEED", "XLA")
-
 
 class _SafeClip(Watcher):
     def accelerator_built(self) -> None:
-        accelerator = self.run.accelerator
-        self._original = accelerator.clip_grad_norm_
-        accelerator.clip_grad_norm_ = self._clip
+        self.run.accelerator.clip_grad_norm_ = self._clip
 
     def _clip(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Any:
         """`Accelerator.clip_grad_norm_` that divides by the norm only where it is finite."""
         import torch
         from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-        accelerator = self.run.accelerator
-        if accelerator.distributed_type.value in _CLIPS_ITSELF:
-            return self._original(parameters, max_norm, norm_type=norm_type)
-        accelerator.unscale_gradients()
+        self.run.accelerator.unscale_gradients()
         parameters = list(parameters)
         norm = get_total_norm([each.grad for each in parameters if each.grad is not None], norm_type)
         # with a norm of zero nothing is clipped
@@ -45,8 +37,6 @@ class _SafeClip(Watcher):
 
 
 def _unneeded(start: Start, _settings: NoSettings) -> str | None:
-    if "--deepspeed" in start.flags:
-        return "DeepSpeed clips by itself"
     limit = start.value("--max_grad_norm")
     return "max_grad_norm = 0 clips nothing" if limit is not None and float(limit) == 0 else None
 

@@ -335,7 +335,7 @@ def document(runs: list[tuple[str, Figures]], machine: str, rounds: int) -> str:
 
 
 def machine(modules: Path | None) -> str:
-    """Describe the machine, the tools' versions and the date."""
+    """Describe the machine, the commit, the tools' versions and the date."""
     kernel = os.uname()
     disk = _said("findmnt", "-n", "-o", "FSTYPE", "-T", tempfile.gettempdir())
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
@@ -345,10 +345,11 @@ def machine(modules: Path | None) -> str:
     if modules:
         package = json.loads((modules / "node_modules/patch-package/package.json").read_text(encoding="utf-8"))
         versions += [f"patch-package {package['version']} on node {_said('node', '--version')}"]
+    commit = _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
     day = time.strftime("%Y-%m-%d", time.gmtime())
     return (
-        f"{day}, {kernel.sysname} {kernel.release} {kernel.machine}, {os.cpu_count()} processors shared with "
-        f"other work (load {load} at the end), {disk} file system. " + ", ".join(versions) + "."
+        f"{day}, commit {commit}, {kernel.sysname} {kernel.release} {kernel.machine}, {os.cpu_count()} processors "
+        f"shared with other work (load {load} at the end), {disk} file system. " + ", ".join(versions) + "."
     )
 
 

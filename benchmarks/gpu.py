@@ -38,12 +38,16 @@ import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import toml
 
 from benchmarks import inside
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Found = TypeVar("Found")
 ROOT = Path(__file__).resolve().parent.parent
 TREE = ROOT / "third_party" / "sd-scripts"
 CARDS = (8, 12, 16, 24, 48, 80)
@@ -289,25 +293,24 @@ def _report(bench: Bench) -> str:
         runs[f"preset, {title}"] = functools.partial(_lora, bench, name, data)
     rows = {title: _tried(title, measure) for title, measure in runs.items()}
     table = _table(rows, _model_flops(bench), _batch(bench))
-    parts = [f"## {bench.name}", table, _supervision(rows), _hooks(bench), _resumed(bench)]
-    return "\n\n".join(["", *parts])
+    more = (_tried(each.__name__, functools.partial(each, bench)) for each in (_hooks, _resumed))
+    return "\n\n".join(["", f"## {bench.name}", table, _supervision(rows), *more])
 
 
 def _batch(bench: Bench) -> int:
     return int(bench.preset()["datasets"][0]["batch_size"])
 
 
-def _tried(title: str, measure: Any) -> Measured | str:
+def _tried(title: str, measure: Callable[[], Found]) -> Found | str:
     """Return the measurement, or the log's last line: that a variant does not run on this card is a result."""
     sys.stderr.write(f"{title}\n")
     try:
-        found: Measured = measure()
+        return measure()
     except subprocess.TimeoutExpired:
         return f"not over after {TIMEOUT_S} s"
     except subprocess.CalledProcessError as exc:
         lines = (exc.stdout or "").strip().splitlines()
         return next((line for line in reversed(lines) if "Error" in line or line.startswith("error:")), lines[-1])
-    return found
 
 
 def _run(argv: list[str], cwd: Path = ROOT, **env: str) -> str:

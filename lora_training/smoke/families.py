@@ -60,10 +60,8 @@ class _Maker:
         text = CLIPTextModel(model_util.CLIPTextConfig(hidden_size=1024))
         vae = AutoencoderKL(**model_util.create_vae_diffusers_config())
         parts = map(_filled, (text, unet))
-        file = str(self.folder / "sd2.safetensors")
-        model_util.save_stable_diffusion_checkpoint(
-            True, file, *parts, None, 0, 0, {"format": "pt"}, None, _filled(vae)
-        )
+        file, metadata = str(self.folder / "sd2.safetensors"), {"format": "pt"}
+        model_util.save_stable_diffusion_checkpoint(True, file, *parts, None, 0, 0, metadata, None, _filled(vae))
         self._clip(_SD2)
 
     def sdxl(self) -> None:
@@ -73,22 +71,12 @@ class _Maker:
         from library import model_util, sdxl_model_util, sdxl_original_unet
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-        parts = (
-            CLIPTextModel(sdxl_model_util.CLIPTextConfig(hidden_size=768)),
-            CLIPTextModelWithProjection(sdxl_model_util.CLIPTextConfig(hidden_size=1280)),
-            sdxl_original_unet.SdxlUNet2DConditionModel(),
-        )
+        first = CLIPTextModel(sdxl_model_util.CLIPTextConfig(hidden_size=768))
+        second = CLIPTextModelWithProjection(sdxl_model_util.CLIPTextConfig(hidden_size=1280))
+        parts = map(_filled, (first, second, sdxl_original_unet.SdxlUNet2DConditionModel()))
         vae = _filled(AutoencoderKL(**model_util.create_vae_diffusers_config()))
-        sdxl_model_util.save_stable_diffusion_checkpoint(
-            str(self.folder / "sdxl.safetensors"),
-            *map(_filled, parts),
-            0,
-            0,
-            None,
-            vae,
-            torch.tensor(4.6),
-            {"format": "pt"},
-        )
+        file, metadata = str(self.folder / "sdxl.safetensors"), {"format": "pt"}
+        sdxl_model_util.save_stable_diffusion_checkpoint(file, *parts, 0, 0, None, vae, torch.tensor(4.6), metadata)
         self._clip(_CLIP_L, _CLIP_G)
 
     def flux(self) -> None:
@@ -97,9 +85,8 @@ class _Maker:
 
         for name, file in (("dev", "flux"), ("schnell", "flux-schnell")):
             self._save(file, _weights(flux_models.Flux(flux_models.configs[name].params)))
-        self._save(
-            "chroma", self._asked(lambda file: flux_utils.load_flow_model(file, None, "cpu", model_type="chroma"))
-        )
+        load = flux_utils.load_flow_model
+        self._save("chroma", self._asked(lambda file: load(file, None, "cpu", model_type="chroma")))
         self._save("clip_l", self._asked(lambda file: flux_utils.load_clip_l(file, None, "cpu")))
         self._t5xxl()
         self._ae()
@@ -186,8 +173,7 @@ class _Maker:
         made = self._asked(lambda file: flux_utils.load_t5xxl(file, None, "cpu"))
         del made["encoder.embed_tokens.weight"]  # the same as shared.weight
         self._save("t5xxl", {name: value.half() for name, value in made.items()})
-        place = self.folder / "tokenizer" / _T5
-        shutil.copytree(self.tree / "configs" / "t5_old", place)
+        shutil.copytree(self.tree / "configs" / "t5_old", self.folder / "tokenizer" / _T5)
 
     def _ae(self) -> None:
         from library import flux_utils

@@ -1,4 +1,4 @@
-"""What `lora config import` and `lora config check` take for the worst files of a megabyte, beside plain parsers.
+"""The time of `lora config import` and `config check` for the worst files of a megabyte, beside plain parsers.
 
     python -m benchmarks.importers [--only WORD] [--write FILE]
 
@@ -49,18 +49,18 @@ class Case(NamedTuple):
 
 
 def filled(piece: str, before: str = "", after: str = "") -> bytes:
-    """`piece` again and again, up to a megabyte."""
+    """Return `piece` repeated up to a megabyte."""
     return (before + piece * ((SIZE - len(before) - len(after)) // len(piece)) + after).encode()
 
 
 def numbered(form: str, before: str = "", after: str = "") -> bytes:
-    """Lines of `form` with a number in each, up to a megabyte."""
+    """Return lines of `form` with a number in each, up to a megabyte."""
     count = (SIZE - len(before) - len(after)) // (len(form % 100_000))
     return (before + "".join(form % number for number in range(100_000, 100_000 + count)) + after).encode()
 
 
 def header(metadata: dict[str, Any]) -> bytes:
-    """A safetensors file of nothing but metadata."""
+    """Return a safetensors file with metadata and no tensors."""
     text = json.dumps({"__metadata__": metadata}).encode()
     return struct.pack("<Q", len(text)) + text
 
@@ -134,7 +134,7 @@ def metadata() -> Iterator[Case]:
 
 
 def noise() -> Iterator[Case]:
-    """Bytes that mean nothing."""
+    """Random bytes."""
     data = random.Random(1).randbytes(SIZE)
     for suffix in PEERS:
         yield Case("noise", suffix, data)
@@ -153,7 +153,7 @@ def took(argv: list[str]) -> tuple[float, str]:
 
 
 def measure(case: Case, folder: Path, nothing: float) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     path = folder / f"case{case.suffix}"
     path.write_bytes(case.data)
     seconds, said = took([sys.executable, "-m", "lora_training", "config", case.command, str(path)])

@@ -1,4 +1,4 @@
-"""What a benchmark runs in the training process: `python benchmarks/inside.py SCRIPT [FLAGS]`, in upstream's tree.
+"""The part of a benchmark in the training process: `python benchmarks/inside.py SCRIPT [FLAGS]`, in upstream's tree.
 
 It runs upstream's script as `python SCRIPT` does, with the runtime patches that LORA_RUNTIME chooses, and writes its
 notes of each step to the file SEEN.
@@ -89,7 +89,7 @@ def count_synchronizing() -> list[int]:
 
 
 def main() -> None:
-    """Run the script, and write what was noted at its end."""
+    """Run the script; write the notes at its end."""
     script, *flags = sys.argv[1:]
     sys.path[0] = str(Path(script).parent)
     import torch

@@ -40,7 +40,7 @@ class Trial:
         self.slowest_end = 0.0
 
     def run(self) -> None:
-        """Start it as often as it takes; ends when it is complete."""
+        """Start the run again after each kill, until it is complete."""
         while True:
             started = self._start()
             while self.left and self._kill_one(started):
@@ -59,7 +59,7 @@ class Trial:
             return subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log)
 
     def _kill_one(self, started: subprocess.Popen[bytes]) -> bool:
-        """Wait for a moment and kill; whether `lora` is alive then."""
+        """Kill a process after a random time; return whether `lora` is still alive."""
         if self.random.choice((True, False)):
             self._wait(started, self.random.uniform(0, 25))
         else:
@@ -86,7 +86,7 @@ class Trial:
             time.sleep(0.02)
 
     def _told(self, kind: str) -> int:
-        """How many events of that kind there have been, in all attempts."""
+        """Return the number of events of that kind, in all attempts."""
         events = self.folder / "smoke.run" / "events.jsonl"
         lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
         return sum(f'"event": "{kind}"' in line for line in lines)
@@ -100,7 +100,7 @@ class Trial:
 
 
 def _family(supervisor: int) -> dict[str, int]:
-    """`lora` and all that works for it, by role."""
+    """Return `lora` and its child processes, by role."""
     found = {}
     mark = f"LORA_SUPERVISOR={supervisor}"
     for entry in Path("/proc").glob("[0-9]*"):
@@ -126,7 +126,7 @@ def _tensors(path: Path) -> dict[str, bytes]:
 
 
 def _compare(whole: Path, killed: Path) -> int:
-    """The number of LoRA files, all of them the same; raises AssertionError otherwise."""
+    """Return the number of LoRA files; raise AssertionError if one of them differs."""
     names = sorted(path.name for path in whole.iterdir())
     others = sorted(path.name for path in killed.iterdir())
     if names != others:

@@ -1,4 +1,4 @@
-"""How soon a training gets to its first step, and what supervision costs after it, beside `accelerate launch`.
+"""The time to the first step of a training, and the cost of supervision after it, beside `accelerate launch`.
 
     python -m benchmarks.launching [--pairs N] [--steps N] [--write FILE]
 
@@ -61,14 +61,14 @@ def main() -> None:
 
 
 def _pair(folder: Path) -> tuple[float, float]:
-    """Seconds to the first step: ours, and accelerate's."""
+    """Return the seconds to the first step: of `lora train`, and of `accelerate launch`."""
     # as upstream is seen, so that both are known by the same bar
     ours = _lora(folder / "lora", 2, "--verbose").first_step
     return ours, _accelerate(folder, _flags(folder / "lora"), 2).first_step
 
 
 def _supervision(folder: Path, steps: int) -> tuple[float, float]:
-    """Processor seconds a step: of `lora`'s own process, and of bare upstream's training."""
+    """Return processor seconds a step: of `lora`'s own process, and of bare upstream's training."""
     ours = _lora(folder / "long" / "lora", steps).each
     return ours, _accelerate(folder / "long", _flags(folder / "long" / "lora"), steps).each
 
@@ -94,7 +94,7 @@ def _accelerate(folder: Path, words: list[str], steps: int) -> Started:
 
 
 def _watch(argv: list[str], cwd: Path, env: dict[str, str], steps: int) -> Started:
-    """Start it and follow its progress bar."""
+    """Start a training and follow its progress bar."""
     bar = re.compile(rf"steps?\b.* (\d+)/{steps} ")
     began, first = time.monotonic(), 0.0
     spent: list[tuple[int, float]] = []

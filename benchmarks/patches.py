@@ -55,7 +55,7 @@ _SHOWN = 5
 
 
 class Failed(Exception):
-    """An answer that no patch may get."""
+    """A result that is wrong for every patch."""
 
 
 class Pair:
@@ -81,7 +81,7 @@ class Pair:
         self.strip = 2 if self.by_git else 1
 
     def copy(self, name: str) -> Path:
-        """A copy of the tree."""
+        """Return a copy of the tree."""
         return Path(shutil.copytree(self.before, self.folder / name, symlinks=True))
 
     def other(self, tree: Path) -> bool:
@@ -102,7 +102,7 @@ class Pair:
 
 
 def _for_posix(diff: bytes) -> bytes:
-    """`diff` as POSIX has it: no line for an empty file, which GNU patch ignores and `lora` refuses, nor the epoch."""
+    """Return `diff` as POSIX has it: no epoch, and no line for an empty file, which `lora` refuses."""
     lines = diff.splitlines(keepends=True)
     kept = zip(lines, [*lines, b""][1:], strict=True)
     found = (line for line, following in kept if not line.startswith(b"diff -ruN") or following[:4] == b"--- ")

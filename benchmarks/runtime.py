@@ -1,14 +1,13 @@
-"""What each runtime patch costs a step, against the unpatched step of the same run of this program.
+"""The cost of each runtime patch a step, against the unpatched step of the same run of this program.
 
     python -m benchmarks.runtime [--rounds N] [--steps N] [--json FILE]
 
 The smoke model is trained on the real upstream, once a round for every patch alone and for all of them; the rounds
 take turns. A figure is the median of its steps over that of the unpatched training in the same round. A step is what
 the process spends between two entries in upstream's own loss recorder: processor time, which other work on the machine
-changes by some percent still, and the right thing to count on a CPU only. Under that noise is what a patch does in its
-watcher, told of the points of a run, so that is timed by itself (the terms of dataset-loss and safe-clip's clipping are
-in the step alone). Each training is forked from one process that has
-imported everything.
+still changes by some percent, and the right measure on a CPU only. The time in a patch's watcher is below that noise,
+so it is measured by itself (the terms of dataset-loss and safe-clip's clipping are in the step alone). Each training is
+forked from one process that has imported everything.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def _measure(folder: Path, variants: dict[str, Any], rounds: int, steps: int) ->
 
 
 def _command(folder: Path, steps: int) -> tuple[Path, list[str], dict[str, str]]:
-    """The smoke run's script with its flags, with a dataset of our own, and its environment without our variables."""
+    """Return the tree, the smoke run's command with another dataset file, and its environment without `LORA_*`."""
     here = workspace.find()
     sets = [f"output_dir={folder}", f"max_train_steps={steps}", f"save_every_n_steps={10 * steps}"]
     config = load(CONFIG, sets=sets, environ={workspace.CACHE_VARIABLE: str(here.cache)})
@@ -103,7 +102,7 @@ def _command(folder: Path, steps: int) -> tuple[Path, list[str], dict[str, str]]
 
 
 def _train(folder: Path, argv: list[str], chosen: dict[str, Any]) -> Cost:
-    """The medians of one training's steps."""
+    """Train in a child process; return the medians of its steps."""
     times = folder / "times.json"
     if pid := os.fork():
         _, status = os.waitpid(pid, 0)

@@ -40,7 +40,7 @@ print(json.dumps({"cuda": torch.version.cuda, "arches": torch._C._cuda_getArchFl
 
 @dataclass(frozen=True)
 class Tried:
-    """What came of one trio. `seconds` is the smoke run's wall time, None when it failed."""
+    """The result for one trio. `seconds` is the smoke run's wall time, None when it failed."""
 
     trio: tuple[str, str, str]
     cuda: str
@@ -85,7 +85,7 @@ def _environment(venv: Path, trio: tuple[str, str, str]) -> Path:
 
 
 def _declared() -> list[str]:
-    """What `pyproject.toml` asks for: for us, and for training."""
+    """Return the dependencies in `pyproject.toml`, with those for training."""
     project = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return [*project["dependencies"], *project["optional-dependencies"]["train"]]
 

@@ -27,7 +27,7 @@ _PIN_ARGUMENTS = {"sd-scripts": "PIN_SD_SCRIPTS", "transformers": "PIN_TRANSFORM
 
 
 def main(argv: list[str]) -> int:
-    """Build or run; the engine's exit code."""
+    """Build or run; return the engine's exit code."""
     parser = argparse.ArgumentParser(prog="devtools.image", description=__doc__, allow_abbrev=False)
     parser.add_argument("what", choices=("build", "run"))
     parser.add_argument("--engine", choices=ENGINES, default="docker")
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"error: {exc.message}\nhint: {exc.hint}\n")
         return 1
     except subprocess.CalledProcessError as exc:
-        # it has said why
+        # the engine has printed the reason
         return int(exc.returncode)
 
 
@@ -59,7 +59,7 @@ def _check_there(engine: str) -> None:
 def _check_buildkit(engine: str) -> None:
     """The Dockerfile mounts secrets, which docker's former builder does not know."""
     said = subprocess.run([engine, "build", "--help"], capture_output=True, text=True, check=False).stdout
-    # nothing said is no answer: then the build itself has the last word
+    # without that text nothing is known, and the build itself fails or not
     if engine == "docker" and "--tag" in said and "--secret" not in said:
         raise LoraError(
             "this docker has no BuildKit, which the Dockerfile needs",
@@ -69,7 +69,7 @@ def _check_buildkit(engine: str) -> None:
 
 
 def build(engine: str, image: str, more: list[str]) -> list[str]:
-    """The command that builds the image."""
+    """Return the command that builds the image."""
     flags = [word for name, value in labels().items() for word in ("--build-arg", f"{name}={value}")]
     certificates = os.environ.get("SSL_CERT_FILE")
     if certificates:
@@ -93,13 +93,13 @@ def labels() -> dict[str, str]:
 
 
 def _pin(here: workspace.Workspace, name: str) -> str:
-    """The pin, by plain git where there is a repository: GitPython may not be installed here."""
+    """Return the pin, by plain git where there is a repository: GitPython may not be installed here."""
     link = here.upstream(name).path.relative_to(ROOT)
     return _git("rev-parse", f":{link}") if (ROOT / ".git").exists() else pins.pin(here, name)
 
 
 def _commit() -> str:
-    """Our own commit, marked when there are changes on top of it; empty where there is no repository."""
+    """Return our own commit, marked when there are changes on top of it; empty where there is no repository."""
     return _git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
 
 
@@ -109,13 +109,13 @@ def _git(*args: str) -> str:
 
 
 def _uv_cache() -> list[str]:
-    """The cache of uv on this machine, if there is one: installing from it takes half a minute and no network."""
+    """Return the flags that mount uv's cache, if there is one: installing from it needs no network."""
     folder = Path(os.path.expanduser(os.environ.get("UV_CACHE_DIR") or "~/.cache/uv"))  # noqa: PTH111 - never raises
     return ["--volume", f"{folder}:/mnt", "--build-arg", "UV_CACHE=/mnt"] if folder.is_dir() else []
 
 
 def _layers() -> list[str]:
-    """Steps are kept for the next build, except where each would be a copy of all that came before it."""
+    """Return the flag that keeps the steps for the next build, but not with the vfs driver, which copies each whole."""
     driver = _said(["buildah", "info", "--format", "{{.store.GraphDriverName}}"])
     return ["--layers=false"] if driver == "vfs" else ["--layers"]
 
@@ -131,7 +131,7 @@ def _run(engine: str, image: str, more: list[str], words: list[str]) -> int:
 
 
 def _run_with_buildah(image: str, more: list[str], words: list[str]) -> int:
-    """A command in a working container of buildah, which knows neither entry point nor default command."""
+    """Run a command in a working container of buildah, which ignores entry point and default command."""
     config = json.loads(_said(["buildah", "inspect", "--type", "image", image]))["OCIv1"]["config"]
     working = _said(["buildah", "from", image])
     try:

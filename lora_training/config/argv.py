@@ -80,7 +80,9 @@ def _unknown_hint(schema: Schema, entry: Entry) -> str | None:
     if home:
         return f"`{entry.key}` belongs under [{home}]"
     if entry.key in style.dataset.keys or entry.key in style.subset.keys:
-        return f"`{entry.key}` belongs under [[datasets]]"
+        inside = "subsets.0." if entry.key in style.subset.keys else ""
+        place = "" if entry.position else f": --set datasets.0.{inside}{entry.key}=..."
+        return f"`{entry.key}` belongs under [[datasets]]{place}"
     others = schemas.owners(schema.tree).get(entry.key) if schema.tree else None
     if others:
         return f"only {', '.join(others)} {'has' if len(others) == 1 else 'have'} it"

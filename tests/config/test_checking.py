@@ -146,6 +146,24 @@ def test_a_warning_is_told_apart(checked, text, words):
     assert said(checked(text), *words).severity == "warning"
 
 
+@pytest.mark.parametrize(("key", "value"), [("resolution", "'256'"), ("train_batch_size", 2), ("keep_tokens", 1)])
+def test_a_flag_that_the_datasets_override_is_a_warning_in_the_file_and_an_error_in_an_override(
+    checked, tmp_path, real, key, value
+):
+    words = (f"`{key}` changes nothing", "counts: change that one")
+    own = {"data": "batch_size = 1\n", "subset": "keep_tokens = 2\n"}
+    assert said(checked(f"{key} = {value}", **own), *words).severity == "warning"
+    checked(**own)
+    overridden = load(tmp_path / "config.toml", sets=[f"{key}={value}"], environ={})
+    assert said(check(overridden, real["sdxl_train_network"]), *words).severity == "error"
+
+
+def test_a_hint_of_an_override_names_its_whole_key(checked, tmp_path, real):
+    checked()
+    found = check(load(tmp_path / "config.toml", sets=["num_repeats=2"], environ={}), real["sdxl_train_network"])
+    assert said(found, "belongs under [[datasets]]: --set datasets.0.subsets.0.num_repeats=...")
+
+
 @pytest.mark.parametrize("key", ["pretrained_model_name_or_path", "network_module", "output_dir"])
 def test_what_nothing_can_be_trained_without_is_asked_for(checked, tmp_path, real, key):
     checked()

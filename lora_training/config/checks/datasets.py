@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_training import nearest
-from lora_training.config.checks.view import Subset, View, as_number, is_whole
+from lora_training.config.checks.view import FLAG_NAMES, Subset, View, as_number, is_whole
 from lora_training.config.model import Config
 from lora_training.config.positions import Path as KeyPath
 from lora_training.config.schema import DatasetSchema, Schema, Shape, Style, Table
@@ -22,6 +22,7 @@ def problems(view: View) -> Iterator[Problem]:
     """Yield the problems that upstream's schema would report in the dataset tables, and datasets without content."""
     yield from tables(view)
     yield from _presence(view)
+    yield from _overridden(view)
 
 
 def tables(view: View) -> Iterator[Problem]:
@@ -48,6 +49,19 @@ def _presence(view: View) -> Iterator[Problem]:
         hint = "give its folder to a subset with is_reg = true"
         message = "`reg_data_dir` has no effect beside [[datasets]]"
         yield view.problem(message, "reg_data_dir", hint=hint, severity="warning")
+
+
+def _overridden(view: View) -> Iterator[Problem]:
+    """Yield the flags that every subset has another value for; one that overrides the file is an error."""
+    style = view.schema.datasets.styles["dreambooth"]
+    for key in sorted({*style.dataset.keys, *style.subset.keys}):
+        flag = FLAG_NAMES.get(key, key)
+        places = [view.where_subset(subset, key) for subset in view.subsets]
+        if view.given(flag) and places and all(place[0] != view.path(flag)[0] and place[-1] == key for place in places):
+            hint = f"`{'.'.join(map(str, places[0]))}` counts: change that one"
+            message = f"`{flag}` changes nothing: the datasets have a `{key}` of their own"
+            severity: Severity = "warning" if view.config.entries[flag].position else "error"
+            yield view.problem(message, flag, hint=hint, severity=severity)
 
 
 def _dataset(config: Config, schema: Schema, dataset: dict[str, Any], path: KeyPath) -> Iterator[Problem]:
@@ -190,15 +204,14 @@ def _buckets(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int
         yield from _inert(view, dataset, path, size)
     # upstream first widens both limits to multiples of the step
     least, most = least - least % steps, most + -most % steps
-    for key, holds, limit in (
-        ("min_bucket_reso", min(size) >= least, least),
-        ("max_bucket_reso", max(size) <= most, most),
+    smallest, largest = min(size) // steps * steps, -(-max(size) // steps) * steps
+    for key, holds, limit, fitting in (
+        ("min_bucket_reso", min(size) >= least, least, smallest),
+        ("max_bucket_reso", max(size) <= most, most, largest),
     ):
         if not holds:
             message = f"resolution {size[0]}x{size[1]} is outside the buckets: `{key}` is {limit}"
-            yield view.config.problem(
-                message, _place(view, dataset, path, key), hint=f"give `{key}` with the resolution"
-            )
+            yield view.config.problem(message, _place(view, dataset, path, key), hint=f"set {key} = {fitting}")
 
 
 def _inert(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int, int]) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from lora_training.config.schema.model import STYLE_KEYS
 from lora_training.problems import Problem, Severity
 
 # dataset options whose fallback is a flag of another name
-_FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
+FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class View:
         for table in (*tables, dict(self.config.general)):
             if table.get(key) is not None:
                 return table[key]
-        return self.value(_FLAG_NAMES.get(key, key))
+        return self.value(FLAG_NAMES.get(key, key))
 
     def of_subset(self, subset: Subset, key: str) -> Any:
         """Return the value that upstream will use for an option of a subset."""
@@ -127,7 +127,7 @@ class View:
             return (*subset.path[:2], key)
         if key in self.config.general:
             return ("general", key)
-        return self.path(_FLAG_NAMES.get(key, key)) or subset.path
+        return self.path(FLAG_NAMES.get(key, key)) or subset.path
 
 
 def is_whole(value: Any) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_training import files, shell
 from lora_training.app import plan as plans
 from lora_training.app import recording, resuming, slurm, train
+from lora_training.app.plan import Plan
 from lora_training.config.loading import load
 from lora_training.errors import (
     ConfigError,
@@ -25,15 +27,9 @@ from lora_training.errors import (
 )
 from lora_training.patching import transaction
 from lora_training.supervise import jobs, record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from contextlib import AbstractContextManager
-
-    from lora_training.app.plan import Plan
-    from lora_training.supervise.jobs import Job
-    from lora_training.supervise.run import Watcher
-    from lora_training.workspace import Workspace
+from lora_training.supervise.jobs import Job
+from lora_training.supervise.run import Watcher
+from lora_training.workspace import Workspace
 
 _POLL_S = 2.0
 

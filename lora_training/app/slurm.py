@@ -5,23 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
 
 from lora_training import proc
+from lora_training.config.tables import LaunchTable
 from lora_training.errors import Interrupted, MachineLost, SlurmError
 from lora_training.launch import slurm
+from lora_training.launch.slurm import Needs
 from lora_training.supervise import background, jobs
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from types import FrameType
-
-    from lora_training.config.tables import LaunchTable
-    from lora_training.launch.slurm import Needs
-    from lora_training.supervise.jobs import Job
-    from lora_training.workspace import Workspace
+from lora_training.supervise.jobs import Job
+from lora_training.workspace import Workspace
 
 _ID = "SLURM_JOB_ID"
 _MOST_RESTARTS = 3  # without a saved state

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from lora_training import workspace
 from lora_training.cli.app import Group
 from lora_training.cli.output import drop_unread, json_option, print_json, say
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
 
 _FAILED = 6
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -17,9 +17,7 @@ from lora_training.app.overview import Histories
 from lora_training.errors import LoraError
 from lora_training.ui import actions, forms, guard, machine, pages, queued, web
 from lora_training.ui.started import Started
-
-if TYPE_CHECKING:
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 # for downloads that are under way, in seconds
 _LAST_S = 5

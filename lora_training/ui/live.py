@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import anyio
 from anyio import to_thread
-from starlette.responses import StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
 from lora_training.supervise import record
 from lora_training.supervise.history import events_since
 from lora_training.ui import web
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
-
-    from starlette.requests import Request
-    from starlette.responses import Response
 
 _PAUSE_S = 0.5
 # of those that the curve draws; the others are parts of the page

@@ -5,18 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from lora_training.app import machine
 from lora_training.ui import live, web
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 _FRESH_S = 2.0
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from lora_training.app import compare, overview, recording
 from lora_training.supervise import run_index
+from lora_training.supervise.history import History
+from lora_training.supervise.record import Record
 from lora_training.ui import live, web
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from starlette.requests import Request
-    from starlette.responses import Response
-
-    from lora_training.supervise.history import History
-    from lora_training.supervise.record import Record
 
 _POINTS, _POINTS_COMPARED, _MOST_POINTS = 1500, 400, 20_000
 

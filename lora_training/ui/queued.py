@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from lora_training.app import queue
 from lora_training.supervise import run_index
 from lora_training.ui import live, web
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 
 def show(request: Request) -> Response:

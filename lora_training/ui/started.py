@@ -8,13 +8,11 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from lora_training import proc
 from lora_training.supervise import run_index
-
-if TYPE_CHECKING:
-    from lora_training.workspace import Workspace
+from lora_training.workspace import Workspace
 
 _MOST = 64 * 1024
 

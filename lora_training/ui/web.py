@@ -7,27 +7,23 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import jinja2
 from anyio import to_thread
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from lora_training import files, printable
 from lora_training.errors import LoraError
 from lora_training.supervise import run_index
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from starlette.requests import Request
-
-    from lora_training.supervise.record import Record
-    from lora_training.workspace import Workspace
+from lora_training.supervise.record import Record
+from lora_training.workspace import Workspace
 
 _CHUNK = 2**18
 _MOST = 8 * 2**20

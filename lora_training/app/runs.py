@@ -51,8 +51,8 @@ def _found_again(here: Workspace, path: Path, note: Callable[[str], None] | None
     places = dict.fromkeys((path, path.with_name(f"{path.stem}.run") if path.name else path))
     found = [(folder, run) for folder in places if (run := record.read(folder))]
     for folder, _ in found:
-        before = record.place(folder)
-        if before in run_index.gone(here):
+        before = run_index.moved_from(here, folder)
+        if before:
             run_index.add(here, folder)
             if note:
                 note(f"note: {before} was moved to {folder}, which `lora runs list` shows from now on")

@@ -16,22 +16,30 @@ _IDENT = re.compile(r"[0-9a-f]{16}")
 
 
 def add(workspace: Workspace, folder: Path) -> None:
-    """Add the run in `folder` to the index, in place of the folder that it was moved from.
+    """Add the run in `folder` to the index. Of one that was moved, the earlier ids name it as well.
 
     Nothing is done where the index is not writable, as in a container.
     """
-    before = record.place(folder) or folder
-    index = workspace.runs
+    before = moved_from(workspace, folder)
+    earlier = [pointer for pointer in _pointers(workspace) if before and _folder(pointer) == before]
     with suppress(OSError):
-        index.mkdir(parents=True, exist_ok=True)
-        (index / ident(folder)).write_text(f"{folder}\n", encoding="utf-8")
-        if before in gone(workspace):
-            remove(workspace, before)
+        workspace.runs.mkdir(parents=True, exist_ok=True)
+        for pointer in (workspace.runs / ident(folder), *earlier):
+            pointer.write_text(f"{folder}\n", encoding="utf-8")
+
+
+def moved_from(workspace: Workspace, folder: Path) -> Path | None:
+    """Return the folder that the index has for the run in `folder`, if it was moved from there; None if it was not."""
+    first = record.place(folder)
+    last = _folder(workspace.runs / ident(first)) if first else None
+    return None if last is None or last == folder or os.path.lexists(last) else last
 
 
 def remove(workspace: Workspace, folder: Path) -> None:
     """Remove the run in `folder` from the index."""
-    (workspace.runs / ident(folder)).unlink(missing_ok=True)
+    for pointer in _pointers(workspace):
+        if _folder(pointer) == folder:
+            pointer.unlink(missing_ok=True)
 
 
 def ident(folder: Path) -> str:
@@ -58,9 +66,11 @@ def gone(workspace: Workspace) -> list[Path]:
 
 
 def _folders(workspace: Workspace) -> list[Path]:
-    index = workspace.runs
-    pointers = sorted(index.iterdir()) if index.is_dir() else []
-    return [folder for pointer in pointers if (folder := _folder(pointer))]
+    return list(dict.fromkeys(folder for pointer in _pointers(workspace) if (folder := _folder(pointer))))
+
+
+def _pointers(workspace: Workspace) -> list[Path]:
+    return sorted(workspace.runs.iterdir()) if workspace.runs.is_dir() else []
 
 
 def _folder(pointer: Path) -> Path | None:

@@ -16,7 +16,7 @@ import pytest
 
 from lora_training import workspace
 from lora_training.supervise import record
-from tests.helpers import ROOT
+from tests.helpers import ROOT, lora
 from tests.ui.conftest import Server, until
 from tests.ui.records import Made, png
 
@@ -67,6 +67,18 @@ def test_a_new_run_comes_into_the_list_and_a_removed_one_leaves_it(page: Any, se
     page.get_by_text("newcomer").wait_for()
     (made.folder / "run.json").unlink()
     page.get_by_text("newcomer").wait_for(state="detached")
+
+
+def test_the_address_of_a_run_s_page_outlives_its_folder(server: Server, tmp_path: Path) -> None:
+    made = Made(tmp_path / "here", "moved")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert server.ask(f"/runs/{made.id}")[0] == 404
+    for place in ("there", "elsewhere"):
+        if place == "elsewhere":
+            (tmp_path / "there").rename(tmp_path / "elsewhere")
+        assert lora("runs", "show", tmp_path / place / "moved.run", cwd=ROOT).code == 0
+        status, _, content = server.ask(f"/runs/{made.id}")
+        assert (status, f"{tmp_path}/{place}/moved.run".encode() in content) == (200, True)
 
 
 def test_each_event_is_shown_once_over_a_restart_of_the_server_and_a_reload(

@@ -26,10 +26,9 @@ class _Progress(Watcher):
         _emit(self.run, "start", total_steps=total, epochs=self.run.epochs, initial_step=self.run.initial_step)
 
     def step_ends(self) -> None:
-        if not self.run.accelerator.is_local_main_process:
-            return
         before, self._since = self._since, time.perf_counter()
-        events.emit(
+        _emit(
+            self.run,
             "step",
             step=self.run.step,
             epoch=self.run.epoch,

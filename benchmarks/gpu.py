@@ -273,7 +273,7 @@ def _head(*, rehearse: bool) -> str:
     if rehearse or not torch.cuda.is_available():
         lines += ["", "**A rehearsal with tiny models on a CPU: no figure below says anything of a GPU.**"]
         lines += ["Not measured: memory of the GPU, model FLOPs utilisation, synchronizing calls, what fits on a card."]
-        lines += [f"The seconds are those of {os.cpu_count()} processors with a load of {os.getloadavg()[0]:.0f} at the start."]
+        lines += [f"It ran on {os.cpu_count()} processors with a load of {os.getloadavg()[0]:.0f} at the start."]
     else:
         card = torch.cuda.get_device_properties(0)
         lines += ["", f"{card.name}, {card.total_memory / 2**30:.0f} GiB, torch {torch.__version__}."]

@@ -55,20 +55,34 @@ def _read(path: Path | str, most: int, opened: Callable[[str, int], int]) -> byt
     return data
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file atomically. An existing file or link of that name is replaced, not written to."""
+def write(path: Path, text: str | bytes, *, synced: bool = False) -> None:
+    """Write a file atomically, `synced` to the disk. An existing file or link of that name is replaced."""
+    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     # two processes may write the same cache at once
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.unlink(missing_ok=True)
-        with open(partial, "x", encoding="utf-8", errors="surrogateescape", opener=opener) as file:
-            file.write(text)
+        with open(partial, "xb", opener=opener) as file:
+            file.write(data)
+        if synced:
+            sync(partial)
         partial.replace(path)
     except OSError as exc:
         exc.filename = str(path)
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+    if synced:
+        sync(path.parent)
+
+
+def sync(path: Path | str) -> None:
+    """Sync a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def touch(path: Path) -> None:

@@ -50,9 +50,9 @@ def write(folder: Path, *, step: int, made_by: Mapping[str, str]) -> None:
     """Write the manifest of `folder`, after all its files have been flushed to the disk."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     for path in found.values():
-        _to_disk(path)
+        files.sync(path)
     document = {"step": step, "made_by": dict(made_by), "files": {name: digest(path) for name, path in found.items()}}
-    _write_text(folder / NAME, json.dumps(document, indent=1) + "\n")
+    files.write(folder / NAME, json.dumps(document, indent=1) + "\n", synced=True)
 
 
 def read(folder: Path) -> Manifest | None:
@@ -95,7 +95,7 @@ def keep(folder: Path) -> None:
     """Protect the state in `folder`, which a run was started from: `lora` will not remove, rename or replace it."""
     try:
         for path in {folder, folder.resolve()}:
-            _write_text(path.with_name(path.name + _KEPT), digest(folder / NAME) + "\n")
+            files.write(path.with_name(path.name + _KEPT), digest(folder / NAME) + "\n", synced=True)
     except OSError as exc:
         # without write access, nothing can be removed either
         if exc.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -167,20 +167,6 @@ def digest(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             found.update(chunk)
     return found.hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    files.write(path, text)
-    _to_disk(path)
-    _to_disk(path.parent)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def outputs(lora: Path, ending: str) -> list[Path]:

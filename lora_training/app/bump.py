@@ -211,7 +211,7 @@ def _lay_out(here: Workspace, upstream: Upstream, scratch: Rehearsal) -> Workspa
 def _write(checkout: Workspace, name: str, rehearsed: Rehearsed, taken_out: Collection[str]) -> list[str]:
     """Write the series, the lock and PATCHES.md for the new commit, and apply it; return the dropped patches."""
     from lora_training.patching import docs, engine, lockfile, relock
-    from lora_training.patching.removal import version_of
+    from lora_training.patching.conditions import version_of
     from lora_training.patching.transaction import fs
 
     moved = target(checkout, name)

@@ -115,7 +115,7 @@ def _read_all(workspace: Workspace, targets: Sequence[Target]) -> list[TreeState
 
 def _plan_apply(state: TreeState) -> _Plan:
     name, patches = state.target.name, tuple(patch.name for patch in state.stack.patches)
-    if tree_state.has_copies(state) and state.common == state.stack.last:
+    if tree_state.check_copies(state) and state.common == state.stack.last:
         tree_state.read_locked(state.target, state.stack)
         return _Plan(state, TreeResult(name, "unchanged", patches), ())
     lockfile.check_copies_have_room(state.stack)
@@ -128,7 +128,7 @@ def _plan_apply(state: TreeState) -> _Plan:
 
 
 def _plan_revert(state: TreeState, edited: Sequence[str]) -> _Plan:
-    tree_state.has_copies(state)
+    tree_state.check_copies(state)
     outside = tree_state.outside_series(state, edited)
     if edited:
         from lora_training.patching import relock

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_training.errors import PatchError
-from lora_training.patching import lockfile, names, planning, removal, series, transaction, tree_state
+from lora_training.patching import conditions, lockfile, names, planning, series, transaction, tree_state
 from lora_training.patching.lockfile import PRISTINE, LockedPatch, Stack
 from lora_training.patching.model import ABSENT, Image, Node, state_of
 from lora_training.patching.names import shown
@@ -53,7 +53,7 @@ def stack_of(
     """Compute the states of a target's series from its patches; add the hunks found elsewhere to `moved`."""
     series.check_at_pin(target)
     for item in items:
-        removal.parse(item.name, item.fields["Removal-Condition"])
+        conditions.parse(item.name, item.fields["Removal-Condition"])
     touched = [path for item in items for path in item.patch.paths]
     base = image = pristine(target, old, touched)
     locked = []

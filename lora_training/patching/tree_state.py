@@ -101,7 +101,7 @@ def check_no_drift(state: TreeState) -> None:
     )
 
 
-def has_copies(state: TreeState) -> bool:
+def check_copies(state: TreeState) -> bool:
     """Return whether no pristine copy is missing. Raises PatchError when another file is in the place of one."""
     kept = [path for path in state.stack.pristine if state.stack.is_kept(path)]
     for path in kept:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lora_training.errors import LoraError, PatchError
-from lora_training.patching import docs, lockfile, removal, series, transaction, tree_state
+from lora_training.patching import conditions, docs, lockfile, series, transaction, tree_state
 from lora_training.patching.lockfile import PRISTINE, Stack
 from lora_training.patching.model import state_of
 from lora_training.patching.names import shown
@@ -110,15 +110,15 @@ def _copy_problems(state: TreeState, path: str, steps: frozenset[int]) -> Iterat
 
 
 def _removal_problems(targets: Sequence[Target]) -> Iterator[Problem]:
-    read = removal.pristine_reader({target.name: target for target in targets})
+    read = conditions.pristine_reader({target.name: target for target in targets})
     for target in targets:
         try:
             headers = series.headers(target.patches)
-            conditions = [(name, removal.parse(name, fields["Removal-Condition"])) for name, fields in headers.items()]
+            parsed = [(name, conditions.parse(name, fields["Removal-Condition"])) for name, fields in headers.items()]
         except PatchError as exc:
             yield Problem(exc.message, exc.hint, where=target.name)
             continue
-        for name, condition in conditions:
+        for name, condition in parsed:
             if condition.is_met(target, read):
                 mend = f"lora patch remove {target.name}/{name}"
                 yield Problem(f"{name} is no longer needed: {condition.text} holds", mend, where=target.name)

@@ -304,7 +304,7 @@ def test_a_record_that_came_with_the_folder_reaches_nothing_outside(folder: Path
 
 
 def test_a_header_is_never_carried_out(folder: Path) -> None:
-    from lora_training.patching.removal import parse
+    from lora_training.patching.conditions import parse
 
     for text in ("probe os.system", "probe __import__", "upstream-commit $(touch x)", "version >= `id`", "touch x"):
         with pytest.raises(PatchError, match="cannot be carried out"):

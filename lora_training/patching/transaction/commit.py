@@ -9,6 +9,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lora_training import files
 from lora_training.errors import PatchError
 from lora_training.patching.model import ABSENT, Node, parents
 from lora_training.patching.names import shown
@@ -31,7 +32,7 @@ def stage(root: Path, journal: Journal, writes: Sequence[Write]) -> None:
         # the old file of another entry may already wait under that name
         if write.after is not None and entry.new and entry.new not in kept:
             unsynced |= _link(root, write.same_as, entry.new, write.after)
-    fs.for_each(list(unsynced), fs.sync)
+    fs.for_each(list(unsynced), files.sync)
 
 
 def _check_unchanged(root: Path, write: Write, folders: dict[str, bool]) -> None:
@@ -148,5 +149,5 @@ def _complete(root: Path, journal: Journal) -> None:
     """Sync the changed folders to the disk before the journal is removed, and remove the files that still wait."""
     names = (*(entry.path for entry in journal.entries), *journal.made, *journal.dropped)
     folders = {os.path.dirname(f"{root}/{name}") for name in names} | {f"{root}/{folder}" for folder in journal.modes}
-    fs.for_each([folder for folder in folders if fs.is_folder(folder)], fs.sync)
+    fs.for_each([folder for folder in folders if fs.is_folder(folder)], files.sync)
     discard(root, journal)

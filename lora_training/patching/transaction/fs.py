@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from lora_training import files
 from lora_training.errors import PatchError
 from lora_training.patching.model import EXECUTABLE, FOLDER, LINK, REGULAR, Image, Node, parents
 from lora_training.patching.names import shown
@@ -92,7 +93,7 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def write_new(path: str, node: Node) -> None:
-    """Create a file or link with its permissions; `sync` brings it to the disk. Raises FileExistsError."""
+    """Create a file or link with its permissions, which is not synced to the disk. Raises FileExistsError."""
     if node.is_link:
         os.symlink(node.data, os.fsencode(path))
         return
@@ -170,27 +171,12 @@ def remove_folder(path: str | Path) -> None:
         os.rmdir(path)
 
 
-def sync(path: str | Path) -> None:
-    """Sync a file, or the names in a folder, to the disk. A link is synced with its folder."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def replace_file(path: Path, data: bytes) -> None:
     """Write `data` to the file `path` atomically, with a new file's permissions.
 
     Raises PatchError when that fails; the old file is then unchanged.
     """
-    temporary = os.fspath(path.with_name(f".{path.name}.{os.getpid()}.tmp"))
-    remove(temporary)
     try:
-        write_new(temporary, Node(REGULAR, data))
-        sync(temporary)
-        os.replace(temporary, path)
+        files.write(path, data, synced=True)
     except OSError as exc:
-        remove(temporary)
         raise PatchError(f"cannot write {path}: {exc.strerror}", hint="it is as it was") from exc
-    sync(path.parent)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lora_training import files
 from lora_training.errors import PatchError
 from lora_training.patching.model import REGULAR, Node, folders_of, parents, state_of
 from lora_training.patching.names import shown
@@ -166,28 +167,28 @@ def write(state: Path, journal: Journal) -> None:
     made = [folder for folder in (state, *state.parents) if not folder.exists()]
     state.mkdir(parents=True, exist_ok=True)
     for folder in made:
-        fs.sync(folder.parent)
+        files.sync(folder.parent)
     fs.remove(draft)
     try:
         fs.write_new(draft, Node(REGULAR, data))
-        fs.sync(draft)
+        files.sync(draft)
         os.rename(draft, path_of(state, "staging"))
     except OSError:
         fs.remove(draft)
         raise
-    fs.sync(state)
+    files.sync(state)
 
 
 def advance(state: Path, old: Phase, new: Phase) -> None:
     """Rename the journal to its next phase, and sync that to the disk."""
     os.rename(path_of(state, old), path_of(state, new))
-    fs.sync(state)
+    files.sync(state)
 
 
 def close(state: Path, phase: Phase) -> None:
     """Remove the journal at the end of a transaction."""
     fs.remove(path_of(state, phase))
-    fs.sync(state)
+    files.sync(state)
 
 
 def read(state: Path, phase: Phase) -> Journal:

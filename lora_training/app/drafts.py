@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_training import files
 from lora_training.app.checkout import Checkout
 from lora_training.config import document, form, importers, presets
 from lora_training.config import schema as schemas
@@ -85,9 +84,9 @@ def show(here: Workspace, name: str, text: str, edits: Sequence[dict[str, Any]] 
         schema = _schema(checkout, draft)
     runtime = {name: patch.on_by_default for name, patch in registry.available().items()}
     groups = form.groups(schema, draft.datasets(), runtime) if schema else []
-    places = dict(draft.flags())
-    found = {each.id: _value(draft, schema, places, each.id) for group in groups for each in group.fields}
-    values = {ident: value for ident, value in found.items() if value is not None}
+    places = dict.fromkeys(schema.keys) | draft.flags() if schema else {}
+    shown = {each.id: places.get(each.id, form.path_of(each.id)) for group in groups for each in group.fields}
+    values = {ident: value for ident, path in shown.items() if path and (value := draft.shown(path)) is not None}
     problems = checkout.check(folder(here) / f"{name}.toml", (), lambda _text: None, quick=True, text=draft.text)
     return Shown(draft.text, values, [_problem(each) for each in problems], groups, draft.script)
 
@@ -95,12 +94,6 @@ def show(here: Workspace, name: str, text: str, edits: Sequence[dict[str, Any]] 
 def _schema(checkout: Checkout, draft: Draft) -> Schema | None:
     known = schemas.scripts(checkout.tree)
     return checkout.schema(draft.script) if draft.script in known else None
-
-
-def _value(draft: Draft, schema: Schema | None, places: dict[str, Any], ident: str) -> str | None:
-    is_flag = schema is not None and ident in schema.keys
-    path = places.get(ident) if is_flag else form.path_of(ident)
-    return None if path is None else draft.shown(path)
 
 
 def _apply(draft: Draft, schema: Schema | None, edit: dict[str, Any]) -> None:
@@ -119,17 +112,11 @@ def _apply(draft: Draft, schema: Schema | None, edit: dict[str, Any]) -> None:
             path = draft.place(ident, form.beside(schema, ident), form.home(schema.keys[ident]))
             draft.set(path, text, is_text=schema.keys[ident].takes_text)
         else:
-            draft.set(form.path_of(ident), text, is_text=not _is_toml(schema, draft, ident))
+            groups = form.groups(schema, draft.datasets(), {}) if schema else []
+            is_text = any(each.id == ident and each.is_text for group in groups for each in group.fields)
+            draft.set(form.path_of(ident), text, is_text=is_text)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
         raise ConfigError(f"{ident} has no place in this configuration") from exc
-
-
-def _is_toml(schema: Schema | None, draft: Draft, ident: str) -> bool:
-    """Return whether the field's text is TOML, such as a number, and no string."""
-    if schema is None:
-        return True
-    fields = (each for group in form.groups(schema, draft.datasets(), {}) for each in group.fields)
-    return not any(each.id == ident and each.is_text for each in fields)
 
 
 def _problem(problem: Problem) -> dict[str, Any]:
@@ -143,17 +130,14 @@ def _problem(problem: Problem) -> dict[str, Any]:
 
 
 def save(here: Workspace, name: str, text: str, known: str | None) -> str:
-    """Write a configuration and return its digest; `known` is the digest of what it replaces (None: nothing)."""
+    """Write a configuration and return its digest; `known` is the digest of the file to replace (None: a new file)."""
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for a configuration", hint="letters, digits, `-`, `_` and `.`")
     path = folder(here) / f"{name}.toml"
     if os.path.lexists(path) and (known is None or _digest(document.text_of(path)) != known):
         why = "exists" if known is None else "has been changed by somebody else in the meantime"
         raise ConfigError(f"{path.name} {why}", hint="choose another name, or open it again")
-    try:
-        files.write(path, text)
-    except OSError as exc:
-        raise ConfigError(f"cannot write {path}: {exc.strerror}") from None
+    document.write(path, text, force=True)
     return _digest(text)
 
 
@@ -162,7 +146,7 @@ def _digest(text: str) -> str:
 
 
 def convert(filename: str, text: str) -> tuple[str, list[str]]:
-    """Return another trainer's file as a configuration of ours, and the report on each of its keys."""
+    """Convert another trainer's file to a configuration, with a report on each of its keys."""
     suffix = Path(filename).suffix.lower() or (".json" if text.lstrip().startswith("{") else "")
     data = text.encode("utf-8", "surrogateescape")
     if suffix in _DOCUMENTS:

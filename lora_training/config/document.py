@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,15 @@ def _invalid(path: Path, text: str, message: str) -> Unreadable:
     return _unreadable(path, f"not valid TOML: {what[:1].lower()}{what[1:]}", place=place)
 
 
+def texts(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Yield each string of a parsed document with its path."""
+    if isinstance(data, str):
+        yield path, data
+    elif isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from texts(value, (*path, key))
+
+
 def value_at(data: Any, path: KeyPath) -> Any:
     """Return the value at a path of a parsed document."""
     for part in path:
@@ -110,7 +119,8 @@ def write(path: Path, text: str, *, force: bool) -> None:
     try:
         files.write(path, text)
     except OSError as exc:
-        raise ConfigError(f"cannot write {path}: {exc.strerror}") from None
+        hint = "its folder must exist, and you must be allowed to write there"
+        raise ConfigError(f"cannot write {path}: {exc.strerror}", hint=hint) from None
 
 
 # -- limits of a parsed document

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +43,9 @@ class Draft:
         tables = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
         return [len(each["subsets"]) if isinstance(each.get("subsets"), list) else 0 for each in tables]
 
-    def flags(self) -> Iterator[tuple[str, KeyPath]]:
-        """Yield the key of each of upstream's flags with its place."""
-        for name, value in self._doc.items():
-            if name in loading.TABLES and (name != "general" or "datasets" in self._doc):
-                continue
-            if isinstance(value, dict) and not loading.is_value_table(name):
-                yield from ((key.replace("-", "_"), (name, key)) for key in value)
-            else:
-                yield name.replace("-", "_"), (name,)
+    def flags(self) -> dict[str, KeyPath]:
+        """Return the place of each of upstream's flags, by its key."""
+        return {path[-1].replace("-", "_"): path for path in loading.flags(self._doc)}
 
     def shown(self, path: KeyPath) -> str | None:
         """Return a value as the text of a field: a string as it is, anything else as TOML; None if it is not given."""
@@ -109,7 +102,7 @@ class Draft:
 
     def place(self, key: str, near: tuple[str, ...], home: str) -> KeyPath:
         """Return where a flag is, or belongs: beside one of the flags `near`, else in the table `home`."""
-        places = dict(self.flags())
+        places = self.flags()
         if key in places:
             return places[key]
         beside = next((path[0] for each in near if len(path := places.get(each, ())) > 1), None)

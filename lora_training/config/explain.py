@@ -186,6 +186,8 @@ def search(tree: Path, word: str, patches: Mapping[str, Patch], *, cache: Path |
     known |= {f"{name}.{key}": about["help"] for name, keys in tables.TABLES.items() for key, about in keys.items()}
     known |= {f"runtime.{name}": patch.text for name, patch in patches.items()}
     wanted = word.lower().lstrip("-").replace("-", "_")
+    if not wanted:
+        return {}
     named = {key: text for key, text in known.items() if wanted in key.replace("-", "_")}
     return named | {key: text for key, text in known.items() if wanted.replace("_", " ") in text.lower()}
 

@@ -172,16 +172,9 @@ def _writes_beside(config: Config) -> bool:
 
 def _dataset_paths(config: Config) -> Iterator[tuple[KeyPath, str]]:
     """Yield the paths in upstream's dataset configuration, each with its key path."""
-    yield from _texts(dataset_document(config) or {}, ())
-
-
-def _texts(value: Any, keys: KeyPath) -> Iterator[tuple[KeyPath, str]]:
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            if key != "custom_attributes":
-                yield from _texts(item, (*keys, key))
-    elif isinstance(value, str) and keys and paths.is_path_key(str(keys[-1])):
-        yield keys, value
+    for keys, text in document.texts(dataset_document(config) or {}):
+        if "custom_attributes" not in keys and paths.is_path_key(str(keys[-1])):
+            yield keys, text
 
 
 def expanded_sets(config: Config, schema: Schema) -> tuple[str, ...]:

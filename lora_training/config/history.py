@@ -6,7 +6,7 @@ import io
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -75,17 +75,11 @@ def _between(before: dict[str, Flag], after: dict[str, Flag], version: str) -> I
 def _flags(tree: Path, version: str | None, key: str, cache: Path | None) -> dict[str, Flag] | None:
     """Return the flag by script at a version (None: the tree itself); None if that version cannot be read."""
     try:
-        if version is None:
-            return _in(tree, key, cache)
-        with _checked_out(tree, version) as folder:
-            return _in(folder, key, cache)
+        with nullcontext(tree) if version is None else _checked_out(tree, version) as folder:
+            known = schemas.read_all(folder, cache=cache)
     except (LoraError, OSError, tarfile.TarError):
         return None
-
-
-def _in(tree: Path, key: str, cache: Path | None) -> dict[str, Flag]:
-    found = ((script, schema.flag(key)) for script, schema in schemas.read_all(tree, cache=cache).items())
-    return {script: flag for script, flag in found if flag is not None}
+    return {script: flag for script, schema in known.items() if (flag := schema.flag(key))}
 
 
 @contextmanager

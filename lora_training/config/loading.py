@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from lora_training.config.document import Document
 from lora_training.config.model import Config, Entry
 from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
-from lora_training.problems import Problem
+from lora_training.problems import Position, Problem
 from lora_training.workspace import CACHE_VARIABLE, HOME_VARIABLE, RUNS_VARIABLE
 
 # the keys that are not upstream's flags
@@ -113,6 +114,22 @@ def is_value_table(name: str) -> bool:
     return name.endswith("_args")
 
 
+def flags(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the path of each of upstream's flags in a document."""
+    for name, value in data.items():
+        if name in TABLES and (name != "general" or _has_general(data)):
+            continue
+        if isinstance(value, dict) and not is_value_table(name):
+            yield from ((name, key) for key in value)
+        else:
+            yield (name,)
+
+
+def _has_general(data: Mapping[str, Any]) -> bool:
+    """Whether `[general]` belongs to the dataset configuration; without datasets it is a heading for flags."""
+    return "datasets" in data and isinstance(data.get("general"), dict)
+
+
 def _place(data: dict[str, Any], key: tuple[str, ...]) -> KeyPath:
     """Return the path to override: as given in this project's tables; of a flag, where the file sets it, or the top."""
     if key[0] in TABLES:
@@ -175,7 +192,7 @@ class _Builder:
             script=self._script(),
             entries=self.entries,
             datasets=tuple(self._datasets()),
-            general=data["general"] if self._has_general else {},
+            general=data["general"] if _has_general(data) else {},
             launch=tables.launch(data.get("launch", {}), self.report),
             run=tables.run(data.get("run", {}), self.bare.folder, self.variables, self.report),
             runtime=tables.runtime(data.get("runtime", {}), self.report),
@@ -188,11 +205,6 @@ class _Builder:
 
     def report(self, message: str, path: KeyPath, *, hint: str | None = None) -> None:
         self.problems.append(self.bare.problem(message, path, hint=hint))
-
-    @property
-    def _has_general(self) -> bool:
-        """Whether `[general]` belongs to the dataset configuration; without datasets it is a heading for flags."""
-        return "datasets" in self.doc.data and isinstance(self.doc.data.get("general"), dict)
 
     def _script(self) -> str:
         script = self.doc.data.get("script")
@@ -215,25 +227,17 @@ class _Builder:
                 self.report("a dataset must be a table", ("datasets", number), hint=hint)
 
     def _flags(self) -> None:
-        for name, value in self.doc.data.items():
-            if name in TABLES and (name != "general" or self._has_general):
-                continue
-            if isinstance(value, dict) and not is_value_table(name):
-                for key, inner in value.items():
-                    self._add(key, inner, (name, key))
-            else:
-                self._add(name, value, (name,))
+        for path in flags(self.doc.data):
+            self._add(path[-1], document.value_at(self.doc.data, path), path)
         # upstream would give accelerate the default of the flag instead
         launch = self.doc.data.get("launch")
         precision = launch.get("mixed_precision") if isinstance(launch, dict) else None
         if isinstance(precision, str) and "mixed_precision" not in self.entries:
             self._add("mixed_precision", precision, ("launch", "mixed_precision"))
-        self.entries = dict(sorted(self.entries.items(), key=lambda item: self._order(item[1])))
-
-    def _order(self, entry: Entry) -> tuple[int, int, int]:
-        """Return a sort key: the file's order; overrides of keys that the file does not have come last."""
-        place = self.doc.positions.get(entry.path)
-        return (0, place.line, place.column) if place else (1, 0, 0)
+        # the file's order; overrides of keys that the file does not have come last
+        last = Position(sys.maxsize, 0)
+        order = {key: self.doc.positions.get(entry.path, last) for key, entry in self.entries.items()}
+        self.entries = {key: self.entries[key] for key in sorted(order, key=order.__getitem__)}
 
     def _add(self, name: str, value: Any, path: KeyPath) -> None:
         key = name.replace("-", "_")

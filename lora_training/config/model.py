@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_training.config import paths
 from lora_training.config.positions import Path as KeyPath
-from lora_training.config.schema import Flag, Schema
+from lora_training.config.schema import Flag
 from lora_training.config.tables import LaunchTable, RunTable
 from lora_training.problems import Position, Problem, Severity
 
@@ -81,18 +81,6 @@ class Config:
     def resolve(self, flag: Flag, value: str) -> str:
         """Return a path as upstream gets it: absolute, or a hub id unchanged. Raises UnknownVariable."""
         return paths.resolve(flag, value, self.folder, self.variables)
-
-    def setting(self, key: str, schema: Schema) -> Any:
-        """Return what upstream will use for a flag: its value, with absolute paths, or upstream's default.
-
-        None if the script has no such flag. Raises encode.Refused for a path that names an unknown variable.
-        """
-        from lora_training.config import encode
-
-        flag, entry = schema.flag(key), self.entries.get(key)
-        if flag is None or entry is None:
-            return flag.default if flag else None
-        return encode.resolved(flag, entry, self.resolve)
 
     def problem(self, message: str, path: KeyPath, *, hint: str | None = None, severity: Severity = "error") -> Problem:
         """Return a problem located at a path of the document, its nearest enclosing position, or its override."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePath
 
 from lora_training import nearest
 from lora_training.config import document, editing, loading, paths, tomlout
-from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
 
 # key -> its question, and the last parts of the preset's paths that the answer is written to
@@ -54,21 +53,10 @@ def questions(preset: Path) -> dict[str, tuple[str, str]]:
     data = document.read(preset).data
     asked: dict[str, tuple[str, str]] = {}
     for key, (question, leaves) in _ASKED.items():
-        defaults = [value for path, value in _strings(data) if path[-1] in leaves]
+        defaults = [value for path, value in document.texts(data) if path[-1] in leaves]
         if defaults:
             asked[key] = (question, defaults[0])
     return asked
-
-
-def _strings(data: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    if isinstance(data, str):
-        yield path, data
-    elif isinstance(data, dict):
-        for key, value in data.items():
-            yield from _strings(value, (*path, key))
-    elif isinstance(data, list):
-        for number, value in enumerate(data):
-            yield from _strings(value, (*path, number))
 
 
 def write(
@@ -113,7 +101,7 @@ def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str]) -> str:
     """
     doc = document.read(preset)
     draft = editing.Draft(str(preset), document.text_of(preset))
-    for path, _ in _strings(doc.data):
+    for path, _ in document.texts(doc.data):
         key = _FILLED.get(str(path[-1]), "")
         if key in answers:
             draft.set(path, answers[key], is_text=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -75,12 +74,6 @@ def string(text: str) -> str:
     return printable.as_toml(json.dumps(text, ensure_ascii=False))
 
 
-def _float(number: float) -> str:
-    if math.isfinite(number):
-        return repr(number)
-    return "nan" if math.isnan(number) else ("inf" if number > 0 else "-inf")
-
-
 def _inline(table: dict[str, Any]) -> str:
     return "{ " + ", ".join(f"{_key(k)} = {value(v)}" for k, v in table.items()) + " }" if table else "{}"
 
@@ -98,7 +91,7 @@ def _key(name: str) -> str:
 
 _FORMS: tuple[tuple[Any, Callable[[Any], str]], ...] = (
     (bool, lambda item: "true" if item else "false"),
-    (float, _float),
+    (float, repr),
     (str, string),
     (int, str),
     ((list, tuple), lambda item: _list([value(part) for part in item])),

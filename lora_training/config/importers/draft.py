@@ -6,7 +6,7 @@ import ast
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lora_training import nearest
@@ -86,22 +86,19 @@ class Draft:
         """Set the flag `to` (by default the one named `key`); return whether the value was accepted."""
         flag = self.schema.flag(to or key)
         if flag is None:
-            self.lost(key, f"{self.schema.script} has no flag `{to or key}`{self.nearest(to or key)}")
-            return False
+            return self.lost(key, f"{self.schema.script} has no flag `{to or key}`{self.nearest(to or key)}")
         try:
             taken = typed(flag, value)
         except NotTaken as exc:
-            self.lost(key, str(exc))
-            return False
+            return self.lost(key, str(exc))
         if taken is None or (flag.is_switch and taken is False):
             self.left_out(key, "not set" if taken is None else "off, as it is by default")
             return True
         if flag.dest in tables.SECRETS:
-            self.lost(key, f"a secret is not written down: give it to the environment as {tables.SECRETS[flag.dest]}")
-            return False
+            variable = tables.SECRETS[flag.dest]
+            return self.lost(key, f"a secret is not written down: give it to the environment as {variable}")
         if flag.dest in REFUSED:
-            self.lost(key, REFUSED[flag.dest])
-            return False
+            return self.lost(key, REFUSED[flag.dest])
         self.values[flag.dest] = taken
         self.took(key, flag.dest, note)
         return True
@@ -115,9 +112,10 @@ class Draft:
         """Report that a key is not needed: it has no effect, or upstream's default means the same."""
         self.rows.append(Row(key, "defaulted", None, note))
 
-    def lost(self, key: str, note: str) -> None:
+    def lost(self, key: str, note: str) -> Literal[False]:
         """Report that a key could not be imported, and why."""
         self.rows.append(Row(key, "lost", None, note))
+        return False
 
     def for_launch(self, key: str, name: str, value: Any) -> None:
         """Set a key of `[launch]`."""
@@ -132,14 +130,14 @@ class Draft:
         self.for_launch(key, "gpu_ids", list(dict.fromkeys(ids)))
         return True
 
-    def network(self, key: str, value: Any, *, to: str | None = None) -> None:
+    def network(self, key: str, value: Any, *, to: str) -> None:
         """Add a key=value argument of the network module."""
         parts = value if isinstance(value, list) else [value]
-        if not all(isinstance(part, str | bool | int | float) for part in parts):
+        if all(isinstance(part, str | bool | int | float) for part in parts):
+            self.network_args[to] = value
+            self.took(key, f"network_args.{to}")
+        else:
             self.lost(key, f"{value!r} cannot be written as key=value")
-            return
-        self.network_args[to or key] = value
-        self.took(key, f"network_args.{to or key}")
 
     def words(self, key: str, items: Iterable[str], *, to: str | None = None) -> None:
         """Set a flag from `name=value` arguments, as a table if all have that form."""
@@ -170,15 +168,8 @@ class Draft:
         data: dict[str, Any] = {"script": self.schema.script}
         for dest in (flag.dest for flag in self.schema.flags if flag.dest in self.values):
             data.setdefault(_heading(dest), {})[dest] = _without_none(self.values[dest])
-        if self.general:
-            data["general"] = _without_none(self.general)
-        if self.datasets:
-            data["datasets"] = _without_none(self.datasets)
-        if self.launch:
-            data["launch"] = self.launch
-        if self.runtime:
-            data["runtime"] = self.runtime
-        return data
+        own = {"general": self.general, "datasets": self.datasets, "launch": self.launch, "runtime": self.runtime}
+        return data | {name: _without_none(table) for name, table in own.items() if table}
 
     def toml(self) -> str:
         """Return the configuration as TOML, with the lost keys as comments at the top."""
@@ -202,7 +193,7 @@ class Draft:
         yield f"{self.kind}: {len(self.rows)} keys: {counts}"
 
     def next(self) -> Iterator[str]:
-        """Yield what upstream will train on where it is by folder names, and what is still to be filled in."""
+        """Yield the folder of numbered folders that will be trained on, and the keys still to be filled in."""
         if "train_data_dir" in self.values:
             yield f"images: {self.values['train_data_dir']}, each folder in it that is named <repeats>_<words>"
         has_data = self.datasets or any(key in self.values for key in _DATA)
@@ -213,7 +204,7 @@ class Draft:
 
     def as_json(self) -> dict[str, Any]:
         """Return the configuration and the report as JSON values."""
-        rows = [{"key": r.key, "outcome": r.outcome, "to": r.to, "note": r.note} for r in self.rows]
+        rows = [asdict(row) for row in self.rows]
         return {"kind": self.kind, "script": self.schema.script, "config": self.data(), "report": rows}
 
 

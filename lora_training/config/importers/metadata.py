@@ -25,7 +25,6 @@ _RECORDS = re.compile(
 )
 _DATASET_KEYS = ("resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "resize_interpolation")
 _LONGEST = 10_000  # characters of an optimizer's arguments
-_NOT_OF_SUBSETS = ("img_count",)
 
 
 def script(content: dict[str, Any]) -> str | None:
@@ -56,31 +55,21 @@ def _take(key: str, text: str, content: dict[str, Any], draft: Draft) -> None:
         _network_args(key, text, draft)
     elif key == "ss_optimizer":
         _optimizer(key, text, draft)
-    elif key == "ss_max_train_steps":
-        draft.flag(key, text, to="max_train_steps")
     elif key == "ss_num_epochs" and "ss_max_train_steps" in content:
         draft.left_out(key, "max_train_steps counts")
     elif key == "ss_base_model_version":
-        _version(key, text, draft)
+        draft.took(key, "script", draft.schema.script)
+        if text.startswith("sd_") and text.endswith("_v"):
+            draft.values["v_parameterization"] = True
     elif _RECORDS.fullmatch(key):
         draft.left_out(key, "a record of the run, no setting")
     elif key in _MODELS:
         draft.flag(key, text, to=_MODELS[key], note="only the name is recorded: give its path")
     elif key == "ss_resolution":
-        draft.flag(key, _pair(text), to="resolution")
+        draft.flag(key, text.strip("()[] ").replace(" ", ""), to="resolution")
     else:
         # written with `str()`: None, a boolean, a number or a list; other values are text
         draft.flag(key, literal(text), to=_RENAMED.get(key, key.removeprefix("ss_")))
-
-
-def _version(key: str, text: str, draft: Draft) -> None:
-    draft.took(key, "script", draft.schema.script)
-    if text.startswith("sd_") and text.endswith("_v"):
-        draft.values["v_parameterization"] = True
-
-
-def _pair(text: str) -> str:
-    return text.strip("()[] ").replace(" ", "")
 
 
 def _network_args(key: str, text: str, draft: Draft) -> None:
@@ -133,11 +122,8 @@ def _dataset(raw: dict[str, Any]) -> dict[str, Any]:
         kept["batch_size"] = raw["batch_size_per_device"]
     subsets = raw.get("subsets")
     tables = [s for s in subsets if isinstance(s, dict)] if isinstance(subsets, list) else []
-    return {**kept, "subsets": [_subset(table) for table in tables]}
-
-
-def _subset(raw: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in raw.items() if value not in (None, False) and key not in _NOT_OF_SUBSETS}
+    given = [{key: value for key, value in table.items() if value not in (None, False)} for table in tables]
+    return {**kept, "subsets": [{key: table[key] for key in table if key != "img_count"} for table in given]}
 
 
 def _folders(content: dict[str, Any], draft: Draft) -> None:

@@ -79,7 +79,7 @@ def _typed(stdin: BinaryIO) -> bytes:
 def _document(path: Path, suffix: str, text: str) -> Source:
     content = _parsed(path, suffix, text)
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no settings by name")
+        raise ConfigError(f"{path} is empty or a list; its settings must have names")
     _refuse_odd(path, content)
     _refuse_foreign(path, content)
     if suffix == ".toml":

@@ -53,15 +53,18 @@ def runtime_problems(here: Workspace) -> list[Problem]:
     if not are_checked(here):
         return []
     found = registry.check(_sd_scripts(here), cache=here.cache / "checked")
-    return [Problem(each.message, cure(each.where), where=_UPSTREAM) for each in found]
+    hint = cure({each.where for each in found})
+    return [Problem(each.message, hint, where=_UPSTREAM) for each in found]
 
 
-def cure(name: str) -> str:
-    """Return a hint for a runtime patch that does not fit."""
+def cure(names: Iterable[str]) -> str:
+    """Return a hint for runtime patches that do not fit."""
+    unfit = sorted(names)
     return (
         "restore the pinned packages and trees: `make setup`, `lora patch verify`\n"
-        f"or train without this runtime patch: `--set runtime.{name}=false`\n"
-        f"or take it out of this checkout: `lora upstream bump {_UPSTREAM} HEAD --accept --without {name}`"
+        f"or train without: `{' '.join(f'--set runtime.{name}=false' for name in unfit)}`\n"
+        f"or take out: `lora upstream bump {_UPSTREAM} HEAD --accept {' '.join(map(_without, unfit))}`\n"
+        "or, where a patch of your own changed it, adapt the code and the digests in lora_training/runtime/patches"
     )
 
 
@@ -72,9 +75,10 @@ def refuse_unfit(tree: Path, names: Iterable[str], cache: Path | None) -> None:
 
     found = registry.check(tree, names, cache)
     if found:
-        others = sorted({each.where for each in found[1:]} - {found[0].where})
+        unfit = {each.where for each in found}
+        others = sorted(unfit - {found[0].where})
         more = f"; nor do {', '.join(others)}" if others else ""
-        raise PatchError(f"a runtime patch does not fit: {found[0].message}{more}", hint=cure(found[0].where))
+        raise PatchError(f"a runtime patch does not fit: {found[0].message}{more}", hint=cure(unfit))
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def outside_series(state: TreeState, edited: Sequence[str]) -> tuple[str, ...]:
 def edits_sentence(edited: Sequence[str]) -> str:
     """Return a phrase that names the edited files, the first few of them."""
     more = f" and {len(edited) - _SHOWN} more" if edited[_SHOWN:] else ""
-    return f"local edits that no patch contains: {', '.join(map(shown, edited[:_SHOWN]))}{more}"
+    return f"local edits that no locked patch contains: {', '.join(map(shown, edited[:_SHOWN]))}{more}"
 
 
 def edits_line(edited: Sequence[str], hint: str | None) -> str:
@@ -208,12 +208,14 @@ def edits_line(edited: Sequence[str], hint: str | None) -> str:
 
 def edits_hint(state: TreeState, edited: Sequence[str]) -> str:
     """Return the commands that deal with local edits, one line each."""
-    name = state.target.name
+    name, known = state.target.name, {patch.name for patch in state.stack.patches}
     drop = f"throw them away: `lora upstream sync {name} --discard-edits`, then `lora patch apply`"
     # of a tree without a repository, only patched files can be had as they were
     manifest = {} if state.target.manifest is None else state.target.manifest()
     if any(path in manifest for path in outside_series(state, edited)):
         return drop
+    if unlocked := [each for each in series.names(state.target.patches) if each not in known]:
+        return f"if they are in {unlocked[-1]}, fill in its header, then `lora patch lock`, `lora patch apply`\n{drop}"
     return (
         "keep them in FILE as a patch: `lora patch revert --keep-edits FILE`, then `lora patch apply`\n"
         f"make them a patch of the series of {name}: `lora patch new {name} TITLE`\n{drop}"

@@ -52,7 +52,7 @@ def targets(patches: Iterable[RuntimePatch], trees: Sequence[Path], cache: Path 
     for name, target in pairs:
         digest = digests.get(target.module, {}).get(target.name)
         if digest != target.digest:
-            what = "is missing" if digest is None else "has changed since the pin"
+            what = "is missing" if digest is None else f"has changed since the pin, to digest {digest}"
             found.append(Mismatch(name, target, files[target.module], what))
     return found
 

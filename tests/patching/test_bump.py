@@ -229,7 +229,7 @@ def test_an_edit_in_the_tree_is_in_the_way(site: Checkout, moving: str) -> None:
     before = _state(site)
     ran = _bump(site, moving, "--accept")
     assert ran.code == 5
-    assert "local edits that no patch contains: lib/b.py" in ran.err
+    assert "local edits that no locked patch contains: lib/b.py" in ran.err
     assert _state(site) == before
 
 

@@ -68,6 +68,15 @@ def test_every_command_names_the_edit_and_the_same_cure(site: Checkout, edit: st
     assert edited == [path.relative_to(site.root(name)).as_posix()]
 
 
+def test_after_a_patch_was_made_of_an_edit_the_cure_is_to_lock_it(site: Checkout) -> None:
+    _edit_patched(site)
+    assert site.lora("patch", "new", "alpha", "Mine").code == 0
+    for command in ("verify", "status"):
+        said = site.lora("patch", command).out
+        assert "-mine.patch, fill in its header, then `lora patch lock`" in said
+        assert "`lora patch new" not in said
+
+
 def _cure(text: str, name: str) -> list[str]:
     """The lines that name commands for this tree."""
     lines = [line.strip() for line in text.splitlines()]

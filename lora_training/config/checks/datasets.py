@@ -211,7 +211,8 @@ def _buckets(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int
     ):
         if not holds:
             message = f"resolution {size[0]}x{size[1]} is outside the buckets: `{key}` is {limit}"
-            yield view.config.problem(message, _place(view, dataset, path, key), hint=f"set {key} = {fitting}")
+            hint = f"set {key} = {fitting}" if fitting else f"give a resolution of {steps} or more"
+            yield view.config.problem(message, _place(view, dataset, path, key), hint=hint)
 
 
 def _inert(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int, int]) -> Iterator[Problem]:

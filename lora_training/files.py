@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from lora_training.errors import TrainingError
 
@@ -53,6 +55,23 @@ def _read(path: Path | str, most: int, opened: Callable[[str, int], int]) -> byt
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most} bytes", str(path))
     return data
+
+
+def read_json(path: Path, most: int = LIMIT) -> dict[str, Any]:
+    """Return the object in a JSON file; empty for a file that cannot be read or holds anything else."""
+    try:
+        return parsed(read(path, most))
+    except OSError:
+        return {}
+
+
+def parsed(data: bytes) -> dict[str, Any]:
+    """Return the object in a JSON document; empty if it is anything else."""
+    try:
+        found = json.loads(data.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write(path: Path, text: str | bytes, *, synced: bool = False) -> None:

@@ -57,17 +57,12 @@ def write(folder: Path, *, step: int, made_by: Mapping[str, str]) -> None:
 
 def read(folder: Path) -> Manifest | None:
     """Return the folder's manifest; None when it is missing or invalid."""
-    try:
-        found = json.loads(files.read(folder / NAME, _LARGEST))
-    except (OSError, ValueError, RecursionError):
-        return None
+    found = files.read_json(folder / NAME, _LARGEST)
     return Manifest(found["step"], found["made_by"], found["files"]) if _is_sound(found) else None
 
 
-def _is_sound(found: Any) -> bool:
+def _is_sound(found: dict[str, Any]) -> bool:
     """Return whether all values have the right types, and all names are plain paths below the folder."""
-    if not isinstance(found, dict):
-        return False
     step, made_by, listed = (found.get(name) for name in ("step", "made_by", "files"))
     if type(step) is not int or not isinstance(made_by, dict) or not isinstance(listed, dict):
         return False

@@ -52,14 +52,12 @@ class Workspace:
     @property
     def cache(self) -> Path:
         """What can be made again: smoke models and images, schemas. `LORA_CACHE` moves it."""
-        moved = os.environ.get(CACHE_VARIABLE)
-        return _expanded(CACHE_VARIABLE, moved).absolute() if moved else self.state / "cache"
+        return _named_by(CACHE_VARIABLE) or self.state / "cache"
 
     @property
     def runs(self) -> Path:
         """The list of runs: a small file each. `LORA_RUNS` names another one, for trials that are not to be in it."""
-        moved = os.environ.get(RUNS_VARIABLE)
-        return _expanded(RUNS_VARIABLE, moved).absolute() if moved else self.state / "runs"
+        return _named_by(RUNS_VARIABLE) or self.state / "runs"
 
     @property
     def queue(self) -> Path:
@@ -104,9 +102,11 @@ def find() -> Workspace:
     Raises LoraError when there is none, and when the current folder lies in another one. What lies in a checkout is
     trusted, and a folder that came with somebody's files must not become one because a command was given in it.
     """
-    named = os.environ.get(HOME_VARIABLE)
-    if named:
-        return _named(_expanded(HOME_VARIABLE, named))
+    if named := _named_by(HOME_VARIABLE):
+        if not _is_checkout(named):
+            hint = f"it has no {' and '.join(_MARKERS)}"
+            raise LoraError(f"{HOME_VARIABLE}={named} is not a checkout", hint=hint)
+        return Workspace(named)
     own, around = _checkout_around(Path(__file__).resolve().parent), _checkout_around(_current_folder())
     if around and not (own and around.samefile(own)):
         raise _not_own(around, own)
@@ -126,11 +126,12 @@ def _not_own(around: Path, own: Path | None) -> LoraError:
     return LoraError(f"{around} is a checkout that this `lora` does not belong to", hint=hint)
 
 
-def _expanded(variable: str, value: str) -> Path:
+def _named_by(variable: str) -> Path | None:
+    value = os.environ.get(variable)
     try:
-        return Path(value).expanduser()
+        return Path(value).expanduser().absolute() if value else None
     except RuntimeError:
-        user = value.partition("/")[0]
+        user = str(value).partition("/")[0]
         raise LoraError(f"{variable}={value}: no such user: {user}", hint="write the path out") from None
 
 
@@ -139,13 +140,6 @@ def _current_folder() -> Path:
         return Path.cwd()
     except FileNotFoundError:
         raise LoraError("the current folder does not exist any more", hint="change to one that does") from None
-
-
-def _named(folder: Path) -> Workspace:
-    if not _is_checkout(folder):
-        missing = " and ".join(_MARKERS)
-        raise LoraError(f"{HOME_VARIABLE}={folder} is not a checkout", hint=f"it has no {missing}")
-    return Workspace(folder.absolute())
 
 
 def _is_checkout(folder: Path) -> bool:

@@ -130,7 +130,7 @@ def tagger(here: Workspace, model: str, progress: Progress) -> list[str]:
 def _bring(repository: str, names: Sequence[str], folder: Path, progress: Progress) -> None:
     """Download files of a hub repository that are not complete. huggingface_hub checks what is there, and goes on."""
     stamp = folder / _COMPLETE
-    if _sizes(folder, names) == _recorded(stamp):
+    if (found := _sizes(folder, names)) and found == files.read_json(stamp):
         return
     words = [*_DOWNLOAD, repository, *names, "--local-dir", str(folder)]
     _run(repository, words, progress, "`--model FOLDER` takes one that is on this machine")
@@ -148,13 +148,6 @@ def _run(repository: str, argv: Sequence[str], progress: Progress, hint: str) ->
 
 def _sizes(folder: Path, names: Sequence[str]) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
-
-
-def _recorded(stamp: Path) -> object:
-    try:
-        return json.loads(stamp.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def blip(here: Workspace, model: str | None, progress: Progress) -> str:

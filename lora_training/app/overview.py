@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lora_training import files
 from lora_training.app import runs
-from lora_training.supervise import backup, curve, record, run_index, states
+from lora_training.supervise import curve, record, run_index
 from lora_training.supervise.history import History
 from lora_training.supervise.record import Record
 from lora_training.workspace import Workspace
@@ -74,7 +74,7 @@ def files_of(run: Record) -> list[dict[str, Any]]:
     """Return the LoRA and the checkpoints of a run, newest first, each with an id; only these can be downloaded."""
     output = Path(run.output)
     found = []
-    for path in (output, *_quietly(backup.checkpoints, output)):
+    for path in (output, *runs.saves(run)["checkpoint"]):
         try:
             stat = path.lstat()
         except (OSError, ValueError):
@@ -85,22 +85,12 @@ def files_of(run: Record) -> list[dict[str, Any]]:
 
 def states_of(run: Record) -> list[str]:
     """Return the names of the folders with saved states of a run."""
-    return [folder.name for folder in _quietly(states.folders, Path(run.output))]
-
-
-def _quietly(listed: Callable[[Path], list[Path]], output: Path) -> list[Path]:
-    """Return the listed paths; none for a folder that cannot be read, or a name that no file system has."""
-    try:
-        return listed(output)
-    except (OSError, ValueError):
-        return []
+    return [folder.name for folder in runs.saves(run)["state"]]
 
 
 def file_of(run: Record, ident: str) -> Path | None:
     """Return the file of a run with that id; None if it is not one of its files."""
-    names = (each["name"] for each in files_of(run) if each["id"] == ident)
-    name = next(names, None)
-    return Path(run.output).with_name(name) if name else None
+    return next((Path(run.output).with_name(each["name"]) for each in files_of(run) if each["id"] == ident), None)
 
 
 def samples_of(history: History) -> dict[str, Any]:
@@ -127,18 +117,17 @@ def _sample(event: dict[str, Any]) -> dict[str, Any] | None:
 
 def sample_file(folder: Path, history: History, ident: str) -> Path | None:
     """Return the sample image with that id, which is in the run's own folder; None if no event names it."""
-    names = (each["name"] for each in map(_sample, history.samples) if each and each["id"] == ident)
-    name = next(names, None)
-    return folder / record.SAMPLES / name if name else None
+    found = filter(None, map(_sample, history.samples))
+    return next((folder / record.SAMPLES / each["name"] for each in found if each["id"] == ident), None)
 
 
 def _ident(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def log_of(folder: Path, run: Record, number: int = 0) -> Path | None:
+def log_of(run: Record, number: int = 0) -> Path | None:
     """Return the log of an attempt (0: the last one), which is in the run's own folder; None without one."""
-    return next(iter(runs.logs(folder, run)[number - 1 :]), None)
+    return next(iter(run.logs[number - 1 :]), None)
 
 
 def log_tail(path: Path | None) -> str:

@@ -222,23 +222,15 @@ def config(folder: Path) -> str | None:
 
 def read(folder: Path, name: str) -> dict[str, Any]:
     """Return a file beside a record; empty if it is missing, as in an older run, or invalid."""
-    try:
-        found = json.loads(files.read(folder / name).decode("utf-8", "surrogateescape"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if _is_sound(found) else {}
-
-
-def _is_sound(found: Any) -> bool:
-    """Return whether a document has the expected types and is not nested too deep."""
     from lora_training.config import document
 
-    return (
-        isinstance(found, dict)
-        and document.oddity(found) is None
+    found = files.read_json(folder / name)
+    is_sound = (
+        document.oddity(found) is None
         and all(isinstance(found.get(name, {}), dict) for name in _TABLES)
         and all(isinstance(each, dict) for each in found.get("files", {}).values())
     )
+    return found if is_sound else {}
 
 
 def resolved(plan: Plan, *, keeps_auto: bool = False) -> str:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_training import manifest, shell, tomls
-from lora_training.app import recording
+from lora_training import manifest, shell
+from lora_training.app import compare, recording
 from lora_training.app.plan import Plan
 from lora_training.errors import ConfigError, LoraError
-from lora_training.supervise import backup, record, states
+from lora_training.supervise import backup, states
 from lora_training.supervise.run import Watcher
 from lora_training.supervise.states import State
 
 _SHOWN, _OFFERED = 5, 3
 _STATE = re.compile(manifest.PLACE + states.KIND + "$")
-# keys without an effect on the training itself, such as the output folder
-_PASSED_OVER = re.compile(r"run\..*|flags\.output_dir")
 # torch stores the learning rate and settings of each parameter group in the state
 _FROM_STATE = re.compile(r"learning_rate|unet_lr|text_encoder_lr\w*|optimizer_\w+|.*loraplus\w*")
 # the state holds the schedule's base rates and position; its shape is new if it is a function of the step
@@ -93,7 +90,7 @@ def _refuse_anothers(plan: Plan, named: State | None) -> None:
     if named and dict(named.made_by) in (maker, dict(plan.made_by)):
         return
     changed = [name for name in plan.made_by if maker.get(name) != plan.made_by[name]]
-    keys = _changes_from_record(plan, plan.folder, maker) or {}
+    keys = compare.changes(plan, plan.folder, maker) or {}
     by = f"by another {' and '.join(changed)}" if maker else "by something that it does not name"
     raise ConfigError(
         f"{plan.output.stem} in {plan.output.parent} was made {by}",
@@ -127,7 +124,8 @@ def _warn(plan: Plan, named: State, watcher: Watcher) -> None:
     """Warn about a state of another configuration: list the differences, and those without an effect."""
     if "config" not in named.differences(plan.made_by):
         return
-    found = config_changes(plan, named)
+    folder = named.path.with_name(_STATE.sub("", named.path.name) + ".run")
+    found = compare.changes(plan, folder, named.made_by)
     watcher.note(f"warning: another configuration made {named.path}")
     for line in (*_change_lines(found or {}, _SHOWN), *_kept_by_state(found)):
         watcher.note(f"warning: {line}")
@@ -158,36 +156,10 @@ def _own_alone(plan: Plan, watcher: Watcher) -> Callable[[Path, str], None]:
     return say
 
 
-def config_changes(plan: Plan, state: State) -> dict[str, tuple[Any, Any]] | None:
-    """Compare a plan with the run that saved a state; return as `_changes_from_record`."""
-    return _changes_from_record(plan, state.path.with_name(_STATE.sub("", state.path.name) + ".run"), state.made_by)
-
-
-def _changes_from_record(plan: Plan, folder: Path, made_by: Mapping[str, str]) -> dict[str, tuple[Any, Any]] | None:
-    """Return the old and new value of each key that differs, by name; None for a missing key.
-
-    Returns None when `folder` has no readable configuration of the run that `made_by` identifies.
-    """
-    known = record.read(folder)
-    if known is None or known.made_by != dict(made_by):
-        return None
-    text = recording.config(folder)
-    try:
-        then = tomls.loads(text) if text is not None else None
-    except (ValueError, RecursionError):
-        return None
-    if then is None:
-        return None
-    before, after = dict(leaves("", then)), dict(leaves("", tomls.loads(recording.resolved(plan))))
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    wanted = [name for name in names if not _PASSED_OVER.fullmatch(name)]
-    return {name.removeprefix("flags."): (before.get(name), after.get(name)) for name in wanted}
-
-
 def _change_lines(found: dict[str, tuple[Any, Any]], shown: int) -> Iterator[str]:
     """Yield `key: old -> new` for the first of them, and the number of the others."""
     for name, (then, now) in itertools.islice(found.items(), shown):
-        yield f"{name}: {said(then)} -> {said(now)}"
+        yield f"{name}: {compare.said(then)} -> {compare.said(now)}"
     if len(found) > shown:
         yield f"and {len(found) - shown} more"
 
@@ -209,20 +181,3 @@ def _kept_by_state(found: dict[str, tuple[Any, Any]] | None) -> Iterator[str]:
             f"the base rates of the schedule and its place come from the state and not from the configuration; at most "
             f"its shape is new: {', '.join(schedule)}"
         )
-
-
-def leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each key of nested tables with its value; the number of a table in a list counts from 1."""
-    if isinstance(value, dict):
-        for name, each in value.items():
-            yield from leaves(f"{prefix}.{name}" if prefix else name, each)
-    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        for number, each in enumerate(value, 1):
-            yield from leaves(f"{prefix}[{number}]", each)
-    else:
-        yield prefix, value
-
-
-def said(value: Any) -> str:
-    """Return a value as text; None is a key that is not given."""
-    return "not given" if value is None else json.dumps(value, default=str, ensure_ascii=False)

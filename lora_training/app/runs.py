@@ -131,11 +131,6 @@ def has_lora(run: Record) -> bool:
     return os.path.lexists(run.output)
 
 
-def logs(folder: Path, run: Record) -> list[Path]:
-    """Return the logs of the run's attempts, in order."""
-    return [folder / Path(attempt["log"]).name for attempt in run.attempts]
-
-
 def samples(folder: Path) -> str | None:
     """Return the folder of the run's sample images; None if it has none."""
     return str(folder / record.SAMPLES) if (folder / record.SAMPLES).is_dir() else None
@@ -149,7 +144,7 @@ def document(folder: Path, run: Record) -> dict[str, Any]:
     return {
         **summary(folder, run),
         "figures": figures(folder).as_json(),
-        **{f"{what}s": list(map(str, paths)) for what, paths in _saves(run).items()},
+        **{f"{what}s": list(map(str, paths)) for what, paths in saves(run).items()},
         "samples": samples(folder),
         "resolved": recording.config(folder),
         "inputs": recording.read(folder, recording.INPUTS) or None,
@@ -164,7 +159,8 @@ def figures(folder: Path) -> Figures:
     return history.figures
 
 
-def _saves(run: Record) -> dict[str, list[Path]]:
+def saves(run: Record) -> dict[str, list[Path]]:
+    """Return the checkpoints and the states of a run; none for a folder that cannot be read, or an impossible name."""
     output = Path(run.output)
     try:
         return {"checkpoint": backup.checkpoints(output), "state": states.folders(output)}
@@ -178,7 +174,7 @@ def outcome(folder: Path, run: Record) -> Iterator[str]:
     if found.known:
         yield f"loss      {found.losses()}"
         yield f"time      {found.took()}"
-    words = [f"{len(paths)} {what}{'s' * (len(paths) != 1)}" for what, paths in _saves(run).items() if paths]
+    words = [f"{len(paths)} {what}{'s' * (len(paths) != 1)}" for what, paths in saves(run).items() if paths]
     if words:
         yield f"saves     {', '.join(words)} in {Path(run.output).parent}"
     if drawn := samples(folder):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lora_training import workspace
-from lora_training.cli.output import json_option, print_json, say
+from lora_training.cli.output import answer, json_option
 
 
 @click.command()
@@ -29,10 +29,7 @@ def bump(upstream: str, ref: str, *, accept: bool, names: tuple[str, ...], as_js
     _check_names(names)
     with closing(Terminal(verbose=False)) as terminal:
         report = bumping.bump(here, upstream, ref, names, terminal if accept else None)
-    if as_json:
-        print_json(report)
-    else:
-        say(*_lines(report))
+    answer(report, _lines(report), as_json=as_json)
 
 
 def _check_names(names: tuple[str, ...]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import click
 
 from lora_training import workspace
-from lora_training.cli.output import ProgressLine, json_option, print_json, say
-
-if TYPE_CHECKING:
-    from lora_training.problems import Problem
+from lora_training.cli.output import ProgressLine, answer, json_option
+from lora_training.problems import Problem
 
 _LEVELS = {"error": "problem", "warning": "warn", "ok": "ok"}
 
@@ -28,12 +26,9 @@ def doctor(*, as_json: bool) -> None:
     finally:
         progress.close()
     counts = {level: sum(_LEVELS[each.severity] == level for each in found) for level in ("problem", "warn")}
-    if as_json:
-        print_json({"ok": not counts["problem"], "findings": [_document(each) for each in found]})
-    else:
-        for each in found:
-            _print(each)
-        say(_verdict(counts["problem"], counts["warn"]))
+    document = {"ok": not counts["problem"], "findings": [_document(each) for each in found]}
+    lines = (line for each in found for line in _lines(each))
+    answer(document, [*lines, _verdict(counts["problem"], counts["warn"])], as_json=as_json)
     if counts["problem"]:
         click.get_current_context().exit(1)
 
@@ -42,10 +37,9 @@ def _document(each: Problem) -> dict[str, str | None]:
     return {"about": each.where, "level": _LEVELS[each.severity], "text": each.message, "hint": each.hint}
 
 
-def _print(each: Problem) -> None:
-    say(f"{_LEVELS[each.severity]:<8} {each.where:<12} {each.message}")
-    for line in (each.hint or "").splitlines():
-        say(f"{'':<21} {line}")
+def _lines(each: Problem) -> Iterator[str]:
+    yield f"{_LEVELS[each.severity]:<8} {each.where:<12} {each.message}"
+    yield from (f"{'':<21} {line}" for line in (each.hint or "").splitlines())
 
 
 def _verdict(problems: int, warnings: int) -> str:

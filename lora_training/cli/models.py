@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lora_training.cli.app import Group
-from lora_training.cli.output import ProgressLine, json_option, print_json, say
+from lora_training.cli.output import ProgressLine, answer, json_option
 
 
 @click.group(cls=Group)
@@ -28,9 +28,6 @@ def fetch(file: Path, sets: tuple[str, ...], *, as_json: bool) -> None:
         done = app.fetch(file, sets, progress)
     finally:
         progress.close()
-    if as_json:
-        print_json([{"repository": name, "is_new": is_new, "folder": str(folder)} for name, is_new, folder in done])
-        return
-    say(*(f"{name} {'brought to' if is_new else 'is in'} {folder}" for name, is_new, folder in done))
-    if not done:
-        say("this training loads nothing from the hub")
+    lines = [f"{name} {'brought to' if is_new else 'is in'} {folder}" for name, is_new, folder in done]
+    document = [{**each._asdict(), "folder": str(each.folder)} for each in done]
+    answer(document, lines or ["this training loads nothing from the hub"], as_json=as_json)

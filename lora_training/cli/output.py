@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -47,6 +48,14 @@ def print_file(data: bytes) -> None:
     """Print a file's exact bytes; on a terminal, control characters are escaped."""
     text = printable.lines(data.decode("utf-8", "surrogateescape")) if sys.stdout.isatty() else data
     click.echo(text, nl=False)
+
+
+def answer(document: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print the document as JSON, or the lines, which may be generated."""
+    if as_json:
+        print_json(document)
+    else:
+        say(*lines)
 
 
 # Terminals that cannot overwrite a line.

@@ -16,7 +16,7 @@ from lora_training import workspace
 from lora_training.app import runs as app
 from lora_training.app import slurm
 from lora_training.cli.app import Group
-from lora_training.cli.output import drop_unread, json_option, print_file, print_json, say
+from lora_training.cli.output import answer, drop_unread, json_option, print_file, print_json, say
 from lora_training.errors import LoraError
 from lora_training.supervise import record, run_index
 
@@ -75,9 +75,8 @@ def show(name: str, *, as_json: bool) -> None:
     folder, run = _find(name)
     if as_json:
         print_json(app.document(folder, run))
-        return
-    for line in _lines(folder, run):
-        say(line)
+    else:
+        say(*_lines(folder, run))
 
 
 @runs.command()
@@ -88,10 +87,8 @@ def stop(name: str, *, now: bool, as_json: bool) -> None:
     """Make the run NAME save its state at the next step and end. The same `lora train` goes on from there."""
     folder, run = _find(name, alive=True)
     (app.end if now else app.stop)(folder, run)
-    if as_json:
-        print_json({"name": run.name, "folder": str(folder), "asked": True})
-        return
-    say(f"{run.name}: ends now" if now else f"{run.name}: asked to stop at its next step")
+    said = f"{run.name}: ends now" if now else f"{run.name}: asked to stop at its next step"
+    answer({"name": run.name, "folder": str(folder), "asked": True}, [said], as_json=as_json)
 
 
 @runs.command()
@@ -110,10 +107,8 @@ def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool,
     original = reruns.Original(*_find(name))
     with closing(Terminal(verbose=verbose)) as terminal:
         found = reruns.rerun(here, original, output, terminal, allow_changes=allow_changes)
-    if as_json:
-        print_json({**asdict(found), "lora": str(found.lora), "original": str(found.original), "same": found.is_same})
-    else:
-        say(f"trained   {found.lora}", found.sentence())
+    document = {**asdict(found), "lora": str(found.lora), "original": str(found.original), "same": found.is_same}
+    answer(document, [f"trained   {found.lora}", found.sentence()], as_json=as_json)
     if found.is_same is False:
         click.get_current_context().exit(1)
 
@@ -157,7 +152,7 @@ def log(name: str, *, follow: bool, as_json: bool) -> None:
         raise click.UsageError("--json gives the paths of the logs, which --follow does not go with")
     folder, run = _find(name, alive=True)
     if as_json:
-        paths = list(map(str, app.logs(folder, run)))
+        paths = list(map(str, run.logs))
         print_json({"name": run.name, "folder": str(folder), "state": app.state(folder, run), "logs": paths})
         return
     shown = None
@@ -273,20 +268,17 @@ def _surroundings(folder: Path) -> Iterator[str]:
     """Yield a summary of the files beside the record; nothing for an older run without them."""
     from lora_training.app import recording
 
-    names = (recording.INPUTS, recording.ENVIRONMENT)
+    found = {name: recording.read(folder, name) for name in (recording.INPUTS, recording.ENVIRONMENT)}
+    senseless = [name for name in found if (folder / name).exists() and not found[name]]
     try:
-        yield from list(_said(folder))
-        senseless = [name for name in names if (folder / name).exists() and not recording.read(folder, name)]
+        yield from list(_said(*found.values()))
     except (KeyError, TypeError, AttributeError):
-        senseless = list(names)
+        senseless = list(found)
     if senseless:
         yield f"not readable: {' and '.join(senseless)}"
 
 
-def _said(folder: Path) -> Iterator[str]:
-    from lora_training.app import recording
-
-    inputs, made_in = (recording.read(folder, name) for name in (recording.INPUTS, recording.ENVIRONMENT))
+def _said(inputs: dict[str, Any], made_in: dict[str, Any]) -> Iterator[str]:
     for name in ("dataset", "models") if inputs else ():
         yield f"{name:<9} {len(inputs['files'][name])} files, sha256 {inputs[name]}"
     if made_in:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from lora_training import workspace
 from lora_training.cli.app import Group
 from lora_training.cli.bump import bump
-from lora_training.cli.output import ProgressLine, json_option, print_json, say
+from lora_training.cli.output import ProgressLine, answer, json_option, say
 from lora_training.patching.tree_state import edits_line
 from lora_training.upstream import status as upstream_status
 
@@ -33,11 +34,7 @@ def status(*, as_json: bool) -> None:
     here = workspace.find()
     patched = _patched(here)
     rows = [_row(upstream_status.read(here, name), patched.get(name)) for name in here.upstreams]
-    if as_json:
-        print_json({"upstreams": rows})
-        return
-    for row in rows:
-        say(*_line(row).splitlines())
+    answer({"upstreams": rows}, (line for row in rows for line in _line(row).splitlines()), as_json=as_json)
 
 
 @upstream.command()
@@ -79,17 +76,11 @@ def _patched(here: Workspace) -> dict[str, PatchRow]:
 def _row(read: upstream_status.Status, patched: PatchRow | None) -> dict[str, Any]:
     edited = patched.edited if patched else ()
     return {
-        "name": read.name,
+        **asdict(read),
         "path": str(read.path),
-        "url": read.url,
-        "pin": read.pin,
-        "commit": read.commit,
         "at_pin": read.at_pin,
-        "origin": read.origin,
-        "source": read.source,
         "state": "drifted" if edited else read.state(patched.patched if patched else ()),
-        "changed": list(read.changed),
-        "edited": list(edited),
+        "edited": edited,
         "cure": patched.cure if patched else None,
     }
 

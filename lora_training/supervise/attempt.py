@@ -5,7 +5,6 @@ Child, clock and queue of `Attempt` are parameters, so that a test can script th
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -111,11 +110,8 @@ class Tail:
         """Read the new lines; return whether there were any."""
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
         for line in lines:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            self._on_event(event)
+            if event := files.parsed(line):
+                self._on_event(event)
         return bool(lines)
 
 

@@ -80,8 +80,6 @@ def _move_record(folder: Path, backup: Path, output: Path, logs: Path | None) ->
     run = record.read(backup)
     if run is not None:
         run.name, run.output = output.stem, str(output)
-        for attempt in run.attempts:
-            attempt["log"] = str(attempt.get("log", "")).replace(str(folder), str(backup))
         if run.result:
             run.result["path"] = str(output)
         if logs and run.tensorboard == str(logs) and logs.exists():

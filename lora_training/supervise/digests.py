@@ -87,11 +87,8 @@ def record_lora(path: Path, folder: Path) -> dict[str, str]:
 
 def recorded_tensors(folder: Path) -> dict[str, str] | None:
     """Return the digests that `record_lora` wrote to `folder`, or None if they cannot be read."""
-    try:
-        found = json.loads(files.read(folder / TENSORS))
-        return {str(name): str(digest) for name, digest in found.items()}
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
+    found = files.read_json(folder / TENSORS)
+    return {name: str(digest) for name, digest in found.items()} or None
 
 
 def largest_difference(one: Path, other: Path) -> float:

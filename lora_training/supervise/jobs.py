@@ -93,13 +93,13 @@ def read(queue: Path) -> list[Job]:
 
 
 def _read(folder: Path) -> Job | None:
-    known = {each.name for each in fields(Job)}
+    found, known = files.read_json(folder / _JOB), {each.name for each in fields(Job)}
     try:
-        found = json.loads(files.read(folder / _JOB))
         job = Job(**{name: value for name, value in found.items() if name in known}, folder=folder)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        texts = [job.source, job.output, job.state, job.why or "", job.resume or "", job.slurm or ""]
+        texts += job.sbatch or ()
+    except TypeError:
         return None
-    texts = (job.source, job.output, job.state, job.why or "", job.resume or "", job.slurm or "", *(job.sbatch or ()))
     if not all(isinstance(text, str) for text in texts):
         return None
     return job if job.sbatch is None else replace(job, sbatch=tuple(job.sbatch))

@@ -21,7 +21,7 @@ def read(folder: Path, *, follow: bool, sleep: Callable[[float], None] = time.sl
         # asked before the log is read, so that nothing is missed
         is_alive = record.is_alive(folder)
         run = record.read(folder)
-        found = [Path(attempt["log"]) for attempt in run.attempts] if run else []
+        found = run.logs if run else []
         while number < len(found):
             is_over = not is_alive or number + 1 < len(found)
             while data := _read(found[number], offset, rest=is_over):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lora_training import files
 
@@ -31,9 +32,9 @@ class Machines:
     clock: Callable[[], float] = time.monotonic
     _beats: int = 0
     _due: float = 0.0
-    # for each other machine, its file's content and when it last changed; the first content may be of an earlier run
-    _seen: dict[int, tuple[str | None, float]] = field(default_factory=dict)
-    _alive: dict[int, str] = field(default_factory=dict)
+    # for each other machine, its last sign and when it came; the first may be of an earlier run
+    _seen: dict[int, tuple[dict[str, Any], float]] = field(default_factory=dict)
+    _alive: dict[int, dict[str, Any]] = field(default_factory=dict)
     # set if the machine of `gone` gives no sign of life, as after the loss of a node
     is_silent: bool = False
 
@@ -51,20 +52,16 @@ class Machines:
                 self._look(rank)
 
     def _look(self, rank: int) -> None:
-        try:
-            content = files.read(self._file(rank)).decode()
-        except (OSError, ValueError):
-            content = ""
-        before, since = self._seen.setdefault(rank, (content, self.clock()))
-        if content and content != before:
-            self._seen[rank], self._alive[rank] = (content, self.clock()), content
+        sign = files.read_json(self._file(rank))
+        before, since = self._seen.setdefault(rank, (sign, self.clock()))
+        if sign and sign != before:
+            self._seen[rank], self._alive[rank] = (sign, self.clock()), sign
         else:
             self._seen[rank] = (before, since)
 
     def gone(self) -> str | None:
         """Return a sentence about a machine that was there and has ended or gives no sign of life."""
-        for rank, content in self._alive.items():
-            found = _parsed(content)
+        for rank, found in self._alive.items():
             who = f"machine {rank} ({found.get('host')})"
             if found.get("ended"):
                 return f"{who} has ended: {found['ended']}"
@@ -80,11 +77,3 @@ class Machines:
 
     def _file(self, rank: int) -> Path:
         return self.folder / f"machine-{rank}.json"
-
-
-def _parsed(content: str) -> dict[str, object]:
-    try:
-        found = json.loads(content)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

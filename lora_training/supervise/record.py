@@ -74,6 +74,11 @@ class Record:
     rerun_of: str | None = None
     tensorboard: str | None = None
 
+    @property
+    def logs(self) -> list[Path]:
+        """The logs of the attempts, in order."""
+        return [Path(attempt["log"]) for attempt in self.attempts]
+
     def save(self, folder: Path) -> None:
         """Write the record atomically."""
         files.write(folder / RECORD, json.dumps(asdict(self), indent=1) + "\n")
@@ -100,13 +105,12 @@ def place(folder: Path) -> Path | None:
 
 
 def _read(folder: Path) -> Record | None:
-    known = {each.name for each in fields(Record)}
+    found, known = files.read_json(folder / RECORD, _LARGEST), {each.name for each in fields(Record)}
     try:
-        found = json.loads(files.read(folder / RECORD, _LARGEST))
         run = Record(**{name: value for name, value in found.items() if name in known})
         run.attempts = [each for each in run.attempts if _is_flat(each, _ATTEMPT)]
         return run if _is_sound(run) else None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

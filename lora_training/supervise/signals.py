@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 
 @dataclass
@@ -27,12 +28,18 @@ def user_signals_ignored() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGUSR1, signal.SIGUSR2)}
+    with _handled_by(signal.SIG_IGN, (signal.SIGUSR1, signal.SIGUSR2)):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Any, signums: Iterable[int]) -> Iterator[None]:
+    before = {signum: signal.signal(signum, handler) for signum in signums}
     try:
         yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        for signum, handler_before in before.items():
+            signal.signal(signum, handler_before)
 
 
 @contextmanager
@@ -56,9 +63,5 @@ def counted() -> Iterator[Asked]:
     counts = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         counts.append(signal.SIGHUP)
-    before = {signum: signal.signal(signum, note) for signum in counts}
-    try:
+    with _handled_by(note, counts):
         yield asked
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -81,7 +81,7 @@ def _parts(request: Request, ident: str) -> dict[str, str]:
         "files": overview.files_of(run),
         "states": overview.states_of(run),
         "samples": overview.samples_of(history),
-        "log": overview.log_tail(overview.log_of(folder, run)),
+        "log": overview.log_tail(overview.log_of(run)),
     }
     return {name: web.fragment(f"run_{name}.html", **values) for name in ("head", "files", "samples", "marks", "log")}
 
@@ -109,9 +109,9 @@ def sample(request: Request) -> Response:
 
 def log(request: Request) -> Response:
     """Send the whole log of an attempt."""
-    folder, run = web.run(request)
+    _, run = web.run(request)
     number = request.path_params["number"]
-    path = overview.log_of(folder, run, number) if number else None
+    path = overview.log_of(run, number) if number else None
     return web.download(path, "text/plain; charset=utf-8", inline=True)
 
 

@@ -44,7 +44,7 @@ def remove(workspace: Workspace, folder: Path) -> None:
 
 def ident(folder: Path) -> str:
     """Return the name of a run's file in the index, which serves as its id."""
-    return hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    return hashlib.sha256(os.fspath(folder).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def at(workspace: Workspace, name: str) -> tuple[Path, Record] | None:

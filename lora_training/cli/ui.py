@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 from urllib.parse import urlunsplit
 
@@ -27,12 +28,12 @@ def ui(host: str, port: int, *, named: tuple[str, ...]) -> None:
         hint = "`make setup` installs what the page needs; elsewhere: pip install 'lora-training[ui]'"
         raise PackageError(f"the page needs the package {exc.name}", hint=hint) from None
     here = workspace.find()
-    is_open = not guard.is_loopback(host)
-    token = guard.token(here.state / "ui" / f"token-{os.geteuid()}")
-    hosts = guard.Hosts(tuple(name.lower() for name in (*named, host)), open=is_open)
     listening = app.listen(host, port)
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104 - compared
-    port = listening.getsockname()[1]
+    address, port = listening.getsockname()[:2]
+    is_open = not ipaddress.ip_address(address).is_loopback
+    token = guard.token(here.state / "ui" / f"token-{os.geteuid()}")
+    hosts = guard.Hosts(tuple(name.lower() for name in (*named, host) if name), open=is_open)
+    shown = "127.0.0.1" if ipaddress.ip_address(address).is_unspecified else f"[{host}]" if ":" in host else host
     say(f"the page: {urlunsplit(('http', f'{shown}:{port}', '/', f'token={token}', ''))}")
     if is_open:
         say(f"warning: others in the network can reach port {port}, and what is sent is not encrypted", err=True)

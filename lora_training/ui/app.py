@@ -31,7 +31,7 @@ def create(here: Workspace, token: str, hosts: guard.Hosts) -> Starlette:
     app = Starlette(
         routes=[*routes, *folders],
         middleware=[Middleware(guard.Guard, token=token, hosts=hosts)],
-        exception_handlers={LoraError: web.refused, HTTPException: web.refused},
+        exception_handlers=dict.fromkeys((LoraError, HTTPException, OSError), web.refused),
     )
     app.state.checkout, app.state.histories = here, Histories()
     app.state.started, app.state.gpus = Started(here), machine.Gpus(here)
@@ -43,9 +43,10 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as exc:
-        hint = "another `lora ui` may be there already; `--port 0` takes any free one"
-        raise LoraError(f"cannot listen at {host}, port {port}: {exc}", hint=hint) from None
+    except OSError as exc:
+        why = str(exc.strerror).partition(" (")[0]
+        hint = "`--port 0` takes any free port, and `--host` must be an address of this machine"
+        raise LoraError(f"cannot listen at {host}, port {port}: {why}", hint=hint) from None
 
 
 def serve(app: Starlette, listening: socket.socket) -> None:

@@ -75,14 +75,6 @@ class Hosts:
         return name in _LOOPBACK or name in self.named or (self.open and _is_address(name))
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a server at the address `host`."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _is_address(name: str) -> bool:
     try:
         return bool(ipaddress.ip_address(name.strip("[]")))

@@ -38,7 +38,7 @@ def _parts(here: Workspace) -> dict[str, str]:
 async def change(request: Request) -> Response:
     """Move, pause, continue or remove a job."""
     here, wanted = web.checkout(request), await web.body(request)
-    name = web.text(wanted, "name")
+    name, what = web.text(wanted, "name"), web.text(wanted, "do")
     before = web.text(wanted, "before") if wanted.get("before") is not None else None
     changes = {
         "move": ("moved", lambda: queue.move(here, name, before)),
@@ -46,9 +46,9 @@ async def change(request: Request) -> Response:
         "resume": ("waits for a worker", lambda: queue.resume(here, [name])),
         "remove": ("removed", lambda: queue.remove(here, [name])),
     }
-    if wanted.get("do") not in changes:
+    if what not in changes:
         raise HTTPException(400, "there is no such change")
-    done, do = changes[wanted["do"]]
+    done, do = changes[what]
     await web.threaded(do)
     return web.answer({"said": f"{name}: {done}"})
 

@@ -116,7 +116,8 @@ def text(found: dict[str, Any], name: str) -> str:
     value = found.get(name)
     if not isinstance(value, str):
         raise HTTPException(400, f"{name} must be a text")
-    return value
+    # half of a character, which no file can have
+    return value.encode("utf-8", "replace").decode()
 
 
 def refused(request: Request, exc: Exception) -> Response:

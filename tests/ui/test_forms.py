@@ -162,6 +162,7 @@ def test_nothing_is_written_over_unasked(at_home: Server, home: Path) -> None:
     status, _, found = at_home.ask("/configs/sd15/save", {"text": "", "digest": digest})
     assert (status, "changed by somebody else" in found["error"]) == (409, True)
     assert path.read_text(encoding="utf-8").endswith("# by an editor\n")
+    assert at_home.ask("/configs/odd/save", {"text": "# half a character \ud800", "digest": ""})[0] == 200
     (home / "configs" / "link.toml").symlink_to("/etc/passwd")
     assert at_home.ask("/configs/link/save", {"text": "", "digest": ""})[0] == 409
 

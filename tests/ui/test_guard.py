@@ -94,6 +94,7 @@ def test_a_change_by_a_link_is_no_change(server: Server, tmp_path: Path) -> None
 def test_a_change_without_an_object_is_refused(server: Server, data: str) -> None:
     assert server.ask("/train", data)[0] == 400
     assert server.ask("/train", json.dumps({"name": ["x"]}))[0] == 400
+    assert server.ask("/queue/change", {"name": "x", "do": ["pause"]})[0] == 400
 
 
 def test_every_answer_has_the_headers_that_keep_others_out(server: Server) -> None:
@@ -188,7 +189,8 @@ def test_what_is_downloaded_is_the_file(server: Server, tmp_path: Path) -> None:
 
 
 def test_another_address_demands_the_token_and_names_the_tunnel(serve: Callable[..., Server]) -> None:
-    server = serve("--host", ALL, "--allow-host", "Trainer.example")
+    server = serve("--host", ALL, "--allow-host", "Trainer.example", "--allow-host", "")
+    assert server.ask("/gpus.json", Host="[")[0] == 421
     assert server.ask("/", Authorization=None)[0] == 401
     for host, status in {"192.0.2.7:80": 200, "trainer.example": 200, "evil.example": 421}.items():
         assert server.ask("/", Host=host)[0] == status

@@ -353,6 +353,15 @@ class TestFiles:
         assert said(checked(text), "does not exist")
         assert checked(f'{text}[run]\nassets = "smoke"\n') == ()
 
+    @pytest.mark.parametrize(("folder", "patch"), [("smoke", "tiny-unet"), ("smoke-sdxl", "tiny-models")])
+    def test_a_smoke_model_without_its_runtime_patch_is_an_error(self, checked, tmp_path, real, folder, patch):
+        model = f"pretrained_model_name_or_path={tmp_path}/cache/{folder}/model"
+        checked()
+        for sets, number in (([], 1), ([f"runtime.{patch}=true"], 0), ([f"runtime.{patch}=false"], 1)):
+            loaded = load(tmp_path / "config.toml", sets=[model, *sets], environ={"LORA_CACHE": f"{tmp_path}/cache"})
+            found = check(loaded, real["sdxl_train_network"])
+            assert sum(f"needs the runtime patch {patch}" in each.message for each in found) == number
+
     @pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "nul\\u0000byte"])
     def test_a_name_that_no_system_can_look_up_is_not_there(self, checked, name):
         found = checked(f'vae = "./{name}"\n', subset=f'[[datasets.subsets]]\nimage_dir = "{name}"\n')

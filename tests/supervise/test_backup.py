@@ -61,6 +61,20 @@ def test_the_record_says_where_everything_is_now(output: Path) -> None:
     assert not record.is_alive(folder)
 
 
+@pytest.mark.parametrize("is_used", [True, False])
+def test_the_folder_of_tensorboard_goes_along_unless_it_is_empty(output: Path, is_used: bool) -> None:
+    folder, logs = output.with_suffix(".run"), output.parent / "logs" / "cats"
+    logs.mkdir(parents=True)
+    (run := record.read(folder)).tensorboard = str(logs)
+    run.save(folder)
+    if is_used:
+        (logs / "events").touch()
+    with record.alone(folder):
+        moved = backup.rename(output, folder, keeps=(), logs=logs)
+    assert names(logs.parent) == ({"cats.1"} if is_used else {"cats"})
+    assert record.read(moved).tensorboard == (str(logs.with_name("cats.1")) if is_used else None)
+
+
 def test_a_state_stays_for_what_goes_on_from_it(output: Path) -> None:
     put(output, output.with_name(STATES[0]))
     assert names(output.parent) >= {STATES[0], "cats.1.safetensors", "cats.1-step00000020-state.partial"}

@@ -17,6 +17,9 @@ from lora_training.problems import Problem
 from lora_training.workspace import CACHE_VARIABLE
 
 _CAPTIONS = (".txt", ".caption", ".cap")
+_MODEL = "pretrained_model_name_or_path"
+# the runtime patches that the tiny models in these folders of the cache need; of other families just tiny-models
+_TINY = {"smoke": ("tiny-unet",), "smoke-sd2": ("tiny-models", "tiny-unet")}
 _SHOWN = 3
 _LONGEST = 2**20  # bytes of a caption file
 # suffixes of flags that take folders, and of those that take files; other flags take either
@@ -37,6 +40,21 @@ def problems(view: View) -> Iterator[Problem]:
         yield from _subset(view, subset)
     if not view.config.datasets and view.given("train_data_dir"):
         yield from _data_dir(view)
+    yield from _tiny(view)
+
+
+def _tiny(view: View) -> Iterator[Problem]:
+    """Yield the runtime patches without which upstream cannot load a smoke run's tiny model."""
+    cache, path = view.config.variables.get(CACHE_VARIABLE), view.resolved(_MODEL)
+    if not cache or not path or not path.is_relative_to(cache):
+        return
+    smoke = next(iter(path.relative_to(cache).parts), "")
+    needed = _TINY.get(smoke, ("tiny-models",)) if smoke.startswith("smoke") else ()
+    on = {name.replace("_", "-") for name, value in view.config.runtime.items() if value is not False}
+    if lacking := [name for name in needed if name not in on]:
+        hint = "copy its [runtime] tables from the file in configs/ or configs/smoke/"
+        message = f"a smoke run's tiny model needs the runtime patch {' and '.join(lacking)}"
+        yield view.problem(message, _MODEL, hint=hint)
 
 
 def _flag(view: View, flag: Flag, value: Any) -> Iterator[Problem]:

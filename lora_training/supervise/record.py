@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -101,7 +102,9 @@ def read(folder: Path) -> Record | None:
 def place(folder: Path) -> Path | None:
     """Return the path of `folder` by its record, which is another one if it was moved; None without a record."""
     run = _read(folder)
-    return Path(run.output).with_name(folder.name) if run else None
+    # no file system has a name with half of a character
+    is_possible = run and not re.search("[\ud800-\udc7f\udd00-\udfff]", run.output)
+    return Path(run.output).with_name(folder.name) if run and is_possible else None
 
 
 def _read(folder: Path) -> Record | None:

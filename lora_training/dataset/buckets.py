@@ -92,12 +92,11 @@ def repeats(subsets: Sequence[Subset], there: Mapping[str, Any]) -> dict[str, in
             found |= pairs
             wanted += sum(pairs.values())
     used = 0
-    first = True
     while regular and used < wanted:
         for path, times in regular.items():
-            found[path] = times if first else found[path] + 1
-            used += times if first else 1
+            more = 1 if path in found else times
+            found[path] = found.get(path, 0) + more
+            used += more
             if used >= wanted:
                 break
-        first = False
     return found

@@ -5,20 +5,20 @@ The rules are those of `read_caption` in upstream's `library/dreambooth_dataset.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lora_training import files
+from lora_training.preflight import listing
 from lora_training.preflight.listing import Subset
 
 DEFAULT = ".caption"  # upstream's `caption_extension`
 _OTHERS = (".txt", ".caption", ".tags", ".cap")
 _FACE_PARTS = 5  # of a name such as NAME_X_Y_WIDTH_HEIGHT
-Fault = Literal["missing", "unread", "empty", "blank", "not UTF-8", "byte order mark", "more lines", "unreadable"]
+Fault = Literal["missing", "unread", "empty", "blank", "encoding", "mark", "lines", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -61,31 +61,23 @@ def _parsed(file: str, *, many: bool) -> Caption:
     except OSError as exc:
         return Caption("", "unreadable", f"{file}: {exc.strerror}")
     except UnicodeDecodeError:
-        return Caption(data.decode("latin-1").strip(), "not UTF-8", file)
+        return Caption(data.decode("latin-1").strip(), "encoding", file)
     lines = text.splitlines()
     whole = [line.strip() for line in lines if line.strip()]
     caption = "\n".join(whole) if many else (lines or [""])[0].strip()
     if not whole:
         return Caption("", "blank" if text else "empty", file)
     if text.startswith("\ufeff"):
-        return Caption(caption, "byte order mark", file)
-    return Caption(caption, None if many or len(whole) == 1 else "more lines", file)
+        return Caption(caption, "mark", file)
+    return Caption(caption, None if many or len(whole) == 1 else "lines", file)
 
 
 def _listed(subset: Subset) -> Iterator[tuple[str, Caption]]:
     separator = str(subset.options.get("caption_separator") or ",")
-    entries = list(_entries(subset.name))
-    for path, entry in zip(subset.images, entries, strict=False):
-        parts = [str(entry[key]) for key in ("caption", "tags") if entry.get(key)]
+    for path, entry in zip(subset.images, listing.entries(subset.name).values(), strict=False):
+        told = entry if isinstance(entry, dict) else {}
+        parts = [str(told[key]) for key in ("caption", "tags") if told.get(key)]
         yield path, Caption(separator.join(parts), None if parts else "missing", subset.name)
-
-
-def _entries(path: str) -> Iterable[Mapping[str, Any]]:
-    data = files.read_any(path, files.LISTING)
-    if not path.endswith(".jsonl"):
-        return [each if isinstance(each, dict) else {} for each in json.loads(data).values()]
-    lines = [json.loads(line) for line in data.decode("utf-8").splitlines()]
-    return list({str(each["image_path"]): each for each in lines}.values())
 
 
 def tags(text: str, separator: str = ",") -> list[str]:

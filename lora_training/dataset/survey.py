@@ -48,11 +48,6 @@ class Sample:
         return sides[1] / sides[0] if sides[0] else 0
 
     @property
-    def is_regular(self) -> bool:
-        """Whether it is a regularization image."""
-        return bool(self.subset.options.get("is_reg"))
-
-    @property
     def scale(self) -> float:
         """How much it is enlarged."""
         return self.place.resized[0] / self.picture.width if self.place else 0
@@ -157,10 +152,13 @@ def _left_out(subsets: Sequence[Subset], found: Mapping[str, Picture]) -> Iterat
 
 
 def _faults(samples: Sequence[Sample], limit: int | None, trigger: str | None) -> Iterator[Fault]:
-    for code, severity, text, judge in (*_PICTURES, *_CAPTIONS, *_wanted(limit, trigger)):
-        images = {sample.path: str(said) for sample in samples if (said := judge(sample)) not in (None, False)}
-        if images:
-            yield Fault(code, severity, text, images)
+    images: dict[str, dict[str, str]] = {code: {} for code in _FAULTS}
+    for sample in samples:
+        for code, detail in (*_of_file(sample), *_of_size(sample), *_of_caption(sample, limit, trigger)):
+            images[code][sample.path] = detail
+    for code, (severity, text) in _FAULTS.items():
+        if images[code]:
+            yield Fault(code, severity, text.format(limit=limit, trigger=trigger), images[code])
     found = {sample.path: sample.picture for sample in samples}
     same = pictures.same(list(found.values()))
     for group in same:
@@ -170,78 +168,65 @@ def _faults(samples: Sequence[Sample], limit: int | None, trigger: str | None) -
         yield Fault("near-duplicate", "warning", "images that look the same", dict.fromkeys(group, ""))
 
 
-def _wanted(limit: int | None, trigger: str | None) -> Iterator[_Row]:
-    """Yield what is looked for in captions where it is known."""
-    if limit:
-        text = f"captions of more than {limit} tokens, of which the rest is not used"
-        yield "tokens", "warning", text, lambda each: (each.tokens or 0) > limit and f"{each.tokens} tokens"
-    if trigger:
-        text, word = f"captions without the trigger word {trigger}", trigger.lower()
-        yield (
-            "trigger",
-            "warning",
-            text,
-            lambda each: not each.is_regular and word not in each.caption.text.lower() and "",
-        )
+def _of_file(sample: Sample) -> Iterator[tuple[str, str]]:
+    """Yield the codes of the faults of an image file, with details."""
+    picture = sample.picture
+    if picture.wrong:
+        yield "broken", picture.wrong
+    if picture.orientation > 1:
+        yield "exif-rotated", f"orientation {picture.orientation}"
+    if picture.frames > 1:
+        yield "animated", f"{picture.frames} frames"
+    if picture.has_alpha and not sample.subset.options.get("alpha_mask"):
+        yield "alpha", picture.mode
+    if picture.mode == "CMYK":
+        yield "cmyk", picture.mode
 
 
-def _lost(sample: Sample) -> str | None:
-    lost = sample.place.lost if sample.place and sample.ratio <= _MOST_RATIO else 0
-    return f"{100 * lost:.0f} %" if lost > _MOST_LOST else None
+def _of_size(sample: Sample) -> Iterator[tuple[str, str]]:
+    """Yield the codes of the faults of an image's size, with details."""
+    place = sample.place
+    if place and 0 in place.bucket:
+        yield "no-bucket", sample.size
+    if 0 < min(sample.picture.width, sample.picture.height) < _LEAST_SIDE:
+        yield "tiny", sample.size
+    if sample.scale > _MOST_ENLARGED:
+        yield "enlarged", f"{sample.size}, {sample.scale:.1f} times"
+    if sample.ratio > _MOST_RATIO:
+        yield "extreme", sample.size
+    elif place and place.lost > _MOST_LOST:
+        yield "cropped", f"{100 * place.lost:.0f} %"
 
 
-def _has(fault: captions.Fault) -> Callable[[Sample], str | None]:
-    return lambda sample: sample.caption.detail if sample.caption.fault == fault else None
+def _of_caption(sample: Sample, limit: int | None, trigger: str | None) -> Iterator[tuple[str, str]]:
+    """Yield the codes of a caption's faults, with details."""
+    if sample.caption.fault:
+        yield f"caption-{sample.caption.fault}", sample.caption.detail
+    if limit and (sample.tokens or 0) > limit:
+        yield "tokens", f"{sample.tokens} tokens"
+    if trigger and not sample.subset.options.get("is_reg") and trigger.lower() not in sample.caption.text.lower():
+        yield "trigger", ""
 
 
-# Each returns a detail of a sample that has the fault, else None or False.
-_Judge = Callable[[Sample], str | bool | None]
-_Row = tuple[str, Severity, str, _Judge]
-_PICTURES: tuple[_Row, ...] = (
-    ("broken", "error", "images that do not decode", lambda each: each.picture.wrong),
-    (
-        *("no-bucket", "error", "images too small for a bucket, which ends a training"),
-        lambda each: each.place is not None and 0 in each.place.bucket and each.size,
-    ),
-    (
-        *("tiny", "warning", f"images with a side below {_LEAST_SIDE} pixels"),
-        lambda each: 0 < min(each.picture.width, each.picture.height) < _LEAST_SIDE and each.size,
-    ),
-    (
-        *("enlarged", "warning", "images smaller than their bucket, which are enlarged"),
-        lambda each: each.scale > _MOST_ENLARGED and f"{each.size}, {each.scale:.1f} times",
-    ),
-    (
-        *("extreme", "warning", f"images with one side more than {_MOST_RATIO:.0f} times the other"),
-        lambda each: each.ratio > _MOST_RATIO and each.size,
-    ),
-    ("cropped", "warning", "images that lose much to cropping", _lost),
-    (
-        *("exif-rotated", "warning", "images turned by their EXIF data, which upstream ignores"),
-        lambda each: each.picture.orientation > 1 and f"orientation {each.picture.orientation}",
-    ),
-    (
-        *("animated", "warning", "animated images, of which the first frame alone is used"),
-        lambda each: each.picture.frames > 1 and f"{each.picture.frames} frames",
-    ),
-    (
-        *("alpha", "warning", "images with transparency, which is dropped without alpha_mask"),
-        lambda each: each.picture.has_alpha and not each.subset.options.get("alpha_mask") and each.picture.mode,
-    ),
-    (
-        "cmyk",
-        "warning",
-        "images in CMYK, whose colours may change",
-        lambda each: each.picture.mode == "CMYK" and "CMYK",
-    ),
-)
-_CAPTIONS: tuple[_Row, ...] = (
-    ("caption-encoding", "error", "captions that are not UTF-8, which ends a training", _has("not UTF-8")),
-    ("caption-empty", "error", "empty caption files, which end a training", _has("empty")),
-    ("caption-unreadable", "error", "caption files that cannot be read", _has("unreadable")),
-    ("caption-unread", "warning", "caption files not read, since caption_extension is another", _has("unread")),
-    ("caption-missing", "warning", "images without a caption", _has("missing")),
-    ("caption-blank", "warning", "blank captions", _has("blank")),
-    ("caption-lines", "warning", "captions of several lines, of which the first alone is used", _has("more lines")),
-    ("caption-mark", "warning", "captions with a byte order mark, which is trained on", _has("byte order mark")),
-)
+_FAULTS: dict[str, tuple[Severity, str]] = {
+    "broken": ("error", "images that do not decode"),
+    "no-bucket": ("error", "images too small for a bucket, which ends a training"),
+    "tiny": ("warning", f"images with a side below {_LEAST_SIDE} pixels"),
+    "enlarged": ("warning", "images smaller than their bucket, which are enlarged"),
+    "extreme": ("warning", f"images with one side more than {_MOST_RATIO:.0f} times the other"),
+    "cropped": ("warning", "images that lose much to cropping"),
+    "exif-rotated": ("warning", "images turned by their EXIF data, which upstream ignores"),
+    "animated": ("warning", "animated images, of which the first frame alone is used"),
+    "alpha": ("warning", "images with transparency, which is dropped without alpha_mask"),
+    "cmyk": ("warning", "images in CMYK, whose colours may change"),
+    "caption-encoding": ("error", "captions that are not UTF-8, which ends a training"),
+    "caption-empty": ("error", "empty caption files, which end a training"),
+    "caption-unreadable": ("error", "caption files that cannot be read"),
+    "caption-unread": ("warning", "caption files not read, since caption_extension is another"),
+    "caption-missing": ("warning", "images without a caption"),
+    "caption-blank": ("warning", "blank captions"),
+    "caption-lines": ("warning", "captions of several lines, of which the first alone is used"),
+    "caption-mark": ("warning", "captions with a byte order mark, which is trained on"),
+    "tokens": ("warning", "captions of more than {limit} tokens, of which the rest is not used"),
+    "trigger": ("warning", "captions without the trigger word {trigger}"),
+}

@@ -1,12 +1,11 @@
-"""Write caption files so that they can be undone: former contents are kept until the next undo.
+"""Write caption files so that they can be taken back: what was there is kept until the next undo.
 
-Each use is a session: a folder with the former content of each file, and a journal with a line for each write. A
+Each use is a session: a folder with a note for each file, written before it, of its former and its new content. A
 session that was interrupted is continued by the next one.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any
 
 from lora_training import files
 
-_JOURNAL, _DONE = "journal.jsonl", "done"
+_DONE = "done"
 
 
 class Session:
@@ -28,29 +27,18 @@ class Session:
         is_open = last is not None and not (last / _DONE).exists()
         self.folder = place / str(number if is_open else number + 1)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._kept = {entry["path"]: entry["kept"] for entry in _entries(self.folder)}
-        _remove_partial(self.folder)
 
     def write(self, path: Path, text: str) -> None:
-        """Keep the present content of a file, then replace it atomically."""
-        if str(path) not in self._kept:
-            kept = f"{len(self._kept)}" if path.exists() else None
-            if kept:
-                shutil.copy2(path, self.folder / kept)
-            self._kept[str(path)] = kept
-        entry = {"path": str(path), "kept": self._kept[str(path)], "wrote": _digest(text.encode())}
-        with (self.folder / _JOURNAL).open("a", encoding="utf-8") as journal:
-            journal.write(f"\n{json.dumps(entry)}\n")  # on a line of its own also after one that is cut off
-            journal.flush()
-            os.fsync(journal.fileno())
+        """Write a file atomically, after a note of what is there now."""
+        note = self.folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
+        old = json.loads(note.read_bytes())["old"] if note.exists() else _content(path)
+        files.write(note, json.dumps({"path": str(path), "old": old, "new": text}))
         files.write(path, text)
 
     def finish(self) -> None:
         """Close the session: the next use begins another."""
-        if self._kept:
-            (self.folder / _DONE).touch()
-        else:
-            self.folder.rmdir()
+        _remove_partial(_notes(self.folder))
+        files.touch(self.folder / _DONE)
 
 
 def newest(place: Path) -> Path | None:
@@ -60,46 +48,33 @@ def newest(place: Path) -> Path | None:
 
 
 def undo(session: Path) -> tuple[list[Path], list[Path]]:
-    """Restore the files of a session. Return those restored, and those left because they were edited since."""
-    entries = {entry["path"]: entry for entry in _entries(session)}
-    _remove_partial(session)
+    """Bring back what was there before a session. Return the files restored, and those left since they were edited."""
     restored, edited = [], []
-    for name, entry in entries.items():
-        path = Path(name)
-        now = _digest(path.read_bytes()) if path.exists() else None
-        if now == entry["wrote"]:
-            _restore(path, session / entry["kept"] if entry["kept"] else None)
+    for note in (notes := _notes(session)):
+        path, old, now = Path(note["path"]), note["old"], _content(Path(note["path"]))
+        if now == note["new"] != old:
+            path.unlink() if old is None else files.write(path, old)
             restored.append(path)
-        elif now != (_digest((session / entry["kept"]).read_bytes()) if entry["kept"] else None):
+        elif now != old:
             edited.append(path)
+    _remove_partial(notes)
     shutil.rmtree(session)
-    return restored, edited
+    return sorted(restored), sorted(edited)
 
 
-def _restore(path: Path, kept: Path | None) -> None:
-    if kept is None:
-        path.unlink()
-        return
-    partial = path.with_name(f".{path.name}.undo.partial")
-    shutil.copy2(kept, partial)
-    partial.replace(path)
+def _content(path: Path) -> str | None:
+    """Return a file's bytes as a text that `files.write` writes as the same bytes; None if it does not exist."""
+    return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else None
 
 
-def _entries(session: Path) -> list[dict[str, Any]]:
-    try:
-        lines = (session / _JOURNAL).read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    # a line that is cut off comes from a process that was killed before it wrote the file
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+def _notes(session: Path) -> list[dict[str, Any]]:
+    return [json.loads(note.read_bytes()) for note in session.glob("*.json")]
 
 
-def _remove_partial(session: Path) -> None:
-    """Remove what is left of the last write of a process that was killed in it."""
-    for path in [Path(entry["path"]) for entry in _entries(session)[-1:]]:
-        for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-            partial.unlink()
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _remove_partial(notes: list[dict[str, Any]]) -> None:
+    """Remove what processes that were killed while they wrote these files have left."""
+    paths = {Path(note["path"]) for note in notes}
+    for folder in {path.parent for path in paths}:
+        for partial in folder.glob(".*.partial"):  # .NAME.PID.partial
+            if folder / partial.name[1:].rsplit(".", 2)[0] in paths:
+                partial.unlink()

@@ -178,7 +178,7 @@ def _imports(plugin: str) -> bool:
 def _folder(folder: str, *, cached: bool) -> list[str]:
     """Return the images directly in a folder; hidden files are skipped, as by `glob`."""
     if cached and os.path.isfile(os.path.join(folder, _INFO_CACHE)):
-        return list(_names(os.path.join(folder, _INFO_CACHE)))
+        return list(entries(os.path.join(folder, _INFO_CACHE)))
     endings = extensions()
     return [os.path.join(folder, name) for name in files.names(folder) if name[0] != "." and name.endswith(endings)]
 
@@ -199,7 +199,7 @@ def unread(subsets: Iterable[Subset]) -> dict[str, str]:
 
 def _listed(path: str, folder: str | None) -> Iterator[str]:
     """Return the images that a metadata file names; for missing files, each known suffix is tried."""
-    for key in _names(path):
+    for key in entries(path):
         if not os.path.isabs(key) and folder is None:
             raise Unreadable(f"{path} names {key}, for which `image_dir` is needed")
         image = os.path.join(folder or "", key)
@@ -208,13 +208,14 @@ def _listed(path: str, folder: str | None) -> Iterator[str]:
         yield image
 
 
-def _names(path: str) -> dict[str, Any]:
-    """Return the names in a metadata file, by name: a JSON object, or one object a line."""
+def entries(path: str) -> dict[str, Any]:
+    """Return the entries of a metadata file by the names of images: a JSON object, or one object a line."""
 
     def read() -> Any:
         data = files.read_any(path, files.LISTING)
         if path.endswith(".jsonl"):
-            return dict.fromkeys(str(json.loads(line)["image_path"]) for line in io.StringIO(data.decode("utf-8")))
+            lines = map(json.loads, io.StringIO(data.decode("utf-8")))
+            return {str(line["image_path"]): line for line in lines}
         return json.loads(data)
 
     return _table(path, read, "is no table of images")

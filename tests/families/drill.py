@@ -139,8 +139,11 @@ def changes(file: Path) -> dict[str, Any]:
 
 
 def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Return the largest difference of two LoRAs in one module, relative to the first one's change."""
+    """The largest difference of two LoRAs in one module, as a part of what the first changes there."""
     import numpy as np
 
     assert one.keys() == other.keys()
-    return max(float(np.linalg.norm(one[name] - other[name]) / np.linalg.norm(one[name])) for name in one)
+    # a module that the first leaves as it is, such as the last layer of SDXL's first text encoder, has to stay so
+    changed = [name for name in one if one[name].any()]
+    assert [name for name in other if np.abs(other[name]).max() > 1e-6] == changed
+    return max(float(np.linalg.norm(one[name] - other[name]) / np.linalg.norm(one[name])) for name in changed)

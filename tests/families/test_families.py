@@ -135,8 +135,39 @@ class Family:
         return ["network_train_unet_only=true", f"{cached}=true", f"{cached}_to_disk=true"]
 
 
-class TestSdxl(Family):
+class Merged(Family):
+    """A family whose LoRA upstream's scripts merge into the model, extract again and resize."""
+
+    merge: ClassVar[tuple[str, ...]]
+    kind: ClassVar[str]
+
+    @pytest.mark.drill
+    def test_merged_into_its_model_it_is_extracted_again_and_resized(
+        self, whole: drill.Trained, env: dict[str, str], cache: Path, tmp_path: Path
+    ) -> None:
+        model = cache / f"smoke-{self.name}" / f"{self.name}.safetensors"
+        merged, again, small = (tmp_path / f"{name}.safetensors" for name in ("merged", "again", "small"))
+        exact = ("--save_precision", "float", "--save_to")
+        for words in (
+            (*self.merge, "--sd_model", model, "--models", whole.lora, "--ratios", "1", *exact, merged),
+            (
+                *("extract_lora_from_models", self.kind, "--model_org", model, "--model_tuned", merged),
+                *("--dim", "4", "--min_diff", "0", "--clamp_quantile", "1", *exact, again),
+            ),
+            ("resize_lora", "--model", whole.lora, "--new_rank", "2", *exact, small),
+        ):
+            ran = lora("tool", "--config", drill.configuration(self.name), *words, cwd=ROOT, env=env)
+            assert ran.code == 0, ran.err
+        trained = drill.changes(whole.lora)
+        # upstream cuts off what is below the negative of the largest value
+        assert drill.difference(trained, drill.changes(again)) < 0.15
+        assert 0 < drill.difference(trained, drill.changes(small)) < 0.9
+
+
+class TestSdxl(Merged):
     name = "sdxl"
+    merge = ("sdxl_merge_lora",)
+    kind = "--sdxl"
     modules: ClassVar = {"lora_unet": 132, "lora_te1": 72, "lora_te2": 72}
     pipeline = staticmethod(pipelines.sdxl)
     processes = 2
@@ -149,31 +180,12 @@ class TestFlux(Family):
     processes = 2
 
 
-class TestSd2(Family):
+class TestSd2(Merged):
     name = "sd2"
+    merge = ("merge_lora", "--v2")
+    kind = "--v2"
     modules: ClassVar = {"lora_unet": 192, "lora_te": 72}
     pipeline = staticmethod(pipelines.sd2)
-
-    def test_merged_into_its_model_it_is_extracted_again_and_resized(
-        self, whole: drill.Trained, env: dict[str, str], cache: Path, tmp_path: Path
-    ) -> None:
-        model = cache / "smoke-sd2" / "sd2.safetensors"
-        merged, again, small = (tmp_path / f"{name}.safetensors" for name in ("merged", "again", "small"))
-        exact = ("--save_precision", "float", "--save_to")
-        for words in (
-            ("merge_lora", "--v2", "--sd_model", model, "--models", whole.lora, "--ratios", "1", *exact, merged),
-            (
-                *("extract_lora_from_models", "--v2", "--model_org", model, "--model_tuned", merged),
-                *("--dim", "4", "--min_diff", "0", "--clamp_quantile", "1", *exact, again),
-            ),
-            ("resize_lora", "--model", whole.lora, "--new_rank", "2", *exact, small),
-        ):
-            ran = lora("tool", "--config", drill.configuration("sd2"), *words, cwd=ROOT, env=env)
-            assert ran.code == 0, ran.err
-        trained = drill.changes(whole.lora)
-        # upstream cuts off values below the negative of the largest
-        assert drill.difference(trained, drill.changes(again)) < 0.15
-        assert 0 < drill.difference(trained, drill.changes(small)) < 0.9
 
 
 class TestFluxSchnell(Family):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -21,24 +20,18 @@ def make(folder: Path, family: str = "") -> None:
     if folder.exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
         if family:
-            families.write(aside, family)
+            families.write(made, family)
         else:
-            tokenizer.write(aside / TOKENIZER)
-            images.write(aside / "images")
-            model.write(aside / "model", tokenizer_folder=aside / TOKENIZER)
-        aside.chmod(0o755)
-        _claim(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _claim(aside: Path, folder: Path) -> None:
-    try:
-        aside.rename(folder)
-    except OSError:
-        # another process was first and wrote the same content
-        if not folder.exists():
-            raise
+            tokenizer.write(made / TOKENIZER)
+            images.write(made / "images")
+            model.write(made / "model", tokenizer_folder=made / TOKENIZER)
+        try:
+            made.rename(folder)
+        except OSError:
+            # another process was first and wrote the same content
+            if not folder.exists():
+                raise

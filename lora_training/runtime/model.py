@@ -105,7 +105,7 @@ def wrap_function(module: ModuleType, name: str, around: Callable[..., Any]) -> 
     wrap_function_wrapper(module, name, around)
 
 
-def limits(default: Any = dataclasses.MISSING, *, least: float | None = None, most: float | None = None) -> Any:
+def limits(default: Any = dataclasses.MISSING, *, least: float = -math.inf, most: float = math.inf) -> Any:
     """Declare a field with inclusive bounds."""
     return dataclasses.field(default=default, metadata={"least": least, "most": most})
 
@@ -149,7 +149,10 @@ def _wrong(kind: Any, value: Any, bounds: Mapping[str, Any]) -> str | None:
         return None if whole else "a list of whole numbers"
     if not _is_a(kind, value):
         return {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[kind]
-    return None if kind not in (int, float) else _out_of_bounds(value, bounds.get("least"), bounds.get("most"))
+    least, most = bounds.get("least", -math.inf), bounds.get("most", math.inf)
+    if kind not in (int, float) or least <= value <= most:
+        return None
+    return f"at least {least}" if most == math.inf else f"from {least} to {most}"
 
 
 def _is_a(kind: type, value: Any) -> bool:
@@ -158,11 +161,3 @@ def _is_a(kind: type, value: Any) -> bool:
     if kind is float:
         return isinstance(value, (int, float)) and math.isfinite(value)
     return isinstance(value, kind)
-
-
-def _out_of_bounds(value: float, least: float | None, most: float | None) -> str | None:
-    if (least is None or value >= least) and (most is None or value <= most):
-        return None
-    if most is None:
-        return f"at least {least}"
-    return f"from {least} to {most}"

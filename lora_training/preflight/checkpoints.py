@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from lora_training import families
 from lora_training.preflight.job import Job
 
 # what some programs put before every name
-_PREFIXES = ("model.diffusion_model.", "model.", "net.")
+_PREFIX = re.compile(r"^(?:model\.diffusion_model|model|net)\.")
 _TOKENS = "text_model.embeddings.token_embedding.weight"
 _LATENT = "decoder.conv_in.weight"
 
@@ -64,12 +65,8 @@ _VARIANTS = {"SD 2": ("v2", "true", "false"), "Chroma": ("model_type", '"chroma"
 
 def kind(shapes: Mapping[str, Sequence[int]]) -> str | None:
     """Return the kind of a file with tensors of these names and shapes; None if they do not tell."""
-    bare = {_bare(name): shape for name, shape in shapes.items()}
+    bare = {_PREFIX.sub("", name): shape for name, shape in shapes.items()}
     return next((sign.kind for sign in _SIGNS if sign.fits(bare)), None)
-
-
-def _bare(name: str) -> str:
-    return next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
 
 
 def mismatch(job: Job, found: str) -> tuple[str, str] | None:
@@ -83,7 +80,8 @@ def mismatch(job: Job, found: str) -> tuple[str, str] | None:
         flag, value, other = _VARIANTS[variant]
         chosen = job.on(flag) if value == "true" else job.value(flag) == value.strip('"')
         if chosen != (found == variant):
-            return f"is {found}, and {flag} is {_shown(job, flag)}", f"set {flag} = {other if chosen else value}"
+            given = job.value(flag) or ("on" if job.on(flag) else "off" if flag == "v2" else "flux")
+            return f"is {found}, and {flag} is {given}", f"set {flag} = {other if chosen else value}"
     return None
 
 
@@ -103,10 +101,6 @@ def _place(script: str, found: str) -> str:
         return "give it as pretrained_model_name_or_path" if right == script else f'set script = "{right}"'
     flag = next((flag for flag, wanted in families.of(script).parts.items() if found in wanted), None)
     return f"give it as {flag}" if flag else f"{script} has no use for it"
-
-
-def _shown(job: Job, flag: str) -> str:
-    return job.value(flag) or ("on" if job.on(flag) else "off" if flag == "v2" else "flux")
 
 
 def pipeline(job: Job, name: str) -> tuple[str, str] | None:

@@ -60,7 +60,10 @@ def checked(check: Check, paths: Iterable[str]) -> Iterator[tuple[str, str | Non
             except IndexError:
                 # another thread took the last one
                 return
-            done.put(_result(check, path))
+            try:
+                done.put((path, check(path)))
+            except Exception as exc:  # noqa: BLE001 - raised again by the thread that reads the result
+                done.put(exc)
 
     for _ in range(min(_MOST_THREADS, (os.cpu_count() or 1) + 1)):
         Thread(target=work, daemon=True).start()
@@ -72,13 +75,6 @@ def checked(check: Check, paths: Iterable[str]) -> Iterator[tuple[str, str | Non
             yield result
     finally:
         todo.clear()
-
-
-def _result(check: Check, path: str) -> tuple[str, str | None] | Exception:
-    try:
-        return path, check(path)
-    except Exception as exc:  # noqa: BLE001 - raised again by the thread that reads the result
-        return exc
 
 
 def problems(

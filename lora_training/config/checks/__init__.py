@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -19,7 +20,7 @@ from lora_training.config.loading import load
 from lora_training.config.model import Config
 from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError
-from lora_training.problems import Problem, as_hint
+from lora_training.problems import Position, Problem, as_hint
 
 __all__ = ["Machine", "check", "file", "installed_here", "require"]
 
@@ -129,9 +130,5 @@ def require(config: Config, problems: Collection[Problem]) -> None:
 
 
 def _sorted(found: Collection[Problem]) -> tuple[Problem, ...]:
-    def order(problem: Problem) -> tuple[bool, int, int]:
-        place = problem.position
-        return (place is None, place.line if place else 0, place.column if place else 0)
-
-    unique = dict.fromkeys(found)
-    return tuple(sorted(unique, key=order))
+    last = Position(sys.maxsize, 0)
+    return tuple(sorted(dict.fromkeys(found), key=lambda problem: problem.position or last))

@@ -61,9 +61,9 @@ def _read(tree: Path, names: Sequence[str], cache: Path | None) -> dict[str, Sch
     if missing:
         from lora_training.config.schema import reader
 
-        answer = reader.read(tree, missing)
-        for name, found in answer.scripts.items():
-            known[name] = whole = {"script": name, "datasets": answer.datasets, **found}
+        answer, looked_at = reader.read(tree, missing)
+        known |= answer
+        for name, found in answer.items():
             if cache:
-                _cache.store(cache, tree, name, whole, answer.looked_at)
+                _cache.store(cache, tree, name, found, looked_at)
     return {name: from_json(found, tree) for name, found in known.items() if found}

@@ -39,7 +39,6 @@ _REFUSED = re.compile(
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _DEFINES = re.compile(r"add_(?!argument$)\w*arguments?|setup_parser")
-_ACTIONS = {"BooleanOptionalAction": "boolean_optional"}
 _JAPANESE = re.compile("[\u3000-\U0010ffff]")
 _SCALARS = {bool: "bool", int: "int", float: "float", str: "str", dict: "dict", None: "none"}
 
@@ -154,30 +153,23 @@ def audit(event: str, args: tuple[Any, ...]) -> None:
 # -- flags
 
 
-class Origins:
-    """Records which of upstream's functions defined each flag: the innermost running `add_*_arguments`."""
+def note_origins() -> None:
+    """Have argparse note in each flag which function defined it: the innermost running `add_*_arguments`."""
+    add = argparse._ActionsContainer.add_argument
 
-    def __init__(self) -> None:
-        self.of: dict[int, str] = {}
+    def noted(container: Any, *args: Any, **kwargs: Any) -> Any:
+        action: Any = add(container, *args, **kwargs)
+        names = (frame.f_code.co_name for frame, _ in traceback.walk_stack(None))
+        action.defined_in = next((name for name in names if _DEFINES.fullmatch(name)), None)
+        return action
 
-    def watch(self) -> None:
-        """Start recording: wrap argparse's `add_argument`."""
-        add = argparse._ActionsContainer.add_argument
-
-        def noted(container: Any, *args: Any, **kwargs: Any) -> argparse.Action:
-            action = add(container, *args, **kwargs)
-            names = (frame.f_code.co_name for frame, _ in traceback.walk_stack(None))
-            self.of[id(action)] = next((name for name in names if _DEFINES.fullmatch(name)), "")
-            return action
-
-        argparse._ActionsContainer.add_argument = noted  # type: ignore[assignment]
+    argparse._ActionsContainer.add_argument = noted  # type: ignore[assignment]
 
 
-def flag(action: argparse.Action, origins: Origins) -> dict[str, Any]:
+def flag(action: argparse.Action) -> dict[str, Any]:
     """Return an argparse action as plain data."""
     options = list(action.option_strings)
-    kind = type(action).__name__
-    snake = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.strip("_").removesuffix("Action")).lower()
+    kind = type(action).__name__.strip("_").removesuffix("Action")
     return {
         "name": next((o for o in options if o.startswith("--")), options[0] if options else action.dest),
         "dest": action.dest,
@@ -185,13 +177,13 @@ def flag(action: argparse.Action, origins: Origins) -> dict[str, Any]:
         "default": plain(action.default),
         "choices": None if action.choices is None else [plain(choice) for choice in action.choices],
         "nargs": action.nargs,
-        "action": _ACTIONS.get(kind, snake),
+        "action": re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower(),
         "help": english(action.help) if isinstance(action.help, str) else None,
         "required": action.required,
         "const": plain(action.const),
         "options": options,
         "type_source": source(action.type),
-        "defined_in": origins.of.get(id(action)) or None,
+        "defined_in": getattr(action, "defined_in", None),
     }
 
 
@@ -231,24 +223,13 @@ def plain(value: Any) -> Any:
 # -- bucket sizes
 
 
-class Group(StandIn):
-    """A dataset group that records the steps of bucket sizes that a trainer requires."""
-
-    def __init__(self) -> None:
-        super().__init__("DatasetGroup")
-        self.steps = [1]
-
-    def verify_bucket_reso_steps(self, least: int) -> None:
-        """Record a step."""
-        self.steps.append(least)
-
-
 def bucket_steps(module: types.ModuleType, defaults: argparse.Namespace) -> int:
     """Return the number that must divide `bucket_reso_steps`; 1 if upstream requires none.
 
     Upstream's trainers check it in `assert_extra_args`, which the last class of the script with that method is asked.
     """
-    group = Group()
+    steps, group = [1], StandIn("DatasetGroup")
+    vars(group)["verify_bucket_reso_steps"] = steps.append
     own = [each for each in vars(module).values() if getattr(each, "__module__", None) == module.__name__]
     trainers = [each for each in own if isinstance(each, type) and "assert_extra_args" in vars(each)]
     if not trainers:
@@ -257,7 +238,7 @@ def bucket_steps(module: types.ModuleType, defaults: argparse.Namespace) -> int:
     others = check.__code__.co_argcount - len(("self", "args"))
     with contextlib.suppress(Exception):
         check(defaults, *[group] * others)
-    return math.lcm(*group.steps)
+    return math.lcm(*steps)
 
 
 # -- the dataset configuration
@@ -265,10 +246,6 @@ def bucket_steps(module: types.ModuleType, defaults: argparse.Namespace) -> int:
 
 class Asked(Exception):
     """Carries the schema against which upstream was about to validate a value."""
-
-    def __init__(self, schema: Any) -> None:
-        super().__init__()
-        self.schema = schema
 
 
 class Validator(StandIn):
@@ -299,7 +276,7 @@ def _asked(function: Any, *args: Any) -> Any:
     try:
         function(*args)
     except Asked as asked:
-        return asked.schema
+        return asked.args[0]
     raise TypeError(f"{function} checks nothing")
 
 
@@ -325,29 +302,25 @@ def _shape(value: Any) -> dict[str, list[str]]:
 
 def read(tree: pathlib.Path, scripts: list[str], styles: dict[str, str]) -> dict[str, Any]:
     """Return the flags of each script, or an error, the dataset tables, and the files that were looked at."""
-    finder, origins = _prepared(tree)
+    finder = _prepared(tree)
     vars(importlib.import_module("voluptuous"))["Schema"] = Validator
-    found: dict[str, Any] = {name: _told(tree, lambda name=name: _script(name, origins)) for name in scripts}
+    found: dict[str, Any] = {name: _told(tree, lambda name=name: _script(name)) for name in scripts}
     has_datasets = (tree / "library/config_util.py").exists()
     tables = _told(tree, lambda: datasets(styles)) if has_datasets else {"value": None}
     return {"scripts": found, "datasets": tables, "looked_at": sorted(finder.looked_at)}
 
 
-def _prepared(tree: pathlib.Path) -> tuple[Finder, Origins]:
-    finder, origins = Finder(tree), Origins()
-    origins.watch()
+def _prepared(tree: pathlib.Path) -> Finder:
+    finder = Finder(tree)
+    note_origins()
     sys.meta_path.insert(0, finder)
     sys.path.insert(0, str(tree))
     sys.addaudithook(audit)
-    return finder, origins
+    return finder
 
 
 class Parses(BaseException):
     """Carries the parser with which a script was about to parse its arguments."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        super().__init__()
-        self.parser = parser
 
 
 class Word(str):
@@ -372,12 +345,12 @@ def parse(tree: pathlib.Path, asked: dict[str, list[str]]) -> dict[str, Any]:
     }
 
 
-def _parser(path: pathlib.Path) -> argparse.ArgumentParser:
+def _parser(path: pathlib.Path) -> Any:
     sys.argv = [str(path)]
     try:
         runpy.run_path(str(path), run_name="__main__")
     except Parses as parses:
-        return parses.parser
+        return parses.args[0]
     raise TypeError("it parses no arguments")
 
 
@@ -422,7 +395,7 @@ def _words(value: Any) -> list[Word]:
     return [value] if isinstance(value, Word) else []
 
 
-def _script(name: str, origins: Origins) -> dict[str, Any]:
+def _script(name: str) -> dict[str, Any]:
     module = importlib.import_module(name)
     StandIn.decides = False
     try:
@@ -430,7 +403,7 @@ def _script(name: str, origins: Origins) -> dict[str, Any]:
         if not isinstance(parser, argparse.ArgumentParser):
             raise TypeError("setup_parser() returns no parser")
         actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
-        flags = [flag(action, origins) for action in actions]
+        flags = [flag(action) for action in actions]
     finally:
         StandIn.decides = True
     defaults = {action.dest: action.default for action in actions}

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,15 @@ _NEGATIVE = re.compile(r"-\d+$|-\d*\.\d+$")  # argparse's own pattern
 _PYTHON = {"int": int, "float": float, "str": str, "Path": str, None: str}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The `flags` and `bucket_steps` of each script, the dataset tables, and the files of the tree they depend on."""
+def read(tree: Path, scripts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the flags, bucket steps and dataset tables of each script, and the files that they depend on.
 
-    scripts: dict[str, dict[str, Any]]
-    datasets: dict[str, Any]
-    looked_at: tuple[str, ...]
-
-
-def read(tree: Path, scripts: Sequence[str]) -> Answer:
-    """Read the parsers of `scripts`. Raises UpstreamError, naming file and line, if one cannot be read."""
+    Raises UpstreamError, naming file and line, if a script cannot be read.
+    """
     data = _ask(["read", str(tree.absolute()), json.dumps(STYLE_KEYS), *scripts], f"the flags of {tree}")
     found = {name: _value(each, f"setup_parser() of {name}.py") for name, each in data["scripts"].items()}
-    datasets = _value(data["datasets"], "the dataset schema of library/config_util.py")
-    return Answer(found, datasets or _NO_DATASETS, tuple(data["looked_at"]))
+    datasets = _value(data["datasets"], "the dataset schema of library/config_util.py") or _NO_DATASETS
+    return {name: {"script": name, "datasets": datasets, **each} for name, each in found.items()}, data["looked_at"]
 
 
 def parse(tree: Path, asked: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:

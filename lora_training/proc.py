@@ -13,7 +13,7 @@ from pathlib import Path
 from lora_training.errors import LoraError
 
 _TAIL_LINES = 12
-# for `run`, where the output counts whatever the exit code
+# for `run`, when only the output matters
 ANY_CODE = range(-64, 256)
 # the exit code that a shell has for a program that does not exist
 NOT_FOUND = 127

@@ -166,7 +166,7 @@ def test_the_live_line_keeps_its_own_escapes_alone() -> None:
 
 
 def test_every_line_goes_through_the_filter() -> None:
-    """`click.echo` alone is for whole documents, whose own form escapes what is hidden."""
+    """`click.echo` alone is for whole documents, whose own format escapes hidden characters."""
     for path in (ROOT / "lora_training" / "cli").glob("*.py"):
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if "click.echo(" in line]
         assert [line for line in lines if "nl=False" not in line] == [] or path.name == "output.py", path.name

@@ -10,7 +10,7 @@ import pytest
 from tests.runtime.conftest import TINY, Trainer
 
 pytestmark = pytest.mark.upstream
-# what the benchmark for a GPU measures at full size, and the UNet of SD 1.x
+# the models of the benchmark for a GPU at full size, and the UNet of SD 1.x
 SCRIPT = """
 import json, torch
 from benchmarks import gpu

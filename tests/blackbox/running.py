@@ -35,6 +35,7 @@ _VARIABLE = (
     (r'("pid": |process |pid )\d+', r"\1<pid>"),
     (r"--main_process_port \d+", "--main_process_port <port>"),
     (r"tmp[a-z0-9_]{8}", "<tmp>"),
+    (r"<checkout>/\.venv(-dev)?/", "<checkout>/.venv/"),
 )
 
 
@@ -110,6 +111,7 @@ def _bash(script: str, checkout: Path, *, check: bool = False) -> subprocess.Com
         "HOME": str(BOX),
         "CHECKOUT": str(checkout),
         "LORA_CACHE": str(BOX / "cache"),
+        "LORA_RUNS": str(BOX / "cache" / "runs"),
         "STORIES": str(STORIES),
         "COLUMNS": "200",
         **_DATES,

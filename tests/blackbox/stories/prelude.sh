@@ -21,6 +21,10 @@ small() {
   echo 0001-first.patch > patches/alpha/series
   lora patch lock && lora patch docs && git add -A && git commit -q -m pins && cd ..
 }
+# a command that is killed at its Nth rename
+kill_at() {
+  { strace -o /dev/null -e trace=rename -e inject=rename:signal=KILL:when="$1" "${@:2}"; } 2> /dev/null
+}
 header() {
   printf '%s\n' "Description: $1" 'Author: A' 'Origin: vendor' 'Bug: none' 'Forwarded: no' 'Last-Update: 2026-01-01' \
     'Upstream-Version: 1' 'Reason: a test' 'Verification: true' 'Removal-Condition: version >= 99' '---'
@@ -31,6 +35,18 @@ copy() { git clone -q "$CHECKOUT" home 2> /dev/null && cp -a "$CHECKOUT/third_pa
 smoke() {
   sed -e 's#"../output/smoke"#"out"#' "$CHECKOUT/configs/smoke.toml" > smoke.toml
 }
+# a training of 60 steps with a state every 20
+LONG=(smoke.toml --set max_train_steps=60 --set save_every_n_steps=20 --set save_state=true)
+# train it, and kill `lora` and its child as soon as a file of that pattern has content
+killed_at() {
+  {
+    lora train "${LONG[@]}" "${@:2}" > log & until [ -s "$(compgen -G "$1")" ] || ! kill -0 $!; do sleep 0.1; done
+    kill -KILL $! $(pgrep -P $!)
+    wait $!
+  } 2> /dev/null
+}
+# what is recorded of a run, without what depends on the moment or the machine
+shown() { lora runs show "$1" | grep -v -e ^python -e ^gpus -e ^time; }
 # the check of a configuration of that text
 check() { printf '%b\n' "$1" > c.toml; shift; lora config check c.toml "$@"; }
 export LORA_HOME="$([ -d "$PWD/home" ] && echo "$PWD/home" || echo "$CHECKOUT")"

@@ -13,7 +13,7 @@ from lora_training.errors import PatchError
 from lora_training.patching import lockfile, names, planning, transaction
 from lora_training.patching.diff import parse
 from lora_training.patching.lockfile import Folders, LockedPatch, Stack
-from lora_training.patching.model import ABSENT, REGULAR, Image, Node, folders_of, sha256, state_of
+from lora_training.patching.model import ABSENT, Image, folders_of, sha256, state_of
 from lora_training.patching.names import STATE_FOLDER, shown
 from lora_training.patching.transaction import Recovered, Root, fs
 from lora_training.patching.transaction.journal import Write
@@ -247,9 +247,8 @@ def _record_writes(root: Path, record: Stack) -> list[Write]:
     patches = [{key: value for key, value in vars(patch).items() if value is not None} for patch in record.patches]
     text = json.dumps({"format": _FORMAT, "pristine": record.pristine, "patches": patches}, indent=1)
     contents = {_RECORD: text.encode(), _IGNORE: b"*\n"}
-    return [
-        Write(path, fs.read(root, path), Node(REGULAR, data) if patches else None) for path, data in contents.items()
-    ]
+    place = Root(root, root / STATE_FOLDER)
+    return [transaction.file_write(place, root / path, data if patches else None) for path, data in contents.items()]
 
 
 def _read_record(root: Path) -> Stack:

@@ -64,7 +64,8 @@ def new(workspace: Workspace, target: Target, title: str, files: Iterable[str] =
     root = transaction.root_of(workspace)
     with transaction.exclusive(root):
         work = _work(workspace, target, files)
-        path = target.patches / f"{_next_number(work.drafts):04d}-{_slug(title)}.patch"
+        numbers = [int(match[0]) for draft in work.drafts if (match := re.match(r"\d+", draft.name))]
+        path = target.patches / f"{max(numbers, default=0) + 1:04d}-{_slug(title)}.patch"
         if path.exists():
             raise PatchError(f"{path} is there already", hint="choose another title")
         fields = series.header_template(
@@ -155,10 +156,6 @@ def _tree(repo: Repo, image: Image) -> str:
         rows.seek(0)
         repo.git.update_index("-z", "--index-info", istream=rows)
     return str(repo.git.write_tree())
-
-
-def _next_number(drafts: Iterable[SeriesPatch]) -> int:
-    return 1 + max((int(match[0]) for draft in drafts if (match := re.match(r"\d+", draft.name))), default=0)
 
 
 def _slug(title: str) -> str:

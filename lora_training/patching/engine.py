@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lora_training import git_process
+from lora_training import files, git_process
 from lora_training.patching import lockfile, series, transaction, tree_state
 from lora_training.patching.lockfile import PRISTINE, Folders
-from lora_training.patching.model import REGULAR, Node, folders_of
+from lora_training.patching.model import folders_of
 from lora_training.patching.planning import Moved
 from lora_training.patching.series import Target
 from lora_training.patching.transaction import Recovered, Root, fs
@@ -122,8 +122,8 @@ def _plan_apply(state: TreeState) -> _Plan:
     base = tree_state.pristine(state)
     image, moved = tree_state.patched(state, base)
     writes = tree_state.writes(state.stack.pristine, state.image, base, image)
-    files = tuple(write.path for write in writes if write.is_change)
-    result = TreeResult(name, "applied" if files else "unchanged", patches, files, tuple(moved))
+    paths = tuple(write.path for write in writes if write.is_change)
+    result = TreeResult(name, "applied" if paths else "unchanged", patches, paths, tuple(moved))
     return _Plan(state, result, tuple(writes))
 
 
@@ -138,8 +138,9 @@ def _plan_revert(state: TreeState, edited: Sequence[str]) -> _Plan:
         base = tree_state.pristine(state)
     now = {**state.image, **fs.snapshot(state.target.root, outside)}
     writes = tree_state.writes([*state.stack.pristine, *outside], now, base, base)
-    files = tuple(write.path for write in writes if write.is_change)
-    return _Plan(state, TreeResult(state.target.name, "reverted" if files else "unchanged", (), files), tuple(writes))
+    paths = tuple(write.path for write in writes if write.is_change)
+    result = TreeResult(state.target.name, "reverted" if paths else "unchanged", (), paths)
+    return _Plan(state, result, tuple(writes))
 
 
 def _all_writes(root: Root, plans: Sequence[_Plan]) -> list[Write]:
@@ -172,23 +173,17 @@ def _folders_after_revert(root: Root, plan: _Plan, known: dict[str, Folders]) ->
 
 def read_folders(root: Root) -> dict[str, Folders]:
     """Return each upstream's folders as they were before its patches; none when the record cannot be read."""
-    node = fs.read(root.path, _folders_file(root))
     try:
-        content = json.loads(node.data) if node is not None else {}
+        content = json.loads(files.read(root.state / _FOLDERS))
         return {str(name): lockfile.check_folders(known) for name, known in content.items()}
-    except (AttributeError, RecursionError, ValueError):
+    except (AttributeError, OSError, RecursionError, ValueError):
         # users may delete the state folder: a revert then removes the folders that it empties
         return {}
 
 
 def write_folders(root: Root, known: Mapping[str, Folders]) -> Write:
     """Return the write of that record."""
-    after = Node(REGULAR, json.dumps(known, indent=1).encode()) if known else None
-    return Write(_folders_file(root), fs.read(root.path, _folders_file(root)), after)
-
-
-def _folders_file(root: Root) -> str:
-    return os.path.relpath(root.state / _FOLDERS, root.path)
+    return transaction.file_write(root, root.state / _FOLDERS, json.dumps(known, indent=1).encode() if known else None)
 
 
 def _exclude_copies(root: Path) -> None:

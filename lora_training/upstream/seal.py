@@ -1,7 +1,7 @@
-"""A tree without its repository: every pristine file's digest is written down, so that git is needed no more.
+"""Replace the repository of a tree by a list of its pristine files' digests, so that git is not needed any more.
 
-`python -m lora_training.upstream.seal` is what the build of the container image calls: it brings what is missing and
-seals every tree. The image then does without git and what git needs, which is more than all our own code.
+The build of the container image runs `python -m lora_training.upstream.seal`: it fetches missing trees and seals all.
+The image then needs neither git nor its libraries, which are larger than all our code.
 """
 
 from __future__ import annotations

@@ -58,30 +58,27 @@ class Rebased:
         return any(state_of(self.before.get(path)) != state_of(node) for path, node in self.after.items())
 
 
-class NewTree:
-    """The files of the new version, with the changes of the series so far. `paths` are the names of all files."""
+class NewTree(dict[str, "Node | None"]):
+    """The files of the new version, read when first used, with the changes of the series so far.
+
+    `paths` are the names of all files.
+    """
 
     def __init__(self, paths: Iterable[str], read: Callable[[str], Node | None]) -> None:
+        super().__init__()
         self.paths = tuple(paths)
         self._read = read
-        self._known: Image = {}
 
-    def get(self, path: str) -> Node | None:
-        """Return a file."""
-        if path not in self._known:
-            self._known[path] = self._read(path)
-        return self._known[path]
-
-    def put(self, path: str, node: Node | None) -> None:
-        """Change a file."""
-        self._known[path] = node
+    def __missing__(self, path: str) -> Node | None:
+        self[path] = self._read(path)
+        return self[path]
 
     def holding(self, block: bytes, like: str) -> list[_Place]:
         """Every place of these lines in other files with the same suffix as `like`."""
         suffix = like[like.rfind(".") :] if "." in like else ""
         found = []
         for path in self.paths:
-            node = self.get(path) if path.endswith(suffix) and path != like else None
+            node = self[path] if path.endswith(suffix) and path != like else None
             if node is not None and not node.is_folder:
                 found += [_Place(path, node, at, line) for at, line in place.occurrences(node.data, block)]
         return found
@@ -124,12 +121,12 @@ class _Rebase:
                 self.in_hunks(change)
             else:
                 self.as_a_whole(change)
-        after = {path: self.new.get(path) for path in self.before}
+        after = {path: self.new[path] for path in self.before}
         return Rebased(self.patch.name, self.before, after, tuple(self.reports))
 
     def write(self, path: str, node: Node | None) -> None:
-        self.before.setdefault(path, self.new.get(path))
-        self.new.put(path, node)
+        self.before.setdefault(path, self.new[path])
+        self.new[path] = node
 
     def report(self, change: Change, line: int, found: _Found) -> None:
         report = HunkReport(self.patch.name, line, change.old, found.fate, found.path, found.offset, found.note)
@@ -137,7 +134,7 @@ class _Rebase:
 
     def as_a_whole(self, change: Change) -> None:
         """Rebase a change that has no hunks or is more than a modification: it applies as it is, or conflicts."""
-        now: Image = {path: self.new.get(path) for path in change.paths}
+        now: Image = {path: self.new[path] for path in change.paths}
         found = _Found("clean", change.new)
         if all(state_of(now[path]) == state_of(self.old_after.get(path)) for path in change.paths):
             found = _Found("already upstream", change.new)
@@ -161,7 +158,7 @@ class _Rebase:
             self.report(change, hunk.line, found)
 
     def one_hunk(self, change: Change, hunk: Hunk) -> _Found:
-        now = self.new.get(change.old)
+        now = self.new[change.old]
         found = None
         if now is not None and not now.is_folder and not now.is_link:
             found = _in_place(change.old, now, hunk) or self.merged(change, now, hunk)
@@ -199,7 +196,7 @@ class _Rebase:
         places = self.new.holding(core, change.old) if core.strip() else []
         if len(places) == 1:
             return f"what it changes is in {places[0].path}, line {places[0].line + 1}, in other surroundings"
-        gone = self.new.get(change.old) is None
+        gone = self.new[change.old] is None
         return "its file has gone, and its lines are in no other" if gone else "its lines are in no file"
 
 

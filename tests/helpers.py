@@ -60,3 +60,10 @@ def lora(*args: str | Path, cwd: Path, env: dict[str, str] | None = None) -> Ran
     argv = [sys.executable, "-m", "lora_training", *map(str, args)]
     done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    lists = [path.read_text(encoding="ascii").split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    found = [int(each) for words in lists for each in words]
+    return [*found, *(each for child in found for each in descendants(child))]

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_training.supervise import jobs
-from tests.helpers import ROOT, Ran, lora
+from tests.helpers import ROOT, Ran, descendants, lora
 
 pytest.importorskip("torch")
 SMOKE = ROOT / "configs" / "smoke.toml"
@@ -107,40 +108,48 @@ def test_jobs_are_moved_paused_and_removed(queue: Queue) -> None:
     assert queue("work").out.startswith("no job waits for a worker; ")
     assert queue("resume", "b").code == 0
     assert queue.states() == {"b": "waiting", "a": "paused"}
+    assert queue("remove", "--done").out == "no job is done\n"
     missing = queue("remove", "x")
     assert missing.code == 1
     assert "jobs: 0020-b, 0030-a" in missing.err
 
 
-def test_jobs_with_a_broken_one_and_workers_that_are_killed(queue: Queue) -> None:
+# of the moments at which a worker is killed; a new number is another course of the same test
+SEED = 16
+
+
+def test_ten_jobs_with_a_broken_one_and_workers_that_are_killed(queue: Queue) -> None:
     """Each good job is done once, with the bits that it has alone; the broken one is set aside with its sentence."""
     import shutil
 
     from tests.cli.test_train import weights
 
-    queue.add("one")
+    good = [f"good-{number}" for number in range(9)]
+    queue.add(*good[:4])
     shutil.copytree(Path(os.environ["LORA_CACHE"]) / "smoke" / "images", queue.folder / "images")
     broken = queue.config("broken", **{"${LORA_CACHE}/smoke/images": str(queue.folder / "images")})
     assert queue("add", broken).code == 0
-    queue.add("two")
+    queue.add(*good[4:])
     next((queue.folder / "images").glob("*.png")).write_bytes(b"not a picture any more")
-    chance = random.Random(16)
-    for _ in range(2):
+    chance = random.Random(SEED)
+    for is_whole_machine in (False, True):
         with queue.worker() as worker:
             assert worker.stderr
-            for _ in range(chance.randint(1, 9)):
+            for _ in range(chance.randint(1, 40)):
                 worker.stderr.readline()
-            worker.kill()
+            for pid in (*(descendants(worker.pid) if is_whole_machine else ()), worker.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             assert worker.wait() == -signal.SIGKILL
     with queue.worker() as last:
         said = last.communicate()[1]
-    assert last.returncode == (6 if "0020-broken failed" in said else 0), said
-    assert queue.states() == {"one": "done", "broken": "failed", "two": "done"}
+    assert last.returncode == (6 if "0050-broken failed" in said else 0), said
+    assert queue.states() == {**dict.fromkeys(good, "done"), "broken": "failed"}
     why = next(job["why"] for job in queue.list() if job["name"] == "broken")
     assert "images" in why
     alone = lora("train", queue.config("alone"), cwd=queue.home)
     assert alone.code == 0, alone.err
-    for name in ("one", "two"):
+    for name in good:
         assert [event["state"] for event in queue.events(name, "closed")] == ["complete"]
         assert weights(queue.out / f"{name}.safetensors") == weights(queue.out / "alone.safetensors")
 

@@ -17,7 +17,7 @@ import pytest
 from tests.cli.cats import Cats
 from tests.cli.cluster import PATH, PROGRAMS, Cluster
 from tests.cli.test_queue import Queue
-from tests.helpers import ROOT, lora
+from tests.helpers import ROOT, descendants, lora
 
 pytest.importorskip("torch")
 TIMEOUT_S = 600
@@ -60,12 +60,6 @@ def until(state: str, name: str, home: Path = ROOT) -> dict[str, Any]:
         assert job["state"] not in ("failed", "done"), job
         time.sleep(0.2)
     return job
-
-
-def descendants(pid: int) -> list[int]:
-    lists = [path.read_text(encoding="ascii").split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    found = [int(each) for words in lists for each in words]
-    return [*found, *(each for child in found for each in descendants(child))]
 
 
 def is_still(pid: int) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cli.cats import SMOKE, Cats
-from tests.helpers import lora
+from tests.helpers import descendants, lora
 from tests.ui.conftest import Server, until
 from tests.ui.records import Made
 from tests.ui.test_watching import shown
@@ -84,9 +84,8 @@ def lines(home: Path) -> list[str]:
 def killed(home: Path, who: str) -> str:
     """Kill `lora` or the training; the state that the page must show then."""
     pid = record(home, "cats")["pid"]
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    (child,) = until(lambda: children.read_text(encoding="utf-8").split())
-    os.kill(pid if who == "lora" else int(child), signal.SIGKILL)
+    child, *_ = until(lambda: descendants(pid))
+    os.kill(pid if who == "lora" else child, signal.SIGKILL)
     if who == "lora":
         return "died"
     until(lambda: record(home, "cats")["state"] == "failed")
@@ -242,9 +241,8 @@ def test_a_run_that_does_not_react_is_ended(page: Any, at_home: Server, home: Pa
     (home / "configs" / "endless.toml").write_text(endless, encoding="utf-8")
     started(page, at_home, "endless")
     pid = record(home, "endless")["pid"]
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    (child,) = until(lambda: children.read_text(encoding="utf-8").split())
-    os.kill(int(child), signal.SIGSTOP)
+    child, *_ = until(lambda: descendants(pid))
+    os.kill(child, signal.SIGSTOP)
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="End now").click()
     page.get_by_role("button", name="OK").click()

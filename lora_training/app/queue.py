@@ -10,28 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_training import files, shell
+from lora_training import errors, files, shell
 from lora_training.app import plan as plans
 from lora_training.app import recording, resuming, slurm, train
 from lora_training.app.plan import Plan
 from lora_training.config.loading import load
-from lora_training.errors import (
-    ConfigError,
-    EngineError,
-    Interrupted,
-    LoraError,
-    MachineLost,
-    PatchError,
-    SlurmError,
-    UpstreamError,
-)
+from lora_training.errors import ConfigError, LoraError
 from lora_training.patching import transaction
 from lora_training.supervise import jobs, record
 from lora_training.supervise.jobs import Job
 from lora_training.supervise.run import Watcher
 from lora_training.workspace import Workspace
 
+Watching = Callable[[], AbstractContextManager[Watcher]]
+
 _POLL_S = 2.0
+# what would end every other job as well
+_NOT_THE_JOBS = (errors.UpstreamError, errors.EngineError, errors.SlurmError, errors.PatchError)
 
 
 @dataclass(frozen=True)
@@ -100,14 +95,9 @@ def _checked(here: Workspace, path: Path, wanted: Wanted, watcher: Watcher) -> t
 
 def _job(plan: Plan, wanted: Wanted) -> Job:
     named = wanted.resume or plan.config.run.resume
-    return jobs.Job(
-        Path(plan.output.stem),
-        str(plan.config.path),
-        str(plan.output),
-        time.time(),
-        None if named == "auto" else named,
-        sbatch=wanted.sbatch,
-    )
+    state = None if named == "auto" else named
+    source, output = str(plan.config.path), str(plan.output)
+    return Job(Path(plan.output.stem), source, output, time.time(), state, sbatch=wanted.sbatch)
 
 
 def _refuse_same_output(new: Sequence[Job], there: Iterable[Job]) -> None:
@@ -155,9 +145,7 @@ def move(here: Workspace, name: str, before: str | None) -> dict[str, Any]:
     with jobs.locked(here.queue):
         job = _idle(here, name)
         if job.slurm:
-            raise LoraError(
-                f"{job.folder.name} is in Slurm's queue", hint="`scontrol top NUMBER` and `scontrol update` do"
-            )
+            raise LoraError(f"Slurm orders {job.folder.name}", hint=f"`scontrol top {job.slurm}` has it begin earlier")
         moved = jobs.move(here.queue, job, jobs.find(here.queue, before) if before else None)
     return _shown(here, [moved])[0]
 
@@ -222,7 +210,7 @@ def _idle(here: Workspace, name: str) -> Job:
 
 def work(
     here: Workspace,
-    watching: Callable[[], AbstractContextManager[Watcher]],
+    watching: Watching,
     names: Sequence[str] = (),
     *,
     gpus: str | None = None,
@@ -246,7 +234,7 @@ def work(
     return ended
 
 
-def _next(here: Workspace, names: Sequence[str], watching: Callable[[], AbstractContextManager[Watcher]]) -> Job | None:
+def _next(here: Workspace, names: Sequence[str], watching: Watching) -> Job | None:
     """Train the next job, if there is one, and return it."""
     with ExitStack() as held:
         job = _take(here, names, held)
@@ -256,7 +244,7 @@ def _next(here: Workspace, names: Sequence[str], watching: Callable[[], Abstract
             return _train(here, job, watcher)
 
 
-def _joined(here: Workspace, name: str, watching: Callable[[], AbstractContextManager[Watcher]]) -> Job:
+def _joined(here: Workspace, name: str, watching: Watching) -> Job:
     """Train a job as another machine than number 0, which holds it and notes what becomes of it."""
     with jobs.shown(here.queue):
         job = jobs.find(here.queue, name)
@@ -290,17 +278,17 @@ def _train(here: Workspace, job: Job, watcher: Watcher) -> Job:
     watcher.note(f"job {job.folder.name}: {job.source}")
     try:
         _, result = train.train(here, _request(job), watcher)
-    except Interrupted as exc:
+    except errors.Interrupted as exc:
         fruitless = slurm.fruitless(exc)
         if exc.by_signal and not fruitless:
             # the job stays as it is, and the next worker continues it
             raise
         return job.save(state="paused", why=fruitless or exc.message)
-    except MachineLost as exc:
+    except errors.MachineLost as exc:
         if slurm.is_in_job():
             raise
         return job.save(state="failed", why=exc.message)
-    except (UpstreamError, EngineError, SlurmError, PatchError):
+    except _NOT_THE_JOBS:
         job.save(state="waiting")
         raise
     except (LoraError, OSError) as exc:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,7 @@ from lora_training.supervise.jobs import Job
 from lora_training.workspace import Workspace
 
 _ID = "SLURM_JOB_ID"
+_FRESH_S = 5
 _MOST_RESTARTS = 3  # without a saved state
 _NEARLY_OVER = (signal.SIGUSR1, signal.SIGUSR2)
 # of each line that Slurm's commands print
@@ -51,8 +55,6 @@ def needs(launch: LaunchTable, options: tuple[str, ...]) -> Needs:
 
 def command(here: Workspace, job: Job, needed: Needs) -> tuple[str, ...]:
     """Return the command that submits a job."""
-    import sys
-
     log = Path(job.output).with_suffix(".run") / background.LOG
     return slurm.sbatch(slurm.Batch(job.folder.name, sys.executable, here.root, log, needed), tuple(job.sbatch or ()))
 
@@ -69,12 +71,18 @@ def states(found: Iterable[Job]) -> dict[str, str]:
     if not numbers:
         return {}
     try:
-        lines = _ask(["squeue", "--noheader", "--format=%i|%T (%r)", "--me"]).splitlines()
+        lines = _squeue(tuple(numbers), int(time.monotonic() // _FRESH_S))
     except SlurmError as exc:
         return dict.fromkeys(numbers, exc.message)
     known = dict(line.removesuffix(" (None)").split("|", 1) for line in lines if "|" in line)
     gone = "Slurm has it no more; `lora queue resume` submits it again"
     return {number: known.get(number, gone) for number in numbers}
+
+
+@functools.lru_cache(maxsize=1)
+def _squeue(_numbers: tuple[str, ...], _moment: int) -> list[str]:
+    """Return the user's jobs in Slurm, asked for once in some seconds: a page that is open shows them all the time."""
+    return _ask(["squeue", "--noheader", "--format=%i|%T (%r)", "--me"]).splitlines()
 
 
 def waiting(here: Workspace) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import click
 
 from lora_training import workspace
 from lora_training.cli.app import Group
-from lora_training.cli.output import drop_unread, json_option, print_json, say
+from lora_training.cli.output import answer, drop_unread, json_option, say
 
 _FAILED = 6
 
@@ -56,7 +56,7 @@ def add(files: tuple[Path, ...], *, sets: tuple[str, ...], sbatch: tuple[str, ..
     here = workspace.find()
     with closing(Terminal(verbose=False)) as terminal:
         added = app.add(here, app.Wanted(files, sets, sbatch=sbatch), terminal)
-    _print(added, as_json=as_json)
+    _answer(added, "nothing was added", as_json=as_json)
 
 
 @queue.command("list")
@@ -65,10 +65,7 @@ def list_(*, as_json: bool) -> None:
     """List the jobs in the order in which they are trained, and what became of each."""
     from lora_training.app import queue as app
 
-    found = app.show(workspace.find())
-    if not found and not as_json:
-        say("no job yet: `lora queue add FILE` adds one")
-    _print(found, as_json=as_json)
+    _answer(app.show(workspace.find()), "no job yet: `lora queue add FILE` adds one", as_json=as_json)
 
 
 @queue.command()
@@ -82,7 +79,7 @@ def move(name: str, *, before: str | None, last: bool, as_json: bool) -> None:
 
     if (before is None) != last:
         raise click.UsageError("say where to: --before NAME or --last")
-    _print([app.move(workspace.find(), name, before)], as_json=as_json)
+    _answer([app.move(workspace.find(), name, before)], as_json=as_json)
 
 
 @queue.command()
@@ -96,10 +93,7 @@ def remove(names: tuple[str, ...], *, done: bool, as_json: bool) -> None:
     if not names and not done:
         raise click.UsageError("name a job, or give --done")
     removed = app.remove(workspace.find(), names, done=done)
-    if as_json:
-        print_json({"removed": removed})
-    else:
-        say(*(f"{name}: removed" for name in removed))
+    answer({"removed": removed}, [f"{name}: removed" for name in removed] or ["no job is done"], as_json=as_json)
 
 
 @queue.command()
@@ -109,7 +103,7 @@ def pause(names: tuple[str, ...], *, as_json: bool) -> None:
     """Pause the jobs NAMES, or all that wait. One that is trained now saves its state and ends."""
     from lora_training.app import queue as app
 
-    _print(app.pause(workspace.find(), names), as_json=as_json)
+    _answer(app.pause(workspace.find(), names), "no job waits for a worker", as_json=as_json)
 
 
 @queue.command()
@@ -119,7 +113,7 @@ def resume(names: tuple[str, ...], *, as_json: bool) -> None:
     """Let the paused or failed jobs NAMES, or all paused ones, wait for a worker again."""
     from lora_training.app import queue as app
 
-    _print(app.resume(workspace.find(), names), as_json=as_json)
+    _answer(app.resume(workspace.find(), names), "no job is paused", as_json=as_json)
 
 
 @queue.command()
@@ -145,10 +139,11 @@ def work(names: tuple[str, ...], *, gpus: str | None, wait: bool, verbose: bool)
         click.get_current_context().exit(_FAILED)
 
 
-def _print(found: Iterable[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        print_json({"jobs": list(found)})
-        return
-    for job in found:
-        why = f" ({job['why'].splitlines()[0]})" if job["why"] else ""
-        say(f"{job['id']}: {job['state']}{why}, {job['output']}")
+def _answer(found: list[dict[str, Any]], none: str = "", *, as_json: bool) -> None:
+    """Print jobs, or the sentence `none` if there are none."""
+    answer({"jobs": found}, map(_line, found) if found else [none], as_json=as_json)
+
+
+def _line(job: dict[str, Any]) -> str:
+    why = f" ({job['why'].splitlines()[0]})" if job["why"] else ""
+    return f"{job['id']}: {job['state']}{why}, {job['output']}"

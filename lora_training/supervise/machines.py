@@ -53,11 +53,9 @@ class Machines:
 
     def _look(self, rank: int) -> None:
         sign = files.read_json(self._file(rank))
-        before, since = self._seen.setdefault(rank, (sign, self.clock()))
+        before, _ = self._seen.setdefault(rank, (sign, self.clock()))
         if sign and sign != before:
             self._seen[rank], self._alive[rank] = (sign, self.clock()), sign
-        else:
-            self._seen[rank] = (before, since)
 
     def gone(self) -> str | None:
         """Return a sentence about a machine that was there and has ended or gives no sign of life."""

@@ -17,7 +17,7 @@ from lora_training.supervise.history import events_since
 from lora_training.ui import web
 
 _PAUSE_S = 0.5
-# of those that the curve draws; the others are parts of the page
+# the events that the curve draws; the others change parts of the page
 _DRAWN = ("attempt", "step", "skipped", "restart", "closed")
 
 

@@ -27,7 +27,6 @@ from lora_training.workspace import Workspace
 
 _CHUNK = 2**18
 _MOST = 8 * 2**20
-_KB = 1000
 
 
 @functools.cache
@@ -40,7 +39,7 @@ def _templates() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
     )
-    found.filters |= {"version": version, "bytes": _bytes, "when": _when, "short": lambda text: str(text)[:7]}
+    found.filters |= {"version": version, "when": _when, "short": lambda text: str(text)[:7]}
     return found
 
 
@@ -52,14 +51,6 @@ def _shown(value: Any) -> Any:
 def version(html: str) -> str:
     """Return a short digest of a part of a page, by which its script knows that it has it already."""
     return hashlib.sha256(html.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < _KB:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= _KB
-    return f"{size:.2f} GB"
 
 
 def _when(moment: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import signal
 import sys
@@ -125,9 +124,11 @@ def _run_click(argv: Sequence[str]) -> int:
     try:
         code = lora.main(args=list(argv), prog_name="lora", standalone_mode=False)
     except click.ClickException as exc:
-        said = io.StringIO()
-        exc.show(said)
-        sys.stderr.write(printable.lines(said.getvalue()))
+        if isinstance(exc, click.exceptions.NoArgsIsHelpError):
+            exc.show()
+        else:
+            context = exc.ctx if isinstance(exc, click.UsageError) else None
+            _report(exc.format_message(), f"`{context.command_path} --help` shows its use" if context else None)
         return exc.exit_code
     except click.Abort as exc:
         raise KeyboardInterrupt from exc

@@ -57,8 +57,15 @@ class _LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.NoSuchCommand as exc:
+            name = exc.command_name
+            if inner := [f"`lora {group} {name}`" for group in _COMMANDS if name in self._inner(ctx, group)]:
+                raise click.UsageError(f"No such command {name!r}. Did you mean {' or '.join(inner)}?", ctx) from None
             # Click itself looks for similar names among the commands that are imported
             raise click.NoSuchCommand(exc.command_name, possibilities=_COMMANDS, ctx=ctx) from None
+
+    def _inner(self, ctx: click.Context, name: str) -> list[str]:
+        command = self.get_command(ctx, name)
+        return command.list_commands(ctx) if isinstance(command, click.Group) else []
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

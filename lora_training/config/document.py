@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_training import files, tomls
+from lora_training import files, nearest, tomls
 from lora_training.config import positions
 from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
@@ -74,7 +74,8 @@ def text_of(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MOST + 1)
     except OSError as exc:
-        raise _unreadable(path, f"cannot be read: {exc.strerror}", "give the path of a TOML file") from None
+        near = nearest.hint(f"{path.stem}.toml", (name for name in files.names(path.parent) if name.endswith(".toml")))
+        raise _unreadable(path, f"cannot be read: {exc.strerror}", near or "give the path of a TOML file") from None
     if len(data) > MOST:
         raise _unreadable(path, f"cannot be read: it is larger than {MOST} bytes")
     try:

@@ -45,6 +45,32 @@ def test_a_misspelt_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
     assert "No such command 'trian'. Did you mean 'train'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "check",
+            "No such command 'check'. Did you mean `lora config check` or `lora data check`?\nhint: ",
+        ),
+        ("train", "Missing argument 'FILE'.\nhint: `lora train --help` shows its use\n"),
+        (
+            "runs rm a --lora --states",
+            "--states removes the states alone; leave it out, or --lora\nhint: `lora",
+        ),
+    ],
+)
+def test_a_wrong_use_is_an_error_and_a_hint(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(words.split()) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize("name", ["cats", "cats.tml"])
+def test_a_misspelt_file_names_the_one_beside_it(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cats.toml").touch()
+    assert cli.run(["train", str(tmp_path / name)]) == 3
+    assert capsys.readouterr().err.endswith("hint: did you mean `cats.toml`?\n")
+
+
 @pytest.mark.upstream
 def test_the_shell_completes_the_keys_of_every_script(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sd_scripts: Path

@@ -187,9 +187,9 @@ def _run(here: Workspace, call: tool.Call, harvest: Harvest) -> None:
         is_over = True
     except proc.ProcError as exc:
         hint = "\n".join(filter(None, (exc.hint, "the same command does the rest")))
-        raise TrainingError(f"{call.name} ended with code {exc.completed.returncode}", hint=hint) from exc
+        raise TrainingError(f"{call.line.name} ended with code {exc.completed.returncode}", hint=hint) from exc
     finally:
         harvest.take(is_over=is_over)
     left = len(harvest.remaining) - len(harvest.outcome.written)
     if left:
-        raise LoraError(f"{call.name} left out {left} images", hint="the same command tries them again")
+        raise LoraError(f"{call.line.name} left out {left} images", hint="the same command tries them again")

@@ -6,6 +6,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,10 +96,7 @@ def as_json(found: Survey) -> dict[str, Any]:
         "steps_per_epoch": found.steps,
         "token_limit": found.token_limit,
         "tags": dict(captions.frequency(sample.caption.text for sample in found.samples).most_common()),
-        "findings": [
-            {"code": each.code, "severity": each.severity, "text": each.text, "images": dict(each.images)}
-            for each in found.faults
-        ],
+        "findings": [asdict(each) for each in found.faults],
     }
 
 

@@ -18,10 +18,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lora_training import safetensors_header
-from lora_training.app import targets, tool_list
+from lora_training.app import targets
 from lora_training.app.checkout import Checkout
-from lora_training.app.tool_list import Listed
 from lora_training.config.schema import reader, tools
+from lora_training.config.schema.source import Tree
+from lora_training.config.schema.tools import CommandLine, Script
 from lora_training.errors import Interrupted, LoraError, TrainingError, UpstreamError, UsageError
 from lora_training.launch import spec
 from lora_training.launch.spec import LaunchSpec
@@ -67,19 +68,17 @@ class Call:
     `folders` are those that it writes to as it goes.
     """
 
-    script: str
-    name: str
+    line: CommandLine
     words: tuple[str, ...]
     inputs: tuple[Path, ...]
     outputs: dict[int, Path]
     folders: tuple[Path, ...]
     runtime: Patches
-    is_recursive: bool
 
 
-def call(here: Workspace, name: str, words: Sequence[str], runtime: Patches | None = None) -> Call:
+def call(here: Workspace, name: str, given: Sequence[str], runtime: Patches | None = None) -> Call:
     """Check the arguments of a script. Raises UsageError for those that it would refuse, or that name missing files."""
-    line = tools.parse(tree(here), tools.path_of(tree(here), name), words)
+    line = tools.parse(tree(here), tools.path_of(tree(here), name), given)
     writes = {n: Path(word).absolute() for to, some in line.values.items() if _WRITES.fullmatch(to) for n, word in some}
     reads = {place: word for some in line.values.values() for place, word in some if place not in writes}
     inputs = {place: Path(word).absolute() for place, word in reads.items() if _exists(line.name, word)}
@@ -88,12 +87,11 @@ def call(here: Workspace, name: str, words: Sequence[str], runtime: Patches | No
     for folder in (word for to, some in line.values.items() if _IMAGES.fullmatch(to) for _, word in some):
         if not any(path.suffix in listing.extensions() for path in Path(folder).rglob("*")):
             raise UsageError(f"{line.name}: there are no images in {folder}")
-    placed = list(line.words)
+    words = list(line.words)
     if line.name in _IN_ITS_FOLDER:
-        placed = [str(inputs.get(place, word)) for place, word in enumerate(placed)]
+        words = [str(inputs.get(place, word)) for place, word in enumerate(words)]
     chosen = {**_RUNTIME.get(line.name, {}), **(runtime or {})}
-    known = tuple(inputs.values())
-    return Call(line.script, line.name, tuple(placed), known, outputs, folders, chosen, line.is_recursive)
+    return Call(line, tuple(words), tuple(inputs.values()), outputs, folders, chosen)
 
 
 def _exists(name: str, word: str) -> bool:
@@ -115,7 +113,7 @@ def run(
 
     The runtime patches that `config` names are installed.
     """
-    listed = tool_list.listed(tree(here), tools.path_of(tree(here), name))
+    listed = tools.script(Tree(tree(here)), tools.path_of(tree(here), name))
     if listed.lacks:
         lacks = ", ".join(listed.lacks)
         raise UpstreamError(f"{listed.name} needs {lacks}", hint="this project's pinned packages do not include it")
@@ -144,9 +142,9 @@ def _named(config: Path) -> Patches:
 def launched(here: Workspace, made: Call, staged: dict[int, Path]) -> LaunchSpec:
     """Return the child process of a call whose output files are `staged`."""
     words = [str(staged.get(place, word)) for place, word in enumerate(made.words)]
-    script = tree(here) / f"{made.script}.py"
+    script = tree(here) / f"{made.line.script}.py"
     environment = {**bootstrap.environment(made.runtime), bootstrap.SUPERVISOR: str(os.getpid())}
-    cwd = script.parent if made.name in _IN_ITS_FOLDER else Path.cwd()
+    cwd = script.parent if made.line.name in _IN_ITS_FOLDER else Path.cwd()
     return spec.tool(sys.executable, script, words, tree=tree(here), cwd=cwd, runtime=environment)
 
 
@@ -167,7 +165,7 @@ def _wait(child: LaunchSpec) -> int:
     return process.returncode
 
 
-def _refuse_failed(tool: Listed, code: int) -> None:
+def _refuse_failed(tool: Script, code: int) -> None:
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         needs = f"; some of its options need {', '.join(tool.options_lack)}" if tool.options_lack else ""
@@ -186,7 +184,7 @@ def _staged(made: Call) -> Iterator[dict[int, Path]]:
             try:
                 folder = TemporaryDirectory(prefix=f".{output.name}.", suffix=".partial", dir=output.parent)
             except OSError as exc:
-                raise UsageError(f"{made.name} cannot write to {output.parent}: {exc.strerror}") from exc
+                raise UsageError(f"{made.line.name} cannot write to {output.parent}: {exc.strerror}") from exc
             staged[place] = Path(stack.enter_context(folder), output.name)
             if output.suffix in (".json", ".jsonl") and output.is_file():
                 shutil.copyfile(output, staged[place])  # upstream's metadata scripts add to it
@@ -197,7 +195,7 @@ def _finish(made: Call, staged: dict[int, Path]) -> None:
     """Check the files that a script wrote, and rename them. Raises TrainingError; then none is renamed."""
     for place, output in made.outputs.items():
         if not staged[place].is_file():
-            raise TrainingError(f"{made.name} ended without writing {output}", hint="its messages are above")
+            raise TrainingError(f"{made.line.name} ended without writing {output}", hint="its messages are above")
         check(staged[place], output)
     for place, output in made.outputs.items():
         for path in staged[place].parent.iterdir():
@@ -223,7 +221,7 @@ def check(path: Path, name: Path) -> None:
 def _seen(made: Call) -> dict[Path, int]:
     """Return the files in the folders of a call, with the time of their last change."""
     folders = [path for path in (*made.inputs, *made.folders) if path.is_dir()]
-    found = (path for folder in folders for path in (folder.rglob("*") if made.is_recursive else folder.iterdir()))
+    found = (path for folder in folders for path in (folder.rglob("*") if made.line.is_recursive else folder.iterdir()))
     return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
 
 
@@ -256,7 +254,7 @@ def _noted(here: Workspace, made: Call, before: dict[Path, int]) -> Iterator[lis
         folders = {str(path): sum(each.parent == path for each in before) for path in made.inputs if path.is_dir()}
         entry = {
             "time": began,
-            "tool": made.script,
+            "tool": made.line.script,
             "arguments": list(made.words),
             "runtime": dict(made.runtime),
             "cwd": str(Path.cwd()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import re
 import struct
 from collections import Counter
@@ -28,7 +29,6 @@ _SIGNS = {
 }
 _UNKNOWN = "a family that its names do not tell"
 _ALPHAS = {"F32": "<f", "F16": "<e", "F64": "<d", "I64": "<q", "I32": "<i"}
-_PIECE = 2**24
 # Names of tensors, the characters of a value, and how many of these at least follow from where two values differ.
 _SHOWN, _WIDEST, _REST = 10, 60, 20
 # What made the file, in the metadata of sd-scripts, of this project, and of the modelspec standard.
@@ -81,17 +81,21 @@ def _kind(header: Header, *, is_lora: bool) -> str:
     return f"a LoRA for {told.removesuffix('/lora') if told else next(signs, _UNKNOWN)}"
 
 
-def _alphas(path: Path, header: Header) -> Iterator[float]:
-    start = path.stat().st_size - header.data
+def _data(path: Path, header: Header) -> dict[str, memoryview]:
+    """Return the bytes of each tensor, which are read when they are looked at."""
     with open(path, "rb", opener=files.opener_of_any) as file:
-        for entry in (entry for name, entry in header.tensors.items() if name.endswith(".alpha")):
-            begin, end = entry["data_offsets"]
-            file.seek(start + begin)
-            data = file.read(end - begin)
-            # BF16 is the upper half of a float32
-            form, data = ("<f", b"\0\0" + data) if entry["dtype"] == "BF16" else (_ALPHAS.get(entry["dtype"]), data)
-            if form and len(data) == struct.calcsize(form):
-                yield round(float(struct.unpack(form, data)[0]), 4)
+        whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    data = whole[len(whole) - header.data :]
+    return {name: data[slice(*entry["data_offsets"])] for name, entry in header.tensors.items()}
+
+
+def _alphas(path: Path, header: Header) -> Iterator[float]:
+    for name, data in _data(path, header).items():
+        dtype = header.tensors[name]["dtype"]
+        # BF16 is the upper half of a float32
+        form, whole = ("<f", b"\0\0" + bytes(data[:2])) if dtype == "BF16" else (_ALPHAS.get(dtype), data)
+        if name.endswith(".alpha") and form and len(whole) == struct.calcsize(form):
+            yield round(float(struct.unpack(form, whole)[0]), 4)
 
 
 def compare(one: Path, other: Path) -> dict[str, Any]:
@@ -99,7 +103,8 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
     (first, head), (second, head2) = _read(one), _read(other)
     common = [name for name in first if name in second]
     shapes = {name: (_form(first[name]), _form(second[name])) for name in common if first[name] != second[name]}
-    values = list(_unequal(one, head, other, head2, [name for name in common if name not in shapes]))
+    data, data2 = _data(one, head), _data(other, head2)
+    values = [name for name in common if name not in shapes and data[name] != data2[name]]
     pairs = {
         key: (head.metadata.get(key), head2.metadata.get(key)) for key in sorted({*head.metadata, *head2.metadata})
     }
@@ -115,18 +120,6 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
 
 def _form(tensor: contents.Tensor) -> str:
     return f"{tensor.dtype} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
-
-
-def _unequal(one: Path, head: Header, other: Path, head2: Header, names: list[str]) -> Iterator[str]:
-    starts = one.stat().st_size - head.data, other.stat().st_size - head2.data
-    with open(one, "rb", opener=files.opener_of_any) as file, open(other, "rb", opener=files.opener_of_any) as file2:
-        for name in names:
-            begin, end = head.tensors[name]["data_offsets"]
-            file.seek(starts[0] + begin)
-            file2.seek(starts[1] + head2.tensors[name]["data_offsets"][0])
-            pieces = (min(_PIECE, end - at) for at in range(begin, end, _PIECE))
-            if any(file.read(size) != file2.read(size) for size in pieces):
-                yield name
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -35,22 +35,13 @@ def data() -> None:
 @click.option("--resolution", default=1024, show_default=True, type=click.IntRange(64), help="Of a FOLDER.")
 @click.option("--caption-extension", callback=_extension, help="Of a FOLDER; by default that of most captions in it.")
 @json_option
-def check(  # noqa: PLR0913 - one parameter an option
-    place: Path,
-    *,
-    report: Path | None,
-    trigger: str | None,
-    sets: tuple[str, ...],
-    script: str,
-    resolution: int,
-    caption_extension: str | None,
-    as_json: bool,
+def check(
+    *, place: Path, report: Path | None, trigger: str | None, sets: tuple[str, ...], as_json: bool, **folder: Any
 ) -> None:
     """Show the buckets, captions and doubtful images of CONFIG or FOLDER. Exit code 1 when there is an error."""
     from lora_training.app import data as app
 
-    folder = app.Folder(script, resolution, caption_extension)
-    found = app.check(place, sets, folder, trigger, ProgressLine())
+    found = app.check(place, sets, app.Folder(**folder), trigger, ProgressLine())
     if report:
         app.write_report(found, str(place), report)
     if as_json:

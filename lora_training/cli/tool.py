@@ -42,9 +42,9 @@ def tool(ctx: click.Context, config: Path | None) -> None:
 def list_(*, as_json: bool) -> None:
     """List upstream's scripts, with what each does and the packages that it lacks here."""
     from lora_training.app import tool as app
-    from lora_training.app import tool_list
+    from lora_training.config.schema import tools
 
-    found = tool_list.listing(app.tree(workspace.find()))
+    found = tools.listing(app.tree(workspace.find()))
     if as_json:
         print_json({"tools": [asdict(each) for each in found]})
         return

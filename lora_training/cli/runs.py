@@ -114,7 +114,7 @@ def rerun(name: str, *, output: Path | None, allow_changes: bool, verbose: bool,
 
 
 @runs.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME NAME...", shell_complete=_names)
 @json_option
 def compare(names: tuple[str, ...], *, as_json: bool) -> None:
     """Show runs beside each other: how far they are, and exactly the keys in which their configurations differ."""
@@ -168,7 +168,7 @@ def log(name: str, *, follow: bool, as_json: bool) -> None:
 
 
 @runs.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=_names)
 @click.option("--lora", is_flag=True, help="Also remove the LoRAs and their checkpoints.")
 @click.option("--states", "only_states", is_flag=True, help="Remove the saved states alone.")
 @_yes

@@ -110,6 +110,19 @@ def test_list_and_show_say_how_far_a_running_run_is(
     assert capsys.readouterr().out.startswith("a: died, 0 attempts")
 
 
+def test_the_shell_completes_the_names_of_runs(
+    here: workspace.Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(here, "out")
+    monkeypatch.setenv("_LORA_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    for verb in ("show", "rm", "compare"):
+        monkeypatch.setenv("COMP_WORDS", f"lora runs {verb} ")
+        with pytest.raises(SystemExit):
+            cli.run([])
+        assert capsys.readouterr().out == "plain,a\n"
+
+
 def test_a_folder_among_the_pointers_is_no_run(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     keep(here, "good")
     (here.state / "runs" / "folder").mkdir()

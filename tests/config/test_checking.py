@@ -367,6 +367,11 @@ class TestFiles:
         found = checked(f'vae = "./{name}"\n', subset=f'[[datasets.subsets]]\nimage_dir = "{name}"\n')
         assert [p.severity for p in found] == ["error", "error"]
 
+    @pytest.mark.parametrize("key", ["vae", "logging_dir"])
+    def test_a_path_of_windows_is_told_as_wsl_has_it(self, checked, key):
+        text = f"{key} = 'C:\\data\\my files'"
+        assert said(checked(text), f"`{key}`", "is a path of Windows", "in WSL it is /mnt/c/data/my files")
+
     def test_a_hub_id_need_not_be_a_file(self, checked):
         assert checked('vae = "stabilityai/sd-vae-ft-mse"') == ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,6 +17,7 @@ from lora_training.config.schema import Flag
 from lora_training.problems import Problem
 from lora_training.workspace import CACHE_VARIABLE
 
+_WINDOWS = re.compile(r"([A-Za-z]):[\\/]+(.*)")
 _CAPTIONS = (".txt", ".caption", ".cap")
 _MODEL = "pretrained_model_name_or_path"
 # the runtime patches that the tiny models in these folders of the cache need; of other families just tiny-models
@@ -29,7 +31,7 @@ _FOLDERS, _FILES = ("_dir",), ("_json", "_prompts", "_config", "_file")
 def problems(view: View) -> Iterator[Problem]:
     """Yield paths that are missing, empty, without captions, or a pipe or device, which may never end."""
     for flag in view.schema.flags:
-        if view.given(flag.dest) and paths.is_path(flag) and not paths.is_written(flag):
+        if view.given(flag.dest) and paths.is_path(flag):
             values = view.value(flag.dest)
             for value in values if isinstance(values, list) else [values]:
                 yield from _flag(view, flag, value)
@@ -61,7 +63,7 @@ def _flag(view: View, flag: Flag, value: Any) -> Iterator[Problem]:
     # metadata_thumbnail accepts a data URL
     if not isinstance(value, str) or not value or value.startswith("data:"):
         return
-    if not paths.is_hub_id(flag, value, view.config.folder):
+    if _WINDOWS.match(value) or not (paths.is_written(flag) or paths.is_hub_id(flag, value, view.config.folder)):
         yield from _missing(view, value, view.path(flag.dest), f"`{flag.dest}`")
 
 
@@ -73,6 +75,10 @@ def _missing(view: View, value: str, place: KeyPath, name: str) -> Iterator[Prob
         wrong = _kind(found, "".join(map(str, place[-1:])))
         if wrong:
             yield view.config.problem(f"{name}: {found} is {wrong}", place)
+        return
+    if windows := _WINDOWS.match(value):
+        wsl = f"in WSL it is /mnt/{windows[1].lower()}/{windows[2]}".replace("\\", "/")
+        yield view.config.problem(f"{name}: {value} is a path of Windows", place, hint=wsl)
         return
     # the deepest folder that exists
     near = next((parent for parent in found.parents if paths.exists(parent)), None)
@@ -168,7 +174,8 @@ def _caption(view: View, path: Path, place: KeyPath) -> Iterator[Problem]:
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:
-        yield view.config.problem(f"caption {path} is not UTF-8, which upstream refuses", place)
+        hint = "save it as UTF-8, such as by `iconv -f LATIN1 -t UTF-8`"
+        yield view.config.problem(f"caption {path} is not UTF-8, which upstream refuses", place, hint=hint)
 
 
 def _data_dir(view: View) -> Iterator[Problem]:

@@ -146,7 +146,10 @@ def move(here: Workspace, name: str, before: str | None) -> dict[str, Any]:
         job = _idle(here, name)
         if job.slurm:
             raise LoraError(f"Slurm orders {job.folder.name}", hint=f"`scontrol top {job.slurm}` has it begin earlier")
-        moved = jobs.move(here.queue, job, jobs.find(here.queue, before) if before else None)
+        follower = jobs.find(here.queue, before) if before else None
+        if follower == job:
+            raise LoraError(f"{job.folder.name} cannot be moved before itself", hint="name another job, or give --last")
+        moved = jobs.move(here.queue, job, follower)
     return _shown(here, [moved])[0]
 
 
@@ -293,7 +296,8 @@ def _train(here: Workspace, job: Job, watcher: Watcher) -> Job:
         raise
     except (LoraError, OSError) as exc:
         why = "\n".join(filter(None, (str(exc), getattr(exc, "hint", None))))
-        watcher.note(f"job {job.folder.name} failed: {why}")
+        for line in f"job {job.folder.name} failed: {why}".splitlines():
+            watcher.note(line)
         return job.save(state="failed", why=why)
     except Exception as exc:
         # a bug: this job must not be the next worker's first one as well

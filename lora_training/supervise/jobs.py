@@ -24,6 +24,8 @@ _JOB = "job.json"
 # a folder that is being made or removed; no job's name begins like this
 _PASSING = ".passing-"
 _DIGITS, _LONGEST = 4, 100
+# the year 5138, in seconds
+_LATEST = 10**11
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,10 @@ def _read(folder: Path) -> Job | None:
         job = Job(**{name: value for name, value in found.items() if name in known}, folder=folder)
         texts = [job.source, job.output, job.state, job.why or "", job.resume or "", job.slurm or ""]
         texts += job.sbatch or ()
+        has_date = 0 <= job.added < _LATEST
     except TypeError:
         return None
-    if not all(isinstance(text, str) for text in texts):
+    if not has_date or not all(isinstance(text, str) for text in texts):
         return None
     return job if job.sbatch is None else replace(job, sbatch=tuple(job.sbatch))
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_training.supervise import jobs
-from tests.helpers import ROOT, Ran, descendants, lora
+from tests.helpers import ROOT, Ran, descendants, lora, write
 
 pytest.importorskip("torch")
 SMOKE = ROOT / "configs" / "smoke.toml"
@@ -109,6 +109,7 @@ def test_jobs_are_moved_paused_and_removed(queue: Queue) -> None:
     assert queue("resume", "b").code == 0
     assert queue.states() == {"b": "waiting", "a": "paused"}
     assert queue("remove", "--done").out == "no job is done\n"
+    assert "before itself" in queue("move", "a", "--before", "a").err
     missing = queue("remove", "x")
     assert missing.code == 1
     assert "jobs: 0020-b, 0030-a" in missing.err
@@ -169,6 +170,14 @@ def test_an_interrupted_job_is_the_first_and_a_held_one_is_left_alone(queue: Que
             assert "job 0020-later" in worker.stderr.readline()
             worker.send_signal(signal.SIGKILL)
     assert queue.states()["later"] == "interrupted"
+
+
+def test_a_folder_without_a_sound_job_is_left_out(tmp_path: Path) -> None:
+    good: dict[str, Any] = {"source": "cats.toml", "output": "/out/cats.safetensors", "added": 1}
+    odd = [{"added": "today"}, {"added": 1e300}, {"sbatch": 3}, {"state": None}, {"source": ["x"]}]
+    for number, document in enumerate([[], {}, *({**good, **each} for each in odd), good]):
+        write(tmp_path, {f"{number}-cats/job.json": json.dumps(document)})
+    assert [job.folder.name for job in jobs.read(tmp_path)] == ["7-cats"]
 
 
 @given(st.lists(st.integers(min_value=0, max_value=100), max_size=40))

@@ -52,7 +52,8 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
     _require_guard(plan)
     earlier = None if resume == "never" else _continued(plan, state)
     if renames_earlier(plan, resume, state):
-        moved = backup.rename_lora(plan.output) if earlier else _rename_all(plan, state)
+        kept = plan.output.with_name(f"{backup.free_name(plan.output)}{plan.output.suffix}")
+        moved = plan.output.rename(kept) if earlier else _rename_all(plan, state)
         if moved:
             run_index.add(here, moved.with_suffix(plan.folder.suffix))
             watcher.note(f"the files of an earlier run with this name are kept as {moved.with_suffix('')}")

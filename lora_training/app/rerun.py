@@ -150,11 +150,7 @@ def _other_inputs(original: Original, now: dict[str, Any]) -> Iterator[str]:
 def _changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
-            yield f"{what} {name}: {_short(then.get(name))} -> {_short(now.get(name))}"
-
-
-def _short(value: Any) -> str:
-    return "none" if value is None else str(value)[:12] if isinstance(value, str) else str(value)
+            yield f"{what} {name}: {environment.short(then.get(name))} -> {environment.short(now.get(name))}"
 
 
 def _refuse(lines: list[str], *, allow_changes: bool) -> None:

@@ -53,7 +53,10 @@ def state(plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) 
             _refuse_anothers(plan, named)
         _warn(plan, named, watcher)
         return named
-    own = states.newest(plan.output, _own_alone(plan, watcher), plan.made_by) or _begun_with(plan)
+    own = states.newest(plan.output, _own_alone(plan, watcher), plan.made_by)
+    if own is None and (start := _start(plan)):
+        # it has not saved any state of its own yet
+        own = _named(plan, start["path"])
     if own is None:
         _refuse_anothers(plan, None)
         return None
@@ -64,12 +67,6 @@ def state(plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) 
         )
     watcher.note(f"continuing from step {own.step}: {own.path}")
     return own
-
-
-def _begun_with(plan: Plan) -> State | None:
-    """Return the state that this run began with, for a run that has not saved any state yet."""
-    start = _start(plan)
-    return _named(plan, start["path"]) if start else None
 
 
 def _named(plan: Plan, resume: str) -> State:

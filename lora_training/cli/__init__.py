@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
         _report("interrupted", "nothing is left half done; the same command can be given again")
         return 130
     except BrokenPipeError:
-        return no_reader()
+        return 128 + signal.SIGPIPE
     except OSError as exc:
         _report(*_os_error(exc))
         return 1
@@ -92,13 +92,6 @@ def _finish(code: int) -> int:
     return code
 
 
-def no_reader() -> int:
-    """Stop all output, since its reader has closed the pipe; return the exit code for that."""
-    for stream in (sys.stdout, sys.stderr):
-        _close(stream)
-    return 128 + signal.SIGPIPE
-
-
 def let_go() -> None:
     """Drop output that cannot be printed: Python would try again at exit, and print a traceback."""
     for stream in (sys.stdout, sys.stderr):
@@ -109,11 +102,7 @@ def _flush_or_close(stream: TextIO) -> None:
     try:
         stream.flush()
     except OSError:
-        _close(stream)
-
-
-def _close(stream: TextIO) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run_click(argv: Sequence[str]) -> int:

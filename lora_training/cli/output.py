@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
@@ -82,7 +83,8 @@ class ProgressLine:
             self.close()
             return
         if self._live:
-            click.echo(f"\r\x1b[K{printable.line(text)[: self._width()]}", nl=False, err=True)
+            width = shutil.get_terminal_size().columns - 1
+            click.echo(f"\r\x1b[K{printable.line(text)[:width]}", nl=False, err=True)
         elif "%" not in text:
             say(text, err=True)
 
@@ -90,12 +92,6 @@ class ProgressLine:
         """Clear the progress line."""
         if self._live:
             click.echo("\r\x1b[K", nl=False, err=True)
-
-    @staticmethod
-    def _width() -> int:
-        import shutil
-
-        return shutil.get_terminal_size().columns - 1
 
 
 class _Dropping(io.FileIO):

@@ -65,6 +65,7 @@ def _gpu(nvml: Any, index: int) -> dict[str, Any]:
 
     handle = ask(nvml.nvmlDeviceGetHandleByIndex, index)
     memory = ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+    milliwatts = ask(nvml.nvmlDeviceGetPowerUsage, handle)
     usage = ask(nvml.nvmlDeviceGetUtilizationRates, handle)
     used, total = (_gb(getattr(memory, name, None)) for name in ("used", "total"))
     return {
@@ -76,7 +77,7 @@ def _gpu(nvml: Any, index: int) -> dict[str, Any]:
         "memoryPercent": round(100 * used / total, 1) if used is not None and total else None,
         "utilization": getattr(usage, "gpu", None),
         "temperature": ask(nvml.nvmlDeviceGetTemperature, handle, 0),
-        "power": _watts(ask(nvml.nvmlDeviceGetPowerUsage, handle)),
+        "power": None if milliwatts is None else round(milliwatts / 1000, 1),
         "processes": [
             {"pid": each.pid, "memoryUsed": _gb(each.usedGpuMemory)}
             for each in ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()
@@ -90,10 +91,6 @@ def _text(value: Any) -> str | None:
 
 def _gb(size: int | None) -> float | None:
     return None if size is None else round(size / _GB, 2)
-
-
-def _watts(milliwatts: int | None) -> float | None:
-    return None if milliwatts is None else round(milliwatts / 1000, 1)
 
 
 if __name__ == "__main__":

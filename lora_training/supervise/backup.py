@@ -41,11 +41,6 @@ def has_record(folder: Path) -> bool:
     return any((folder / name).exists() for name in (record.RECORD, record.EVENTS))
 
 
-def rename_lora(output: Path) -> Path:
-    """Rename the LoRA alone; return its new path."""
-    return output.rename(output.with_name(f"{free_name(output)}{output.suffix}"))
-
-
 def refuse_links(output: Path) -> None:
     """Raise ConfigError when a LoRA that the run may overwrite is a link: upstream would write through it."""
     record.refuse_links([output, *checkpoints(output)])

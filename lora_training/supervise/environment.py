@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import lora_training
 _SOFT = {name: name for name in ("python", "platform", "packages")}
 _SOFT |= {"gpus": "GPUs", "driver": "GPU driver", "code": "the code in the training process"}
 _SHOWN = 5
+_DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def read() -> dict[str, Any]:
@@ -58,13 +60,14 @@ def _difference(then: Any, now: Any) -> str:
         shown = [f"{name} {then.get(name, 'none')} -> {now.get(name, 'none')}" for name in changed[:_SHOWN]]
         more = f" and {len(changed) - _SHOWN} more" if changed[_SHOWN:] else ""
         return ", ".join(shown) + more
-    return f"{_short(then)} -> {_short(now)}"
+    return f"{short(then)} -> {short(now)}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Return a recorded value in a few characters: the beginning of a digest or commit, the names of GPUs."""
     if isinstance(value, list):
-        return ", ".join(map(_short, value)) or "none"
+        return ", ".join(map(short, value)) or "none"
     if isinstance(value, dict):
         return str(value.get("name", value))
     text = "none" if value is None else str(value)
-    return text[:12] if len(text) == hashlib.sha256().digest_size * 2 else text
+    return text[:12] if _DIGEST.fullmatch(text) else text

@@ -195,10 +195,12 @@ def _lock_file(folder: Path) -> IO[str]:
     except OSError as exc:
         if files.is_disk_full(exc):
             raise
-        raise ConfigError(
-            f"cannot write to {folder.parent}: {exc.strerror}",
-            hint="choose another output_dir, or change its permissions",
-        ) from exc
+        if isinstance(exc, (FileExistsError, IsADirectoryError)):
+            message, hint = f"{exc.filename} is in the way", "take it away, or choose another output_name"
+        else:
+            message = f"cannot write to {folder.parent}: {exc.strerror}"
+            hint = "choose another output_dir, or change its permissions"
+        raise ConfigError(message, hint=hint) from exc
 
 
 def refuse_links(paths: Iterable[Path]) -> None:

@@ -54,7 +54,7 @@ def check_values(path: Path) -> int:
     tensors = tensors_of(path)
     if not tensors:
         raise TrainingError(f"{path} holds no tensors")
-    _require_finite(path, tensors)
+    check_finite(path, tensors)
     # the up matrices start at zero, so a LoRA in which all of them are zero has no effect
     ups = [tensor for name, tensor in tensors if name.endswith(UP)]
     if ups and not any(values(tensor).any() for tensor in ups):
@@ -87,11 +87,6 @@ def metadata_of(path: Path) -> dict[str, str]:
     return {name: text for name, text in metadata.items() if isinstance(text, str)}
 
 
-def check_finite(path: Path) -> None:
-    """Raise TrainingError when the safetensors file `path` does not open or holds a value that is not finite."""
-    _require_finite(path, tensors_of(path))
-
-
 def complete(path: Path, made_by: Mapping[str, str], steps: int | None = None) -> Result | None:
     """Return the LoRA at `path` if it is valid, complete and made by exactly `made_by`; else None.
 
@@ -111,7 +106,8 @@ def is_made_by(path: Path, made_by: Mapping[str, str]) -> bool:
     return all(metadata.get(f"lora_{name}") == value for name, value in made_by.items())
 
 
-def _require_finite(path: Path, tensors: _Tensors) -> None:
+def check_finite(path: Path, tensors: _Tensors) -> None:
+    """Raise TrainingError when one of the tensors of the file `path` has a value that is not finite."""
     import numpy as np
 
     for name, tensor in tensors:

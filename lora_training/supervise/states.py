@@ -127,7 +127,8 @@ def _damage(folder: Path, described: Manifest) -> str | None:
     if wrong := manifest.damage(folder, described):
         return wrong
     try:
-        result.check_finite(folder / "model.safetensors")
+        weights = folder / "model.safetensors"
+        result.check_finite(weights, result.tensors_of(weights))
     except TrainingError as exc:
         return exc.message
     return None

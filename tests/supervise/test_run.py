@@ -290,6 +290,10 @@ def test_an_output_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="Not a directory"), record.alone(tmp_path / "file" / "cats.run"):
         pass
+    (tmp_path / "dogs.run" / "lock").mkdir(parents=True)
+    for name, there in (("file", "file"), ("dogs.run", "dogs.run/lock")):
+        with pytest.raises(ConfigError, match=f"{there} is in the way"), record.alone(tmp_path / name):
+            pass
 
 
 def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:

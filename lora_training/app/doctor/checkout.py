@@ -19,12 +19,16 @@ def examine(here: Workspace, say: Callable[[str], None]) -> Iterator[Problem]:
     from lora_training.launch import gpus
     from lora_training.supervise import environment
 
+    def probed() -> Iterable[Problem]:
+        say("importing torch, which takes a moment")
+        return torches.findings(torches.probe(sys.executable), gpus.described())
+
     checks: dict[str, Callable[[], Iterable[Problem]]] = {
         "python": machine.python,
         "git": lambda: _git(here),
         "packages": lambda: machine.packages(here.root / "requirements" / "train.txt", environment.packages()),
         "transformers": lambda: machine.transformers(here.upstream("transformers").path),
-        "torch": lambda: torches.findings(_probe(say), gpus.described()),
+        "torch": probed,
         "upstream": lambda: _upstreams(here),
         "patches": lambda: _patches(here),
         "runtime": lambda: _runtime(here),
@@ -43,11 +47,6 @@ def results(about: str, check: Callable[[], Iterable[Problem]]) -> list[Problem]
         return [problem(about, exc.message, exc.hint)]
     except (OSError, ValueError, KeyError, TypeError) as exc:
         return [problem(about, f"cannot be checked: {exc}")]
-
-
-def _probe(say: Callable[[str], None]) -> dict[str, object]:
-    say("importing torch, which takes a moment")
-    return torches.probe(sys.executable)
 
 
 def _git(here: Workspace) -> Iterable[Problem]:

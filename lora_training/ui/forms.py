@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -29,10 +30,10 @@ def show(request: Request) -> Response:
     return web.page("config.html", section="configurations", **shown)
 
 
-async def show_data(request: Request) -> Response:
+def show_data(request: Request) -> Response:
     """Show the images and captions that a configuration will train on."""
     file = drafts.find(web.checkout(request), request.path_params["name"])
-    return HTMLResponse(await web.threaded(data.report_of, file), headers={"Content-Security-Policy": _REPORT})
+    return HTMLResponse(data.report_of(file), headers={"Content-Security-Policy": _REPORT})
 
 
 async def draft(request: Request) -> Response:
@@ -42,7 +43,7 @@ async def draft(request: Request) -> Response:
     if not isinstance(edits, list) or not all(isinstance(each, dict) for each in edits):
         raise HTTPException(400, "edits must be a list")
     name, text = web.text(wanted, "name"), web.text(wanted, "text")
-    found = await web.threaded(drafts.show, web.checkout(request), name.replace("/", ""), text, edits)
+    found = await run_in_threadpool(drafts.show, web.checkout(request), name.replace("/", ""), text, edits)
     shape = "|".join(("form", found.script, *(f"{group.title}{len(group.fields)}" for group in found.groups)))
     html = None if wanted.get("shape") == shape else web.fragment("form.html", groups=found.groups)
     shown = {name: value for name, value in vars(found).items() if name != "groups"}
@@ -53,14 +54,14 @@ async def save(request: Request) -> Response:
     """Write a configuration below `configs/`."""
     here, wanted = web.checkout(request), await web.body(request)
     text, known = web.text(wanted, "text"), web.text(wanted, "digest") or None
-    digest = await web.threaded(drafts.save, here, request.path_params["name"], text, known)
+    digest = await run_in_threadpool(drafts.save, here, request.path_params["name"], text, known)
     return web.answer({"said": "saved", "digest": digest})
 
 
 async def import_(request: Request) -> Response:
     """Answer with another trainer's file as a configuration."""
     wanted = await web.body(request)
-    text, report = await web.threaded(drafts.convert, web.text(wanted, "name"), web.text(wanted, "text"))
+    text, report = await run_in_threadpool(drafts.convert, web.text(wanted, "name"), web.text(wanted, "text"))
     return web.answer({"text": text, "report": report})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio import to_thread
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -41,7 +41,7 @@ class _Feed:
     async def chunks(self, is_ending: Callable[[], bool]) -> AsyncIterator[str]:
         yield "retry: 1000\n\n"
         while not is_ending():
-            said = await to_thread.run_sync(lambda: "".join(self._new()))
+            said = await run_in_threadpool("".join, self._new())
             # a comment shows that the connection is there
             yield said or ":\n\n"
             await anyio.sleep(_PAUSE_S)

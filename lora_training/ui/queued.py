@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -49,7 +50,7 @@ async def change(request: Request) -> Response:
     if what not in changes:
         raise HTTPException(400, "there is no such change")
     done, do = changes[what]
-    await web.threaded(do)
+    await run_in_threadpool(do)
     return web.answer({"said": f"{name}: {done}"})
 
 

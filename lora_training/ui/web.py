@@ -8,13 +8,11 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from anyio import to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
@@ -143,8 +141,3 @@ def download(path: Path | None, media_type: str, *, inline: bool = False) -> Res
         "Cache-Control": "private, max-age=3600" if inline else "no-store",
     }
     return StreamingResponse(chunks(), media_type=media_type, headers=headers)
-
-
-async def threaded(function: Any, *args: Any) -> Any:
-    """Call a function that reads or writes files without blocking the server."""
-    return await to_thread.run_sync(partial(function, *args))

@@ -16,7 +16,7 @@ import lora_training
 _SOFT = {name: name for name in ("python", "platform", "packages")}
 _SOFT |= {"gpus": "GPUs", "driver": "GPU driver", "code": "the code in the training process"}
 _SHOWN = 5
-_DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+_DIGEST = re.compile("[0-9a-f]{16,64}")
 
 
 def read() -> dict[str, Any]:

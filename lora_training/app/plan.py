@@ -55,7 +55,8 @@ class Plan:
     """One run. `dataset` is the content of `folder/dataset.json`; `made_by` has digests of the run's inputs, by name.
 
     `started` are its processes; `tensorboard` is the run's own folder in
-    upstream's `logging_dir`; `left_out` are the keys that are not passed on, since this machine cannot use them.
+    upstream's `logging_dir`; `left_out` are the keys that are not passed on, since this machine cannot use them;
+    `warnings` is their number.
     """
 
     config: Config
@@ -69,6 +70,7 @@ class Plan:
     started: Processes
     tensorboard: Path | None = None
     left_out: tuple[str, ...] = ()
+    warnings: int = 0
 
     @property
     def folder(self) -> Path:
@@ -99,7 +101,7 @@ def make(
     config = load(file, sets=sets, environ={**surroundings, workspace.CACHE_VARIABLE: str(here.cache)})
     started = _processes(config, elsewhere=elsewhere)
     tree = _tree(here, config)
-    schema = _checked_schema(config, tree, here.cache if write else None, elsewhere=elsewhere)
+    schema, warnings = _checked_schema(config, tree, here.cache if write else None, elsewhere=elsewhere)
     runtime = {} if tree.is_miniature else registry.chosen(config.runtime, config.script)
     dataset = argv.dataset_document(config)
     words = _words(config, schema, started.count)
@@ -120,7 +122,7 @@ def make(
         # before an earlier run's files are renamed
         start = Start(tuple(flags), {**os.environ, **launched.env})
         refuse_unfit(tree.path, registry.needed(runtime, start), here.cache / "checked" if write else None)
-    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, started, logs, left_out)
+    return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, started, logs, left_out, warnings)
 
 
 def _launched(
@@ -225,12 +227,12 @@ def _tree(here: Workspace, config: Config) -> Tree:
     return Tree(upstream.path, commit, f"{_UPSTREAM} {commit}", patches)
 
 
-def _checked_schema(config: Config, tree: Tree, cache: Path | None, *, elsewhere: bool) -> Schema:
-    """Return the script's schema, after checking the configuration against it."""
+def _checked_schema(config: Config, tree: Tree, cache: Path | None, *, elsewhere: bool) -> tuple[Schema, int]:
+    """Return the script's schema, and the number of warnings of checking the configuration against it."""
     if tree.is_miniature:
         # the miniature has only the smoke run's flags, and rejects others itself
         require(config, config.problems)
-        return schemas.read(tree.path, config.script)
+        return schemas.read(tree.path, config.script), 0
     schema = schemas.read(tree.path, config.script, cache=cache)
     names = tuple(registry.available())
     here = Machine(
@@ -239,8 +241,9 @@ def _checked_schema(config: Config, tree: Tree, cache: Path | None, *, elsewhere
         loads_xformers=gpus.loads_xformers,
         trains=not elsewhere,
     )
-    require(config, check(config, schema, here))
-    return schema
+    found = check(config, schema, here)
+    require(config, found)
+    return schema, len(found)
 
 
 def _has_gpu() -> bool:

@@ -1,4 +1,4 @@
-"""The summary of a training before its start, in five lines: images, buckets, steps, files, device."""
+"""The summary of a training before its start, in a few lines: images, buckets, steps, files, device, warnings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from lora_training import shell
 from lora_training.app import start_checks
 from lora_training.app.plan import Plan
 from lora_training.dataset import buckets
@@ -46,6 +47,8 @@ def lines(here: Workspace, plan: Plan, progress: Callable[[str], None], *, write
     yield f"steps     {_steps(job, data, plan.processes)}"
     yield f"saves     {_saves(job, subsets)} in {plan.output.parent}"
     yield f"device    {_device(plan)}, {_precision(plan, job)}"
+    if plan.warnings:
+        yield f"warnings  {plan.warnings}: `lora config check {shell.quote(str(plan.config.path))}` shows them"
 
 
 def _subsets(job: Job) -> list[Subset]:

@@ -63,4 +63,6 @@ def test_a_dry_run_says_what_would_be_trained(
     assert lines[:3] == ["images    5 x 3 repeats", "buckets   256x256 (9), 320x192 (6)", f"steps     {said}"]
     assert lines[3] == f"saves     {loras} LoRAs in {folder / 'out'}"
     assert lines[4].startswith("device    ")
+    # the images have no captions
+    assert lines[5:] == [f"warnings  1: `lora config check {folder / 'cats.toml'}` shows them"]
     assert not (folder / "out").exists()

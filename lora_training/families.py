@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 _SUFFIX = "train_network"
+# options of a data set whose default is given by a flag of another name
+OPTION_FLAGS = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 _FP8 = ("fp8_base", "fp8_base_unet")
 
 

@@ -17,7 +17,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from lora_training import files
+from lora_training import families, files
 from lora_training.preflight.job import Job
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -25,10 +25,9 @@ _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _PLUGINS = {"pillow_avif": ".avif", "jxlpy.JXLImagePlugin": ".jxl", "pillow_jxl": ".jxl"}
 _LONGEST = 2**20  # bytes of a dataset configuration; upstream's TOML reader is slow
 _INFO_CACHE = "metadata_cache.json"
-# options whose flag is a switch, and options whose flag has another name
+# options whose flag is a switch, and those whose flag takes a text
 _SWITCHES = ("flip_aug", "cache_info", "alpha_mask", "enable_bucket", "bucket_no_upscale", "enable_wildcard")
 _TEXTS = ("caption_extension", "caption_separator")
-_FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 
 
 class Unreadable(Exception):
@@ -143,7 +142,7 @@ def _from_flags(job: Job) -> dict[str, Any]:
     found: dict[str, Any] = {key: True for key in _SWITCHES if job.on(key)}
     found |= {key: job.value(key) for key in _TEXTS if job.value(key)}
     for key in ("batch_size", "num_repeats", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso"):
-        number = job.number(_FLAG_NAMES.get(key, key))
+        number = job.number(families.OPTION_FLAGS.get(key, key))
         found |= {key: int(number)} if number is not None else {}
     for key in ("resolution", "skip_image_resolution"):
         numbers = [int(part) for part in (job.value(key) or "").split(",") if part.strip().isdecimal()]

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from lora_training import nearest
-from lora_training.config.checks.view import FLAG_NAMES, Subset, View, as_number, is_whole
+from lora_training import families, nearest
+from lora_training.config.checks.view import Subset, View, as_number, is_whole
 from lora_training.config.model import Config
 from lora_training.config.positions import Path as KeyPath
 from lora_training.config.schema import DatasetSchema, Schema, Shape, Style, Table
@@ -55,7 +55,7 @@ def _overridden(view: View) -> Iterator[Problem]:
     """Yield the flags that every subset has another value for; one that overrides the file is an error."""
     style = view.schema.datasets.styles["dreambooth"]
     for key in sorted({*style.dataset.keys, *style.subset.keys}):
-        flag = FLAG_NAMES.get(key, key)
+        flag = families.OPTION_FLAGS.get(key, key)
         places = [view.where_subset(subset, key) for subset in view.subsets]
         if view.given(flag) and places and all(place[0] != view.path(flag)[0] and place[-1] == key for place in places):
             hint = f"`{'.'.join(map(str, places[0]))}` counts: change that one"

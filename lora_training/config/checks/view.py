@@ -8,15 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lora_training import families
 from lora_training.config import paths
 from lora_training.config.model import Config
 from lora_training.config.positions import Path as KeyPath
 from lora_training.config.schema import Schema
 from lora_training.config.schema.model import STYLE_KEYS
 from lora_training.problems import Problem, Severity
-
-# dataset options whose fallback is a flag of another name
-FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class View:
         for table in (*tables, dict(self.config.general)):
             if table.get(key) is not None:
                 return table[key]
-        return self.value(FLAG_NAMES.get(key, key))
+        return self.value(families.OPTION_FLAGS.get(key, key))
 
     def of_subset(self, subset: Subset, key: str) -> Any:
         """Return the value that upstream will use for an option of a subset."""
@@ -127,7 +125,7 @@ class View:
             return (*subset.path[:2], key)
         if key in self.config.general:
             return ("general", key)
-        return self.path(FLAG_NAMES.get(key, key)) or subset.path
+        return self.path(families.OPTION_FLAGS.get(key, key)) or subset.path
 
 
 def is_whole(value: Any) -> bool:

@@ -331,7 +331,7 @@ class Word(str):
 
 
 def parse(tree: pathlib.Path, asked: dict[str, list[str]]) -> dict[str, Any]:
-    """Return what the parser of each script makes of the words asked, or an error for it."""
+    """Return each script's words as its own parser reads them, or an error for it."""
     _prepared(tree)
     own = argparse.ArgumentParser.parse_known_args
 

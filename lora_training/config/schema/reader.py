@@ -37,7 +37,7 @@ def read(tree: Path, scripts: Sequence[str]) -> tuple[dict[str, dict[str, Any]],
 
 
 def parse(tree: Path, asked: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
-    """Return what the own parser of each script, named by its path without `.py`, makes of a command line."""
+    """Have the own parser of each script, named by its path without `.py`, read a command line."""
     answer = _ask(["parse", str(tree.absolute())], f"the arguments of {', '.join(asked)}", stdin=json.dumps(asked))
     return {name: _value(told, f"the arguments of {name}.py") for name, told in answer.items()}
 

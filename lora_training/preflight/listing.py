@@ -28,6 +28,7 @@ _INFO_CACHE = "metadata_cache.json"
 # options whose flag is a switch, and those whose flag takes a text
 _SWITCHES = ("flip_aug", "cache_info", "alpha_mask", "enable_bucket", "bucket_no_upscale", "enable_wildcard")
 _TEXTS = ("caption_extension", "caption_separator")
+_NUMBERS = ("batch_size", "num_repeats", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso")
 
 
 class Unreadable(Exception):
@@ -125,6 +126,9 @@ def _numbered(job: Job, folder: str | None, *, is_reg: bool) -> list[dict[str, A
 
 def _subset(job: Job, table: Mapping[str, Any], dataset: Mapping[str, Any], general: Mapping[str, Any]) -> Subset:
     options = {**_from_flags(job), **general, **dataset, **table}
+    for key in _NUMBERS:
+        if not isinstance(options.get(key, 1), int):
+            raise TypeError(f"`{key}` must be a whole number, not {options[key]!r}")
     folder = _absolute(job, table["image_dir"]) if table.get("image_dir") else None
     if "metadata_file" in table and "conditioning_data_dir" not in table:
         path = _absolute(job, table["metadata_file"])
@@ -141,7 +145,7 @@ def _from_flags(job: Job) -> dict[str, Any]:
     """Return the relevant options that a dataset configuration takes from flags."""
     found: dict[str, Any] = {key: True for key in _SWITCHES if job.on(key)}
     found |= {key: job.value(key) for key in _TEXTS if job.value(key)}
-    for key in ("batch_size", "num_repeats", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso"):
+    for key in _NUMBERS:
         number = job.number(families.OPTION_FLAGS.get(key, key))
         found |= {key: int(number)} if number is not None else {}
     for key in ("resolution", "skip_image_resolution"):

@@ -114,7 +114,7 @@ def _folder(job: Job, key: str, path: Path) -> Iterator[tuple[str, str | None]]:
         mismatch = checkpoints.pipeline(job, str(model.get("_class_name")))
         if mismatch:
             yield f"{path} {mismatch[0]}", mismatch[1]
-        parts = [path / name for name in _PARTS if isinstance(model.get(name), list) and model[name][0]]
+        parts = [path / name for name in _PARTS if isinstance(model.get(name), list) and any(model[name][:1])]
     for part in parts:
         yield from _part(part, is_needed=part != path)
 
@@ -130,10 +130,10 @@ def _part(folder: Path, *, is_needed: bool) -> Iterator[tuple[str, str | None]]:
         if "-of-" in file.name or len(wrong) == len(weights):
             yield f"{file} {why}", contents.mend(why)
     for index in (p for p in present if p.name.endswith(".safetensors.index.json")):
-        listed = _json(index)
-        names = set((listed or {}).get("weight_map", {}).values())
-        missing = sorted(name for name in names if not (folder / str(name)).exists())
-        if listed is None or missing:
+        listed = (_json(index) or {}).get("weight_map")
+        names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing or not names:
             yield f"{folder} lacks {', '.join(missing) or 'a readable index'}", "fetch the model again"
 
 

@@ -76,6 +76,13 @@ def test_a_dataset_configuration_that_is_none_is_said(tmp_path: Path, text: str)
         listing.subsets(job(tmp_path, dataset_config="own.toml"))
 
 
+@pytest.mark.parametrize("option", ['batch_size = "x"', "num_repeats = [2]", "bucket_reso_steps = 1.5"])
+def test_an_option_of_upstreams_own_file_that_is_no_number_is_said(tmp_path: Path, option: str) -> None:
+    (tmp_path / "own.toml").write_text(f'[[datasets]]\n[[datasets.subsets]]\nimage_dir = "in"\n{option}\n')
+    with pytest.raises(listing.Unreadable, match=r"own\.toml.* must be a whole number"):
+        listing.subsets(job(tmp_path, dataset_config="own.toml"))
+
+
 def test_a_plugin_that_does_not_import_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"pillow_avif.py": "raise RuntimeError", "pillow_jxl.py": ""})
     monkeypatch.syspath_prepend(tmp_path)

@@ -258,6 +258,16 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     assert "lacks model-00002-of-00002.safetensors" in only
 
 
+@pytest.mark.parametrize("content", ["[]", '{"weight_map": []}', '{"weight_map": {"a": ["b"]}}', "{}"])
+def test_an_index_of_another_form_is_one_problem(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "model"
+    write(folder, {"model_index.json": '{"_class_name": "StableDiffusionPipeline", "vae": [], "unet": ["a", "b"]}'})
+    checkpoint(folder / "unet" / "model.safetensors", {"a": (1,)})
+    write(folder / "unet", {"model.safetensors.index.json": content})
+    (problem,) = said(tmp_path, pretrained_model_name_or_path=folder)
+    assert f"{folder / 'unet'} lacks" in problem
+
+
 def test_a_link_that_upstream_follows_to_something_else_is_said(tmp_path: Path) -> None:
     """As in the hub's own cache: a relative link to a file without an ending."""
     blob = checkpoint(tmp_path / "blobs" / "0123", SD1)

@@ -164,18 +164,14 @@ def _sizes(view: View, dataset: dict[str, Any], path: KeyPath) -> Iterator[Probl
     is_number = isinstance(given, list) and len(given) in (1, 2) and all(map(is_whole, given))
     if size is None and (given is None or isinstance(given, str) or is_whole(given) or is_number):
         hint = "for example resolution = [1024, 1024]"
-        yield view.config.problem("this dataset has no usable `resolution`", _place(view, dataset, path), hint=hint)
+        yield view.config.problem(
+            "this dataset has no usable `resolution`", view.where("resolution", (dataset, path)), hint=hint
+        )
     batch = as_number(view.inherited("batch_size", dataset))
     if batch is not None and batch < 1:
-        yield view.config.problem("`batch_size` must be 1 or more", _place(view, dataset, path, "batch_size"))
+        yield view.config.problem("`batch_size` must be 1 or more", view.where("batch_size", (dataset, path)))
     if view.inherited("enable_bucket", dataset) is True:
         yield from _buckets(view, dataset, path, size)
-
-
-def _place(view: View, dataset: dict[str, Any], path: KeyPath, key: str = "resolution") -> KeyPath:
-    if key in dataset:
-        return (*path, key)
-    return ("general", key) if key in view.config.general else (view.path(key) or path)
 
 
 def _resolution(value: Any) -> tuple[int, int] | None:
@@ -197,7 +193,7 @@ def _buckets(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int
     needed = view.schema.bucket_steps
     if steps % needed:
         message = f"`bucket_reso_steps` must be a multiple of {needed} for {view.schema.script}, not {steps}"
-        yield view.config.problem(message, _place(view, dataset, path, "bucket_reso_steps"), hint=f"use {needed}")
+        yield view.config.problem(message, view.where("bucket_reso_steps", (dataset, path)), hint=f"use {needed}")
     if size is None:
         return
     if view.inherited("bucket_no_upscale", dataset) is True:
@@ -212,14 +208,14 @@ def _buckets(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int
         if not holds:
             message = f"resolution {size[0]}x{size[1]} is outside the buckets: `{key}` is {limit}"
             hint = f"set {key} = {fitting}" if fitting else f"give a resolution of {steps} or more"
-            yield view.config.problem(message, _place(view, dataset, path, key), hint=hint)
+            yield view.config.problem(message, view.where(key, (dataset, path)), hint=hint)
 
 
 def _inert(view: View, dataset: dict[str, Any], path: KeyPath, size: tuple[int, int]) -> Iterator[Problem]:
     """Warn about bucket limits without effect: upstream compares only the resolution with them, not the images."""
     for key, is_needed in (("min_bucket_reso", min(size).__lt__), ("max_bucket_reso", max(size).__gt__)):
         flag = view.schema.keys.get(key)
-        place = _place(view, dataset, path, key)
+        place = view.where(key, (dataset, path))
         if flag and place[-1:] == (key,) and not is_needed(flag.default):
             message = f"`{key}` does nothing with bucket_no_upscale, which takes each bucket from the image's own size"
             yield view.config.problem(message, place, hint="remove it", severity="warning")

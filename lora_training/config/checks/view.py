@@ -97,14 +97,13 @@ class View:
     @cached_property
     def subsets(self) -> tuple[Subset, ...]:
         """Return every subset of every dataset."""
-        return tuple(self._subsets())
-
-    def _subsets(self) -> Iterator[Subset]:
-        for number, dataset in enumerate(self.config.datasets):
-            below = dataset.get("subsets", [])
-            for inner, table in enumerate(below if isinstance(below, list) else []):
-                if isinstance(table, dict):
-                    yield Subset(table, dataset, ("datasets", number, "subsets", inner))
+        lists = ((number, each, each.get("subsets")) for number, each in enumerate(self.config.datasets))
+        return tuple(
+            Subset(table, dataset, ("datasets", number, "subsets", inner))
+            for number, dataset, tables in lists
+            for inner, table in enumerate(tables if isinstance(tables, list) else [])
+            if isinstance(table, dict)
+        )
 
     def inherited(self, key: str, *tables: dict[str, Any]) -> Any:
         """Return a dataset option from the first of `tables`, `[general]` and the flag of that name that sets it."""
@@ -117,15 +116,16 @@ class View:
         """Return the value that upstream will use for an option of a subset."""
         return self.inherited(key, subset.table, subset.dataset)
 
+    def where(self, key: str, *tables: tuple[dict[str, Any], KeyPath]) -> KeyPath:
+        """Return the path at which a dataset option is set; that of the first of `tables` if it is a default."""
+        for table, path in (*tables, (dict(self.config.general), ("general",))):
+            if key in table:
+                return (*path, key)
+        return self.path(families.OPTION_FLAGS.get(key, key)) or tables[0][1]
+
     def where_subset(self, subset: Subset, key: str) -> KeyPath:
         """Return the path at which an option of a subset is set; the subset's own path if it is a default."""
-        if key in subset.table:
-            return (*subset.path, key)
-        if key in subset.dataset:
-            return (*subset.path[:2], key)
-        if key in self.config.general:
-            return ("general", key)
-        return self.path(families.OPTION_FLAGS.get(key, key)) or subset.path
+        return self.where(key, (subset.table, subset.path), (subset.dataset, subset.path[:2]))
 
 
 def is_whole(value: Any) -> bool:

@@ -25,8 +25,8 @@ from lora_training.workspace import Workspace
 Watching = Callable[[], AbstractContextManager[Watcher]]
 
 _POLL_S = 2.0
-# what would end every other job as well
-_NOT_THE_JOBS = (errors.UpstreamError, errors.EngineError, errors.SlurmError, errors.PatchError)
+# errors that would end every other job as well
+_NOT_THE_JOBS_FAULT = (errors.UpstreamError, errors.EngineError, errors.SlurmError, errors.PatchError)
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ def _train(here: Workspace, job: Job, watcher: Watcher) -> Job:
         if slurm.is_in_job():
             raise
         return job.save(state="failed", why=exc.message)
-    except _NOT_THE_JOBS:
+    except _NOT_THE_JOBS_FAULT:
         job.save(state="waiting")
         raise
     except (LoraError, OSError) as exc:

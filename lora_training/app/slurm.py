@@ -75,7 +75,7 @@ def states(found: Iterable[Job]) -> dict[str, str]:
     except SlurmError as exc:
         return dict.fromkeys(numbers, exc.message)
     known = dict(line.removesuffix(" (None)").split("|", 1) for line in lines if "|" in line)
-    gone = "Slurm has it no more; `lora queue resume` submits it again"
+    gone = "Slurm no longer has it; `lora queue resume` submits it again"
     return {number: known.get(number, gone) for number in numbers}
 
 

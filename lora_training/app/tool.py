@@ -28,6 +28,7 @@ from lora_training.launch import spec
 from lora_training.launch.spec import LaunchSpec
 from lora_training.patching import transaction
 from lora_training.preflight import contents, images, listing, scan
+from lora_training.problems import Problem
 from lora_training.runtime import bootstrap, registry
 from lora_training.runtime.model import Start
 from lora_training.stat_cache import StatCache
@@ -124,10 +125,13 @@ def run(
         with _noted(here, made, before) as written:
             with _staged(made) as staged:
                 code = _wait(launched(here, made, staged))
-                _refuse_failed(listed, code)
-                _finish(made, staged)
-            written += [*made.outputs.values(), *_changed(made, before)]
-            _refuse_unreadable(made, before, progress)
+                unreadable = list(_unreadable(made, before, progress))
+                if code:
+                    raise _failure(listed, code, unreadable)
+                written.extend(_finish(made, staged))
+            written.extend(_changed(made, before))
+            for problem in unreadable:
+                raise TrainingError(problem.message, hint=problem.hint)
     return written
 
 
@@ -165,11 +169,11 @@ def _wait(child: LaunchSpec) -> int:
     return process.returncode
 
 
-def _refuse_failed(tool: Script, code: int) -> None:
-    if code:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        needs = f"; some of its options need {', '.join(tool.options_lack)}" if tool.options_lack else ""
-        raise TrainingError(f"{tool.name} {how}", hint=f"its messages are above{needs}")
+def _failure(tool: Script, code: int, unreadable: Sequence[Problem]) -> TrainingError:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    needs = [f"some of its options need {', '.join(tool.options_lack)}"] if tool.options_lack else []
+    hints = ["its messages are above", *needs, *(f"{each.message}\n{each.hint}" for each in unreadable)]
+    return TrainingError(f"{tool.name} {how}", hint="\n".join(hints))
 
 
 # -- output files
@@ -191,15 +195,19 @@ def _staged(made: Call) -> Iterator[dict[int, Path]]:
         yield staged
 
 
-def _finish(made: Call, staged: dict[int, Path]) -> None:
+def _finish(made: Call, staged: dict[int, Path]) -> list[Path]:
     """Check the files that a script wrote, and rename them. Raises TrainingError; then none is renamed."""
+    found: dict[Path, Path] = {}
     for place, output in made.outputs.items():
-        if not staged[place].is_file():
+        files = sorted(staged[place].parent.iterdir())  # some scripts write several, under names made from this one
+        if not files:
             raise TrainingError(f"{made.line.name} ended without writing {output}", hint="its messages are above")
-        check(staged[place], output)
-    for place, output in made.outputs.items():
-        for path in staged[place].parent.iterdir():
-            path.replace(output.parent / path.name)
+        found |= {path: output.parent / path.name for path in files}
+    for path, output in found.items():
+        check(path, output)
+    for path, output in found.items():
+        path.replace(output)
+    return list(found.values())
 
 
 def check(path: Path, name: Path) -> None:
@@ -229,14 +237,12 @@ def _changed(made: Call, before: dict[Path, int]) -> list[Path]:
     return [path for path, time_ns in sorted(_seen(made).items()) if before.get(path) != time_ns]
 
 
-def _refuse_unreadable(made: Call, before: dict[Path, int], progress: Callable[[str], None]) -> None:
-    """Raise TrainingError for the images in the input folders that no script can read: most leave them out silently."""
+def _unreadable(made: Call, before: dict[Path, int], progress: Callable[[str], None]) -> Iterator[Problem]:
+    """Yield a problem for the images in the input folders that no script can read: most leave them out silently."""
     inside = [path for path in before if path.suffix in listing.extensions()]
     inside = [path for path in inside if any(path.is_relative_to(folder) for folder in made.inputs)]
     found = scan.broken(map(str, inside), images.decode, StatCache(None, ""), "images", progress)
-    cure = "mend, replace or remove them; the others are done"
-    for problem in scan.problems(found, "image does not decode", "images do not decode", cure):
-        raise TrainingError(problem.message, hint=problem.hint)
+    return scan.problems(found, "image does not decode", "images do not decode", "mend, replace or remove them")
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from tests.helpers import ROOT, Ran, lora, write
 if find_spec("torch") is None:
     pytest.skip("needs the training packages", allow_module_level=True)
 np = pytest.importorskip("numpy")
+Image = pytest.importorskip("PIL.Image")
 save_file = pytest.importorskip("safetensors.numpy").save_file
 pytestmark = [pytest.mark.upstream, pytest.mark.usefixtures("sd_scripts")]
 RECORD = ROOT / ".lora" / "tools.jsonl"
@@ -118,6 +119,32 @@ def test_a_script_that_fails_leaves_the_earlier_file_and_says_so(tmp_path):
     assert (ran.code, "error: clean_captions_and_tags ended with code 1\nhint: its messages" in ran.err) == (6, True)
     assert (names(tmp_path), (tmp_path / "out.json").read_text()) == (["bad.json", "out.json"], "an older one")
     assert "ended with code 1" in str(noted()["error"])
+
+
+def test_images_that_do_not_decode_are_named_whether_a_script_leaves_them_out_or_ends_at_them(tmp_path):
+    images = tmp_path / "images"
+    write(images, {"a.caption": "cat", "broken.caption": "dog", "broken.png": "no image"})
+    Image.new("RGB", (64, 64)).save(images / "a.png")
+    ran = tool(tmp_path, "merge_captions_to_metadata", "images", "out.json")
+    assert (ran.code, f"error: 1 image does not decode: {images / 'broken.png'}" in ran.err) == (6, True), ran.err
+    captions = {
+        Path(name).stem: entry["caption"] for name, entry in json.loads((tmp_path / "out.json").read_text()).items()
+    }
+    assert captions == {"a": "cat", "broken": "dog"}
+    assert list(noted()["outputs"]) == [str(tmp_path / "out.json")]
+    ran = tool(tmp_path, "resize_images_to_resolution", "images", "small", "--max_resolution", "32x32")
+    assert (ran.code, "error: resize_images_to_resolution ended with code 1" in ran.err) == (6, True), ran.err
+    assert f"1 image does not decode: {images / 'broken.png'}" in ran.err
+
+
+def test_a_script_that_writes_several_files_from_one_name_keeps_all(tmp_path):
+    made(tmp_path / "whole.safetensors", rank=12)
+    words = ("--model", "whole.safetensors", "--unit", "4", "--save_to", "split.safetensors")
+    assert tool(tmp_path, "extract_lora_from_dylora", *words).code == 0
+    files = ["split-0004.safetensors", "split-0008.safetensors"]
+    assert names(tmp_path) == [*files, "whole.safetensors"]
+    assert [ranks(tmp_path / name) for name in files] == [{4}, {8}]
+    assert list(noted()["outputs"]) == [str(tmp_path / name) for name in files]
 
 
 def test_a_script_ends_when_lora_is_killed_and_the_shell_that_they_share_lives_on(tmp_path):

@@ -17,7 +17,6 @@ from lora_training.errors import PatchError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lora_training.patching.authoring import Written
     from lora_training.patching.series import Target
 
 
@@ -261,7 +260,7 @@ def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> 
     from lora_training.patching import authoring
 
     here = workspace.find()
-    _report_written(authoring.new(here, target(here, upstream), title, files), as_json=as_json)
+    patch_formatting.report_written(authoring.new(here, target(here, upstream), title, files), as_json=as_json)
 
 
 @patch.command()
@@ -275,23 +274,7 @@ def refresh(upstream: str, name: str | None, files: tuple[str, ...], *, as_json:
     from lora_training.patching import authoring
 
     here = workspace.find()
-    _report_written(authoring.refresh(here, target(here, upstream), name, files), as_json=as_json)
-
-
-def _report_written(written: Written, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"patch": str(written.path), "files": list(written.files)})
-        return
-    say(f"{written.path}: {', '.join(written.files) or 'empty'}", *_STEPS)
-
-
-_STEPS = (
-    "next: fill in the fields of its header that say TODO, then run, one after the other:",
-    "  lora patch lock      # check the patch and its header, and record every step of the series",
-    "  lora patch docs      # write PATCHES.md",
-    "  lora patch apply     # keep a pristine copy of every file that it touches",
-    "  lora patch verify    # check all of it",
-)
+    patch_formatting.report_written(authoring.refresh(here, target(here, upstream), name, files), as_json=as_json)
 
 
 @patch.command()

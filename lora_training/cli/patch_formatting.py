@@ -10,6 +10,7 @@ from lora_training.patching.names import shown
 
 if TYPE_CHECKING:
     from lora_training.patching.adhoc import AdHocResult
+    from lora_training.patching.authoring import Written
     from lora_training.patching.engine import Result
     from lora_training.patching.planning import Moved
     from lora_training.patching.relock import Locked
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 _DONE = {"applied": "patches applied", "reverted": "back to pristine", "unchanged": "nothing to do"}
 _VERIFIED = "all patches are in, nothing drifted"
+_STEPS = (
+    "next: fill in the fields of its header that say TODO, then run, one after the other:",
+    "  lora patch lock      # check the patch and its header, and record every step of the series",
+    "  lora patch docs      # write PATCHES.md",
+    "  lora patch apply     # keep a pristine copy of every file that it touches",
+    "  lora patch verify    # check all of it",
+)
 
 
 def _print(document: dict[str, Any], lines: Iterable[str], found: Recovered | None, *, as_json: bool) -> None:
@@ -73,6 +81,12 @@ def report_verified(found: Verified, *, as_json: bool) -> None:
 def report_verified_ad_hoc(problems: list[str], found: Recovered | None, *, as_json: bool) -> None:
     """Print the result of verify on any folder."""
     _print({"ok": not problems, "problems": problems}, problems or [_VERIFIED], found, as_json=as_json)
+
+
+def report_written(found: Written, *, as_json: bool) -> None:
+    """Print the result of new or refresh."""
+    lines = [f"{found.path}: {', '.join(found.files) or 'empty'}", *_STEPS]
+    _print({"patch": str(found.path), "files": list(found.files)}, lines, found.recovered, as_json=as_json)
 
 
 def report_removed(upstream: str, found: Removed, *, as_json: bool) -> None:

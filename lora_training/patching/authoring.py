@@ -20,7 +20,7 @@ from lora_training.patching import lockfile, planning, relock, series, transacti
 from lora_training.patching.model import ABSENT, Image, state_of
 from lora_training.patching.names import shown
 from lora_training.patching.series import SeriesPatch, Target
-from lora_training.patching.transaction import fs
+from lora_training.patching.transaction import Recovered, fs
 from lora_training.patching.tree_state import COPY, TreeState
 from lora_training.workspace import Workspace
 
@@ -39,10 +39,11 @@ _DIFF = ("--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textco
 
 @dataclass(frozen=True)
 class Written:
-    """A patch file that was written, and the files whose edits it holds."""
+    """A patch file that was written, the files whose edits it holds, and the interrupted command completed first."""
 
     path: Path
     files: tuple[str, ...]
+    recovered: Recovered | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def new(workspace: Workspace, target: Target, title: str, files: Iterable[str] =
     Raises PatchError unless all patches of the series are applied.
     """
     root = transaction.root_of(workspace)
-    with transaction.exclusive(root):
+    with transaction.exclusive(root) as recovered:
         work = _work(workspace, target, files)
         numbers = [int(match[0]) for draft in work.drafts if (match := re.match(r"\d+", draft.name))]
         path = target.patches / f"{max(numbers, default=0) + 1:04d}-{_slug(title)}.patch"
@@ -79,7 +80,7 @@ def new(workspace: Workspace, target: Target, title: str, files: Iterable[str] =
             listed: f"{text}{gap}{path.name}\n".encode(),
         }
         transaction.run(root, "new", [transaction.file_write(root, *item) for item in contents.items()])
-    return Written(path, tuple(work.edited))
+    return Written(path, tuple(work.edited), recovered)
 
 
 def refresh(workspace: Workspace, target: Target, name: str | None = None, files: Iterable[str] = ()) -> Written:
@@ -88,7 +89,7 @@ def refresh(workspace: Workspace, target: Target, name: str | None = None, files
     Raises PatchError when a later patch touches the same files, and when there are no edits.
     """
     root = transaction.root_of(workspace)
-    with transaction.exclusive(root):
+    with transaction.exclusive(root) as recovered:
         work = _work(workspace, target, files)
         at = _position(target, work.drafts, name)
         draft = work.drafts[at]
@@ -106,7 +107,7 @@ def refresh(workspace: Workspace, target: Target, name: str | None = None, files
         fields = {**draft.fields, "Last-Update": today()}
         data = series.render_header(fields) + diff(work.steps[at], work.now, paths)
         transaction.run(root, "refresh", [transaction.file_write(root, path, data)])
-    return Written(path, tuple(work.edited))
+    return Written(path, tuple(work.edited), recovered)
 
 
 def _work(workspace: Workspace, target: Target, files: Iterable[str]) -> _Work:

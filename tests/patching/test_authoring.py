@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_training.errors import PatchError
-from lora_training.patching import authoring, engine
+from lora_training.patching import authoring, engine, transaction
 from lora_training.patching.model import sha256
 from lora_training.patching.series import Target
 from tests.helpers import git
@@ -115,6 +115,23 @@ def test_killed_at_any_moment_a_patch_is_made_and_listed_or_not_at_all(checkout:
     assert b"+mine\n+more\n" in refreshed["beta/0002-mine.patch"][1]
     _fill(checkout.here.patches / "beta/0002-mine.patch")
     checkout.lock()
+
+
+def test_a_patch_whose_making_was_interrupted_is_finished_first_and_that_is_said(
+    site: Checkout,
+) -> None:
+    path = site.root("beta") / "c.py"
+    path.write_text(path.read_text() + "mine\n")
+    at, state = 1, transaction.root_of(site.here).state
+    while not (state / "journal.ready").exists():
+        engine.recover(site.here)
+        at += 5
+        assert not survives(lambda: authoring.new(site.here, _target(site, "beta"), "mine", ["c.py"]), at)
+    ran = site.lora("patch", "new", "beta", "More")
+    assert ran.code == 0
+    assert ran.err == "note: an interrupted `lora patch new` was finished\n"
+    assert "0003-more.patch: empty\n" in ran.out
+    assert b"+mine\n" in (site.here.patches / "beta/0002-mine.patch").read_bytes()
 
 
 def _killed_now_and_then(checkout: Checkout, act: Callable[[], object], before: Tree) -> None:

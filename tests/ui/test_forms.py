@@ -256,3 +256,19 @@ def test_the_form_in_a_browser(page: Any, at_home: Server, home: Path, shoot: Ca
     assert (home / "configs" / "mine-2.toml").read_text(encoding="utf-8") == saved.replace('"mine"', '"mine-2"')
     page.goto(at_home.url("/configs"))
     shoot(page, "configurations")
+
+
+def test_what_is_saved_has_the_edit_that_is_still_on_its_way(page: Any, at_home: Server, home: Path) -> None:
+    text = (ROOT / "configs" / "smoke.toml").read_text(encoding="utf-8")
+    write(home / "configs", {"edited.toml": text})
+    page.goto(at_home.url("/configs/edited"))
+    page.locator("#form[data-ready]").wait_for()
+    asked: list[Any] = []
+    page.route("**/draft", lambda route, _request: asked.append(route))
+    page.locator('[name="learning_rate"]').fill("5e-4")
+    page.get_by_role("button", name="Save", exact=True).click()
+    until(lambda: page.title() and asked)
+    asked[0].continue_()
+    page.get_by_text("edited.toml saved").wait_for()
+    saved = (home / "configs" / "edited.toml").read_text(encoding="utf-8")
+    assert saved == text.replace("learning_rate = 1e-3", "learning_rate = 5e-4")

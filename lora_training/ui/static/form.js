@@ -15,6 +15,7 @@ let values = {};
 let named;  // the output_name that is saved
 let queue = [];
 let busy = false;
+let sent = Promise.resolve();  // when every edit so far is in the text
 
 function problems(found) {
   for (const each of form.querySelectorAll(".finding")) each.textContent = "";
@@ -80,7 +81,6 @@ function filter() {
 }
 
 async function send() {
-  if (busy) return;
   busy = true;
   const edits = queue;
   queue = [];
@@ -104,12 +104,16 @@ async function send() {
   form.dataset.ready = "";
   busy = false;
   document.getElementById("changed").hidden = text.value === saved;
-  if (queue.length || text.value !== asked && !edits.length) send();
+  if (queue.length || text.value !== asked && !edits.length) await send();
+}
+
+function update() {
+  if (!busy) sent = send();
 }
 
 function edit(change) {
   queue.push(change);
-  send();
+  update();
 }
 
 let waiting = null;
@@ -137,9 +141,11 @@ document.getElementById("add-dataset").addEventListener("click", () => edit({ do
 script.addEventListener("change", () => edit({ id: "script", text: script.value }));
 search.addEventListener("input", filter);
 only.addEventListener("change", filter);
-text.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(send, 400); });
+text.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(update, 400); });
 
-async function save(target = name, known = digest, content = text.value) {
+async function save(target = name, known = digest, given = null) {
+  await sent;
+  const content = given ?? text.value;
   try {
     const found = await post(`/configs/${encodeURIComponent(target)}/save`, { text: content, digest: known });
     if (target !== name) { location.assign(`/configs/${encodeURIComponent(target)}`); return false; }
@@ -160,6 +166,7 @@ document.getElementById("save").addEventListener("click", () => save());
 document.getElementById("save-as").addEventListener("click", async () => {
   const target = prompt("Name of the new configuration", `${name}-2`);
   if (!target) return;
+  await sent;
   // two configurations must not train the same LoRA, unless it has a name of its own already
   const edits = values.output_name === named ? [{ id: "output_name", text: target }] : [];
   const found = await act("/draft", { name, text: text.value, edits, shape });
@@ -167,6 +174,7 @@ document.getElementById("save-as").addEventListener("click", async () => {
 });
 for (const [id, address] of [["train", "/train"], ["enqueue", "/enqueue"]]) {
   document.getElementById(id).addEventListener("click", async () => {
+    await sent;
     if ((digest && text.value === saved) || await save()) await act(address, { name });
   });
 }
@@ -175,4 +183,4 @@ addEventListener("beforeunload", (event) => { if (digest && text.value !== saved
 const report = sessionStorage.getItem("report");
 sessionStorage.removeItem("report");
 if (report) toast(report);
-send();
+update();

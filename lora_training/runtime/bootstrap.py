@@ -151,13 +151,11 @@ def _no_collection() -> Iterator[None]:
 
 
 def _parts(tree: ast.Module) -> tuple[ast.Module, ast.Module]:
-    guards = (index for index, node in enumerate(tree.body) if isinstance(node, ast.If) and "__name__" in _names(node))
-    cut = next(guards, len(tree.body))
+    mains = (
+        at for at, node in enumerate(tree.body) if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+    )
+    cut = next(mains, len(tree.body))
     return ast.Module(tree.body[:cut], []), ast.Module(tree.body[cut:], [])
-
-
-def _names(node: ast.If) -> list[str]:
-    return [inner.id for inner in ast.walk(node.test) if isinstance(inner, ast.Name)]
 
 
 def _execute(part: ast.Module, module: ModuleType) -> None:

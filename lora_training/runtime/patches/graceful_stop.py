@@ -38,8 +38,11 @@ class _GracefulStop(Watcher):
     def loop_begins(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(signum, self._ask)
-        for loader in self.run.accelerator._dataloaders:
-            _outlive_sigterm(getattr(loader, "base_dataloader", loader), self._leaving)
+        for prepared in self.run.accelerator._dataloaders:
+            loader = getattr(prepared, "base_dataloader", prepared)
+            if loader.worker_init_fn is None:
+                # a signal to the whole process group must not end the workers before the step is done
+                loader.worker_init_fn = functools.partial(_in_worker, self._leaving)
         atexit.register(self._release_workers)
         if self.run.accelerator.num_processes > 1:
             # gloo runs on the host: the ranks agree at each step without waiting for a device
@@ -69,12 +72,6 @@ class _GracefulStop(Watcher):
         if isinstance(self.run.leaving, SystemExit) and self.run.accelerator.is_local_main_process:
             events.emit("stopped", step=self.run.step)
             sys.stderr.write(f"lora: stopped as asked, saved at step {self.run.step}\n")
-
-
-def _outlive_sigterm(loader: Any, leaving: Any) -> None:
-    """Keep the data loader's workers alive when a signal reaches the whole process group, until the step is done."""
-    if loader.worker_init_fn is None:
-        loader.worker_init_fn = functools.partial(_in_worker, leaving)
 
 
 def _in_worker(leaving: Any, _worker: int) -> None:

@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_training import tomls
 from lora_training.app import recording
-from lora_training.app.plan import Plan
 from lora_training.supervise import record
 from lora_training.supervise.record import Record
+
+if TYPE_CHECKING:
+    from lora_training.app.plan import Plan
 
 # keys without an effect on the training itself, such as the output folder
 _PASSED_OVER = re.compile(r"run\..*|flags\.output_dir")

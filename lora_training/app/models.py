@@ -128,7 +128,7 @@ def tagger(here: Workspace, model: str, progress: Progress) -> list[str]:
 
 
 def _bring(repository: str, names: Sequence[str], folder: Path, progress: Progress) -> None:
-    """Download files of a hub repository that are not complete. huggingface_hub checks what is there, and goes on."""
+    """Download files of a hub repository that are not complete; an interrupted download is resumed."""
     stamp = folder / _COMPLETE
     if (found := _sizes(folder, names)) and found == files.read_json(stamp):
         return

@@ -1,4 +1,4 @@
-"""What there is to see of a run: its figures and files, derived each time from its record, its lock and its events."""
+"""The figures and files of a run for display, derived each time from its record, its lock and its events."""
 
 from __future__ import annotations
 

@@ -7,11 +7,9 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_training import files, manifest
-from lora_training.app.plan import Plan
-from lora_training.config.files import Inputs
 from lora_training.errors import ConfigError
 from lora_training.launch import gpus
 from lora_training.runtime import registry, training
@@ -19,10 +17,15 @@ from lora_training.supervise import backup, digests, environment, record, run_in
 from lora_training.supervise import result as results
 from lora_training.supervise.record import Record
 from lora_training.supervise.result import Result
-from lora_training.supervise.run import Watcher
 from lora_training.supervise.states import State
 from lora_training.upstream import pins
 from lora_training.workspace import Workspace
+
+# commands that only read records need none of these
+if TYPE_CHECKING:
+    from lora_training.app.plan import Plan
+    from lora_training.config.files import Inputs
+    from lora_training.supervise.run import Watcher
 
 CONFIG, INPUTS, ENVIRONMENT, ORIGINS = "config.toml", "inputs.json", "environment.json", "origins.json"
 _SHOWN = 3
@@ -89,7 +92,6 @@ def refuse_own_work(plan: Plan) -> None:
 
 
 def _reads(plan: Plan) -> Inputs:
-    # imported here and not at the top, since commands that only read records need neither this nor `lockfile`
     from lora_training.config.files import inputs as read_inputs
 
     return read_inputs(plan.config, plan.schema)

@@ -1,4 +1,4 @@
-"""`lora models`: what a training loads from the network."""
+"""`lora models`: models and tokenizers from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lora_training.cli.output import ProgressLine, answer, json_option
 
 @click.group(cls=Group)
 def models() -> None:
-    """Bring what a training loads from the Hugging Face hub."""
+    """Bring the models and tokenizers of a training from the Hugging Face hub."""
 
 
 @models.command()

@@ -71,7 +71,7 @@ def list_(*, as_json: bool) -> None:
 @click.argument("name", shell_complete=_names)
 @json_option
 def show(name: str, *, as_json: bool) -> None:
-    """Show what is recorded of the run NAME. NAME may be the path of its folder or its LoRA."""
+    """Show the record of the run NAME. NAME may be the path of its folder or its LoRA."""
     folder, run = _find(name)
     if as_json:
         print_json(app.document(folder, run))
@@ -145,7 +145,7 @@ def compare(names: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on, through later attempts, until the run ends.")
 @json_option
 def log(name: str, *, follow: bool, as_json: bool) -> None:
-    """Print what the newest attempt of the run NAME has written. With --json, the paths of all attempts' logs."""
+    """Print the log of the newest attempt of the run NAME. With --json, the paths of all attempts' logs."""
     from lora_training.supervise import logs
 
     if follow and as_json:

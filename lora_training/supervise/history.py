@@ -60,7 +60,7 @@ class History:
         try:
             found = path.stat()
             if (found.st_dev, found.st_ino) != self._file or found.st_size < self.offset:
-                self.__init__(self.folder, _file=(found.st_dev, found.st_ino))  # type: ignore[misc]
+                vars(self).update(vars(History(self.folder, _file=(found.st_dev, found.st_ino))))
             for end, event in events_since(path, self.offset):
                 self.offset = end
                 self._take(event)

@@ -9,7 +9,6 @@ import tomlkit
 import tomlkit.exceptions
 from tomlkit.items import AoT, Item, Table
 
-from lora_training import tomls
 from lora_training.config import document, loading, tomlout
 from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
@@ -20,7 +19,7 @@ class Draft:
 
     def __init__(self, name: str, text: str) -> None:
         # its limits keep odd texts away from the slower parser
-        self._data = document.read(Path(name), text).data
+        document.read(Path(name), text)
         try:
             self._doc = tomlkit.parse(text)
         except (tomlkit.exceptions.TOMLKitError, RecursionError) as exc:
@@ -39,7 +38,7 @@ class Draft:
 
     def datasets(self) -> list[int]:
         """Return the number of subsets of each dataset."""
-        found = self._data.get("datasets")
+        found = self._doc.get("datasets")
         tables = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
         return [len(each["subsets"]) if isinstance(each.get("subsets"), list) else 0 for each in tables]
 
@@ -49,16 +48,14 @@ class Draft:
 
     def shown(self, path: KeyPath) -> str | None:
         """Return a value as the text of a field: a string as it is, anything else as TOML; None if it is not given."""
-        try:
-            return _shown(self._at(path))
-        except (KeyError, IndexError, TypeError):
-            return None
+        found = self._at(path)
+        return None if found is None else _shown(found)
 
     def _at(self, path: KeyPath) -> Any:
-        found: Any = self._doc
-        for part in path:
-            found = found[part]
-        return found
+        try:
+            return document.value_at(self._doc, path)
+        except (KeyError, IndexError, TypeError):
+            return None
 
     def set(self, path: KeyPath, text: str | None, *, is_text: bool) -> None:
         """Set a value from the text of a field, or remove it (None). The text that it shows already changes nothing.
@@ -80,10 +77,8 @@ class Draft:
             owner[path[-1]] = value
 
     def _value(self, path: KeyPath, text: str, *, is_text: bool) -> Any:
-        try:
-            is_string = isinstance(self._at(path), str)
-        except (KeyError, IndexError, TypeError):
-            is_string = True
+        before = self._at(path)
+        is_string = before is None or isinstance(before, str)
         # a single quoted string is the string, in a field of any kind
         return text if loading.parsed(text) is None or (is_text and is_string) else tomlkit.value(text)
 
@@ -118,12 +113,10 @@ class Draft:
         listed = owner[last]
         fresh = tomlkit.table() if isinstance(listed, AoT) else tomlkit.inline_table()
         listed.append(fresh)
-        self._data = tomls.loads(self.text)
 
     def remove(self, path: KeyPath) -> None:
         """Remove a table of a list."""
         del self._owner(path[:-1])[path[-1]]
-        self._data = tomls.loads(self.text)
 
 
 def _shown(value: Any) -> str:

@@ -80,6 +80,11 @@ def test_a_misspelt_runtime_patch_too(checked):
     assert said(found, "did you mean `tiny-unet`?")
 
 
+def test_a_runtime_patch_outside_of_its_table_is_told_its_place(checked):
+    found = checked("nan_guard = true", machine=Machine(runtime=("tiny-unet", "nan-guard")))
+    assert said(found, "no flag `nan_guard`", "it is a runtime patch: runtime.nan-guard")
+
+
 def test_a_misspelt_table_of_ours_too(checked):
     assert said(checked("[lunch]\nnum_processes = 2"), "`num_processes` belongs under [launch]")
     assert said(checked("[runtimes]\ntiny-unet = true"), "did you mean the table [runtime] instead of [runtimes]?")

@@ -42,7 +42,7 @@ def check(
     view = View(config, schema, frozenset(refused))
     found = [
         *_first(config, config.problems),
-        *_first(config, flags.problems(config, schema)),
+        *_first(config, flags.problems(config, schema, machine.runtime or ())),
         *flags.required(view),
         *_first(config, datasets.problems(view)),
         *rules.problems(view),

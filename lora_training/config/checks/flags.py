@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ _LONGEST_NAME = 200
 _LOG, _LOG_FOLDERS = "console_log_file", ("output_dir", "logging_dir")
 
 
-def problems(config: Config, schema: Schema) -> Iterator[Problem]:
+def problems(config: Config, schema: Schema, patches: Collection[str] = ()) -> Iterator[Problem]:
     """Yield the flags that upstream does not know or whose values it would refuse."""
     first: dict[str, str] = {}
     for key, entry in config.entries.items():
         found = encoded(config, schema, entry)
         if isinstance(found, Problem):
-            yield found
+            patch = key.replace("_", "-")
+            yield replace(found, hint=f"it is a runtime patch: runtime.{patch}") if patch in patches else found
             continue
         flag = schema.flag(key)
         if flag and first.setdefault(flag.dest, key) != key:

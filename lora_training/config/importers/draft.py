@@ -105,7 +105,7 @@ class Draft:
 
     def took(self, key: str, to: str, note: str | None = None) -> None:
         """Report that a key was imported."""
-        same = to in (key, key.removeprefix("ss_"))
+        same = to in (key, key.removeprefix("ss_"), key.removeprefix("--"))
         self.rows.append(Row(key, "mapped" if same else "renamed", None if same else to, note))
 
     def left_out(self, key: str, note: str) -> None:

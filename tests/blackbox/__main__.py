@@ -8,6 +8,7 @@ the differences that are meant. Exit code 1 when anything else differs.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -76,9 +77,17 @@ def _compare(story: Story, title: str, before: Told, after: Told, intended: Inte
 def _sections(told: Told, intended: Intended) -> Iterator[tuple[str, list[str]]]:
     """Yield each command with its exit code and output, and at last the files."""
     for step in told.steps:
-        lines = [f"{stream}: {line}" for stream in ("stdout", "stderr") for line in step[stream].splitlines()]
+        lines = [f"{stream}: {line}" for stream in ("stdout", "stderr") for line in _sorted(step[stream]).splitlines()]
         yield step["line"], _replaced([f"exit {step['code']}", *lines], intended)
     yield "files", _replaced([f"{name}: {described}" for name, described in told.files.items()], intended)
+
+
+def _sorted(text: str) -> str:
+    """Return a JSON document with its keys in order; the order has no meaning. Return any other text unchanged."""
+    try:
+        return json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False)
+    except ValueError:
+        return text
 
 
 def _replaced(lines: list[str], intended: Intended) -> list[str]:

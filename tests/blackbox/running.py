@@ -94,11 +94,11 @@ def run(story: Story, checkouts: list[Path]) -> Told:
             {
                 "line": line,
                 "code": done.returncode,
-                "stdout": _plain(done.stdout, checkout),
-                "stderr": _plain(done.stderr, checkout),
+                "stdout": _plain(done.stdout, {checkout}),
+                "stderr": _plain(done.stderr, {checkout}),
             }
         )
-    told.files = _files(checkouts[-1])
+    told.files = _files(set(checkouts))
     return told
 
 
@@ -133,24 +133,25 @@ def _bash(script: str, checkout: Path, *, check: bool = False) -> subprocess.Com
     return done
 
 
-def _plain(text: str, checkout: Path) -> str:
-    text = text.replace(str(checkout), "<checkout>")
+def _plain(text: str, checkouts: set[Path]) -> str:
+    for checkout in checkouts:
+        text = text.replace(str(checkout), "<checkout>")
     for pattern, word in _VARIABLE:
         text = re.sub(pattern, word, text)
     return text
 
 
-def _files(checkout: Path) -> dict[str, str]:
+def _files(checkouts: set[Path]) -> dict[str, str]:
     found = {}
     for base, folders, files in os.walk(BOX):
         folders[:] = sorted(set(folders) - _SKIPPED_FOLDERS)
         for name in sorted(set(files) - _SKIPPED_FILES):
             path = Path(base) / name
-            found[str(path.relative_to(BOX))] = _described(path, checkout)
+            found[str(path.relative_to(BOX))] = _described(path, checkouts)
     return found
 
 
-def _described(path: Path, checkout: Path) -> str:
+def _described(path: Path, checkouts: set[Path]) -> str:
     """Mode and digest of a file, without what differs between two equal runs."""
     status = path.lstat()
     mode = stat.filemode(status.st_mode)
@@ -162,7 +163,7 @@ def _described(path: Path, checkout: Path) -> str:
         return f"{mode} {_keys(path)}"
     if path.suffix in (".log", ".pt", ".bin", ".pkl"):
         return mode
-    text = _plain(path.read_bytes().decode("latin-1"), checkout)
+    text = _plain(path.read_bytes().decode("latin-1"), checkouts)
     return f"{mode} {hashlib.sha256(text.encode('latin-1')).hexdigest()[:16]}"
 
 

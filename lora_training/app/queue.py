@@ -16,6 +16,7 @@ from lora_training.app import recording, resuming, slurm, train
 from lora_training.app.plan import Plan
 from lora_training.config.loading import load
 from lora_training.errors import ConfigError, LoraError
+from lora_training.launch import gpus as launch_gpus
 from lora_training.patching import transaction
 from lora_training.supervise import jobs, record
 from lora_training.supervise.jobs import Job
@@ -224,7 +225,8 @@ def work(
     With `waits`, wait for more of them then. Errors that are no job's fault, such as a missing upstream, are raised.
     """
     if gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+        ids = tuple(int(each) if each.isdecimal() else each for each in map(str.strip, gpus.split(",")) if each)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(launch_gpus.chosen(ids, os.environ, launch_gpus.uuids))
     ended: list[Job] = []
     with slurm.requeued():
         if slurm.machine():

@@ -36,15 +36,19 @@ def usable(environ: Mapping[str, str], count: Callable[[], int]) -> int:
 def chosen(ids: tuple[int | str, ...], environ: Mapping[str, str], uuids: Callable[[], list[str]]) -> tuple[str, ...]:
     """Return what CUDA_VISIBLE_DEVICES must be for these GPUs. Numbers count those of the variable, if it is set.
 
-    Raises ConfigError for a UUID that is the beginning of none of `uuids()`.
+    Raises ConfigError for a number that the variable does not have, and for what is the beginning of none of `uuids()`.
     """
-    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    known = uuids() if any(isinstance(each, str) for each in ids) else []
+    visible = list(filter(None, map(str.strip, environ.get("CUDA_VISIBLE_DEVICES", "").split(","))))
+    known = uuids() if any(isinstance(each, str) for each in ids) else visible
     for each in ids:
-        if isinstance(each, str) and not any(uuid.startswith(each) for uuid in known):
+        if isinstance(each, int):
+            is_there = not visible or each < len(visible)
+        else:
+            is_there = any(uuid.startswith(each) for uuid in known)
+        if not is_there:
             hint = f"there is {', '.join(known)}" if known else "`nvidia-smi -L` lists none"
-            raise ConfigError(f"[launch] gpu_ids: there is no GPU {each} on this machine", hint=hint)
-    return tuple(visible[each].strip() if isinstance(each, int) and any(visible) else str(each) for each in ids)
+            raise ConfigError(f"there is no GPU {each} on this machine", hint=hint)
+    return tuple(visible[each] if isinstance(each, int) and visible else str(each) for each in ids)
 
 
 def has_one(environ: Mapping[str, str]) -> bool:

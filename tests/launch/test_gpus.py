@@ -50,6 +50,8 @@ def test_a_uuid_that_the_driver_does_not_know_is_refused(tmp_path: Path, monkeyp
     assert gpus.uuids() == ["GPU-1a2b-3c"]
     with pytest.raises(ConfigError, match="there is no GPU GPU-9 on this machine"):
         gpus.chosen(("GPU-9",), {}, gpus.uuids)
+    with pytest.raises(ConfigError, match="there is no GPU 2 on this machine"):
+        gpus.chosen((2,), {"CUDA_VISIBLE_DEVICES": "4,6"}, gpus.uuids)
 
 
 def test_without_the_drivers_tool_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ class TestCommandLine:
         result = imported("train.sh", COMMAND)
         assert result.launch == {"num_cpu_threads_per_process": 1, "mixed_precision": "bf16", "gpu_ids": [0, 1]}
         assert outcome(result, "accelerate --dynamo_mode") == ("lost", None)
-        assert outcome(result, "--max_train_steps") == ("mapped", None)
+        assert outcome(result, "--cache_latents") == ("mapped", None)
 
     def test_windows_paths_and_continuations_are_read(self, imported):
         text = "set LR=1e-3\r\nrem --seed 1\r\naccelerate launch ^\r\n C:\\sd\\train_network.py ^\r\n"

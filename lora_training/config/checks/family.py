@@ -26,7 +26,8 @@ def problems(view: View) -> Iterator[Problem]:
     for key in family.needs:
         is_unused = key == "clip_l" and view.value("model_type") == "chroma"
         if key in view.schema.keys and not view.on(key) and not is_unused and key not in view.refused:
-            yield view.problem(f"`{key}` is missing: {script} loads it", key)
+            hint = f'for example {key} = "models/{key}.safetensors"'
+            yield view.problem(f"`{key}` is missing: {script} loads it", key, hint=hint)
     if family.name == "sdxl" and view.on("v2"):
         yield view.problem("`v2` is not for SDXL, which refuses it", "v2")
     if family.name == "sdxl" and view.given("clip_skip"):

@@ -174,7 +174,7 @@ def test_of_several_data_sets_those_without_images_are_named_and_wrong_places_ar
 @pytest.mark.upstream
 def test_buckets_and_tokens_are_counted_as_in_upstream_s_own_log_and_tokenizer(sd_scripts, tmp_path):
     random = np.random.default_rng(7)
-    for folder, number in (("many", 40), ("few", 3)):
+    for folder, number in (("many", 40), ("few", 7)):
         (tmp_path / folder).mkdir()
         for index in range(number):
             picture(*map(int, random.integers(70, 900, 2)), index).save(tmp_path / folder / f"{index:02}.png")

@@ -124,14 +124,11 @@ def similar(pictures: Sequence[Picture]) -> list[list[str]]:
     bits = np.array([int(each.signature[:16], 16) for each in known], np.uint64)
     colours = np.array([list(bytes.fromhex(each.signature[16:])) for each in known], np.int16)
     ones = np.array([number.bit_count() for number in range(256)], np.uint8)
-    groups = [[number] for number in range(len(known))]
+    labels = np.arange(len(known))
     for number in range(len(known) - 1):
         apart = ones[(bits[number + 1 :] ^ bits[number]).view(np.uint8)].reshape(-1, 8).sum(1)
-        for other in number + 1 + np.flatnonzero(apart <= _CLOSE_BITS):
-            one, more = groups[number], groups[other]
-            if one is not more and np.abs(colours[number] - colours[other]).max() <= _CLOSE_COLOURS:
-                one += more
-                for each in more:
-                    groups[each] = one
-    found = {id(group): group for group in groups if len(group) > 1}
-    return [[known[each].path for each in sorted(group)] for group in found.values()]
+        close = number + 1 + np.flatnonzero(apart <= _CLOSE_BITS)
+        close = close[np.abs(colours[close] - colours[number]).max(1) <= _CLOSE_COLOURS]
+        if (labels[close] != labels[number]).any():
+            labels[np.isin(labels, labels[close])] = labels[number]
+    return _groups(zip(labels.tolist(), (each.path for each in known), strict=True))

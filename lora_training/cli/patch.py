@@ -41,11 +41,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _tree_option = click.option("--tree", type=_PATH, metavar="DIR", help="Work on any folder instead of the upstreams.")
 
 
-def _is_ad_hoc(tree: Path | None, files: tuple[Path, ...], strip: int | None) -> bool:
+def _is_ad_hoc(tree: Path | None, files: tuple[Path, ...], strip: int | None, upstreams: tuple[str, ...] = ()) -> bool:
     if tree is None and (files or strip is not None):
         raise click.UsageError("--patch and --strip go with --tree")
     if tree is not None and not files:
         raise click.UsageError("--tree needs at least one --patch")
+    if tree is not None and upstreams:
+        raise click.UsageError(f"--tree takes the place of {' '.join(upstreams)}")
     return tree is not None
 
 
@@ -56,7 +58,7 @@ def apply(
     upstreams: tuple[str, ...], tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_json: bool
 ) -> None:
     """Apply every patch (of those UPSTREAMS), or none if one fails."""
-    if _is_ad_hoc(tree, files, strip) and tree:
+    if _is_ad_hoc(tree, files, strip, upstreams) and tree:
         from lora_training.patching import adhoc
 
         patch_formatting.report_ad_hoc(tree, "applied", adhoc.apply(tree, files, strip), as_json=as_json)
@@ -86,7 +88,7 @@ def revert(
     """Restore every patched file (of those UPSTREAMS) byte for byte."""
     if tree and keep_edits:
         raise click.UsageError("--keep-edits is for the upstreams, not for --tree")
-    if _is_ad_hoc(tree, files, strip) and tree:
+    if _is_ad_hoc(tree, files, strip, upstreams) and tree:
         from lora_training.patching import adhoc
 
         patch_formatting.report_ad_hoc(tree, "reverted", adhoc.revert(tree, files), as_json=as_json)

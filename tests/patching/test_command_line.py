@@ -64,11 +64,13 @@ def test_json_is_one_document_and_nothing_else(tree: Path) -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        ("patch", "apply", "--patch", "x"),
+        ("patch", "apply", "--patch", "../good.patch"),
         ("patch", "apply", "--tree", "."),
         ("patch", "verify", "--strip", "1"),
-        ("patch", "apply", "--tree", ".", "--patch", "x", "--strip", "99999999999999999999"),
-        ("patch", "revert", "--tree", ".", "--patch", "x", "--keep-edits", "y"),
+        ("patch", "apply", "--tree", ".", "--patch", "../good.patch", "--strip", "99999999999999999999"),
+        ("patch", "revert", "--tree", ".", "--patch", "../good.patch", "--keep-edits", "y"),
+        ("patch", "apply", "sd-scripts", "--tree", ".", "--patch", "../good.patch"),
+        ("patch", "revert", "sd-scripts", "--tree", ".", "--patch", "../good.patch"),
     ],
 )
 def test_options_that_do_not_go_together_are_a_usage_error(tree: Path, args: tuple[str, ...]) -> None:

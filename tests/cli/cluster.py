@@ -112,7 +112,7 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
         for daemon in reversed(self.daemons):
             daemon.terminate()
             try:
-                daemon.wait(timeout=10)
+                daemon.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 # a node's daemon may wait for ever for one of its own threads
                 daemon.kill()

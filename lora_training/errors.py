@@ -20,8 +20,6 @@ class LoraError(Exception):
 class CheckFailed(LoraError):
     """A check (`verify`, `config check`, `docs --check`) failed."""
 
-    exit_code = 1
-
 
 class UsageError(LoraError):
     """The arguments of a command are wrong, which Click itself could not know."""

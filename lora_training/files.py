@@ -39,6 +39,11 @@ def opener_of_any(path: str, flags: int) -> int:
     return opener(os.path.realpath(path), flags)
 
 
+def expanded(path: Path | str) -> Path:
+    """Return an absolute path, with `~` expanded; that of an unknown user is left as it is, where pathlib raises."""
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - for that
+
+
 def read(path: Path, most: int = LIMIT) -> bytes:
     """Return a file's content. Raises OSError also for one of more than `most` bytes."""
     return _read(path, most, opener)

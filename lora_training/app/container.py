@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_training import git_process, manifest, workspace
+from lora_training import files, git_process, manifest, workspace
 from lora_training.app.train import Request
 from lora_training.config import argv, loading, paths, tables
 from lora_training.config import files as named_files
@@ -137,8 +137,7 @@ def _caches(here: Workspace) -> dict[str, Path]:
     found = {os.path.normpath(here.cache): here.cache, containers.HUB_HOME: Path(home)}
     if os.environ.get("HF_HUB_CACHE"):
         found[containers.HUB_CACHE] = Path(os.environ["HF_HUB_CACHE"])
-    # `~` of an unknown user is left as it is, where pathlib would raise
-    return {target: Path(os.path.expanduser(folder)).absolute() for target, folder in found.items()}  # noqa: PTH111
+    return {target: files.expanded(folder) for target, folder in found.items()}
 
 
 def _environment(here: Workspace) -> dict[str, str]:
@@ -209,8 +208,8 @@ def _mount(path: Path, target: str, *, writable: bool) -> Mount:
 def _links(folder: Path, mounts: tuple[Mount, ...]) -> Iterator[Mount]:
     """Yield mounts for the targets of symbolic links in an input, where they are not mounted yet."""
     real = Path(os.path.realpath(folder))
-    for parent, folders, files in os.walk(real):
-        for name in (*folders, *files):
+    for parent, folders, names in os.walk(real):
+        for name in (*folders, *names):
             link = Path(parent, name)
             if link.is_symlink():
                 yield from _led_to(link, folder / link.relative_to(real), mounts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +154,10 @@ def curves(history: History, points: int, low: float | None = None, high: float 
         "all": len(found),
         "offset": history.offset,
         "smoothing": curve.SMOOTHING,
-        "marks": list(marks(history)),
+        # skipped steps, restarts and deaths, resumes
+        "marks": [
+            {"step": each.step, "kind": each.kind, "text": each.text}
+            for each in history.marks
+            if each.kind in ("bad", "resume")
+        ],
     }
-
-
-def marks(history: History) -> Iterator[dict[str, Any]]:
-    """Yield the marks on the curve: skipped steps, restarts and deaths, resumes."""
-    for each in history.marks:
-        if each.kind in ("bad", "resume"):
-            yield {"step": each.step, "kind": each.kind, "text": each.text}

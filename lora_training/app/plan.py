@@ -77,11 +77,6 @@ class Plan:
         """The run's own folder, with its record and logs; of several machines, each has its own."""
         return _folder(self.output, self.started.machine_rank)
 
-    @property
-    def processes(self) -> int:
-        """The number of training processes, on all machines."""
-        return self.started.count
-
 
 def make(
     here: Workspace,

@@ -248,7 +248,7 @@ def resolved(plan: Plan, *, keeps_auto: bool = False) -> str:
     off = {name: False for name, patch in registry.available().items() if patch.is_default(script)}
     switches = off | {name: dict(settings) or True for name, settings in plan.runtime.items()}
     chosen = dict(plan.config.runtime) if plan.tree.is_miniature else switches
-    return show.resolved(plan.config, plan.schema, processes=None if keeps_auto else plan.processes, runtime=chosen)
+    return show.resolved(plan.config, plan.schema, processes=None if keeps_auto else plan.started.count, runtime=chosen)
 
 
 def inputs(here: Workspace, plan: Plan) -> dict[str, Any]:

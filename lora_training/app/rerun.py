@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_training import manifest, shell
+from lora_training import files, manifest, shell
 from lora_training.app import plan as plans
 from lora_training.app import recording, train
 from lora_training.app.plan import Plan
@@ -109,8 +109,7 @@ def _config(original: Original) -> str:
 
 def _plan(here: Workspace, original: Original, output: Path | None) -> Plan:
     lora = Path(original.run.output)
-    # `~` of an unknown user is left as it is, where pathlib would raise
-    place = Path(os.path.expanduser(output)).absolute() if output else lora.with_suffix(".rerun")  # noqa: PTH111
+    place = files.expanded(output) if output else lora.with_suffix(".rerun")
     if place.resolve() == lora.parent.resolve():
         raise ConfigError(f"the original is in {place}", hint="give another folder with --output")
     # the record already includes every override

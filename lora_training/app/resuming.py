@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,12 @@ def state(plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) 
             _refuse_anothers(plan, named)
         _warn(plan, named, watcher)
         return named
-    own = states.newest(plan.output, _own_alone(plan, watcher), plan.made_by)
+
+    def passed_over(path: Path, why: str) -> None:
+        if not states.is_anothers(path, plan.made_by):
+            watcher.note(f"passing over {path}: {why}")
+
+    own = states.newest(plan.output, passed_over, plan.made_by)
     if own is None and (start := _start(plan)):
         # it has not saved any state of its own yet
         own = _named(plan, start["path"])
@@ -141,16 +146,6 @@ def _option(state: State) -> str:
 def _place(resume: str) -> Path:
     # `~` was expanded earlier, on the command line or in the configuration
     return Path(resume).absolute()
-
-
-def _own_alone(plan: Plan, watcher: Watcher) -> Callable[[Path, str], None]:
-    """Return a callback that reports only this run's own states that are passed over."""
-
-    def say(path: Path, why: str) -> None:
-        if not states.is_anothers(path, plan.made_by):
-            watcher.note(f"passing over {path}: {why}")
-
-    return say
 
 
 def _change_lines(found: dict[str, tuple[Any, Any]], shown: int) -> Iterator[str]:

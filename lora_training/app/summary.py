@@ -44,7 +44,7 @@ def lines(here: Workspace, plan: Plan, progress: Callable[[str], None], *, write
         yield f"images    {_repeated(subsets)}"
     if data:
         yield f"buckets   {_in_words(data.counts)}"
-    yield f"steps     {_steps(job, data, plan.processes)}"
+    yield f"steps     {_steps(job, data, plan.started.count)}"
     yield f"saves     {_saves(job, subsets)} in {plan.output.parent}"
     yield f"device    {_device(plan)}, {_precision(plan, job)}"
     if plan.warnings:
@@ -140,10 +140,10 @@ def _device(plan: Plan) -> str:
     """Return the GPUs that train, by name where the driver tells it."""
     number = gpus.usable(os.environ, gpus.installed)
     if not number:
-        return f"CPU, {plan.processes} processes" if plan.processes > 1 else "CPU"
+        return f"CPU, {plan.started.count} processes" if plan.started.count > 1 else "CPU"
     # the driver's order need not be CUDA's, so of different ones it is not known which will train
     name = " or ".join(sorted({gpu.name for gpu in gpus.described()})) or "GPU"
-    return f"{plan.processes} x {name}" if plan.processes > 1 else name
+    return f"{plan.started.count} x {name}" if plan.started.count > 1 else name
 
 
 def _precision(plan: Plan, job: Job) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_training import workspace
+from lora_training import files, workspace
 from lora_training.cli import output
 from lora_training.cli.output import say
 from lora_training.cli.queue import slurm_options
@@ -35,11 +35,11 @@ def _not_empty(_context: click.Context, _option: click.Parameter, value: str | N
 
 
 def _place(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Return the absolute path to resume from. `~` of an unknown user is left as it is, since no such path exists."""
+    """Return the absolute path to resume from."""
     value = _not_empty(context, option, value)
     if value in (None, "auto", "never"):
         return value
-    return os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111 - pathlib raises for such a user
+    return str(os.path.normpath(files.expanded(value)))
 
 
 @click.command()

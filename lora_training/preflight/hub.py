@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_training import families
+from lora_training import families, files
 from lora_training.preflight import weights
 from lora_training.preflight.job import Job
 from lora_training.problems import Problem, Severity
@@ -128,6 +128,6 @@ def refusal(name: str) -> tuple[str | None, str | None]:
 def _cache(environ: Mapping[str, str]) -> Path:
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if environ.get(name):
-            return Path(environ[name]).expanduser()
+            return files.expanded(environ[name])
     home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(home).expanduser() / "hub"
+    return files.expanded(home) / "hub"

@@ -172,3 +172,6 @@ def test_a_hub_id_where_upstream_takes_a_file_is_refused(tmp_path: Path, environ
     assert "takes a file, and some/anima is none" in lora("config", "check", file, cwd=ROOT, env=environment).out
     ran = fetch(file, environment)
     assert (ran.code, "`pretrained_model_name_or_path`: some/anima does not exist" in ran.err) == (3, True)
+    # a folder of a user that does not exist
+    again = fetch(file, environment | {"HF_HOME": "~nosuchuser/hf"})
+    assert (again.code, again.err) == (ran.code, ran.err)

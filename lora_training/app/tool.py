@@ -204,13 +204,13 @@ def _finish(made: Call, staged: dict[int, Path]) -> list[Path]:
             raise TrainingError(f"{made.line.name} ended without writing {output}", hint="its messages are above")
         found |= {path: output.parent / path.name for path in files}
     for path, output in found.items():
-        check(path, output)
+        _check(path, output)
     for path, output in found.items():
         path.replace(output)
     return list(found.values())
 
 
-def check(path: Path, name: Path) -> None:
+def _check(path: Path, name: Path) -> None:
     """Check a safetensors file: every value of a LoRA, the header of a model. Raises TrainingError that says `name`."""
     if path.suffix != ".safetensors":
         return

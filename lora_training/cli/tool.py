@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,7 +21,11 @@ class _Tools(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         arguments = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
         return super().get_command(ctx, cmd_name) or click.Command(
-            cmd_name, callback=_run(cmd_name), params=[arguments], context_settings=_PASSED_ON, add_help_option=False
+            cmd_name,
+            callback=partial(_run, cmd_name),
+            params=[arguments],
+            context_settings=_PASSED_ON,
+            add_help_option=False,
         )
 
 
@@ -55,20 +59,17 @@ def list_(*, as_json: bool) -> None:
         say(f"{each.name:{width}}  {each.purpose}{lacks}{options}")
 
 
-def _run(name: str) -> Callable[[tuple[str, ...]], None]:
-    def run(words: tuple[str, ...]) -> None:
-        from lora_training.app import tool as app
+def _run(name: str, words: tuple[str, ...]) -> None:
+    from lora_training.app import tool as app
 
-        here = workspace.find()
-        if "--help" in words or "-h" in words:
-            click.echo(app.help_of(here, name), nl=False)
-            return
-        progress = ProgressLine()
-        try:
-            written = app.run(here, name, words, click.get_current_context().obj, progress)
-        finally:
-            progress.close()
-        for path in written[:20]:
-            say(f"wrote {path}", err=True)
-
-    return run
+    here = workspace.find()
+    if "--help" in words or "-h" in words:
+        click.echo(app.help_of(here, name), nl=False)
+        return
+    progress = ProgressLine()
+    try:
+        written = app.run(here, name, words, click.get_current_context().obj, progress)
+    finally:
+        progress.close()
+    for path in written[:20]:
+        say(f"wrote {path}", err=True)

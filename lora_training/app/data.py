@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lora_training import files, proc
+from lora_training import families, files, nearest, proc
 from lora_training.app import start_checks
 from lora_training.app.checkout import Checkout
 from lora_training.dataset import captions, report, survey
@@ -55,6 +55,9 @@ def _of_configuration(here: Checkout, file: Path, sets: tuple[str, ...]) -> Job:
 
 def _of_folder(here: Checkout, place: Path, folder: Folder) -> Job:
     """Return a training on the images of a folder, or of its folders that are named <repeats>_<words>."""
+    if not families.is_known(folder.script):
+        near = nearest.hint(folder.script, (family.script for family in families.FAMILIES))
+        raise ConfigError(f"upstream has no script `{folder.script}`", hint=near)
     root = place.absolute()
     numbered = (each for each in sorted(root.iterdir()) if each.name.partition("_")[0].isdecimal())
     some = next((each for each in (root, *numbered) if each.is_dir() and _has_images(each)), root)

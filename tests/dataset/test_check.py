@@ -164,6 +164,7 @@ def test_of_several_data_sets_those_without_images_are_named_and_wrong_places_ar
         (("nowhere",), 2, "'nowhere' does not exist"),
         (("damaged.toml",), 3, "damaged.toml:1:7: not valid TOML"),
         (("empty.toml",), 3, "error: `script` is missing"),
+        ((planted, "--script", "sdxl_train_netwrk"), 3, "did you mean `sdxl_train_network`?"),
         ((planted, "--caption-extension", "txt"), 2, "it begins with a dot"),
         ((planted, "--report", "empty.toml/x.html"), 1, "empty.toml/x.html: Not a directory"),
     ):

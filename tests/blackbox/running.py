@@ -35,6 +35,7 @@ _VARIABLE = (
     (r'("pid": |process |pid )\d+', r"\1<pid>"),
     (r"--main_process_port \d+", "--main_process_port <port>"),
     (r"tmp[a-z0-9_]{8}", "<tmp>"),
+    (r"line \d+: +\d+ Killed", "line <line>: <pid> Killed"),
     (r"<checkout>/\.venv(-dev)?/", "<checkout>/.venv/"),
 )
 

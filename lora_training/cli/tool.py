@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from lora_training import workspace
 from lora_training.cli.app import Group
@@ -27,6 +28,14 @@ class _Tools(Group):
             context_settings=_PASSED_ON,
             add_help_option=False,
         )
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of the scripts as well."""
+        from lora_training.app import tool as app
+        from lora_training.config.schema import tools
+
+        found = [name for name in tools.paths(app.tree(workspace.find())) if name.startswith(incomplete)]
+        return [*super().shell_complete(ctx, incomplete), *map(CompletionItem, found)]
 
 
 @click.group(

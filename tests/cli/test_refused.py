@@ -72,13 +72,14 @@ def test_a_misspelt_file_names_the_one_beside_it(name: str, tmp_path: Path, caps
 
 
 @pytest.mark.upstream
-def test_the_shell_completes_the_keys_of_every_script(
+def test_the_shell_completes_keys_and_tools(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sd_scripts: Path
 ) -> None:
     monkeypatch.setenv("_LORA_COMPLETE", "bash_complete")
     for words, said in (
         ("lora config explain network_di", "plain,network_dim\n"),
         ("lora train flux.toml --set model_pred", "plain,model_prediction_type=\n"),
+        ("lora tool resize_l", "plain,resize_lora\n"),
     ):
         monkeypatch.setenv("COMP_WORDS", words)
         monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))

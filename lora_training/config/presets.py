@@ -70,15 +70,16 @@ def write(
 ) -> Path:
     """Write a configuration from a preset and return its path, whose name ends in `.toml` and is the LoRA's, too.
 
-    Paths that are not `given` are asked for by `ask` (question, default), or left as they are in the preset.
+    Paths that are not `given` are asked for by `ask` (question, default), or those of the preset. All of them are as
+    seen from the current folder, but for a preset's that lead out of its own.
     """
     target = name if name.suffix == ".toml" else name.with_name(f"{name.name}.toml")
     # so that two configurations of one preset are two runs
     answers = {"output_name": os.fsencode(target.stem).decode("utf-8", "replace")}
     for key, (question, default) in questions(preset).items():
-        answer = given.get(key) or (ask(question, default=default) if ask else default)
-        is_folder = key in ("images", "output_dir")
-        answers[key] = default if answer == default else _from_folder(target.parent, answer, is_folder=is_folder)
+        usual = os.path.relpath(preset.parent / default) if default.startswith("../") else default
+        answer = given.get(key) or (ask(question, default=usual) if ask else usual)
+        answers[key] = _from_folder(target.parent, answer, is_folder=key in ("images", "output_dir"))
     document.write(target, fill(preset, answers, sets), force=force)
     return target
 

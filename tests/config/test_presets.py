@@ -80,6 +80,19 @@ def test_a_new_configuration_in_another_folder_has_every_path_as_seen_from_there
         assert f' = "{path}"' in text
 
 
+def test_the_paths_of_a_preset_are_seen_from_the_current_folder_and_a_path_out_of_its_own_from_there(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for preset in ("sd15", "smoke"):
+        assert lora("config", "new", f"sub/{preset}", "--preset", preset, cwd=tmp_path).code == 0
+    text = (tmp_path / "sub/sd15.toml").read_text(encoding="utf-8")
+    assert all(
+        f' = "../{path}"' in text for path in ("output", "data/images", "models/v1-5-pruned-emaonly.safetensors")
+    )
+    smoke = load(tmp_path / "sub/smoke.toml", environ={})
+    assert smoke.absolute(smoke.values["output_dir"]) == str(FOLDER.parent / "output" / "smoke")
+    assert "${LORA_CACHE}" in smoke.datasets[0]["subsets"][0]["image_dir"]
+
+
 def test_a_name_that_is_not_utf_8_gives_a_file_that_can_be_read(tmp_path):
     assert lora("config", "new", "b\udcff", "--preset", "sd15", cwd=tmp_path).code == 0
     assert load(tmp_path / "b\udcff.toml", environ={}).values["output_name"] == "b\ufffd"

@@ -20,8 +20,6 @@ from lora_training.supervise.record import Record
 from lora_training.supervise.run import Watcher
 from lora_training.workspace import Workspace
 
-_ALLOW = "--allow-changes"
-
 
 @dataclass(frozen=True)
 class Original:
@@ -79,8 +77,12 @@ def rerun(
         now = recording.surroundings(here, plan)
         for line in environment.differences(original.read(recording.ENVIRONMENT), now):
             watcher.note(f"changed: {line}")
-        changed = [*_differences(original, plan, now), *_other_inputs(original, recording.inputs(here, plan))]
-        _refuse(changed, allow_changes=allow_changes)
+        then, inputs = original.read(recording.INPUTS), recording.inputs(here, plan)
+        read = [f"{name}: {line}" for name in ("dataset", "models") for line in recording.changes(then, inputs, name)]
+        changed = [*_differences(original, plan, now), *read]
+        if changed and not allow_changes:
+            hint = "\n".join([*changed, "`--allow-changes` trains with the changed inputs"])
+            raise CheckFailed("the inputs of the run have changed since", hint=hint)
         made = train.run(here, plan, _resume(original, plan), watcher, rerun_of=Path(run.output))
     wanted = digests.recorded_tensors(original.folder)
     return compare(made.path, Path(run.output), wanted, (run.result or {}).get("sha256"))
@@ -141,23 +143,10 @@ def _differences(original: Original, plan: Plan, now: Mapping[str, Any]) -> Iter
             yield f"{name}: {before[:12]} -> {after[:12]}"
 
 
-def _other_inputs(original: Original, now: dict[str, Any]) -> Iterator[str]:
-    for name in ("dataset", "models"):
-        yield from (f"{name}: {line}" for line in recording.changes(original.read(recording.INPUTS), now, name))
-
-
 def _changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
             yield f"{what} {name}: {environment.short(then.get(name))} -> {environment.short(now.get(name))}"
-
-
-def _refuse(lines: list[str], *, allow_changes: bool) -> None:
-    if lines and not allow_changes:
-        raise CheckFailed(
-            "the inputs of the run have changed since",
-            hint="\n".join([*lines, f"`{_ALLOW}` trains with the changed inputs"]),
-        )
 
 
 def _resume(original: Original, plan: Plan) -> str:

@@ -30,7 +30,7 @@ def meant(plan: Plan, resume: str, watcher: Watcher) -> str:
     So the same command continues where it ended, and does not begin with that state again.
     """
     start = _start(plan)
-    if resume in ("auto", "never") or start is None or start["path"] != str(_place(resume)):
+    if resume in ("auto", "never") or start is None or start["path"] != str(Path(resume).absolute()):
         return resume
     own = states.newest(plan.output, made_by=plan.made_by)
     if own and own.step > start["step"]:
@@ -76,7 +76,8 @@ def state(plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) 
 
 def _named(plan: Plan, resume: str) -> State:
     try:
-        return states.at(_place(resume))
+        # `~` was expanded earlier, on the command line or in the configuration
+        return states.at(Path(resume).absolute())
     except LoraError as exc:
         there = itertools.islice(states.good(plan.output), _OFFERED)
         exc.hint = "\n".join(f"{_option(state)} is one, of step {state.step}" for state in there) or exc.hint
@@ -141,11 +142,6 @@ def _start(plan: Plan) -> dict[str, Any] | None:
 
 def _option(state: State) -> str:
     return f"`--resume {shell.quote(str(state.path))}`"
-
-
-def _place(resume: str) -> Path:
-    # `~` was expanded earlier, on the command line or in the configuration
-    return Path(resume).absolute()
 
 
 def _change_lines(found: dict[str, tuple[Any, Any]], shown: int) -> Iterator[str]:

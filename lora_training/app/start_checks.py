@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +35,8 @@ def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None
         if problem.severity == "warning":
             hint = (f"         {line}" for line in (problem.hint or "").splitlines())
             watcher.say(f"warning: {problem.message}", *hint)
-    _refuse([problem for problem in found if problem.severity == "error"])
+    if errors := [problem for problem in found if problem.severity == "error"]:
+        raise ConfigError(str(errors[0]), hint=as_hint(errors) or None)
 
 
 def problems(here: Workspace, config: Config, schema: Schema, progress: Callable[[str], None]) -> Iterator[Problem]:
@@ -112,8 +113,3 @@ def _place(config: Config, job: Job) -> Iterator[Problem]:
         entry = config.entries.get("output_dir")
         hint = "choose another output_dir, or change its permissions"
         yield config.problem(f"cannot write to {folder}", entry.path if entry else (), hint=hint)
-
-
-def _refuse(errors: Sequence[Problem]) -> None:
-    if errors:
-        raise ConfigError(str(errors[0]), hint=as_hint(errors) or None)

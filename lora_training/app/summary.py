@@ -127,13 +127,12 @@ def _steps(job: Job, data: _Data | None, processes: int) -> str:
 
 def _saves(job: Job, subsets: Sequence[Subset]) -> str:
     loras, states = disk.saves(job, subsets)
-    found = [_files(loras, "LoRA", sizes.lora(job)), _files(states, "state", sizes.state(job))]
-    return ", ".join(each for each in found if each)
-
-
-def _files(number: int, what: str, size: int | None) -> str:
-    about = f" of about {disk.shown(size)}" if size else ""
-    return f"{number} {what}{'s' * (number != 1)}{about}" if number else ""
+    found = ((loras, "LoRA", sizes.lora(job)), (states, "state", sizes.state(job)))
+    return ", ".join(
+        f"{number} {what}{'s' * (number != 1)}" + (f" of about {disk.shown(size)}" if size else "")
+        for number, what, size in found
+        if number
+    )
 
 
 def _device(plan: Plan) -> str:

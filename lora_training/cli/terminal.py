@@ -86,12 +86,9 @@ class Terminal:
         if self._line:
             self._line.show(self._figures, self._loading)
         elif event.get("event") == "step" and not self._verbose:
-            self._plain()
-
-    def _plain(self) -> None:
-        figures = self._figures
-        if figures.step % max(1, figures.total // _LINES) == 0 or figures.step == figures.total:
-            self._say("  ".join(figures.words()))
+            figures = self._figures
+            if figures.step % max(1, figures.total // _LINES) == 0 or figures.step == figures.total:
+                self._say("  ".join(figures.words()))
 
     def note(self, text: str) -> None:
         """Show a message of the supervisor."""

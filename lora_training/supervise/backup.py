@@ -13,8 +13,6 @@ from pathlib import Path
 from lora_training import files, manifest
 from lora_training.supervise import record, states
 
-_LOCK = "lock"
-
 
 def rename(output: Path, folder: Path, *, keeps: Iterable[Path] = (), logs: Path | None = None) -> Path | None:
     """Rename the files of the LoRA `output` and its record in `folder`; return the record's new folder, None if none.
@@ -64,13 +62,13 @@ def free_name(output: Path) -> str:
 
 
 def _move_record(folder: Path, backup: Path, output: Path, logs: Path | None) -> None:
-    moving = [path for path in sorted(folder.iterdir()) if path.name not in (_LOCK, record.STOP)]
+    moving = [path for path in sorted(folder.iterdir()) if path.name not in (record.LOCK, record.STOP)]
     if not moving:
         return
     backup.mkdir()
     for path in moving:
         path.rename(backup / path.name)
-    (backup / _LOCK).touch()
+    (backup / record.LOCK).touch()
     _rename_in_events(backup / record.EVENTS, folder, backup)
     run = record.read(backup)
     if run is not None:

@@ -178,7 +178,7 @@ def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def search(tree: Path, word: str, patches: Mapping[str, Patch], *, cache: Path | None) -> dict[str, str]:
-    """Return the keys whose name or help has the word, those with it in their name first; each with its help."""
+    """Return the keys with these initials, then those with the word in their name or help; each with its help."""
     known: dict[str, str] = {}
     for schema in schemas.read_all(tree, cache=cache).values():
         known |= {flag.dest: flag.help or "" for flag in schema.flags}
@@ -188,8 +188,10 @@ def search(tree: Path, word: str, patches: Mapping[str, Patch], *, cache: Path |
     wanted = word.lower().lstrip("-").replace("-", "_")
     if not wanted:
         return {}
+    # `lr` is learning_rate
+    short = {key: text for key, text in known.items() if wanted == "".join(part[:1] for part in key.split("_"))}
     named = {key: text for key, text in known.items() if wanted in key.replace("-", "_")}
-    return named | {key: text for key, text in known.items() if wanted.replace("_", " ") in text.lower()}
+    return short | named | {key: text for key, text in known.items() if wanted.replace("_", " ") in text.lower()}
 
 
 def search_lines(word: str, found: Mapping[str, str]) -> Iterator[str]:

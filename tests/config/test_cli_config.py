@@ -188,6 +188,7 @@ def test_explain_finds_keys_by_a_word_of_their_name_or_help(run, here):
     found = json.loads(run("explain", "learning", "--json", *here).out)["found"]
     assert next(iter(found)) == "learning_rate"
     assert "  datasets.batch_size: int\n" in run("explain", "datasets", *here).out
+    assert run("explain", "lr", *here).out.splitlines()[1].startswith("  learning_rate: ")
     lines = run("explain", "stall", *here).out.splitlines()
     assert lines[0].startswith("no key is named stall")
     assert any(line.startswith("  run.stall_timeout: ") for line in lines)

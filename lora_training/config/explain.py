@@ -189,7 +189,8 @@ def search(tree: Path, word: str, patches: Mapping[str, Patch], *, cache: Path |
     if not wanted:
         return {}
     # `lr` is learning_rate
-    short = {key: text for key, text in known.items() if wanted == "".join(part[:1] for part in key.split("_"))}
+    initials = {key: "".join(part[:1] for part in key.rpartition(".")[2].split("_")) for key in known}
+    short = {key: text for key, text in known.items() if initials[key] == wanted}
     named = {key: text for key, text in known.items() if wanted in key.replace("-", "_")}
     return short | named | {key: text for key, text in known.items() if wanted.replace("_", " ") in text.lower()}
 

@@ -191,8 +191,9 @@ def test_two_nodes_train_together_out_of_time_and_again(slurm: Cluster, sd_scrip
     assert ran.code == 0, ran.err
     number = listed()["cats"]["slurm"]
     with held(cats.out / "cats.run"):
-        # a minute, the shortest, and not before it trains; Slurm looks at limits twice a minute
-        slurm.ask("scontrol", "update", f"JobId={number}", "TimeLimit=1")
+        # five minutes since its start: the warning, which comes five before the end, is due when Slurm looks at limits,
+        # twice a minute. With one minute, a slow machine is warned and out of time at once.
+        slurm.ask("scontrol", "update", f"JobId={number}", "TimeLimit=5")
     slurm.starts_now(number, "TimeLimit=60")
     until("done", "cats")
     for name in ("cats", "cats.machine-1"):

@@ -18,6 +18,7 @@ from lora_training.config.checks.datasets import tables
 from lora_training.config.checks.view import View
 from lora_training.config.loading import load
 from lora_training.config.paths import is_path
+from lora_training.config.schema.child import english
 from lora_training.config.schema.reader import converted
 from lora_training.config.tables import SECRETS
 from tests.config.helpers import HERE
@@ -35,7 +36,10 @@ def really(tree: Path) -> dict[str, list[dict[str, object]]]:
     argv = [sys.executable, str(HERE / "real_parsers.py")]
     done = subprocess.run(argv, cwd=tree, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    for flag in (flag for flags in found.values() for flag in flags):
+        flag["help"] = flag["help"] and english(flag["help"])
+    return found
 
 
 def ours(tree: Path) -> dict[str, list[dict[str, object]]]:

@@ -43,6 +43,7 @@ train: setup     ## train: make train CONFIG=configs/smoke.toml
 	@$(LORA) train "$(CONFIG)"
 
 tensorboard: setup ## the curves of the runs in LOGS, at port 6006
+	@[ -d "$(LOGS)" ] || { echo "error: there is no folder $(LOGS)" >&2; exit 2; }
 	@.venv/bin/tensorboard --logdir "$(LOGS)"
 
 # `-u`, so that a file or a pipe gets each dot as it comes

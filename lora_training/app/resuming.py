@@ -17,6 +17,7 @@ from lora_training.supervise.run import Watcher
 from lora_training.supervise.states import State
 
 _SHOWN, _OFFERED = 5, 3
+_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _STATE = re.compile(manifest.PLACE + states.KIND + "$")
 # torch stores the learning rate and settings of each parameter group in the state
 _FROM_STATE = re.compile(r"learning_rate|unet_lr|text_encoder_lr\w*|optimizer_\w+|.*loraplus\w*")
@@ -85,9 +86,9 @@ def _named(plan: Plan, resume: str) -> State:
 
 
 def _refuse_anothers(plan: Plan, named: State | None) -> None:
-    """Raise ConfigError if other runs' files have this run's name, but not for assets or a named state of that run."""
+    """Raise ConfigError if other runs' files have this run's name, but not for smoke runs or a state of that run."""
     # of several machines, number 0 decides
-    if plan.started.machine_rank or plan.config.run.assets or not recording.others(plan, named):
+    if plan.started.machine_rank or _is_smoke_run(plan) or not recording.others(plan, named):
         return
     maker = recording.maker(plan)
     if named and dict(named.made_by) in (maker, dict(plan.made_by)):
@@ -99,6 +100,12 @@ def _refuse_anothers(plan: Plan, named: State | None) -> None:
         f"{plan.output.stem} in {plan.output.parent} was made {by}",
         hint="\n".join([*_what_differs(plan, maker, changed, keys), *_ways_out(plan, keys)]),
     )
+
+
+def _is_smoke_run(plan: Plan) -> bool:
+    """Return whether a configuration is one of this project's own, and not a copy of one: nobody misses its results."""
+    path = plan.config.path.resolve()
+    return path == _CONFIGS / "smoke.toml" or path.parent == _CONFIGS / "smoke"
 
 
 def _what_differs(

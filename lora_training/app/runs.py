@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lora_training import files
+from lora_training import files, nearest
 from lora_training.errors import LoraError
 from lora_training.supervise import backup, jobs, record, run_index, states
 from lora_training.supervise.figures import Figures
@@ -72,7 +72,9 @@ def _unknown(here: Workspace, name: str, known: Iterable[str]) -> LoraError:
     if job:
         hint = f"`lora queue list` shows it, and `lora queue pause {job.folder.name}` has it not begin"
         return LoraError(f"the run {name!r} has not begun: it is a job of the queue", hint=hint)
-    return LoraError(f"there is no run {name!r}", hint=f"runs: {', '.join(known) or 'none yet'}")
+    names = list(known)
+    hint = nearest.hint(name, names) or f"runs: {', '.join(names) or 'none yet'}"
+    return LoraError(f"there is no run {name!r}", hint=hint)
 
 
 def stop(folder: Path, run: Record) -> None:

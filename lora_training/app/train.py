@@ -156,7 +156,7 @@ def _warn_of_left_out(plan: Plan, watcher: Watcher) -> None:
 
 def _warn_of_miniature(watcher: Watcher) -> None:
     watcher.say(
-        "warning: sd-scripts cannot be reached, so this run trains with the MINIATURE, a small stand-in of our own.",
+        "warning: sd-scripts is missing, so this run trains with the MINIATURE, a small stand-in of this project.",
         "warning: it shows that everything else works. `lora upstream sync` brings the real one.",
     )
 

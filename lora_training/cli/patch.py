@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_training import workspace
+from lora_training import nearest, workspace
 from lora_training.cli import patch_formatting
 from lora_training.cli.app import Group
 from lora_training.cli.output import json_option, print_file, print_json, say
@@ -211,7 +211,8 @@ def _find(targets: Sequence[Target], name: str) -> tuple[Target, str]:
     short = name.removesuffix(".patch")
     found = [(t, full) for t in targets for full in series.names(t.patches) if short in _names(t.name, full)]
     if not found:
-        raise PatchError(f"there is no patch {name}", hint="`lora patch list` shows them")
+        known = [each for t in targets for full in series.names(t.patches) for each in _names(t.name, full)]
+        raise PatchError(f"there is no patch {name}", hint=nearest.hint(name, known) or "`lora patch list` shows them")
     if len(found) > 1:
         both = ", ".join(f"{target.name}/{full}" for target, full in found)
         raise PatchError(f"there are {len(found)} patches {name}", hint=f"name one of {both}")

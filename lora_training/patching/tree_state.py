@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -209,17 +210,22 @@ def edits_line(edited: Sequence[str], hint: str | None) -> str:
 def edits_hint(state: TreeState, edited: Sequence[str]) -> str:
     """Return the commands that deal with local edits, one line each."""
     name, known = state.target.name, {patch.name for patch in state.stack.patches}
-    drop = f"throw them away: `lora upstream sync {name} --discard-edits`, then `lora patch apply`"
+    drop = f"`lora upstream sync {name} --discard-edits`, then `lora patch apply`"
     # of a tree without a repository, only patched files can be had as they were
     manifest = {} if state.target.manifest is None else state.target.manifest()
     if any(path in manifest for path in outside_series(state, edited)):
-        return drop
+        return f"throw them away: {drop}"
     if unlocked := [each for each in series.names(state.target.patches) if each not in known]:
-        return f"if they are in {unlocked[-1]}, fill in its header, then `lora patch lock`, `lora patch apply`\n{drop}"
-    return (
-        "keep them in FILE as a patch: `lora patch revert --keep-edits FILE`, then `lora patch apply`\n"
-        f"make them a patch of the series of {name}: `lora patch new {name} TITLE`\n{drop}"
-    )
+        fill = f"if they are in {unlocked[-1]}, fill in its header, then `lora patch lock`, `lora patch apply`"
+        return f"{fill}\nthrow them away: {drop}"
+    ways = [
+        "keep them in FILE as a patch: `lora patch revert --keep-edits FILE`, then `lora patch apply`",
+        f"make them a patch of the series of {name}: `lora patch new {name} TITLE`",
+        f"add them to its last patch: `lora patch refresh {name}`",
+    ]
+    if any(os.path.lexists(state.target.root / path) for path in edited):
+        return "\n".join([*ways, f"throw them away: {drop}"])
+    return "\n".join([f"bring back what was deleted: {drop}", *ways])
 
 
 def refuse_edits(state: TreeState, edited: Sequence[str]) -> None:

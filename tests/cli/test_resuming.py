@@ -44,7 +44,7 @@ def plan(tmp_path: Path) -> Any:
         made_by=ME,
         tree=SimpleNamespace(is_miniature=False),
         started=SimpleNamespace(machine_rank=0),
-        config=SimpleNamespace(run=SimpleNamespace(assets=None), origins={}, entries={}),
+        config=SimpleNamespace(path=tmp_path / "cats.toml", origins={}, entries={}),
         runtime={"exact-resume": {}},
         tensorboard=None,
     )
@@ -88,12 +88,12 @@ def test_another_runs_state_is_refused_when_there_is_none_of_its_own(plan: Any, 
     assert f"--resume {path}" in str(caught.value.hint)
 
 
-def test_what_a_complete_run_left_is_refused_alike_and_not_where_there_are_assets(plan: Any, heard: Any) -> None:
+def test_what_a_complete_run_left_is_refused_alike_and_not_for_the_smoke_run(plan: Any, heard: Any) -> None:
     save(plan, 50, OTHER)
     recorded(plan, OTHER, state="complete")
     with pytest.raises(ConfigError, match="another config"):
         chosen(plan, "auto", heard)
-    plan.config.run.assets = "smoke"
+    plan.config.path = ROOT / "configs" / "smoke.toml"
     assert chosen(plan, "auto", heard) is None
 
 
@@ -191,7 +191,7 @@ def test_anothers_checkpoints_are_put_aside_without_a_record(
     safetensors.save_file({"w": np.ones(3, np.float32)}, plan.output.with_name("cats-000002.safetensors"), metadata)
     with pytest.raises(ConfigError, match="another config" if made_by else "does not name"):
         chosen(plan, "auto", heard)
-    plan.config.run.assets = "smoke"
+    plan.config.path = ROOT / "configs" / "smoke.toml"
     assert "cats.1-000002.safetensors" in begun(plan, "auto", heard, monkeypatch)
 
 

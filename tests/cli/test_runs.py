@@ -33,6 +33,14 @@ def test_a_folder_that_is_no_run(verb: str, name: str, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == f"error: there is no run {name!r}\nhint: runs: none yet\n"
 
 
+def test_a_misspelt_run_is_told_the_one_that_is_meant(
+    here: workspace.Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(here, "out")
+    assert cli.run(["runs", "show", "A1"]) == 1
+    assert "hint: did you mean `a`?" in capsys.readouterr().err
+
+
 def test_one_bad_record_does_not_hide_the_others(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     keep(here, "good")
     path = keep(here, "bad") / "run.json"

@@ -329,6 +329,9 @@ class TestFiles:
         problem = said(found, "nope/deep does not exist", f"{tmp_path} exists, nope in it does not")
         assert problem.position == Position(12, 1)
 
+    def test_a_misspelt_folder_is_told_the_one_that_exists(self, checked):
+        assert said(checked(subset="[[datasets.subsets]]\nimage_dir = 'image'\n"), "did you mean `images`?")
+
     def test_a_folder_without_images_is_an_error(self, checked, tmp_path):
         (tmp_path / "empty").mkdir()
         assert said(checked(subset="[[datasets.subsets]]\nimage_dir = 'empty'\n"), "has no images")

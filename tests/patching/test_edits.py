@@ -58,7 +58,8 @@ def test_every_command_names_the_edit_and_the_same_cure(site: Checkout, edit: st
     ran = {command: site.lora(*command.split()) for command in commands}
     assert [ran[command].code for command in ("patch verify", "patch revert")] == [1, 5]
     cures = {command: _cure(each.out + each.err, name) for command, each in ran.items()}
-    assert len(cures["patch verify"]) == 3
+    assert len(cures["patch verify"]) == 4
+    assert cures["patch verify"][0].startswith("bring back" if edit == "a file that was removed" else "keep them")
     assert set(map(str, cures.values())) == {str(cures["patch verify"])}
     for command, each in ran.items():
         assert path.name in each.out + each.err, command
@@ -80,7 +81,7 @@ def test_after_a_patch_was_made_of_an_edit_the_cure_is_to_lock_it(site: Checkout
 def _cure(text: str, name: str) -> list[str]:
     """The lines that name commands for this tree."""
     lines = [line.strip() for line in text.splitlines()]
-    wanted = ("keep them", "make them", "throw them")
+    wanted = ("keep them", "make them", "add them", "throw them", "bring back")
     found = [line.removeprefix("mend: ").removeprefix("hint: ") for line in lines]
     return [line for line in found if line.startswith(wanted) and (name in line or "--keep-edits" in line)]
 

@@ -150,6 +150,12 @@ def test_a_runtime_patch_is_shown(name: str) -> None:
     assert json.loads(lora("patch", "show", name, "--json", cwd=ROOT).out)["upstream"] == "runtime"
 
 
+def test_a_part_of_a_patch_s_name_is_told_the_whole(site: Checkout) -> None:
+    ran = site.lora("patch", "show", "alpha/second")
+    assert ran.code == 5
+    assert "did you mean `alpha/0002-second`?" in ran.err
+
+
 def test_a_number_of_two_patches_names_both(site: Checkout) -> None:
     ran = site.lora("patch", "show", "1")
     assert ran.code == 5

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from lora_training import files
+from lora_training import files, nearest
 from lora_training.config import paths
 from lora_training.config.checks.view import Subset, View
 from lora_training.config.files import IMAGES
@@ -23,6 +23,7 @@ _MODEL = "pretrained_model_name_or_path"
 # the runtime patches that the tiny models in these folders of the cache need; of other families just tiny-models
 _TINY = {"smoke": ("tiny-unet",), "smoke-sd2": ("tiny-models", "tiny-unet")}
 _SHOWN = 3
+_COMPARED = 1000  # names in a folder, for a suggestion
 _LONGEST = 2**20  # bytes of a caption file
 # suffixes of flags that take folders, and of those that take files; other flags take either
 _FOLDERS, _FILES = ("_dir",), ("_json", "_prompts", "_config", "_file")
@@ -82,7 +83,9 @@ def _missing(view: View, value: str, place: KeyPath, name: str) -> Iterator[Prob
         return
     # the deepest folder that exists
     near = next((parent for parent in found.parents if paths.exists(parent)), None)
-    hint = f"{near} exists, {found.relative_to(near).parts[0]} in it does not" if near else None
+    lacking = found.relative_to(near).parts[0] if near else ""
+    alike = nearest.hint(lacking, files.names(near)[:_COMPARED]) if near else None
+    hint = f"{near} exists, {lacking} in it does not: {alike or 'put it there, or change the path'}" if near else None
     yield view.config.problem(f"{name}: {found} does not exist", place, hint=hint)
 
 

@@ -16,7 +16,7 @@ import pytest
 from lora_training import workspace
 from lora_training.upstream import pins
 from tests.helpers import ROOT, lora, write
-from tests.trees import listing
+from tests.trees import kept, listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ def test_it_trains_stops_by_a_signal_and_goes_on_without_a_container(ours: fake.
 
 
 def test_a_dry_run_prints_one_line_and_writes_nothing(ours: fake.Engine, tmp_path: Path) -> None:
-    before = listing(tmp_path), listing(ROOT / ".lora")
+    before = listing(tmp_path), kept(ROOT)
     ran = lora("train", SMOKE, *given(tmp_path / "out"), "--docker", "--dry-run", "--resume", "never", "-v", cwd=ROOT)
     assert (ran.code, ran.err) == (0, "")
     assert len(ran.out.splitlines()) == 1
@@ -99,7 +99,7 @@ def test_a_dry_run_prints_one_line_and_writes_nothing(ours: fake.Engine, tmp_pat
     tail = ["train", str(SMOKE), "--set", f"output_dir={tmp_path}/out", "--resume", "never", "--verbose"]
     assert words[words.index("lora-training") :] == ["lora-training", *tail]
     assert f"{os.getuid()}:{os.getgid()}" in words
-    assert (listing(tmp_path), listing(ROOT / ".lora")) == before
+    assert (listing(tmp_path), kept(ROOT)) == before
     assert {method for method, _ in ours.requests} == {"GET"}
 
 

@@ -59,8 +59,7 @@ def _of_folder(here: Checkout, place: Path, folder: Folder) -> Job:
         near = nearest.hint(folder.script, (family.script for family in families.FAMILIES))
         raise ConfigError(f"upstream has no script `{folder.script}`", hint=near)
     root = place.absolute()
-    numbered = (each for each in sorted(root.iterdir()) if each.name.partition("_")[0].isdecimal())
-    some = next((each for each in (root, *numbered) if each.is_dir() and _has_images(each)), root)
+    some = next((each for each in (root, *files.repeated(root)) if _has_images(each)), root)
     extension = folder.caption_extension or captions.extension_of(str(some))
     flags = {
         "resolution": str(folder.resolution),

@@ -55,8 +55,8 @@ class Plan:
     """One run. `dataset` is the content of `folder/dataset.json`; `made_by` has digests of the run's inputs, by name.
 
     `started` are its processes; `tensorboard` is the run's own folder in
-    upstream's `logging_dir`; `left_out` are the keys that are not passed on, since this machine cannot use them;
-    `warnings` is their number.
+    upstream's `logging_dir`; `left_out` are the keys that are not passed on, since this machine cannot use them.
+    `warnings` is the number of warnings of the configuration's check.
     """
 
     config: Config

@@ -263,7 +263,7 @@ def inputs(here: Workspace, plan: Plan) -> dict[str, Any]:
 
 def _together(found: dict[str, str]) -> str:
     """Return one digest of many files, which does not change when all of them are moved together."""
-    root = os.path.commonpath([os.path.dirname(path) for path in found]) if found else ""  # noqa: PTH120 - texts
+    root = os.path.commonpath([os.path.dirname(path) for path in found]) if found else ""  # noqa: PTH120 - the paths are kept as text
     return digests.together({os.path.relpath(path, root): digest for path, digest in found.items()})
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _DONE = {"applied": "patches applied", "reverted": "back to pristine", "unchanged": "nothing to do"}
 _VERIFIED = "all patches are in, nothing drifted"
 _STEPS = (
-    "next: fill in the fields of its header that say TODO, then run, one after the other:",
+    "next, one after the other:",
     "  lora patch lock      # check the patch and its header, and record every step of the series",
     "  lora patch docs      # write PATCHES.md",
     "  lora patch apply     # keep a pristine copy of every file that it touches",
@@ -85,7 +85,9 @@ def report_verified_ad_hoc(problems: list[str], found: Recovered | None, *, as_j
 
 def report_written(found: Written, *, as_json: bool) -> None:
     """Print the result of new or refresh."""
-    lines = [f"{found.path}: {', '.join(found.files) or 'empty'}", *_STEPS]
+    lines = [f"{found.path}: {', '.join(found.files) or 'empty'}"]
+    lines += [f"to fill in, in its header: {', '.join(found.unfilled)}"] if found.unfilled else []
+    lines += _STEPS
     _print({"patch": str(found.path), "files": list(found.files)}, lines, found.recovered, as_json=as_json)
 
 

@@ -39,10 +39,14 @@ _DIFF = ("--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textco
 
 @dataclass(frozen=True)
 class Written:
-    """A patch file that was written, the files whose edits it holds, and the interrupted command completed first."""
+    """A patch file that was written, the files whose edits it holds, and the interrupted command completed first.
+
+    `unfilled` has the fields of its header that have no value yet.
+    """
 
     path: Path
     files: tuple[str, ...]
+    unfilled: list[str]
     recovered: Recovered | None = None
 
 
@@ -80,7 +84,7 @@ def new(workspace: Workspace, target: Target, title: str, files: Iterable[str] =
             listed: f"{text}{gap}{path.name}\n".encode(),
         }
         transaction.run(root, "new", [transaction.file_write(root, *item) for item in contents.items()])
-    return Written(path, tuple(work.edited), recovered)
+    return Written(path, tuple(work.edited), series.unfilled(fields), recovered)
 
 
 def refresh(workspace: Workspace, target: Target, name: str | None = None, files: Iterable[str] = ()) -> Written:
@@ -107,7 +111,7 @@ def refresh(workspace: Workspace, target: Target, name: str | None = None, files
         fields = {**draft.fields, "Last-Update": today()}
         data = series.render_header(fields) + diff(work.steps[at], work.now, paths)
         transaction.run(root, "refresh", [transaction.file_write(root, path, data)])
-    return Written(path, tuple(work.edited), recovered)
+    return Written(path, tuple(work.edited), series.unfilled(fields), recovered)
 
 
 def _work(workspace: Workspace, target: Target, files: Iterable[str]) -> _Work:

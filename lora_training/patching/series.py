@@ -159,7 +159,7 @@ def parse_header(name: str, preamble: bytes) -> dict[str, str]:
 
 def _checked(name: str, fields: dict[str, str]) -> dict[str, str]:
     """Return the fields of a header. Raises PatchError unless every required one is filled in."""
-    missing = [field for field in FIELDS if not fields.get(field, "").strip() or fields[field].startswith(_TODO)]
+    missing = unfilled(fields)
     if missing:
         raise PatchError(f"{name}: still to fill in: {', '.join(missing)}", hint=_allowed(missing))
     wrong = [field for field, (form, _) in FIELDS.items() if not re.fullmatch(form, fields[field].split("\n")[0])]
@@ -182,6 +182,11 @@ def render_header(fields: dict[str, str]) -> bytes:
         folded = "\n".join([first, *(f" {line}" if line else " ." for line in rest)])
         lines.append(f"{key}: {folded}".rstrip())
     return "\n".join([*lines, _SEPARATOR, ""]).encode()
+
+
+def unfilled(fields: Mapping[str, str]) -> list[str]:
+    """Return the required fields of a header that have no value yet."""
+    return [field for field in FIELDS if not fields.get(field, "").strip() or fields[field].startswith(_TODO)]
 
 
 def header_template(**known: str) -> dict[str, str]:

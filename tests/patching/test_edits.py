@@ -78,6 +78,13 @@ def test_after_a_patch_was_made_of_an_edit_the_cure_is_to_lock_it(site: Checkout
         assert "`lora patch new" not in said
 
 
+def test_a_new_patch_names_the_fields_to_fill_in_and_a_complete_one_does_not(site: Checkout) -> None:
+    _edit_patched(site)
+    assert "to fill in" not in site.lora("patch", "refresh", "alpha").out
+    _edit_outside_the_set(site)
+    assert "to fill in, in its header: Author, " in site.lora("patch", "new", "alpha", "Mine").out
+
+
 def _cure(text: str, name: str) -> list[str]:
     """The lines that name commands for this tree."""
     lines = [line.strip() for line in text.splitlines()]

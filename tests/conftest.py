@@ -75,7 +75,16 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.fixture(autouse=True)
-def own_list(monkeypatch: pytest.MonkeyPatch) -> None:
+def unchanged_environment() -> Iterator[None]:
+    """A variable that a test leaves behind reaches the others of its process, in another order at each run."""
+    before = dict(os.environ)
+    yield
+    changed = {name for name, _ in before.items() ^ os.environ.items()} - {"PYTEST_CURRENT_TEST"}
+    assert not changed, f"left in the environment: {sorted(changed)}"
+
+
+@pytest.fixture(autouse=True)
+def own_list(unchanged_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of tests are in a list of their own, each test's in another, and never in that of this checkout."""
     monkeypatch.setenv(workspace.RUNS_VARIABLE, str(Path(os.environ["HOME"], "runs", uuid4().hex)))
 

@@ -104,8 +104,9 @@ def test_a_stop_file_that_is_a_link_is_not_made(tmp_path: Path, capsys: pytest.C
 
 
 def emit(path: Path) -> None:
-    os.environ[events.VARIABLE] = str(path)
-    events.emit("step", step=1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(events.VARIABLE, str(path))
+        events.emit("step", step=1)
 
 
 def look(path: Path) -> None:
@@ -123,9 +124,8 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_link_that_appears_while_a_run_is_going_is_not_written_through(
-    tmp_path: Path, mine: Path, writer: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mine: Path, writer: str
 ) -> None:
-    monkeypatch.delenv(events.VARIABLE, raising=False)
     for target in (mine, tmp_path / "new"):
         link = tmp_path / f"link to {target.name}"
         link.symlink_to(target)

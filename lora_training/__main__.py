@@ -10,6 +10,10 @@ from lora_training.cli import let_go, run
 
 def main() -> int:
     """Run the command line and return its exit code."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        # file names in patches, locks and records mean the same in every locale, as with Python 3.15 and later
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             # the process was started with this stream closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from lora_training.errors import PatchError
 from lora_training.patching import adhoc
 from tests.helpers import Ran, lora
-from tests.patching.conftest import Tree, tree_of
+from tests.patching.conftest import Checkout, Tree, tree_of
 
 STAMP = "2010-08-18 20:13:31.484002255 -0500"
 PLAIN_NEW = "--- /dev/null{end}\n+++ {name}{end}\n@@ -0,0 +1 @@\n+x\n"
@@ -142,3 +143,38 @@ def test_a_part_of_the_greatest_length_in_deep_folders_goes_in_and_out(folder: P
     assert (folder / name).read_text() == "x\n"
     adhoc.revert(folder, [folder.with_name("p.patch")])
     assert not list(folder.iterdir())
+
+
+LOCALES = {"ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "utf-8": {"LC_ALL": "C.UTF-8"}}
+STRANGE = ("\u00e9.py", "\udcff.py")
+ESCAPED = ("\\303\\251", "\\377")
+
+
+@pytest.mark.parametrize(("first", "second"), [("ascii", "utf-8"), ("utf-8", "ascii")])
+def test_a_patch_of_names_beyond_ascii_applied_in_one_locale_is_verified_and_reverted_in_another(
+    first: str, second: str, folder: Path
+) -> None:
+    edits = (GIT_EDIT.format(name=f'"b/{escaped}.py"', end="") for escaped in ESCAPED)
+    (folder.parent / "p.patch").write_text("".join(edits))
+    for name in STRANGE:
+        (folder / name).write_text("real\n")
+    before = tree_of(folder, without=())
+    for verb, locale in (("apply", first), ("verify", second), ("revert", second)):
+        argv = ("patch", verb, "--tree", folder, "--patch", folder.parent / "p.patch")
+        ran = lora(*argv, cwd=folder.parent, env={**os.environ, **LOCALES[locale]})
+        assert ran.code == 0, ran.err
+    assert tree_of(folder, without=()) == before
+
+
+def test_a_lock_written_in_one_locale_is_that_of_any_other(site: Checkout) -> None:
+    news = (GIT_NEW.format(name=f'"b/{escaped}.py"', end="") for escaped in ESCAPED)
+    site.add_diff("alpha", "strange", "".join(news).encode())
+    locks = []
+    for locale in LOCALES.values():
+        (site.here.patches / "patches.lock").unlink()
+        ran = lora("patch", "lock", cwd=site.here.root, env={**os.environ, **locale})
+        assert ran.code == 0, ran.err
+        locks.append((site.here.patches / "patches.lock").read_bytes())
+    assert locks[0] == locks[1]
+    assert b'"\xc3\xa9.py"' in locks[0]
+    assert b'"%FF.py"' in locks[0]

@@ -51,8 +51,26 @@ def _is_ad_hoc(tree: Path | None, files: tuple[Path, ...], strip: int | None, up
     return tree is not None
 
 
+def _upstreams(_context: click.Context, _argument: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of the upstreams for the shell's completion."""
+    return [name for name in workspace.find().upstreams if name.startswith(incomplete)]
+
+
+def _patches(context: click.Context, _argument: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of the patches for the shell's completion, without UPSTREAM/ where the word begins so."""
+    from lora_training.patching import series
+    from lora_training.runtime import registry
+
+    here = workspace.find()
+    known = [f"{upstream}/{name}" for upstream in here.upstreams for name in series.names(here.patches / upstream)]
+    if context.info_name == show.name:
+        known += [f"runtime/{item.name}" for item in registry.listing()]
+    bare = [name.partition("/")[2] for name in known]
+    return next(filter(None, ([n for n in names if n.startswith(incomplete)] for names in (known, bare))), [])
+
+
 @patch.command()
-@click.argument("upstreams", nargs=-1)
+@click.argument("upstreams", nargs=-1, shell_complete=_upstreams)
 @_ad_hoc_options
 def apply(
     upstreams: tuple[str, ...], tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_json: bool
@@ -71,7 +89,7 @@ def apply(
 
 
 @patch.command()
-@click.argument("upstreams", nargs=-1)
+@click.argument("upstreams", nargs=-1, shell_complete=_upstreams)
 @_ad_hoc_options
 @click.option(
     "--keep-edits", type=_PATH, metavar="FILE", help="Write what was edited by hand to FILE, as a patch, first."
@@ -91,7 +109,7 @@ def revert(
     if _is_ad_hoc(tree, files, strip, upstreams) and tree:
         from lora_training.patching import adhoc
 
-        patch_formatting.report_ad_hoc(tree, "reverted", adhoc.revert(tree, files), as_json=as_json)
+        patch_formatting.report_ad_hoc(tree, "reverted", adhoc.revert(tree, files, strip), as_json=as_json)
         return
     from lora_training.app.targets import targets
     from lora_training.patching import engine, series
@@ -124,7 +142,7 @@ def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_
     if _is_ad_hoc(tree, files, strip) and tree:
         from lora_training.patching import adhoc
 
-        problems, recovered = adhoc.verify(tree, files)
+        problems, recovered = adhoc.verify(tree, files, strip)
         patch_formatting.report_verified_ad_hoc(problems, recovered, as_json=as_json)
         return 1 if problems else 0
     from lora_training.app.targets import runtime_problems, targets
@@ -180,7 +198,7 @@ def list_(*, as_json: bool) -> None:
 
 
 @patch.command()
-@click.argument("name")
+@click.argument("name", shell_complete=_patches)
 @json_option
 def show(name: str, *, as_json: bool) -> None:
     """Print one patch with its header. NAME may be its number, after UPSTREAM/ where several have it."""
@@ -228,7 +246,7 @@ def _names(upstream: str, full: str) -> set[str]:
 
 
 @patch.command()
-@click.argument("name")
+@click.argument("name", shell_complete=_patches)
 @json_option
 def remove(name: str, *, as_json: bool) -> None:
     """Take one patch out of its tree, the series, patches.lock and PATCHES.md. NAME is as for `show`."""
@@ -253,7 +271,7 @@ def lock(*, as_json: bool) -> None:
 
 
 @patch.command()
-@click.argument("upstream")
+@click.argument("upstream", shell_complete=_upstreams)
 @click.argument("title")
 @click.argument("files", nargs=-1)
 @json_option
@@ -267,7 +285,7 @@ def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> 
 
 
 @patch.command()
-@click.argument("upstream")
+@click.argument("upstream", shell_complete=_upstreams)
 @click.argument("name", required=False)
 @click.option("--file", "files", multiple=True, metavar="FILE", help="A file that is new in the tree.")
 @json_option

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ def apply(root: Path, files: Sequence[Path], strip: int | None) -> AdHocResult:
     wanted = _load(files)
     with _session(root) as recovered:
         record = _read_record(root)
+        _check_strip(record, wanted, strip)
         applied = {patch.sha256 for patch in record.patches}
         new = {digest: item for digest, item in wanted.items() if digest not in applied}
         image = fs.snapshot(root, record.pristine)
@@ -56,14 +57,16 @@ def apply(root: Path, files: Sequence[Path], strip: int | None) -> AdHocResult:
         return _result(new.values(), writes, recovered, after.moved)
 
 
-def revert(root: Path, files: Sequence[Path]) -> AdHocResult:
+def revert(root: Path, files: Sequence[Path], strip: int | None = None) -> AdHocResult:
     """Revert patches: restore every file byte for byte.
 
-    Raises PatchError when other patches were applied later, or when a patched file was changed since.
+    Raises PatchError when other patches were applied later, when a patched file was changed since, or when a patch
+    was applied with another `strip`.
     """
     wanted = _load(files)
     with _session(root) as recovered:
         record = _read_record(root)
+        _check_strip(record, wanted, strip)
         applied = {patch.sha256 for patch in record.patches}
         reverted = [item for digest, item in wanted.items() if digest in applied]
         if not reverted:
@@ -78,7 +81,7 @@ def revert(root: Path, files: Sequence[Path]) -> AdHocResult:
         return _result(reverted, writes, recovered)
 
 
-def verify(root: Path, files: Sequence[Path]) -> tuple[list[str], Recovered | None]:
+def verify(root: Path, files: Sequence[Path], strip: int | None = None) -> tuple[list[str], Recovered | None]:
     """Return the reasons why these patches do not count as applied; none when they are applied and unchanged.
 
     Only the record counts: that a patch can be reversed does not prove that it was applied.
@@ -92,6 +95,10 @@ def verify(root: Path, files: Sequence[Path]) -> tuple[list[str], Recovered | No
         image = fs.snapshot(root, paths)
         drifted = [path for path in paths if state_of(image[path]) != record.state(path, record.last)]
         problems += [f"{shown(path)} has changed since its patch went in" for path in drifted]
+        try:
+            _check_strip(record, wanted, strip)
+        except PatchError as exc:
+            problems.append(exc.message)
     return problems, recovered
 
 
@@ -129,6 +136,16 @@ def _load(files: Sequence[Path]) -> dict[str, tuple[str, bytes]]:
     if len(found) != len(files):
         raise PatchError("the same patch is named twice", hint="name each patch once")
     return found
+
+
+def _check_strip(record: Stack, wanted: Mapping[str, tuple[str, bytes]], strip: int | None) -> None:
+    """Raise PatchError for an applied patch that changes other files with that `strip`."""
+    for patch in record.patches if strip is not None else ():
+        if patch.sha256 in wanted:
+            changes = parse(*wanted[patch.sha256], strip=strip, exists=patch.files.__contains__).changes
+            if not {change.new for change in changes} <= patch.files.keys():
+                what = f"{patch.name} was applied with another --strip than {strip}"
+                raise PatchError(what, hint="leave --strip out: the folder's record has the names of the files")
 
 
 def _result(

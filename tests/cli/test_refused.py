@@ -88,11 +88,18 @@ def test_the_shell_completes_keys_and_tools(
         assert capsys.readouterr().out == said
 
 
-def test_the_shell_completes_commands_and_presets(
+def test_the_shell_completes_commands_presets_and_patches(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("_LORA_COMPLETE", "bash_complete")
-    for words, said in (("lora conf", "plain,config\n"), ("lora config new --preset sdx", "plain,sdxl\n")):
+    for words, said in (
+        ("lora conf", "plain,config\n"),
+        ("lora config new --preset sdx", "plain,sdxl\n"),
+        ("lora patch apply sd", "plain,sd-scripts\n"),
+        ("lora patch show runtime/em", "plain,runtime/ema\n"),
+        ("lora patch show em", "plain,ema\n"),
+        ("lora patch remove em", "\n"),
+    ):
         monkeypatch.setenv("COMP_WORDS", words)
         monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
         with pytest.raises(SystemExit) as ended:

@@ -44,6 +44,18 @@ def test_apply_verify_and_revert_any_folder(tree: Path) -> None:
     assert _patch(tree, "revert", "good.patch").out == "nothing to do\n"
 
 
+def test_revert_and_verify_refuse_another_strip_than_that_of_apply(tree: Path) -> None:
+    strip = {number: ("--strip", str(number)) for number in range(3)}
+    assert _patch(tree, "apply", "good.patch", flags=strip[1]).code == 0
+    before = tree_of(tree, without=())
+    for number in (0, 2):
+        assert [_patch(tree, verb, "good.patch", flags=strip[number]).code for verb in ("verify", "revert")] == [1, 5]
+    assert _patch(tree, "apply", "good.patch", flags=strip[0]).err.startswith("error: good.patch was applied with ")
+    assert tree_of(tree, without=()) == before
+    assert [_patch(tree, verb, "good.patch", flags=strip[1]).code for verb in ("verify", "revert")] == [0, 0]
+    assert (tree / "f.py").read_text() == "one\ntwo\nthree\n"
+
+
 def test_one_bad_patch_among_good_ones_changes_nothing(tree: Path) -> None:
     (tree / "g.py").write_text("one\ntwo\nthree\n")
     before = tree_of(tree, without=())

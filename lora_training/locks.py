@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lora_training.errors import PatchError
+from lora_training.errors import ConfigError, LoraError
 
 WAIT_S = 10.0
 # A wait that is longer than this is reported.
@@ -37,42 +37,47 @@ def acquire(fd: int, *, shared: bool = False, wait: bool = False) -> bool:
 
 
 @contextmanager
-def exclusive(folder: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
-    """Hold `folder` exclusively. Raises PatchError, with its holders, when it is not free after `wait_s` seconds."""
-    with _held(folder, wait_s, shared=False):
+def exclusive(
+    folder: Path, *, wait_s: float = WAIT_S, name: Path | None = None, error: type[LoraError] = ConfigError
+) -> Iterator[None]:
+    """Hold `folder` exclusively. Raises `error`, with its `name` and holders, when it is not free after `wait_s`."""
+    with _held(folder, wait_s, name or folder, error, shared=False):
         yield
 
 
 @contextmanager
-def shared(folder: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
+def shared(folder: Path, *, wait_s: float = WAIT_S, error: type[LoraError] = ConfigError) -> Iterator[None]:
     """Hold `folder` together with other readers, so that no command changes the trees. Raises as `exclusive`."""
-    with _held(folder, wait_s, shared=True):
+    with _held(folder, wait_s, folder, error, shared=True):
         yield
 
 
 @contextmanager
-def _held(folder: Path, wait_s: float, *, shared: bool) -> Iterator[None]:
+def _held(folder: Path, wait_s: float, name: Path, error: type[LoraError], *, shared: bool) -> Iterator[None]:
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as exc:
-        raise PatchError(f"cannot open {folder}: {exc.strerror}", hint="make it readable") from exc
+        raise error(f"cannot open {folder}: {exc.strerror}", hint="make it readable") from exc
     try:
-        _wait(fd, folder, wait_s, shared=shared)
+        if not _waited(fd, wait_s, shared=shared):
+            raise error(f"{name} is in use by {_holders(fd)}", hint="run this again when that has ended")
         yield
     finally:
         os.close(fd)
 
 
-def _wait(fd: int, folder: Path, wait_s: float, *, shared: bool) -> None:
+def _waited(fd: int, wait_s: float, *, shared: bool) -> bool:
+    """Return whether an open file could be locked within `wait_s` seconds."""
     began = time.monotonic()
     untold = list(_listeners)
     while not acquire(fd, shared=shared):
         waited = time.monotonic() - began
         if waited >= wait_s:
-            raise PatchError(f"{folder} is in use by {_holders(fd)}", hint="run this again when that has ended")
+            return False
         while untold and waited >= SAY_AFTER_S:
             untold.pop()(f"waiting up to {wait_s:.0f} seconds for {_holders(fd)}")
         time.sleep(_POLL_S)
+    return True
 
 
 def _holders(fd: int) -> str:

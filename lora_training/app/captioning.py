@@ -69,7 +69,7 @@ def caption(here: Workspace, request: Request, progress: Progress) -> Outcome:
 def take_back(here: Workspace, folder: Path) -> tuple[list[Path], list[Path]]:
     """Undo the last use in a folder. Return the captions restored, and those left since they were edited."""
     place = _place(here, folder)
-    with locks.exclusive(place):
+    with locks.exclusive(place, name=folder):
         last = newest(place)
         if last is None:
             raise ConfigError(f"there is nothing to undo in {folder}")
@@ -88,7 +88,7 @@ def _write(
 ) -> Outcome:
     outcome = Outcome()
     place = _place(here, request.folder)
-    with transaction.shared_lock(here), locks.exclusive(place):
+    with transaction.shared_lock(here), locks.exclusive(place, name=request.folder):
         remaining = _remaining(here, request, outcome, progress)
         if remaining:
             targets.require_verified(here, targets.targets(here))

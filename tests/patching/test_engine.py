@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_training import locks
-from lora_training.errors import PatchError, UpstreamError
+from lora_training.errors import ConfigError, PatchError, UpstreamError
 from lora_training.patching import docs, engine, lockfile, verify
 from lora_training.patching.transaction import root_of, shared_lock
 from tests.helpers import git
@@ -276,9 +276,10 @@ def test_killed_anywhere_all_trees_are_at_one_step_after_the_next_command(checko
 def test_a_command_says_who_holds_the_lock(checkout: Checkout) -> None:
     here = root_of(checkout.here)
     with shared_lock(checkout.here):
-        lock = locks.exclusive(here.path, wait_s=0)
-        with pytest.raises(PatchError, match=f"in use by process {os.getpid()}"):
-            lock.__enter__()
+        for name, error in ((None, PatchError), (Path("captions"), ConfigError)):
+            lock = locks.exclusive(here.path, wait_s=0, name=name, error=error)
+            with pytest.raises(error, match=f"^{name or here.path} is in use by process {os.getpid()}"):
+                lock.__enter__()
 
 
 def test_a_command_that_waits_says_once_for_whom(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +287,7 @@ def test_a_command_that_waits_says_once_for_whom(checkout: Checkout, monkeypatch
     monkeypatch.setattr(locks, "_listeners", [said.append])
     monkeypatch.setattr(locks, "SAY_AFTER_S", 0)
     lock = locks.exclusive(root_of(checkout.here).path, wait_s=0.1)
-    with shared_lock(checkout.here), pytest.raises(PatchError):
+    with shared_lock(checkout.here), pytest.raises(ConfigError):
         lock.__enter__()
     [line] = said
     assert line.startswith(f"waiting up to 0 seconds for process {os.getpid()} (")

@@ -52,7 +52,7 @@ def root_of(workspace: Workspace) -> Root:
 @contextmanager
 def exclusive(root: Root) -> Iterator[Recovered | None]:
     """Lock the root for writing and complete an interrupted command first; yields that command."""
-    with locks.exclusive(root.path):
+    with locks.exclusive(root.path, error=PatchError):
         yield recover(root)
 
 
@@ -63,7 +63,7 @@ def shared(root: Root) -> Iterator[Recovered | None]:
     if journal.pending(root.state):
         with exclusive(root) as recovered:
             pass
-    with locks.shared(root.path):
+    with locks.shared(root.path, error=PatchError):
         yield recovered
 
 

@@ -87,12 +87,12 @@ def as_json(found: Survey) -> dict[str, Any]:
     return {
         "datasets": [
             {
-                "resolution": list(dataset.resolution),
-                "batch_size": dataset.batch_size,
-                "batches": dataset.batches,
-                "buckets": [{"size": list(size), "count": count} for size, count in dataset.buckets.items()],
+                "resolution": list(filled.rule.resolution),
+                "batch_size": filled.rule.batch_size,
+                "batches": filled.batches,
+                "buckets": [{"size": list(size), "count": count} for size, count in filled.counts.items()],
             }
-            for dataset in found.datasets
+            for filled in (dataset.filled for dataset in found.datasets)
         ],
         "images": len(found.samples),
         "steps_per_epoch": found.steps,
@@ -112,11 +112,12 @@ def lines(found: Survey) -> Iterator[str]:
 
 
 def _table(dataset: Dataset) -> Iterator[str]:
-    width, height = dataset.resolution
-    used = sum(dataset.buckets.values())
-    yield f"{width}x{height}, batches of {dataset.batch_size}: {len(dataset.samples)} images, {used} with repeats"
+    rule, counts = dataset.filled.rule, dataset.filled.counts
+    width, height = rule.resolution
+    used = sum(counts.values())
+    yield f"{width}x{height}, batches of {rule.batch_size}: {len(dataset.samples)} images, {used} with repeats"
     yield f"  {'bucket':>12} {'images':>8} {'with repeats':>14}"
-    for size, count in dataset.buckets.items():
+    for size, count in counts.items():
         images = sum(each.place is not None and each.place.bucket == size for each in dataset.samples)
         yield f"  {f'{size[0]}x{size[1]}':>12} {images:>8} {count:>14}"
 

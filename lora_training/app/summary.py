@@ -7,7 +7,6 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,6 @@ from lora_training.stat_cache import StatCache
 from lora_training.workspace import Workspace
 
 _SHOWN = 4  # buckets
-_SD = (512, 512)
 _DEFAULT_STEPS = 1600  # upstream's max_train_steps
 
 
@@ -69,39 +67,18 @@ def _repeated(subsets: Sequence[Subset]) -> str:
 
 def _data(subsets: Sequence[Subset], cache: Path | None, progress: Callable[[str], None]) -> _Data:
     """Assign the images to their buckets, by the sizes in their headers."""
-    found = _sizes([path for subset in subsets for path in subset.images], cache, progress)
-    counts: Counter[buckets.Size] = Counter()
-    batches, batch_sizes = 0, set()
-    for _, group in groupby(subsets, key=lambda subset: subset.dataset):
-        each = list(group)
-        rule = buckets.Rule(each[0].options, next((subset.size for subset in each if subset.size), _SD))
-        kept = (path for subset in each for path in subset.images if math.prod(found[path]) > subset.passed_over)
-        places = {path: rule.place(*found[path]).bucket for path in kept}
-        own: Counter[buckets.Size] = Counter()
-        for path, times in buckets.repeats(each, places).items():
-            own[places[path]] += times
-        counts += own
-        batches += sum(math.ceil(number / rule.batch_size) for number in own.values())
-        batch_sizes.add(rule.batch_size)
-    return _Data(counts, batches, tuple(sorted(batch_sizes)))
-
-
-def _sizes(paths: Sequence[str], cache: Path | None, progress: Callable[[str], None]) -> dict[str, buckets.Size]:
-    """Return width and height of each image, (0, 0) for an unreadable one."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    known = StatCache(cache, "width and height 1")
-    new = known.unknown(dict.fromkeys(paths))
-    found = {}
-    for done, (path, text) in enumerate(scan.checked(lambda path: "{} {}".format(*(images.size(path) or (0, 0))), new)):
-        found[path] = text or ""
-        if done % 50 == 0:
-            progress(f"reading sizes of images: {done} of {len(new)} ({100 * done // len(new)} %)")
-        if new[path]:
-            known.add(path, new[path], found[path])
-    known.save()
+    paths = (path for subset in subsets for path in subset.images)
+    found = scan.texts(paths, _size, StatCache(cache, "width and height 1"), "sizes of images", progress)
     progress("")
-    words = {path: (found.get(path) or known.word(path)).split() for path in paths}
-    return {path: (int(width), int(height)) for path, (width, height) in words.items()}
+    sizes = {path: (int(width), int(height)) for path, text in found.items() for width, height in [text.split()]}
+    filled = buckets.fill(subsets, sizes)
+    counts = sum((Counter(each.counts) for each in filled), Counter[buckets.Size]())
+    return _Data(counts, sum(each.batches for each in filled), tuple(sorted({each.rule.batch_size for each in filled})))
+
+
+def _size(path: str) -> str:
+    return "{} {}".format(*(images.size(path) or (0, 0)))
 
 
 def _in_words(counts: Counter[buckets.Size]) -> str:

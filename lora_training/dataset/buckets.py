@@ -7,14 +7,17 @@ The rules are those of `BucketManager` and `BaseDataset.make_buckets` in upstrea
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from lora_training.preflight import buckets
 from lora_training.preflight.listing import Subset
 
 Size = tuple[int, int]
+_SD = (512, 512)  # where no resolution is given
 # upstream's defaults
 _DEFAULTS = {"min_bucket_reso": 256, "max_bucket_reso": 1024, "bucket_reso_steps": 64, "batch_size": 1}
 
@@ -100,3 +103,35 @@ def repeats(subsets: Sequence[Subset], there: Mapping[str, Any]) -> dict[str, in
             if used >= wanted:
                 break
     return found
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A data set in its buckets: the place of each image, and how often an epoch uses it.
+
+    `counts` has the images in each bucket, with repeats; `batches` are those of an epoch.
+    """
+
+    subsets: Sequence[Subset]
+    rule: Rule
+    places: Mapping[str, Place]
+    times: Mapping[str, int]
+    counts: Mapping[Size, int]
+    batches: int
+
+
+def fill(subsets: Sequence[Subset], sizes: Mapping[str, Size]) -> list[Filled]:
+    """Assign the images of each data set to its buckets, by their sizes; (0, 0) is that of an unreadable one."""
+    return [_filled(list(group), sizes) for _, group in groupby(subsets, key=lambda subset: subset.dataset)]
+
+
+def _filled(subsets: Sequence[Subset], sizes: Mapping[str, Size]) -> Filled:
+    rule = Rule(subsets[0].options, next((subset.size for subset in subsets if subset.size), _SD))
+    kept = (path for subset in subsets for path in subset.images if math.prod(sizes[path]) > subset.passed_over)
+    places = {path: rule.place(*sizes[path]) for path in kept}
+    times = repeats(subsets, places)
+    counts: Counter[Size] = Counter()
+    for path, number in times.items():
+        counts[places[path].bucket] += number
+    batches = sum(math.ceil(number / rule.batch_size) for number in counts.values())
+    return Filled(subsets, rule, places, times, dict(sorted(counts.items())), batches)

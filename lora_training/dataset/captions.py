@@ -42,16 +42,30 @@ def read(subset: Subset) -> Iterator[tuple[str, Caption]]:
 
 
 def _beside(path: str, extension: str, words: str | None, *, many: bool) -> Caption:
-    base = os.path.splitext(path)[0]
-    parts = base.split("_")
-    face = "_".join(parts[: 1 - _FACE_PARTS]) if len(parts) >= _FACE_PARTS else base
-    file = next((each for each in (base + extension, face + extension) if os.path.isfile(each)), None)
+    file = next(filter(os.path.isfile, _files(path, extension)), None)
     if file:
         return _parsed(file, many=many)
+    base = os.path.splitext(path)[0]
     other = next((base + each for each in _OTHERS if os.path.isfile(base + each)), None)
     if other:
         return Caption(words or "", "unread", other)
     return Caption(words, None) if words else Caption("", "missing", base + extension)
+
+
+def _files(path: str, extension: str) -> tuple[str, str]:
+    """Return the caption files of an image: that of its name, and that of the picture from which a face was cut."""
+    base = os.path.splitext(path)[0]
+    parts = base.split("_")
+    face = "_".join(parts[: 1 - _FACE_PARTS]) if len(parts) >= _FACE_PARTS else base
+    return base + extension, face + extension
+
+
+def alone(subset: Subset) -> dict[str, str]:
+    """Return the caption files in a subset's folder that belong to none of its images."""
+    extension = str(subset.options.get("caption_extension") or DEFAULT)
+    used = {file for path in subset.images for file in _files(path, extension)}
+    found = (os.path.join(subset.name, name) for name in files.names(subset.name) if name.endswith(extension))
+    return {} if subset.is_finetuning else {path: "" for path in found if path not in used}
 
 
 def _parsed(file: str, *, many: bool) -> Caption:

@@ -44,20 +44,9 @@ class Picture:
 def survey(paths: Iterable[str], cache: Path | None, progress: Callable[[str], None]) -> dict[str, Picture]:
     """Return a picture for each path. Results are cached for as long as a file does not change."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    names = list(dict.fromkeys(paths))
-    memory = StatCache(cache, f"{_JUDGE} {' '.join(images.formats())}")
-    new = memory.unknown(names)
-    found: dict[str, str] = {}
-    try:
-        for done, (path, text) in enumerate(scan.checked(_described, new)):
-            found[path] = text or ""
-            if done % 50 == 0:
-                progress(f"looking at images: {done} of {len(new)} ({100 * done // len(new)} %)")
-            if new[path]:
-                memory.add(path, new[path], found[path])
-    finally:
-        memory.save()
-    return {path: Picture(path, **json.loads(found.get(path) or memory.word(path))) for path in names}
+    seen = StatCache(cache, f"{_JUDGE} {' '.join(images.formats())}")
+    found = scan.texts(paths, _described, seen, "images", progress)
+    return {path: Picture(path, **json.loads(text)) for path, text in found.items()}
 
 
 def _described(path: str) -> str:

@@ -72,9 +72,9 @@ def _shape(sample: Sample) -> str:
 
 
 def _buckets(dataset: Dataset) -> Iterator[str]:
-    width, height = dataset.resolution
+    width, height = dataset.filled.rule.resolution
     yield f"<h2>Buckets of {width}x{height}</h2><p>The frame in each picture is the part that is trained on.</p>"
-    for size, count in dataset.buckets.items():
+    for size, count in dataset.filled.counts.items():
         inside = [sample for sample in dataset.samples if sample.place and sample.place.bucket == size]
         yield f'<h3>{size[0]}x{size[1]}: {len(inside)} images, {count} with repeats</h3><div class="row">'
         yield from _figures(inside)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_training.dataset import buckets, captions, pictures, tokens
-from lora_training.dataset.buckets import Place, Size
+from lora_training.dataset.buckets import Filled, Place
 from lora_training.dataset.captions import Caption
 from lora_training.dataset.pictures import Picture
 from lora_training.preflight import buckets as preflight
@@ -21,7 +21,6 @@ from lora_training.problems import Severity
 _LEAST_SIDE = 64
 _MOST_RATIO = 3.0  # of the longer side to the shorter
 _MOST_LOST, _MOST_ENLARGED = 0.25, 1.2
-_SD = (512, 512)  # where no resolution is given
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The samples that share buckets. `buckets` has the images in each, with repeats; `batches` are those an epoch."""
+    """The samples that share buckets, and these."""
 
-    resolution: Size
-    batch_size: int
+    filled: Filled
     samples: tuple[Sample, ...]
-    buckets: Mapping[Size, int]
-    batches: int
 
 
 @dataclass(frozen=True)
@@ -94,8 +90,8 @@ def make(job: Job, tree: Path, progress: Callable[[str], None], trigger: str | N
     subsets = listing.subsets(job)
     found = pictures.survey((path for each in subsets for path in each.images), job.cache, progress)
     count = tokens.counter(job, tree)
-    numbers = sorted({subset.dataset for subset in subsets})
-    datasets = [_dataset([each for each in subsets if each.dataset == number], found, count) for number in numbers]
+    filled = buckets.fill(subsets, {path: (each.width, each.height) for path, each in found.items()})
+    datasets = tuple(Dataset(each, tuple(_samples(each, found, count))) for each in filled)
     limit = tokens.limit(job) if count else None
     samples = [sample for dataset in datasets for sample in dataset.samples]
     unfit = preflight.unfit(job, subsets, progress)
@@ -103,36 +99,20 @@ def make(job: Job, tree: Path, progress: Callable[[str], None], trigger: str | N
     sizes = (Fault("size", "error", text, unfit),) if unfit else ()
     faults = sorted((*_left_out(subsets, found), *sizes, *_faults(samples, limit, trigger)), key=lambda it: it.severity)
     accumulated = int(job.number("gradient_accumulation_steps") or 1)
-    return Survey(
-        tuple(datasets), tuple(faults), limit, math.ceil(sum(each.batches for each in datasets) / accumulated)
-    )
+    return Survey(datasets, tuple(faults), limit, math.ceil(sum(each.batches for each in filled) / accumulated))
 
 
-def _dataset(subsets: Sequence[Subset], found: Mapping[str, Picture], count: Callable[[str], int] | None) -> Dataset:
-    resolution = next((subset.size for subset in subsets if subset.size), _SD)
-    rule = buckets.Rule(subsets[0].options, resolution)
-    kept = {path for subset in subsets for path in subset.images if not _is_skipped(subset, found[path])}
-    places = {path: rule.place(found[path].width, found[path].height) for path in kept if found[path].width}
-    times = buckets.repeats(subsets, places)
-    samples = tuple(
-        Sample(path, subset, times.get(path, 0), found[path], places.get(path), caption, _length(caption.text, count))
-        for subset in subsets
-        for path, caption in captions.read(subset)
-        if path in kept
-    )
-    counted: Counter[Size] = Counter()
-    for path, repeats in times.items():
-        counted[places[path].bucket] += repeats
-    batches = sum(math.ceil(number / rule.batch_size) for number in counted.values())
-    return Dataset(resolution, rule.batch_size, samples, dict(sorted(counted.items())), batches)
+def _samples(filled: Filled, found: Mapping[str, Picture], count: Callable[[str], int] | None) -> Iterator[Sample]:
+    for subset in filled.subsets:
+        for path, caption in captions.read(subset):
+            if not _is_skipped(subset, found[path]):
+                length = max(map(count, caption.text.split("\n"))) if count else None
+                times, place = filled.times.get(path, 0), filled.places.get(path)
+                yield Sample(path, subset, times, found[path], place, caption, length)
 
 
 def _is_skipped(subset: Subset, picture: Picture) -> bool:
     return 0 < picture.width * picture.height <= subset.passed_over
-
-
-def _length(text: str, count: Callable[[str], int] | None) -> int | None:
-    return max(map(count, text.split("\n"))) if count else None
 
 
 # -- faults
@@ -144,8 +124,12 @@ def _left_out(subsets: Sequence[Subset], found: Mapping[str, Picture]) -> Iterat
         severity: Severity = "warning" if any(subset.images for subset in subsets) else "error"
         yield Fault("no-images", severity, "data sets without images that upstream reads", empty)
     if unread := listing.unread(subsets):
-        text = "pictures that upstream does not read: save those of another ending as .png, give folders a data set"
+        counts = Counter(detail if detail.startswith(".") else "folder" for detail in unread.values())
+        kinds = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
+        text = f"files that upstream does not read ({kinds}): save pictures as .png, give folders a data set"
         yield Fault("unread", "warning", text, unread)
+    if alone := {file: "" for subset in subsets if subset.images for file in captions.alone(subset)}:
+        yield Fault("caption-alone", "warning", "caption files without an image of that name", alone)
     skipped = {path: "" for subset in subsets for path in subset.images if _is_skipped(subset, found[path])}
     if skipped:
         yield Fault("skipped", "warning", "images left out by skip_image_resolution", skipped)
@@ -181,6 +165,8 @@ def _of_file(sample: Sample) -> Iterator[tuple[str, str]]:
         yield "alpha", picture.mode
     if picture.mode == "CMYK":
         yield "cmyk", picture.mode
+    if picture.mode.startswith(("I", "F")):
+        yield "deep", picture.mode
 
 
 def _of_size(sample: Sample) -> Iterator[tuple[str, str]]:
@@ -219,6 +205,7 @@ _FAULTS: dict[str, tuple[Severity, str]] = {
     "animated": ("warning", "animated images, of which the first frame alone is used"),
     "alpha": ("warning", "images with transparency, which is dropped without alpha_mask"),
     "cmyk": ("warning", "images in CMYK, whose colours may change"),
+    "deep": ("warning", "images of more than 8 bits in grey, which become white"),
     "caption-encoding": ("error", "captions that are not UTF-8, which ends a training"),
     "caption-empty": ("error", "empty caption files, which end a training"),
     "caption-unreadable": ("error", "caption files that cannot be read"),

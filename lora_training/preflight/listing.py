@@ -187,7 +187,7 @@ def _folder(folder: str, *, cached: bool) -> list[str]:
 
 
 def unread(subsets: Iterable[Subset]) -> dict[str, str]:
-    """Return the pictures and folders of images beside the images that upstream does not look for, with details."""
+    """Return the pictures, videos and folders of images beside the images that upstream passes over, with details."""
     known = {path for each in subsets for path in (*each.images, *each.extra, each.name)}
     known |= {os.path.dirname(path) for path in known}
     found = {}
@@ -195,7 +195,7 @@ def unread(subsets: Iterable[Subset]) -> dict[str, str]:
         paths = (os.path.join(folder, name) for name in files.names(folder) if name[0] != ".")
         for path in (path for path in paths if path not in known):
             inside = sum(name.endswith(extensions()) for name in files.names(path))
-            if inside or (mimetypes.guess_type(path)[0] or "").startswith("image/"):
+            if inside or (mimetypes.guess_type(path)[0] or "").startswith(("image/", "video/")):
                 found[path] = f"a folder with {inside} of them" if inside else os.path.splitext(path)[1]
     return found
 

@@ -26,21 +26,34 @@ def broken(paths: Iterable[str], check: Check, seen: StatCache, what: str, progr
     `check` returns a message, or None for a good file; `what` names the files in the plural. Good files are saved in
     `seen`, also after a KeyboardInterrupt.
     """
-    left = seen.unknown(dict.fromkeys(paths))
+    found = texts(paths, check, seen, what, progress, keeps=lambda wrong: not wrong)
+    return {path: wrong for path, wrong in found.items() if wrong}
+
+
+def texts(
+    paths: Iterable[str],
+    look: Check,
+    seen: StatCache,
+    what: str,
+    progress: Progress,
+    keeps: Callable[[str], bool] = lambda _text: True,
+) -> dict[str, str]:
+    """Return what `look` returns for each of `paths`, from `seen` where it was called before and the text is kept."""
+    names = list(dict.fromkeys(paths))
+    left = seen.unknown(names)
     if len(left) >= _WORTH_A_LINE:
         progress(f"checking {len(left)} {what}; the next start remembers those that are good")
     found: dict[str, str] = {}
     try:
-        for done, (path, wrong) in enumerate(checked(check, left)):
+        for done, (path, text) in enumerate(checked(look, left)):
             if done % _LINE_EVERY == 0:
                 progress(f"checking {what}: {done} of {len(left)} ({100 * done // len(left)} %)")
-            if wrong is not None:
-                found[path] = wrong
-            elif left[path]:
-                seen.add(path, left[path])
+            found[path] = text or ""
+            if left[path] and keeps(found[path]):
+                seen.add(path, left[path], found[path])
     finally:
         seen.save()
-    return {path: found[path] for path in left if path in found}
+    return {path: found[path] if path in left else seen.word(path) for path in names}
 
 
 def checked(check: Check, paths: Iterable[str]) -> Iterator[tuple[str, str | None]]:

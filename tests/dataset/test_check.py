@@ -37,6 +37,7 @@ CODES = {
     "animated": {"moving.webp"},
     "alpha": {"clear.png"},
     "cmyk": {"print.jpg"},
+    "deep": {"deep.png"},
     "duplicate": {"a.png", "same.png"},
     "near-duplicate": {"b.png", "near.jpg"},
     "caption-encoding": {"print.jpg"},
@@ -47,7 +48,8 @@ CODES = {
     "caption-lines": {"same.png"},
     "caption-mark": {"near.jpg"},
     "tokens": {"moving.webp"},
-    "unread": {"old.gif", "mixed.Png", "inside"},
+    "caption-alone": {"c.png.txt"},
+    "unread": {"old.gif", "mixed.Png", "inside", "film.mp4"},
     "trigger": {
         "clear.png",
         "moving.webp",
@@ -87,7 +89,9 @@ def planted(tmp_path_factory) -> Path:
     (folder / "inside").mkdir()
     for name in ("old.gif", "mixed.Png", ".hidden.gif", "inside/more.png"):
         picture(500, 500, 25).save(folder / name)
-    write(folder, {f"{name}.txt": f"Cat, tag_{name}, red" for name in ("a", "b", "c", "long")})
+    Image.fromarray(np.arange(0, 62500).reshape(250, 250).astype("u2")).resize((500, 500)).save(folder / "deep.png")
+    write(folder, {f"{name}.txt": f"Cat, tag_{name}, red" for name in ("a", "b", "c", "long", "deep", "c.png")})
+    write(folder, {"film.mp4": "", "notes.md": ""})
     texts = {"clear.txt": "", "turned.caption": "x", "thin.txt": " \n", "same.txt": "a\nb\n", "near.txt": "\ufeffcat"}
     write(folder, {**texts, "moving.txt": " ".join(["word"] * 90)})
     (folder / "print.txt").write_bytes(b"caf\xe9")
@@ -114,6 +118,7 @@ def test_the_report_is_one_file_with_thumbnails_crops_and_duplicates(planted, tm
     ran = check(planted, "--resolution", "512", "--trigger", "cat", "--report", "report.html", cwd=tmp_path)
     assert "report: report.html" in ran.out
     assert "the trigger word cat: 8\n" in ran.out
+    assert "files that upstream does not read (1 .mp4, 1 folder, 1 .Png, 1 .gif)" in ran.out
     assert "    and 3 more, which --json lists\n" in ran.out
     text = (tmp_path / "report.html").read_text()
     assert not re.search(r'(?:src|href)="(?!data:)|<script|@import|url\(', text)

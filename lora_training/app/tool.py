@@ -46,6 +46,7 @@ _WRITES = re.compile(
 )
 _IMAGES = re.compile(r"(train|conditioning)_data_dir|src_(dir|img_folder)")
 _FILE = re.compile(r"\.(safetensors|ckpt|pth?|bin|jsonl?|toml|png|jpe?g|webp|bmp)$", re.IGNORECASE)
+_ADDED_TO = (".json", ".jsonl")  # by upstream's metadata scripts
 # It looks for the configuration of its model in the current folder.
 _IN_ITS_FOLDER = ("make_captions",)
 _TICK_S = 0.1
@@ -84,6 +85,9 @@ def call(here: Workspace, name: str, given: Sequence[str], runtime: Patches | No
     reads = {place: word for some in line.values.values() for place, word in some if place not in writes}
     inputs = {place: Path(word).absolute() for place, word in reads.items() if _exists(line.name, word)}
     outputs = {place: path for place, path in writes.items() if path.suffix and not path.is_dir()}
+    for path in {*inputs.values()}.intersection(outputs.values()):
+        if path.suffix not in _ADDED_TO:
+            raise UsageError(f"{line.name} would write over {path}, which it reads", hint="write to another file")
     folders = tuple(path for path in writes.values() if path not in outputs.values())
     for folder in (word for to, some in line.values.items() if _IMAGES.fullmatch(to) for _, word in some):
         if not any(path.suffix in listing.extensions() for path in Path(folder).rglob("*")):
@@ -109,8 +113,8 @@ def _exists(name: str, word: str) -> bool:
 
 def run(
     here: Workspace, name: str, words: Sequence[str], config: Path | None, progress: Callable[[str], None]
-) -> list[Path]:
-    """Run a script and return the files that it wrote. Raises LoraError, also for a bad result.
+) -> dict[Path, bool]:
+    """Run a script and return the files that it wrote, and whether each was there before. Raises LoraError.
 
     The runtime patches that `config` names are installed.
     """
@@ -128,8 +132,8 @@ def run(
                 unreadable = list(_unreadable(made, before, progress))
                 if code:
                     raise _failure(listed, code, unreadable)
-                written.extend(_finish(made, staged))
-            written.extend(_changed(made, before))
+                written.update(_finish(made, staged))
+            written.update(_changed(made, before))
             for problem in unreadable:
                 raise TrainingError(problem.message, hint=problem.hint)
     return written
@@ -172,7 +176,11 @@ def _wait(child: LaunchSpec) -> int:
 def _failure(tool: Script, code: int, unreadable: Sequence[Problem]) -> TrainingError:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     needs = [f"some of its options need {', '.join(tool.options_lack)}"] if tool.options_lack else []
-    hints = ["its messages are above", *needs, *(f"{each.message}\n{each.hint}" for each in unreadable)]
+    hints = [
+        f"its messages are above; `lora tool {tool.name} --help` shows its arguments",
+        *needs,
+        *(f"{each.message}\n{each.hint}" for each in unreadable),
+    ]
     return TrainingError(f"{tool.name} {how}", hint="\n".join(hints))
 
 
@@ -190,12 +198,12 @@ def _staged(made: Call) -> Iterator[dict[int, Path]]:
             except OSError as exc:
                 raise UsageError(f"{made.line.name} cannot write to {output.parent}: {exc.strerror}") from exc
             staged[place] = Path(stack.enter_context(folder), output.name)
-            if output.suffix in (".json", ".jsonl") and output.is_file():
-                shutil.copyfile(output, staged[place])  # upstream's metadata scripts add to it
+            if output.suffix in _ADDED_TO and output.is_file():
+                shutil.copyfile(output, staged[place])
         yield staged
 
 
-def _finish(made: Call, staged: dict[int, Path]) -> list[Path]:
+def _finish(made: Call, staged: dict[int, Path]) -> dict[Path, bool]:
     """Check the files that a script wrote, and rename them. Raises TrainingError; then none is renamed."""
     found: dict[Path, Path] = {}
     for place, output in made.outputs.items():
@@ -205,9 +213,10 @@ def _finish(made: Call, staged: dict[int, Path]) -> list[Path]:
         found |= {path: output.parent / path.name for path in files}
     for path, output in found.items():
         _check(path, output)
+    written = {output: output.exists() for output in found.values()}
     for path, output in found.items():
         path.replace(output)
-    return list(found.values())
+    return written
 
 
 def _check(path: Path, name: Path) -> None:
@@ -233,8 +242,8 @@ def _seen(made: Call) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
 
 
-def _changed(made: Call, before: dict[Path, int]) -> list[Path]:
-    return [path for path, time_ns in sorted(_seen(made).items()) if before.get(path) != time_ns]
+def _changed(made: Call, before: dict[Path, int]) -> dict[Path, bool]:
+    return {path: path in before for path, time_ns in sorted(_seen(made).items()) if before.get(path) != time_ns}
 
 
 def _unreadable(made: Call, before: dict[Path, int], progress: Callable[[str], None]) -> Iterator[Problem]:
@@ -246,9 +255,9 @@ def _unreadable(made: Call, before: dict[Path, int], progress: Callable[[str], N
 
 
 @contextmanager
-def _noted(here: Workspace, made: Call, before: dict[Path, int]) -> Iterator[list[Path]]:
+def _noted(here: Workspace, made: Call, before: dict[Path, int]) -> Iterator[dict[Path, bool]]:
     """Append a line to the record, however the call ends: the arguments, and digests of the files read and written."""
-    written: list[Path] = []
+    written: dict[Path, bool] = {}
     began, why = time.time(), None
     read_first = digests.of([path for path in made.inputs if path.is_file()], here.cache / "digests")
     try:

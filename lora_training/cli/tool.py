@@ -14,6 +14,7 @@ from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, json_option, print_json, say
 
 _PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
+_SHOWN = 20  # files
 
 
 class _Tools(Group):
@@ -80,5 +81,7 @@ def _run(name: str, words: tuple[str, ...]) -> None:
         written = app.run(here, name, words, click.get_current_context().obj, progress)
     finally:
         progress.close()
-    for path in written[:20]:
-        say(f"wrote {path}", err=True)
+    for path, was_there in list(written.items())[:_SHOWN]:
+        say(f"wrote {path}" + (", in place of an earlier file" if was_there else ""), err=True)
+    if len(written) > _SHOWN:
+        say(f"and {len(written) - _SHOWN} more", err=True)

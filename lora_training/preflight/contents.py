@@ -52,6 +52,8 @@ def image(start: bytes) -> str | None:
 
 def mend(kind: str) -> str:
     """Return a hint for getting the right file."""
+    if "no safetensors file" in kind:
+        return "give a file in the format of safetensors"
     return "`git lfs pull` fetches it" if "LFS" in kind else "fetch it again"
 
 
@@ -66,7 +68,7 @@ class Tensor:
 def tensors(path: Path) -> Mapping[str, Tensor]:
     """Return the tensors of a complete safetensors file, by name. Raises Damaged, and OSError."""
     first = start(path)
-    other = kind(first) or ("a PyTorch checkpoint, named .safetensors" if first[:2] == b"PK" else None)
+    other = kind(first) or ("a PyTorch checkpoint, no safetensors file" if first[:2] == b"PK" else None)
     if other:
         raise Damaged(f"is {other}")
     header = safetensors_header.read(path)

@@ -71,6 +71,7 @@ def test_a_lora_is_resized_checked_and_recorded(tmp_path):
     )
     assert ran.code == 0, ran.err
     assert names(tmp_path) == ["small.safetensors", "whole.safetensors"]
+    assert f"wrote {tmp_path / 'small.safetensors'}, in place of an earlier file\n" in ran.err
     assert ranks(tmp_path / "small.safetensors") == {2}
     result.check_values(tmp_path / "small.safetensors")
     assert noted()["tool"] == "networks/resize_lora"
@@ -189,6 +190,14 @@ def test_wrong_arguments_are_refused_before_the_script_starts(tmp_path):
         ("resize_lora", "--new_rank", "four"): "argument --new_rank: invalid int value: 'four'",
         ("resize_lora", "--save_precision", "fp8"): "argument --save_precision: invalid choice: 'fp8'",
         ("resize_lora", "--model", "b.safetensors"): "b.safetensors does not exist",
+        (
+            "resize_lora",
+            "--model",
+            "a.safetensors",
+            "--save_to=./a.safetensors",
+        ): "would write over .*/a.safetensors, which",
+        ("resize_lora",): "resize_lora: no arguments were given\nhint: `lora tool resize_lora --help`",
+        ("lst",): "did you mean `list`?",
         ("make_captions",): "the following arguments are required: train_data_dir",
         ("tag_images_by_wd14_tagger", "empty"): "there are no images in empty",
         ("tag_images_by_wd14_tagger", "nowhere"): "there are no images in nowhere",

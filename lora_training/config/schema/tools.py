@@ -135,7 +135,8 @@ def path_of(tree: Path, name: str) -> str:
         return known[stem]
     if stem in scripts(tree):
         raise UsageError(f"{stem} trains a LoRA", hint="`lora train CONFIG` runs it, from one TOML file")
-    raise UsageError(f"upstream has no tool `{name}`", hint=nearest.hint(stem, known) or "`lora tool list` shows them")
+    near = nearest.hint(stem, (*known, "list"))
+    raise UsageError(f"upstream has no tool `{name}`", hint=near or "`lora tool list` shows them")
 
 
 def parse(tree: Path, path: str, words: Sequence[str]) -> CommandLine:
@@ -145,6 +146,8 @@ def parse(tree: Path, path: str, words: Sequence[str]) -> CommandLine:
     hint = f"`lora tool {name} --help` shows its arguments"
     if "refusal" in found:
         raise UsageError(f"{name}: {found['refusal']}", hint=hint)
+    if not words:  # which some scripts parse, but none can run with
+        raise UsageError(f"{name}: no arguments were given", hint=hint)
     for unknown in found["unknown"]:
         raise UsageError(
             f"{name}: unrecognized argument {unknown}", hint=nearest.hint(unknown, found["options"]) or hint

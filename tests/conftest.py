@@ -81,7 +81,7 @@ def unchanged_environment() -> Iterator[None]:
     yield
     changed = {name for name, value in before.items() if os.environ.get(name) != value} - {"PYTEST_CURRENT_TEST"}
     # libraries add variables of their own when they are imported
-    changed |= {name for name in os.environ.keys() - before.keys() if name.startswith(("LORA_", "CUDA_"))}
+    changed |= {name for name in os.environ.keys() - before.keys() if name.startswith(("LORA_", "CUDA_VISIBLE"))}
     assert not changed, f"left in the environment: {sorted(changed)}"
 
 

@@ -14,10 +14,10 @@ def main() -> int:
         # file names in patches, locks and records mean the same in every locale, as with Python 3.15 and later
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             # the process was started with this stream closed
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - pathlib would cost more than the rest
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - pathlib would cost more than the rest
     code = run(sys.argv[1:])
     let_go()
     return code

@@ -125,3 +125,12 @@ def test_an_error_that_cannot_be_printed_keeps_its_exit_code() -> None:
         argv = [sys.executable, "-m", "lora_training", "upstream", "bump", "no-such-upstream", "HEAD"]
         ran = subprocess.run(argv, cwd=ROOT, stdout=full, stderr=full, check=False)
     assert ran.returncode == 4
+
+
+@pytest.mark.parametrize("command", ["config import -", "config new made --preset sdxl"])
+def test_a_closed_standard_input_is_an_empty_one(tmp_path: Path, command: str) -> None:
+    line = f'exec "$0" -m lora_training {command} <&-'
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    argv = ["sh", "-c", line, sys.executable]
+    ran = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr.partition(":")[0]) in ((0, ""), (3, "error"))

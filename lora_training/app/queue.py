@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,8 +176,12 @@ def pause(here: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _pause(job: Job) -> Job:
     if job.is_held:
+        folder = Path(job.output).with_suffix(".run")
+        if not record.is_alive(folder):
+            hint = "give the command again in a moment"
+            raise LoraError(f"{job.folder.name} is being checked, and cannot be stopped before it trains", hint=hint)
         # its worker notes the pause when the training has ended
-        files.touch(Path(job.output).with_suffix(".run") / record.STOP)
+        files.touch(folder / record.STOP)
         return job
     if job.state in ("failed", "done"):
         raise LoraError(f"{job.folder.name} is {job.state}, so there is nothing to pause")
@@ -231,7 +235,10 @@ def work(
     with slurm.requeued():
         if slurm.machine():
             return [_joined(here, names[0], watching)]
-        while (job := _next(here, names, watching)) or waits:
+        with jobs.shown(here.queue):
+            # what stays the same when another job is moved or removed meanwhile
+            outputs = {jobs.find(here.queue, name).output for name in names}
+        while (job := _next(here, outputs, watching)) or waits:
             if job:
                 ended.append(job)
             else:
@@ -239,10 +246,10 @@ def work(
     return ended
 
 
-def _next(here: Workspace, names: Sequence[str], watching: Watching) -> Job | None:
+def _next(here: Workspace, outputs: Collection[str], watching: Watching) -> Job | None:
     """Train the next job, if there is one, and return it."""
     with ExitStack() as held:
-        job = _take(here, names, held)
+        job = _take(here, outputs, held)
         if job is None:
             return None
         with watching() as watcher:
@@ -265,11 +272,10 @@ def _request(job: Job) -> train.Request:
     return train.Request(job.config, sets, job.resume, environ=environ)
 
 
-def _take(here: Workspace, names: Sequence[str], held: ExitStack) -> Job | None:
-    """Return the next job, held until the end of `held`: an interrupted one first."""
+def _take(here: Workspace, outputs: Collection[str], held: ExitStack) -> Job | None:
+    """Return the next job, of `outputs` if there are any, held until the end of `held`: an interrupted one first."""
     with jobs.locked(here.queue):
-        named = {jobs.find(here.queue, name).folder for name in names}
-        found = [job for job in jobs.read(here.queue) if (job.folder in named if named else job.sbatch is None)]
+        found = [job for job in jobs.read(here.queue) if (job.output in outputs if outputs else job.sbatch is None)]
         # a job that is held is being trained by another worker; without a holder, none of these is running
         due = [job for state in ("running", "waiting") for job in found if job.state == state and not job.is_held]
         if not due:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,8 +55,8 @@ class Queue:
     def states(self) -> dict[str, str]:
         return {job["name"]: job["state"] for job in self.list()}
 
-    def worker(self) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "lora_training", "queue", "work"]
+    def worker(self, *args: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "lora_training", "queue", "work", *args]
         return subprocess.Popen(argv, cwd=self.home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def events(self, name: str, kind: str) -> list[dict[str, Any]]:
@@ -122,8 +123,6 @@ SEED = 16
 
 def test_ten_jobs_with_a_broken_one_and_workers_that_are_killed(queue: Queue) -> None:
     """Each good job is done once, with the bits that it has alone; the broken one is set aside with its sentence."""
-    import shutil
-
     from tests.cli.test_train import weights
 
     good = [f"good-{number}" for number in range(9)]
@@ -166,11 +165,30 @@ def test_an_interrupted_job_is_the_first_and_a_held_one_is_left_alone(queue: Que
     with record.alone(held.folder):
         assert queue.states() == {"first": "waiting", "later": "interrupted", "held": "running"}
         assert "is being trained" in queue("remove", "held").err
+        assert "held is being checked" in queue("pause", "held").err
         with queue.worker() as worker:
             assert worker.stderr
             assert "job 0020-later" in worker.stderr.readline()
             worker.send_signal(signal.SIGKILL)
     assert queue.states()["later"] == "interrupted"
+
+
+def test_a_worker_of_named_jobs_goes_on_when_one_is_removed_and_added_again(queue: Queue) -> None:
+    images = queue.folder / "images"
+    shutil.copytree(Path(os.environ["LORA_CACHE"]) / "smoke" / "images", images)
+    config = queue.config("again", **{"${LORA_CACHE}/smoke/images": str(images)})
+    assert queue("add", config).code == 0
+    picture = next(images.glob("*.png"))
+    picture.rename(picture.with_suffix(".aside"))
+    picture.write_bytes(b"not a picture any more")
+    with queue.worker("again", "--wait") as worker:
+        assert worker.stderr
+        assert any("job 0010-again failed" in line for line in worker.stderr)
+        picture.with_suffix(".aside").replace(picture)
+        assert queue("remove", "again").code == 0
+        assert queue("add", config).code == 0
+        assert any("job 0010-again: " in line for line in worker.stderr)
+        worker.kill()
 
 
 def test_a_folder_without_a_sound_job_is_left_out(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePath
 
-from lora_training import nearest
+from lora_training import git_process, nearest
 from lora_training.config import document, editing, loading, paths, tomlout
 from lora_training.errors import ConfigError
+from lora_training.proc import ProcError
 
 # key -> its question, and the last parts of the preset's paths that the answer is written to
 _ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -27,13 +28,27 @@ def names(folder: Path) -> tuple[str, ...]:
 
 
 def described(folder: Path) -> dict[str, str]:
-    """Return the first sentence of the comment at the top of each preset, by name."""
-    found = {}
+    """Return the first sentence of the comment at the top of each preset, by name; the user's own files are marked."""
+    shipped, found = _shipped(folder), {}
     for name in names(folder):
-        lines = document.text_of(folder / f"{name}.toml").splitlines()
+        try:
+            lines = document.text_of(folder / f"{name}.toml").splitlines()
+        except document.Unreadable as exc:
+            found[name] = exc.message
+            continue
         comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
-        found[name] = re.split(r"(?<=\.) (?=[A-Z])", comment)[0].rstrip(".")
+        own = "" if shipped is None or name in shipped else "(your own) "
+        found[name] = own + re.split(r"(?<=\.) (?=[A-Z])", comment)[0].rstrip(".")
     return found
+
+
+def _shipped(folder: Path) -> set[str] | None:
+    """Return the names of the presets that git knows, since they are this project's; None without a repository."""
+    try:
+        listed = git_process.run(folder.parent, "ls-files", "-z", "--", f":(glob){folder.name}/*.toml")
+    except ProcError:
+        return None
+    return {PurePath(name).stem for name in listed.split("\0")}
 
 
 def find(folder: Path, name: str | None) -> Path:

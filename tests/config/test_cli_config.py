@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.config.helpers import images
-from tests.helpers import ROOT, Ran, commit, git, lora, repository
+from tests.helpers import ROOT, Ran, commit, git, lora, repository, without_upstream
 
 GOOD = """script = "train_network"
 pretrained_model_name_or_path = "org/model"
@@ -216,6 +216,18 @@ def test_new_lists_the_presets_with_a_line_each(run):
     lines = run("new", "--list").out.splitlines()
     assert len(lines) == len(list((ROOT / "configs").glob("*.toml")))
     assert "sdxl           Stable Diffusion XL: U-Net only, text encoders' outputs cached" in lines
+
+
+def test_new_marks_what_is_no_preset_of_ours(run, tmp_path):
+    checkout = without_upstream(tmp_path / "checkout")
+    commit(checkout, {"configs/given.toml": "# A preset. It is good.\n"})
+    (checkout / "configs" / "own.toml").write_text("# A preset. It is good.\n")
+    (checkout / "configs" / "utf16.toml").write_text("# A preset.", encoding="utf-16")
+    ran = run("new", "--list", LORA_HOME=str(checkout))
+    assert ran.code == 0, ran.err
+    given, own, other = ran.out.splitlines()
+    assert (given, own) == ("given  A preset", "own    (your own) A preset")
+    assert other.endswith("utf16.toml:1:1: not UTF-8")
 
 
 def test_new_names_the_lora(run, tmp_path):

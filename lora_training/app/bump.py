@@ -7,7 +7,6 @@ over in one step.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -58,7 +57,7 @@ def bump(
     with bumping.scratch(here, upstream, ref) as scratch:
         rehearsed = rebase_series.rehearse(here, wanted, scratch.tree, scratch.paths)
         unfit = unfit_targets(here, name, _patched(scratch, rehearsed))
-        report = _document(name, wanted.pin, scratch, rehearsed, _flag_changes(here, upstream, scratch.tree))
+        report = _document(name, wanted.pin, scratch, rehearsed, _flag_changes(upstream.path, scratch.tree))
         report["runtime"] = [row.as_dict() for row in unfit]
         report["without"] = taken_out(unfit, without_patches)
         if accepting:
@@ -91,17 +90,15 @@ def _document(
     return {"upstream": name, "from": pin, "to": scratch.commit, "patches": patches, "flags": flags}
 
 
-def _flag_changes(here: Workspace, upstream: Upstream, new: Path) -> dict[str, dict[str, Any]]:
-    """Return the flags that appeared, vanished or changed, for each script that our configurations use."""
+def _flag_changes(tree: Path, new: Path) -> dict[str, dict[str, Any]]:
+    """Return the flags that appeared, vanished or changed, for each script."""
     from lora_training.config import schema
 
-    known = schema.scripts(upstream.path)
     changes: dict[str, dict[str, Any]] = {}
-    for script in _scripts_in_use(here):
-        if script in known:
-            old = schema.read(upstream.path, script).keys
-            later = schema.read(new, script).keys if script in schema.scripts(new) else None
-            changes[script] = {"vanished script": True} if later is None else _compared(old, later)
+    for script in schema.scripts(tree):
+        old = schema.read(tree, script).keys
+        later = schema.read(new, script).keys if script in schema.scripts(new) else None
+        changes[script] = {"vanished script": True} if later is None else _compared(old, later)
     return changes
 
 
@@ -119,13 +116,6 @@ def _differences(old: Flag, new: Flag) -> dict[str, list[Any]]:
     # the place of a flag and its help text do not matter to a configuration
     told = [key for key in before if key not in {"help", "line", "file", "source", "type_source"}]
     return {key: [str(before[key]), str(after[key])] for key in told if before[key] != after[key]}
-
-
-def _scripts_in_use(here: Workspace) -> list[str]:
-    found = set()
-    for path in sorted((here.root / "configs").glob("*.toml")):
-        found |= set(re.findall(r'^script = "(\w+)"', path.read_text(encoding="utf-8"), re.MULTILINE))
-    return sorted(found)
 
 
 def _accept(here: Workspace, move: Move, watcher: Watcher) -> list[str]:

@@ -25,8 +25,8 @@ def keys(_context: click.Context, option: click.Parameter, incomplete: str) -> l
     from lora_training.app.checkout import Checkout
     from lora_training.errors import LoraError
 
-    here = Checkout(None)
     try:
+        here = Checkout(None)
         known = {key for family in families.FAMILIES for key in here.schema(family.script).keys}
     except LoraError:
         return []

@@ -139,6 +139,17 @@ def test_an_edit_of_which_no_pristine_copy_is_at_hand_has_one_way_out(site: Chec
     assert tree_of(tree) == before
 
 
+def test_patches_are_no_edits_that_a_sync_would_discard(site: Checkout) -> None:
+    assert site.lora("patch", "apply").code == 0
+    before = site.trees()
+    ran = site.lora("upstream", "sync", "--discard-edits")
+    assert ran.code == 0, ran.err
+    assert [line.rpartition(", ")[2] for line in ran.out.splitlines()] == ["already there"] * 2
+    assert site.trees() == before
+    (site.root("alpha") / "lib/a.py").write_text("edited\n")
+    assert "cannot bring alpha" in site.lora("upstream", "sync", "--discard-edits").err
+
+
 def test_what_is_ignored_is_no_edit(site: Checkout) -> None:
     for name in ("alpha", "beta"):
         for path in ("lib/__pycache__/x.cpython-311.pyc", "lib/other.py.orig"):

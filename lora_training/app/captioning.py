@@ -183,7 +183,7 @@ def _run(here: Workspace, call: tool.Call, harvest: Harvest) -> None:
     child = tool.launched(here, call, {})
     is_over = False
     try:
-        proc.stream(child.argv, cwd=child.cwd, env=os.environ | dict(child.env), on_line=harvest.line)
+        proc.stream(child.argv, cwd=child.cwd, env=child.environment(os.environ), on_line=harvest.line)
         is_over = True
     except proc.ProcError as exc:
         hint = "\n".join(filter(None, (exc.hint, "the same command does the rest")))

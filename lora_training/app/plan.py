@@ -115,7 +115,7 @@ def make(
     launched = _launched(config, tree, flags, started, environment)
     if runtime:
         # before an earlier run's files are renamed
-        start = Start(tuple(flags), {**os.environ, **launched.env})
+        start = Start(tuple(flags), launched.environment(os.environ))
         refuse_unfit(tree.path, registry.needed(runtime, start), here.cache / "checked" if write else None)
     return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, started, logs, left_out, warnings)
 

@@ -159,7 +159,7 @@ def launched(here: Workspace, made: Call, staged: dict[int, Path]) -> LaunchSpec
 def _wait(child: LaunchSpec) -> int:
     """Run the child on our own terminal until it ends. Raises Interrupted after a signal, once it has ended."""
     with signals.counted() as asked:
-        process = subprocess.Popen(child.argv, cwd=child.cwd, env=os.environ | dict(child.env))
+        process = subprocess.Popen(child.argv, cwd=child.cwd, env=child.environment(os.environ))
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_TICK_S)

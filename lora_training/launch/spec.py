@@ -18,6 +18,9 @@ _RUNTIME = "lora_training.runtime"
 DISTRIBUTED_BACKEND = "LORA_DISTRIBUTED_BACKEND"
 # of GPUs, more than a machine has
 ANY_NUMBER = 1 << 10
+# Set by the launchers for each rank. Those of another launcher, such as a cluster's, would have a single process wait
+# for ranks that never come.
+_RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
 # accelerate's own default
 _PORT = 29500
 
@@ -33,6 +36,11 @@ class LaunchSpec:
     env: Mapping[str, str]
     cwd: Path
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def environment(self, around: Mapping[str, str]) -> dict[str, str]:
+        """Return the process's whole environment, where that of this process is `around`."""
+        kept = {name: value for name, value in around.items() if name not in _RANKS}
+        return {**kept, **self.env, **self.secrets}
 
     def shell(self) -> str:
         """Return the command as one POSIX shell line. Secrets are taken from the environment of that shell."""

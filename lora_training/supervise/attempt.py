@@ -49,7 +49,7 @@ class Process:
             self._popen = subprocess.Popen(
                 spec.argv,
                 cwd=spec.cwd,
-                env=os.environ | dict(spec.env) | dict(spec.secrets),
+                env=spec.environment(os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

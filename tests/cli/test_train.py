@@ -35,9 +35,11 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(sd_scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The smoke run on the real upstream, once for all tests here."""
+    """The smoke run on the real upstream, once for all tests here, where a cluster has set variables for its ranks."""
     folder = tmp_path_factory.mktemp("an output")
-    return Trained(lora("train", SMOKE, "--set", f"output_dir={folder}", cwd=ROOT), folder)
+    cluster = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    sets = ("--set", f"output_dir={folder}")
+    return Trained(lora("train", SMOKE, *sets, cwd=ROOT, env={**os.environ, **cluster}), folder)
 
 
 @pytest.mark.upstream

@@ -20,8 +20,8 @@ _UUID = re.compile(r"\(UUID: ([^)]+)\)")
 def usable(environ: Mapping[str, str], count: Callable[[], int]) -> int:
     """Return how many GPUs a training may use: `count()` of this machine, limited by CUDA_VISIBLE_DEVICES.
 
-    As in torch, that list ends at its first invalid entry. A training forced onto the CPU (ACCELERATE_USE_CPU) has
-    none.
+    As in torch, that list ends at its first entry that is invalid or the number of no GPU. A training forced onto the
+    CPU (ACCELERATE_USE_CPU) has none.
     """
     if environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}:
         return 0
@@ -30,7 +30,8 @@ def usable(environ: Mapping[str, str], count: Callable[[], int]) -> int:
         return count()
     listed = [entry.strip() for entry in visible.split(",")]
     real = list(takewhile(lambda entry: entry and not entry.startswith("-"), listed))
-    return min(len(real), count()) if real else 0
+    there = count() if real else 0
+    return min(there, len(list(takewhile(lambda entry: not entry.isdecimal() or int(entry) < there, real))))
 
 
 def chosen(ids: tuple[int | str, ...], environ: Mapping[str, str], uuids: Callable[[], list[str]]) -> tuple[str, ...]:
@@ -56,7 +57,8 @@ def has_one(environ: Mapping[str, str]) -> bool:
 
     torch, which takes seconds to import, is asked only if the NVIDIA driver reports no GPU.
     """
-    return usable(environ, lambda: 1) > 0 and (installed() > 0 or _torch_finds_one())
+    there = installed()
+    return usable(environ, lambda: there or sys.maxsize) > 0 and (there > 0 or _torch_finds_one())
 
 
 @functools.cache

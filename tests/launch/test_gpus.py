@@ -15,9 +15,12 @@ from lora_training.launch import gpus
         ({"CUDA_VISIBLE_DEVICES": "2,3"}, 2),
         ({"CUDA_VISIBLE_DEVICES": "GPU-1a, GPU-2b ,GPU-3c"}, 3),
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5"}, 4),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-1a,GPU-2b,GPU-3c,MIG-4d,MIG-5e"}, 4),
         ({"CUDA_VISIBLE_DEVICES": ""}, 0),
         ({"CUDA_VISIBLE_DEVICES": "-1"}, 0),
         ({"CUDA_VISIBLE_DEVICES": "1,-1,0"}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "7"}, 0),
+        ({"CUDA_VISIBLE_DEVICES": "1,4,0"}, 1),
         ({"ACCELERATE_USE_CPU": "true"}, 0),
     ],
 )
@@ -65,6 +68,12 @@ def driver(folder: Path, said: str, code: int = 0) -> str:
     tool.write_text(f"#!/bin/sh\necho '{said}'\nexit {code}\n", encoding="utf-8")
     tool.chmod(0o755)
     return f"{folder}:/usr/bin:/bin"
+
+
+def test_a_number_that_no_gpu_has_leaves_none_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", driver(tmp_path, "GPU 0: NVIDIA H100 (UUID: GPU-1a2b-3c)"))
+    assert gpus.has_one({"CUDA_VISIBLE_DEVICES": "0"})
+    assert not gpus.has_one({"CUDA_VISIBLE_DEVICES": "1"})
 
 
 def test_each_is_described_as_its_driver_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

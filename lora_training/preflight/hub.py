@@ -114,7 +114,7 @@ def refusal(name: str) -> tuple[str | None, str | None]:
     except errors.GatedRepoError:
         accept = f"accept its terms at {constants.ENDPOINT}/{name}, then log in with `hf auth login`, or set HF_TOKEN"
         return "it is gated: the hub gives it only to those who accepted its terms", accept
-    except errors.RepositoryNotFoundError:
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
         return "the hub has none of that name", "is it spelled right? a private one needs `hf auth login`"
     except errors.HfHubHTTPError:
         return None, None  # a mirror may not have all of the hub's addresses

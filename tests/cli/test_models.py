@@ -167,6 +167,13 @@ def test_files_of_this_machine_that_are_not_there_are_named(tmp_path: Path, envi
     assert f"also: `pretrained_model_name_or_path`: {tmp_path}/gone.safetensors does not exist" in ran.err
 
 
+def test_a_name_that_the_hub_cannot_have_is_one_problem(tmp_path: Path, environment: dict[str, str]) -> None:
+    file = training(tmp_path, "train_network", "some--one/model")
+    with serving(Hub({CLIP_L: CLIP})) as hub:
+        ran = fetch(file, environment | hub.env)
+    assert (ran.code, "cannot bring some--one/model: the hub has none of that name" in ran.err) == (4, True), ran.err
+
+
 def test_a_hub_id_where_upstream_takes_a_file_is_refused(tmp_path: Path, environment: dict[str, str]) -> None:
     file = training(tmp_path, "anima_train_network", "some/anima")
     assert "takes a file, and some/anima is none" in lora("config", "check", file, cwd=ROOT, env=environment).out

@@ -90,18 +90,22 @@ def keep(folder: Path) -> None:
     """Protect the state in `folder`, which a run was started from: `lora` will not remove, rename or replace it."""
     try:
         for path in {folder, folder.resolve()}:
-            files.write(path.with_name(path.name + _KEPT), digest(folder / NAME) + "\n", synced=True)
+            files.write(mark(path), digest(folder / NAME) + "\n", synced=True)
     except OSError as exc:
         # without write access, nothing can be removed either
         if exc.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
 
 
+def mark(folder: Path) -> Path:
+    """Return the file beside a state that protects it."""
+    return folder.with_name(folder.name + _KEPT)
+
+
 def is_kept(folder: Path) -> bool:
     """Return whether a run was started from exactly this state in `folder`."""
     try:
-        mark = files.read(folder.with_name(folder.name + _KEPT))
-        return mark.decode("ascii").strip() == digest(folder / NAME)
+        return files.read(mark(folder)).decode("ascii").strip() == digest(folder / NAME)
     except (OSError, ValueError):
         return False
 

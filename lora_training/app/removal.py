@@ -43,8 +43,7 @@ def plan(folder: Path, run: Record, *, lora: bool = False, only_states: bool = F
 
     Raises LoraError for a run that is running. A state that another run was started from stays, as does another run's.
     """
-    if record.is_alive(folder):
-        raise LoraError(f"{run.name} is running", hint=f"end it first: `lora runs stop {shell.quote(run.name)}`")
+    _refuse_running(folder, run)
     # the record in a folder of another name is that of one of several machines, or not of this LoRA
     output = Path(run.output) if Path(run.output).with_suffix(".run") == folder else None
     own, stays = _states(output, run) if output else ([], [])
@@ -58,12 +57,27 @@ def plan(folder: Path, run: Record, *, lora: bool = False, only_states: bool = F
     return Removal(run.name, folder, (*own, *([] if only_states else [folder])), tuple(stays))
 
 
+def kept_state(here: Workspace, path: Path) -> Removal | None:
+    """Return what to remove of a state that a run was started from; None if `path` is not the folder of one."""
+    if not manifest.is_kept(path):
+        return None
+    for folder, run in run_index.runs(here):
+        if run.start and run.start["path"] == str(path):
+            _refuse_running(folder, run)
+    return Removal(path.name, states.run_folder(path), (path, manifest.mark(path)))
+
+
+def _refuse_running(folder: Path, run: Record) -> None:
+    if record.is_alive(folder):
+        raise LoraError(f"{run.name} is running", hint=f"end it first: `lora runs stop {shell.quote(run.name)}`")
+
+
 def _states(output: Path, run: Record) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Return the states of a run, and those under its name that stay."""
     own, stay = [], []
     for path in states.folders(output):
         if manifest.is_kept(path):
-            stay.append((path, "another run was started from it"))
+            stay.append((path, f"another run was started from it; `lora runs rm {shell.quote(str(path))}` removes it"))
         elif states.is_anothers(path, run.made_by):
             stay.append((path, "another configuration made it"))
         else:
@@ -88,10 +102,10 @@ def remove(here: Workspace, removal: Removal) -> None:
 
 
 def finished(here: Workspace) -> list[Removal]:
-    """Return the states of all complete runs, which only a longer training would need."""
+    """Return the states of all complete runs, which only a longer training would need, and those that stay."""
     complete = ((folder, run) for folder, run in run_index.runs(here) if runs.state(folder, run) == "complete")
     found = (plan(folder, run, only_states=True) for folder, run in complete if not record.is_alive(folder))
-    return [each for each in found if each.paths]
+    return [each for each in found if each.paths or each.stays]
 
 
 def forget(here: Workspace, folders: Iterable[Path]) -> None:

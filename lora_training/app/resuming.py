@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_training import manifest, shell
+from lora_training import shell
 from lora_training.app import compare, recording
 from lora_training.app.plan import Plan
 from lora_training.errors import ConfigError, LoraError
@@ -18,7 +18,6 @@ from lora_training.supervise.states import State
 
 _SHOWN, _OFFERED = 5, 3
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-_STATE = re.compile(manifest.PLACE + states.KIND + "$")
 # torch stores the learning rate and settings of each parameter group in the state
 _FROM_STATE = re.compile(r"learning_rate|unet_lr|text_encoder_lr\w*|optimizer_\w+|.*loraplus\w*")
 # the state holds the schedule's base rates and position; its shape is new if it is a function of the step
@@ -134,8 +133,7 @@ def _warn(plan: Plan, named: State, watcher: Watcher) -> None:
     """Warn about a state of another configuration: list the differences, and those without an effect."""
     if "config" not in named.differences(plan.made_by):
         return
-    folder = named.path.with_name(_STATE.sub("", named.path.name) + ".run")
-    found = compare.changes(plan, folder, named.made_by)
+    found = compare.changes(plan, states.run_folder(named.path), named.made_by)
     watcher.note(f"warning: another configuration made {named.path}")
     for line in (*_change_lines(found or {}, _SHOWN), *_kept_by_state(found)):
         watcher.note(f"warning: {line}")

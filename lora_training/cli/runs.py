@@ -121,14 +121,17 @@ def compare(names: tuple[str, ...], *, as_json: bool) -> None:
     from lora_training.app import compare as comparing
     from lora_training.app import overview
 
+    if len(names) == 1:
+        raise click.UsageError("give two runs to compare, or more")
     chosen = [_find(name) for name in names]
     found = comparing.compare(chosen)
     histories = overview.Histories()
     rows = [overview.row(folder, run, histories.of(folder)) for folder, run in chosen]
+    made = [record.MINIATURE if run.is_miniature else run.made_by.get("upstream", "-")[:12] for _, run in chosen]
     if as_json:
         print_json({"runs": rows, "differences": {key: list(values) for key, values in found.keys.items()}})
         return
-    table = [["", *found.names]]
+    table = [["", *found.names], ["upstream", *made]]
     labels = {"state": "state", "step": "step", "of": "total", "loss": "loss", "s/step": "each"}
     figures = {name: [row[key] for row in rows] for name, key in labels.items()}
     table += [[key, *("-" if each is None else str(each) for each in values)] for key, values in figures.items()]
@@ -174,13 +177,20 @@ def log(name: str, *, follow: bool, as_json: bool) -> None:
 @_yes
 @json_option
 def rm(names: tuple[str, ...], *, lora: bool, only_states: bool, yes: bool, as_json: bool) -> None:
-    """Remove the saved states, then the records of the runs NAMES. Their LoRAs stay, unless you give --lora."""
+    """Remove the saved states, then the records of the runs NAMES. Their LoRAs stay, unless you give --lora.
+
+    A state that another run was started from is removed only where NAME is its folder.
+    """
     from lora_training.app import removal
 
     if lora and only_states:
         raise click.UsageError("--states removes the states alone; leave it out, or --lora")
     here = workspace.find()
-    planned = [removal.plan(*app.find(here, name), lora=lora, only_states=only_states) for name in dict.fromkeys(names)]
+    planned = [
+        removal.kept_state(here, Path(name).absolute())
+        or removal.plan(*app.find(here, name), lora=lora, only_states=only_states)
+        for name in dict.fromkeys(names)
+    ]
     freed = _confirmed(planned, (), yes=yes)
     for each in planned:
         removal.remove(here, each)
@@ -197,9 +207,10 @@ def prune(*, with_states: bool, yes: bool, as_json: bool) -> None:
 
     here = workspace.find()
     gone, planned = run_index.gone(here), removal.finished(here) if with_states else []
-    freed = _confirmed(planned, gone, yes=yes) if gone or planned else 0
+    due = [each for each in planned if each.paths]
+    freed = _confirmed(planned, gone, yes=yes) if gone or due else 0
     removal.forget(here, gone)
-    for each in planned:
+    for each in due:
         removal.remove(here, each)
     _print_removed(planned, gone, freed, as_json=as_json)
 
@@ -236,8 +247,9 @@ def _print_removed(planned: Sequence[Removal], gone: Sequence[Path], freed: int,
         say(*(f"{each.name}: removed {path}" for path in each.paths))
         say(*(f"{each.name}: {path} stays ({why})" for path, why in each.stays))
     say(*(f"{folder.stem}: off the list, its folder {folder} is gone" for folder in gone))
-    if planned or not gone:
-        say(f"{disk.shown(freed)} freed" if planned else "nothing to remove")
+    removed = any(each.paths for each in planned)
+    if removed or not gone:
+        say(f"{disk.shown(freed)} freed" if removed else "nothing to remove")
 
 
 def _lines(folder: Path, run: Record) -> Iterator[str]:

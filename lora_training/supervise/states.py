@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lora_training.supervise import result
 # Upstream's names are NAME-step00000010-state, NAME-000002-state and NAME-state. A second one beside a kept state is
 # NAME-state.2; one that is being written or replaced ends in .partial or .old.
 KIND = r"-state(?:\.\d+)?(?:\.partial|\.old)?"
+_STATE = re.compile(manifest.PLACE + KIND + "$")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ def clear_passing(output: Path, *, before: int | None = None) -> None:
         is_due = before is None or (described is not None and described.step < before)
         if is_due and manifest.is_passing(folder) and not manifest.is_kept(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_folder(state: Path) -> Path:
+    """Return the folder of the run that a state is named after."""
+    return state.with_name(_STATE.sub("", state.name) + ".run")
 
 
 def kept(output: Path) -> list[Path]:

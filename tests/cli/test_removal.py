@@ -83,10 +83,28 @@ def test_a_state_that_a_run_began_with_and_one_of_another_configuration_stay(
     another = state(output, {"config": "x"}, name="a-state")
     assert cli.run(["runs", "rm", "a", "--yes"]) == 0
     said = capsys.readouterr().out
-    assert f"{output / STATE} stays (another run was started from it)" in said
+    assert f"{output / STATE} stays (another run was started from it; `lora runs rm {output / STATE}` removes" in said
     assert f"{another} stays (another configuration made it)" in said
     assert left(output) >= {STATE, "a-state"}
     assert not (output / "a.run").exists()
+
+
+def test_a_state_that_a_run_began_with_goes_when_it_is_named_and_that_run_is_not_running(
+    output: Path, here: workspace.Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest.keep(output / STATE)
+    longer = keep(here, "longer")
+    path = longer / record.RECORD
+    start = {"path": str(output / STATE), "step": 10, "sha256": ""}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"start": start}))
+    assert cli.run(["runs", "prune", "--states", "--yes"]) == 0
+    assert f"a: {output / STATE} stays (another run was started from it; `lora runs rm" in capsys.readouterr().out
+    with record.alone(longer):
+        assert cli.run(["runs", "rm", str(output / STATE), "--yes"]) == 1
+    assert (output / STATE).exists()
+    before = left(output)
+    assert cli.run(["runs", "rm", str(output / STATE), "--yes"]) == 0
+    assert before - left(output) == {STATE, f"{STATE}.kept"}
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1)])

@@ -64,6 +64,7 @@ def row(folder: Path, run: Record, history: History) -> dict[str, Any]:
         "output": run.output,
         "rerun": run.rerun_of is not None,
         "made_by": run.made_by,
+        "miniature": run.is_miniature,
         "preparing": alive and not figures.known and began,
         "tensorboard": run.tensorboard,
     }

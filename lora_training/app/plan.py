@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from lora_training.config.schema import Schema
 from lora_training.errors import UpstreamError
 from lora_training.launch import gpus, spec
 from lora_training.launch.spec import LaunchSpec, Processes
-from lora_training.patching import lockfile, series
+from lora_training.patching import lockfile
 from lora_training.runtime import bootstrap, events, registry
 from lora_training.runtime.model import Start
 from lora_training.runtime.patches import exact_resume, graceful_stop, provenance
@@ -41,13 +41,18 @@ SMOKE = "smoke"
 
 @dataclass(frozen=True)
 class Tree:
-    """The source tree that trains: upstream at its pin with its patches, or the miniature."""
+    """The source tree that trains, upstream at its pin or the miniature, and the patches of all trees in use."""
 
     path: Path
     commit: str
     title: str
-    patches: tuple[str, ...] = ()
+    stacks: Mapping[str, lockfile.Stack]
     is_miniature: bool = False
+
+    @property
+    def patches(self) -> dict[str, str]:
+        """The sha256 of each patch, by its name."""
+        return {f"{name}/{patch.name}": patch.sha256 for name, stack in self.stacks.items() for patch in stack.patches}
 
 
 @dataclass(frozen=True)
@@ -86,11 +91,13 @@ def make(
     write: bool,
     environ: Mapping[str, str] | None = None,
     elsewhere: bool = False,
+    known: Path | None = None,
 ) -> Plan:
     """Load, check and resolve a configuration. Raises LoraError for a problem in it, the trees or the patches.
 
     Without `write` nothing is written, not even to the cache. `environ` is the source of overrides (default:
-    `os.environ`). `elsewhere`: a machine with enough GPUs trains it, not this one.
+    `os.environ`). `elsewhere`: a machine with enough GPUs trains it, not this one. `known` is the folder of an earlier
+    record (default: the run's own), which identifies the run even if it was moved since, with all that it reads.
     """
     surroundings = os.environ if environ is None else environ
     config = load(file, sets=sets, environ={**surroundings, workspace.CACHE_VARIABLE: str(here.cache)})
@@ -101,11 +108,12 @@ def make(
     dataset = argv.dataset_document(config)
     words = _words(config, schema, started.count)
     values = argv.flag_values(config, schema)
-    made_by = _made_by(here, tree, words, dataset, runtime)
+    target = output(values)
+    config_digest = _config_digest((words, dataset, runtime), known or _folder(target, 0))
+    made_by = {"config": config_digest, "upstream": tree.commit, "patches": lockfile.digest(tree.stacks)}
     # these keys count in `made_by`, so that the run can be resumed on a machine with a GPU, as the same run
     left_out = () if tree.is_miniature or elsewhere else machine.left_out(View(config, schema), _has_gpu)
     flags = argv.to_argv(config, schema, without=left_out)
-    target = output(values)
     logs = None if tree.is_miniature else _logs(str(values.get("logging_dir", "")), target)
     if dataset:
         flags += ["--dataset_config", str(_folder(target, started.machine_rank) / "dataset.json")]
@@ -161,17 +169,42 @@ def _words(config: Config, schema: Schema, processes: int) -> list[str]:
     return [word for word in words if word not in (folder, f"--output_dir={folder}")]
 
 
-def _made_by(
-    here: Workspace, tree: Tree, words: list[str], dataset: Mapping[str, Any] | None, runtime: Mapping[str, Any]
-) -> dict[str, str]:
-    """Return digests of a run's inputs, `words` being those of `_words`."""
+def _config_digest(inputs: Any, folder: Path) -> str:
+    """Return the digest of arguments, data set and runtime patches.
+
+    It is that of the record in `folder` if these differ only in the place to which all was moved.
+    """
+    found = _digest(inputs)
+    known = record.read(folder)
+    recorded = known.made_by.get("config") if known else None
+    if known and known.began_in and found != recorded:
+        before = (_digest(_with_paths(inputs, *each)) for each in _moves(folder.parent, Path(known.began_in)))
+        return next((each for each in before if each == recorded), found)
+    return found
+
+
+def _digest(inputs: Any) -> str:
+    words, dataset, runtime = inputs
     text = argv.dataset_text(dataset) if dataset else None
-    config = json.dumps([words, text, runtime], sort_keys=True).encode()
-    return {
-        "config": hashlib.sha256(config).hexdigest(),
-        "upstream": tree.commit,
-        "patches": lockfile.digest(here.patches),
-    }
+    return hashlib.sha256(json.dumps([words, text, runtime], sort_keys=True).encode()).hexdigest()
+
+
+def _moves(now: Path, then: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the folders that may have been moved, each with its earlier path, if `then` is `now` by now."""
+    while now != then:
+        yield now, then
+        if now.name != then.name:
+            return
+        now, then = now.parent, then.parent
+
+
+def _with_paths(value: Any, now: Path, then: Path) -> Any:
+    """Return a value with the paths below `now` as they were below `then`."""
+    if isinstance(value, str):
+        return value.replace(f"{now}/", f"{then}/")
+    if isinstance(value, Mapping):
+        return {key: _with_paths(each, now, then) for key, each in value.items()}
+    return [_with_paths(each, now, then) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _logs(place: str, target: Path) -> Path | None:
@@ -180,9 +213,10 @@ def _logs(place: str, target: Path) -> Path | None:
         return None
     known = record.read(target.with_suffix(".run"))
     found = Path(known.tensorboard) if known and known.tensorboard else None
-    # the record may come from another program
-    if found and found.parent == Path(place) and re.fullmatch(rf"{re.escape(target.stem)}(-\d+)?", found.name):
-        return found
+    # the record may come from another program; or the logs were moved with the run
+    is_own = found and (found.parent == Path(place) or not found.parent.exists())
+    if found and is_own and re.fullmatch(rf"{re.escape(target.stem)}(-\d+)?", found.name):
+        return Path(place) / found.name
     return backup.free_logs(Path(place), target.stem)
 
 
@@ -213,13 +247,12 @@ def _tree(here: Workspace, config: Config) -> Tree:
         )
     checked = [target for target in targets(here) if is_here or target.name != _UPSTREAM]
     require_verified(here, checked)
-    found = ((target.name, name.removesuffix(".patch")) for target in checked for name in series.names(target.patches))
-    patches = tuple(map("/".join, found))
+    names = {target.name for target in checked}
+    stacks = {name: stack for name, stack in lockfile.read(here.patches).items() if name in names}
     if not is_here:
-        folder = Path(miniature.__file__).parent
-        return Tree(folder, "none", "the miniature (NOT sd-scripts)", patches, is_miniature=True)
+        return Tree(Path(miniature.__file__).parent, record.NO_UPSTREAM, record.MINIATURE, stacks, is_miniature=True)
     commit = pins.pin(here, _UPSTREAM)
-    return Tree(upstream.path, commit, f"{_UPSTREAM} {commit}", patches)
+    return Tree(upstream.path, commit, f"{_UPSTREAM} {commit}", stacks)
 
 
 def _checked_schema(config: Config, tree: Tree, cache: Path | None, *, elsewhere: bool) -> tuple[Schema, int]:

@@ -68,6 +68,7 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
     return {
         "attempts": earlier.attempts if earlier else [],
         "start": _start(plan, state, earlier),
+        "began_in": earlier and earlier.began_in,
         "tensorboard": plan.tensorboard and str(plan.tensorboard),
     }
 
@@ -284,13 +285,10 @@ def changes(then: dict[str, Any], now: dict[str, Any], name: str) -> list[str]:
 
 def surroundings(here: Workspace, plan: Plan) -> dict[str, Any]:
     """Return upstreams, patches, packages and the machine."""
-    from lora_training.patching import lockfile
-
     cards = gpus.described()
-    stacks = lockfile.read(here.patches)
     return {
         "upstreams": {name: pins.head(upstream).commit for name, upstream in here.upstreams.items()},
-        "patches": {f"{name}/{patch.name}": patch.sha256 for name, stack in stacks.items() for patch in stack.patches},
+        "patches": plan.tree.patches,
         "runtime": {name: dict(settings) for name, settings in plan.runtime.items()},
         **environment.read(),
         "gpus": [{key: value for key, value in asdict(card).items() if key != "driver"} for card in cards],

@@ -117,7 +117,8 @@ def _plan(here: Workspace, original: Original, output: Path | None) -> Plan:
     # the record already includes every override
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LORA_")}
     sets = (f"output_dir={place}", *_newer_patches_off(original))
-    return plans.make(here, original.folder / recording.CONFIG, sets, write=True, environ=environ)
+    file = original.folder / recording.CONFIG
+    return plans.make(here, file, sets, write=True, environ=environ, known=original.folder)
 
 
 def _newer_patches_off(original: Original) -> Iterator[str]:

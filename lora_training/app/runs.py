@@ -111,11 +111,12 @@ def state(folder: Path, run: Record) -> str:
 
 
 def progress(folder: Path, run: Record) -> str:
-    """Return the state, and of a running training its step, the time left and the loss."""
+    """Return the state, whether the miniature trained it, and of a running training its step, time left and loss."""
     history = History(folder)
     if (found := state(folder, run)) == "running":
         history.update()
-    return ", ".join([found, *(history.figures.reached() if history.figures.known else [])])
+    what = [found, record.MINIATURE] if run.is_miniature else [found]
+    return ", ".join([*what, *(history.figures.reached() if history.figures.known else [])])
 
 
 def output(folder: Path, run: Record) -> str:
@@ -125,7 +126,8 @@ def output(folder: Path, run: Record) -> str:
 
 def summary(folder: Path, run: Record) -> dict[str, Any]:
     """Return the record of a run, for JSON."""
-    return {"folder": str(folder), **asdict(run), "state": state(folder, run), "has_lora": has_lora(run)}
+    derived = {"state": state(folder, run), "has_lora": has_lora(run), "miniature": run.is_miniature}
+    return {"folder": str(folder), **asdict(run), **derived}
 
 
 def has_lora(run: Record) -> bool:

@@ -168,7 +168,7 @@ def _report(plan: Plan, result: Result) -> None:
     if run := record.read(plan.folder):
         say(*runs.outcome(plan.folder, run))
     say(f"upstream  {plan.tree.title}")
-    say(f"patches   {', '.join(plan.tree.patches) or 'none'}")
+    say(f"patches   {', '.join(name.removesuffix('.patch') for name in plan.tree.patches) or 'none'}")
     say(f"runtime   {', '.join(plan.runtime) or 'none'}")
     say(f"record    {plan.folder}")
     if plan.config.run.assets == SMOKE and os.environ.get(_IMAGE):

@@ -129,14 +129,14 @@ def folders_before(disk: Mapping[str, Node | None], written: Mapping[str, Node |
     return found | {path: bits[path] for path in bits if path in left or f"{path}/".startswith(replaced)}
 
 
-def digest(patches: Path) -> str:
+def digest(stacks: Mapping[str, Stack]) -> str:
     """Return a sha256 of the patches' effect: each upstream's commit, and the last state of each changed file.
 
-    It does not depend on headers, or on how the changes are split into patches. Raises PatchError as `read`.
+    It does not depend on headers, or on how the changes are split into patches.
     """
     done = {
         name: [stack.commit, {path: stack.state(path, stack.last) for path in stack.pristine if stack.changes(path)}]
-        for name, stack in read(patches).items()
+        for name, stack in stacks.items()
     }
     return hashlib.sha256(json.dumps(done, sort_keys=True).encode()).hexdigest()
 

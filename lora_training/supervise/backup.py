@@ -75,7 +75,7 @@ def _move_record(folder: Path, backup: Path, output: Path, logs: Path | None) ->
         run.name, run.output = output.stem, str(output)
         if run.result:
             run.result["path"] = str(output)
-        if logs and run.tensorboard == str(logs) and logs.is_dir():
+        if logs and run.tensorboard and Path(run.tensorboard).name == logs.name and logs.is_dir():
             # an empty folder is that of a run which never began; the next one takes it
             is_used = any(logs.iterdir())
             run.tensorboard = str(logs.rename(free_logs(logs.parent, output.stem))) if is_used else None

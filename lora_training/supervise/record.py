@@ -33,10 +33,12 @@ STOP = "stop"
 LOCK = "lock"
 RECORD = "run.json"
 COMMAND = "command.sh"  # as a line for a shell
+# in place of upstream's commit, in the record of a run of the miniature; and its name for people
+NO_UPSTREAM, MINIATURE = "none", "the miniature (NOT sd-scripts)"
 _Kinds: TypeAlias = "Mapping[str, type | tuple[type, ...]]"
 _WHOLE: _Kinds = {
     **dict.fromkeys(("name", "config", "output", "command", "state"), str),
-    **dict.fromkeys(("why", "rerun_of", "tensorboard"), (str, type(None))),
+    **dict.fromkeys(("why", "rerun_of", "tensorboard", "began_in"), (str, type(None))),
     "made_by": dict,
     "pid": int,
     "started": (int, float),
@@ -57,7 +59,8 @@ class Record:
 
     `attempts` are those of all invocations, resumed ones included. `start` is the state of another run that this one
     began with, `rerun_of` the LoRA that it repeats, `tensorboard` the folder of its logs in upstream's `logging_dir`.
-    Larger data is in files beside it.
+    `began_in` is the folder of the LoRA at the first start, whose paths are those of `made_by`. Larger data is in files
+    beside it.
     """
 
     name: str
@@ -74,11 +77,17 @@ class Record:
     start: dict[str, Any] | None = None
     rerun_of: str | None = None
     tensorboard: str | None = None
+    began_in: str | None = None
 
     @property
     def logs(self) -> list[Path]:
         """The logs of the attempts, in order."""
         return [Path(attempt["log"]) for attempt in self.attempts]
+
+    @property
+    def is_miniature(self) -> bool:
+        """Whether the miniature trained it, not sd-scripts."""
+        return self.made_by.get("upstream") == NO_UPSTREAM
 
     def save(self, folder: Path) -> None:
         """Write the record atomically."""
@@ -93,6 +102,7 @@ def read(folder: Path) -> Record | None:
     run = _read(folder)
     if run is None:
         return None
+    run.began_in = run.began_in or str(Path(run.output).parent)
     run.output = str(folder.with_name(Path(run.output).name))
     for attempt in run.attempts:
         attempt["log"] = str(folder / Path(attempt["log"]).name)

@@ -49,7 +49,7 @@ def test_one_bad_record_does_not_hide_the_others(here: workspace.Workspace, caps
     assert [run["folder"] for run in json.loads(capsys.readouterr().out)["runs"]] == [str(here.root / "good" / "a.run")]
 
 
-@pytest.mark.parametrize("verb", ["show", "compare", "log"])
+@pytest.mark.parametrize("verb", ["show", "log"])
 def test_of_two_runs_of_one_name_the_newest_is_meant_and_said(
     here: workspace.Workspace, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +136,31 @@ def test_a_folder_among_the_pointers_is_no_run(here: workspace.Workspace, capsys
     (here.state / "runs" / "folder").mkdir()
     assert cli.run(["runs", "list"]) == 0
     assert capsys.readouterr().out.startswith("a: complete, 0 attempts, ")
+
+
+def test_a_run_of_the_miniature_is_told_from_one_of_sd_scripts(
+    here: workspace.Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, upstream in (("real", "0123456789abcdef"), ("stand-in", "none")):
+        folder = keep(here, name)
+        path = folder / record.RECORD
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"name": name, "made_by": {"upstream": upstream}}))
+    assert cli.run(["runs", "list"]) == 0
+    assert sorted(line.split(", 0 ")[0] for line in capsys.readouterr().out.splitlines()) == [
+        "real: complete",
+        "stand-in: complete, the miniature (NOT sd-scripts)",
+    ]
+    assert cli.run(["runs", "compare", "real", "stand-in"]) == 0
+    assert "upstream  0123456789ab  the miniature (NOT sd-scripts)\n" in capsys.readouterr().out
+    assert cli.run(["runs", "list", "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert {run["name"]: run["miniature"] for run in runs} == {"real": False, "stand-in": True}
+
+
+def test_one_run_is_not_compared(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(here, "out")
+    assert cli.run(["runs", "compare", "a"]) == 2
+    assert capsys.readouterr().err.startswith("error: give two runs to compare, or more\nhint: ")
 
 
 def step(number: int, loss: object, seconds: object = 0.5) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lora_training import workspace
+from lora_training.app import recording
 from lora_training.patching import lockfile
 from tests.cli.cats import Cats
 from tests.helpers import ROOT, Ran, lora, write
@@ -263,7 +264,7 @@ def test_the_lora_says_what_made_it(trained: Trained) -> None:
     with safe_open(trained.lora, "np") as file:
         found = file.metadata()
     assert found["lora_upstream"] == "6721028c79ee85a78b3a06dfd8954dae310a1cce"
-    assert found["lora_patches"] == lockfile.digest(ROOT / "patches")
+    assert found["lora_patches"] == lockfile.digest(lockfile.read(ROOT / "patches"))
 
 
 @pytest.mark.upstream
@@ -357,11 +358,16 @@ def blip(tree: Path, pristine: Path | None) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_upstream_the_smoke_run_falls_back_to_the_miniature_loudly(no_upstream: Path, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "patches" / lockfile.LOCK, no_upstream / "patches")
     ran = lora("train", SMOKE, "--set", f"output_dir={tmp_path}", cwd=no_upstream)
     assert ran.code == 0, ran.err
     assert "MINIATURE" in ran.err
     assert "NOT sd-scripts" in ran.out
     assert (tmp_path / "smoke.safetensors").exists()
+    # the record has neither a commit nor patches of what did not train
+    assert recording.read(tmp_path / "smoke.run", recording.ENVIRONMENT)["patches"] == {}
+    for verb in (["list"], ["show", "smoke"], ["compare", "smoke", "smoke"]):
+        assert "NOT sd-scripts" in lora("runs", *verb, cwd=no_upstream).out
 
 
 def test_without_upstream_any_other_config_stops_with_exit_4(no_upstream: Path, tmp_path: Path) -> None:

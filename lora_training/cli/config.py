@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from lora_training import shell
 from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, json_option, keys, print_json, say
-from lora_training.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from lora_training.app.checkout import Checkout
 
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -127,25 +124,11 @@ def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
     patches = {
         each.name: explained.Patch(each.description, each.on_by_default, each.settings) for each in registry.listing()
     }
-    if table := explained.table(key, patches):
-        _print(table, explained.table_lines(table), as_json=as_json)
-        return
-    here = _checkout(tree)
-    try:
-        found = explained.explain(here.tree, key, cache=here.workspace.cache)
-    except ConfigError:
-        matches = explained.search(here.tree, key, patches, cache=here.workspace.cache)
-        if not matches:
-            raise
-        _print({"key": key, "found": matches}, explained.search_lines(key, matches), as_json=as_json)
-        return
-    if as_json:
-        print_json(found.as_json())
-    else:
-        say(*explained.lines(found))
-
-
-def _print(document: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
+    found = explained.table(key, patches)
+    if found is None:
+        here = _checkout(tree)
+        found = explained.explain(here.tree, key, patches, cache=here.workspace.cache)
+    document, lines = found
     if as_json:
         print_json(document)
     else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lora_training.app.checkout import Checkout
 from lora_training.config import document, form, importers, presets
 from lora_training.config import schema as schemas
-from lora_training.config.editing import Draft
+from lora_training.config.editing import ConfigText
 from lora_training.errors import ConfigError
 from lora_training.runtime import registry
 
@@ -77,7 +77,7 @@ def new(here: Workspace, preset: str, name: str) -> str:
 def show(here: Workspace, name: str, text: str, edits: Sequence[dict[str, Any]] = ()) -> Shown:
     """Return a text with edits applied. Each edit has `id` with `text` (null removes the key), `add` or `remove`."""
     checkout = Checkout(None)
-    draft = Draft(f"{name}.toml", text)
+    draft = ConfigText(f"{name}.toml", text)
     schema = _schema(checkout, draft)
     for edit in edits:
         _apply(draft, schema, edit)
@@ -91,12 +91,12 @@ def show(here: Workspace, name: str, text: str, edits: Sequence[dict[str, Any]] 
     return Shown(draft.text, values, [_problem(each) for each in problems], groups, draft.script)
 
 
-def _schema(checkout: Checkout, draft: Draft) -> Schema | None:
+def _schema(checkout: Checkout, draft: ConfigText) -> Schema | None:
     known = schemas.scripts(checkout.tree)
     return checkout.schema(draft.script) if draft.script in known else None
 
 
-def _apply(draft: Draft, schema: Schema | None, edit: dict[str, Any]) -> None:
+def _apply(draft: ConfigText, schema: Schema | None, edit: dict[str, Any]) -> None:
     ident = edit.get("id")
     text = edit.get("text")
     if not isinstance(ident, str) or not (text is None or isinstance(text, str)):

@@ -14,7 +14,7 @@ from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
 
 
-class Draft:
+class ConfigText:
     """The text of a configuration. Raises ConfigError if it is not valid TOML."""
 
     def __init__(self, name: str, text: str) -> None:

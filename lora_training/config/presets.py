@@ -13,13 +13,12 @@ from lora_training.config import document, editing, loading, paths, tomlout
 from lora_training.errors import ConfigError
 from lora_training.proc import ProcError
 
-# key -> its question, and the last parts of the preset's paths that the answer is written to
-_ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "model": ("the base model (a file, a folder or a hub id)", ("pretrained_model_name_or_path",)),
-    "images": ("the folder of images", ("image_dir",)),
-    "output_dir": ("where to write the LoRA", ("output_dir",)),
+# each answer's question, and the key of the preset that it is written to
+_ASKED = {
+    "model": ("the base model (a file, a folder or a hub id)", "pretrained_model_name_or_path"),
+    "images": ("the folder of images", "image_dir"),
+    "output_dir": ("where to write the LoRA", "output_dir"),
 }
-_FILLED = {leaf: key for key, (_, leaves) in _ASKED.items() for leaf in leaves} | {"output_name": "output_name"}
 
 
 def names(folder: Path) -> tuple[str, ...]:
@@ -65,13 +64,9 @@ def find(folder: Path, name: str | None) -> Path:
 
 def questions(preset: Path) -> dict[str, tuple[str, str]]:
     """Return what to ask the user for a preset: key -> question and default."""
-    data = document.read(preset).data
-    asked: dict[str, tuple[str, str]] = {}
-    for key, (question, leaves) in _ASKED.items():
-        defaults = [value for path, value in document.texts(data) if path[-1] in leaves]
-        if defaults:
-            asked[key] = (question, defaults[0])
-    return asked
+    texts = list(document.texts(document.read(preset).data))
+    defaults = {path[-1]: text for path, text in reversed(texts)}
+    return {key: (question, defaults[to]) for key, (question, to) in _ASKED.items() if to in defaults}
 
 
 def write(
@@ -116,15 +111,15 @@ def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str]) -> str:
     Raises ConfigError for a `--set` key that the preset does not have, since its place in the text is unknown.
     """
     doc = document.read(preset)
-    draft = editing.Draft(str(preset), document.text_of(preset))
+    edited = editing.ConfigText(str(preset), document.text_of(preset))
+    filled = {_ASKED[key][1] if key in _ASKED else key: answer for key, answer in answers.items()}
     for path, _ in document.texts(doc.data):
-        key = _FILLED.get(str(path[-1]), "")
-        if key in answers:
-            draft.set(path, answers[key], is_text=True)
+        if path[-1] in filled:
+            edited.set(path, filled[str(path[-1])], is_text=True)
     overridden = loading.override(doc, loading.from_sets(sets))
     for path in overridden.origins:
         if path not in doc.positions:
             hint = "add it to the file once it is written"
             raise ConfigError(f"--set {'.'.join(map(str, path))}: the preset does not have it", hint=hint)
-        draft.set(path, tomlout.value(document.value_at(overridden.data, path)), is_text=False)
-    return draft.text
+        edited.set(path, tomlout.value(document.value_at(overridden.data, path)), is_text=False)
+    return edited.text

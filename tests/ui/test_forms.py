@@ -15,7 +15,7 @@ from lora_training.app import drafts
 from lora_training.app.checkout import Checkout
 from lora_training.config import form
 from lora_training.config.argv import REFUSED
-from lora_training.config.editing import Draft
+from lora_training.config.editing import ConfigText
 from tests.helpers import ROOT, write
 from tests.ui.conftest import Server, until
 from tests.ui.records import png
@@ -52,7 +52,7 @@ def with_upstream(sd_scripts: Path) -> None:
     """The form comes from the real parser."""
 
 
-def fields(draft: Draft) -> list[tuple[form.Field, Any]]:
+def fields(draft: ConfigText) -> list[tuple[form.Field, Any]]:
     """Each field that a text has a value for, with its place."""
     schema = Checkout(None).schema(draft.script)
     places = dict(draft.flags())
@@ -63,14 +63,14 @@ def fields(draft: Draft) -> list[tuple[form.Field, Any]]:
 
 @pytest.mark.parametrize("text", [*(path.read_text(encoding="utf-8") for path in CONFIGS), ODD])
 def test_from_toml_to_the_form_and_back_nothing_is_lost(text: str) -> None:
-    draft = Draft("x", text)
+    draft = ConfigText("x", text)
     for field, path in fields(draft):
         draft.set(path, draft.shown(path), is_text=field.is_text)
     assert draft.text == text
 
 
 def test_a_value_that_is_typed_again_is_the_same_value_of_the_same_type() -> None:
-    draft = Draft("x", ODD)
+    draft = ConfigText("x", ODD)
     for field, path in fields(draft):
         if path != ("training", "lr_warmup_steps"):
             shown = draft.shown(path)

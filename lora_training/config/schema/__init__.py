@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from lora_training import nearest
-from lora_training.config.schema import cache as _cache
+from lora_training import files, nearest
 from lora_training.config.schema.model import DatasetSchema, Flag, Schema, Shape, Style, Table, from_json
 from lora_training.errors import ConfigError, UpstreamError
 
@@ -56,8 +60,8 @@ def owners(tree: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read(tree: Path, names: Sequence[str], cache: Path | None) -> dict[str, Schema]:
-    known = {name: _cache.load(cache, tree, name) if cache else None for name in names}
-    missing = [name for name, found in known.items() if found is None]
+    known = {name: found for name in names if cache and (found := _load(cache, tree, name))}
+    missing = [name for name in names if name not in known]
     if missing:
         from lora_training.config.schema import reader
 
@@ -65,5 +69,47 @@ def _read(tree: Path, names: Sequence[str], cache: Path | None) -> dict[str, Sch
         known |= answer
         for name, found in answer.items():
             if cache:
-                _cache.store(cache, tree, name, found, looked_at)
-    return {name: from_json(found, tree) for name, found in known.items() if found}
+                _store(_entry(cache, tree, name), tree, found, looked_at)
+    return {name: from_json(known[name], tree) for name in names}
+
+
+# -- the cache: an entry is valid while all files that it was read from are unchanged
+
+
+def _load(folder: Path, tree: Path, script: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(_entry(folder, tree, script).read_bytes())
+        unchanged = all(_digest(tree / path) == digest for path, digest in entry["files"].items())
+        return entry["schema"] if entry["reader"] == _reader() and unchanged else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _store(path: Path, tree: Path, found: Mapping[str, Any], looked_at: Iterable[str]) -> None:
+    digests = {name: _digest(tree / name) for name in looked_at}
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, json.dumps({"reader": _reader(), "files": digests, "schema": found}))
+
+
+def _entry(folder: Path, tree: Path, script: str) -> Path:
+    # the script's digest is in the name, so that two versions of a tree do not evict each other's entry
+    content = _digest(tree / f"{script}.py") or "none"
+    return folder / "schemas" / f"{script}-{content[:16]}.json"
+
+
+def _digest(path: Path) -> str | None:
+    """Return the sha256 of a file; None for a missing file."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+@functools.cache
+def _reader() -> str:
+    """Return a digest of the code that reads schemas: this package's source and Python's argparse."""
+    whole = hashlib.sha256(sys.version.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()

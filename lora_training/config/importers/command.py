@@ -104,6 +104,11 @@ def _is_script(word: str) -> bool:
     return bool(SCRIPT.fullmatch(PureWindowsPath(word).name.removesuffix(".py")))
 
 
+def script(content: tuple[str, list[str], list[str]]) -> str:
+    """Return the script that the command starts."""
+    return content[0]
+
+
 def convert(content: tuple[str, list[str], list[str]], draft: Draft) -> None:
     """Import a training command into `draft`."""
     _, launcher, words = content

@@ -17,12 +17,12 @@ from lora_training.errors import ConfigError
 from lora_training.problems import Problem
 
 # Upstream copies the content of the first two files into its parsed arguments unchecked, and loads states unchecked.
-_RESUME = "`[run] resume` and `--resume` take the folder of a state, which is checked before the start"
+_RESUME = "name the folder of a state in `[run] resume` or `--resume`: it is checked before the start"
 REFUSED = {
-    "config_file": "`lora config import` converts such a file",
-    "output_config": "`lora config show --as toml` prints the whole configuration",
+    "config_file": "convert such a file with `lora config import`",
+    "output_config": "print the whole configuration with `lora config show --as toml`",
     "resume": _RESUME,
-    "resume_from_huggingface": f"fetch the state first: {_RESUME}",
+    "resume_from_huggingface": f"fetch the state first, then {_RESUME}",
 }
 
 
@@ -74,18 +74,18 @@ def _unknown_hint(schema: Schema, entry: Entry) -> str | None:
     """Return a hint for a key that upstream does not know, such as the nearest known key."""
     if isinstance(entry.value, dict):
         flags = [flag.dest for flag in schema.flags if flag.is_list]
-        return nearest.hint(entry.key, flags) or "tables inside a table are for flags that take key=value lists"
+        return nearest.hint(entry.key, flags) or "remove this table: only flags that take key=value lists have one"
     style = schema.datasets.styles["dreambooth"]
     home = tables.table_of(entry.key)
     if home:
-        return f"`{entry.key}` belongs under [{home}]"
+        return f"put `{entry.key}` under [{home}]"
     if entry.key in style.dataset.keys or entry.key in style.subset.keys:
         inside = "subsets.0." if entry.key in style.subset.keys else ""
         place = "" if entry.position else f": --set datasets.0.{inside}{entry.key}=..."
-        return f"`{entry.key}` belongs under [[datasets]]{place}"
+        return f"put `{entry.key}` under [[datasets]]{place}"
     others = schemas.owners(schema.tree).get(entry.key) if schema.tree else None
     if others:
-        return f"only {', '.join(others)} {'has' if len(others) == 1 else 'have'} it"
+        return f"remove it: only {', '.join(others)} {'has' if len(others) == 1 else 'have'} it"
     if near := nearest.hint(entry.key, schema.keys):
         return near
     # the heading may be a misspelling of one of this project's tables

@@ -204,8 +204,8 @@ def _listed(flag: Flag, items: list[str]) -> list[str]:
         return _single(flag, items[0])
     for number, word in enumerate(items):
         if word.startswith("-") and not reader.is_negative_number(word):
-            hint = "upstream's parser would take it for another flag"
-            raise Refused(f"an item of `{flag.dest}` cannot start with `-`: {word!r}", hint, (number,))
+            message = f"an item of `{flag.dest}` cannot start with `-`, which upstream takes for another flag: {word!r}"
+            raise Refused(message, path=(number,))
     return [flag.name, *items]
 
 

@@ -93,7 +93,7 @@ def override(doc: Document, overrides: Iterable[Override]) -> Document:
         try:
             _put(result.data, path, item.text if value is None else value)
         except LookupError:
-            hint = "items of a list are counted from 0"
+            hint = "count the items of a list from 0"
             raise ConfigError(f"{item.where}: the file has no such place", hint=hint) from None
         result.origins[path] = item.where
         result.texts[path] = item.text
@@ -243,7 +243,7 @@ class _Builder:
         key = name.replace("-", "_")
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             # often a misspelt `[[datasets]]`
-            hint = nearest.hint(name, ["datasets"]) or "only `datasets` is an array of tables"
+            hint = nearest.hint(name, ["datasets"]) or f"write [{name}]: only `datasets` is an array of tables"
             self.report(f"`[[{name}]]` is not known", path, hint=hint)
         elif key in tables.SECRETS and isinstance(text := self.doc.texts.get(path, value), str):
             self.secrets[tables.SECRETS[key]] = text

@@ -138,7 +138,7 @@ def launch(raw: Any, report: Report) -> LaunchTable:
     machines = kept.get("num_machines", 1)
     if kept.get("machine_rank", 0) >= machines:
         message = f"machine_rank = {kept.pop('machine_rank')} with num_machines = {machines}"
-        report(message, ("launch", "machine_rank"), hint="ranks are counted from 0")
+        report(message, ("launch", "machine_rank"), hint=f"give a rank from 0 to {machines - 1}")
     return LaunchTable(**kept)
 
 

@@ -60,7 +60,7 @@ def test_a_value_becomes_the_words_for_it(argv, text, words):
         ('network_module = "a\\u0000b"', "NUL", None),
         ('network_module = "--"', "cannot take `--`", None),
         ("learning_rat = 1", "no flag `learning_rat`", "did you mean `learning_rate`?"),
-        ("batch_size = 1", "no flag `batch_size`", "belongs under [[datasets]]"),
+        ("batch_size = 1", "no flag `batch_size`", "under [[datasets]]"),
         ('output_dir = "${NOPE}/x"', "no variable 'NOPE'", None),
     ],
 )

@@ -82,11 +82,11 @@ def test_a_misspelt_runtime_patch_too(checked):
 
 def test_a_runtime_patch_outside_of_its_table_is_told_its_place(checked):
     found = checked("nan_guard = true", machine=Machine(runtime=("tiny-unet", "nan-guard")))
-    assert said(found, "no flag `nan_guard`", "it is a runtime patch: runtime.nan-guard")
+    assert said(found, "no flag `nan_guard`", "write runtime.nan-guard: it is a runtime patch")
 
 
 def test_a_misspelt_table_of_ours_too(checked):
-    assert said(checked("[lunch]\nnum_processes = 2"), "`num_processes` belongs under [launch]")
+    assert said(checked("[lunch]\nnum_processes = 2"), "put `num_processes` under [launch]")
     assert said(checked("[runtimes]\ntiny-unet = true"), "did you mean the table [runtime] instead of [runtimes]?")
     assert said(checked(data="[[datasets.subset]]\nimage_dir = 'x'\n"), "did you mean `subsets`?")
 
@@ -96,8 +96,8 @@ def test_a_flag_of_another_script_is_told_whose_it_is(checked):
 
 
 def test_a_key_of_another_table_is_told_its_place(checked):
-    assert said(checked("num_repeats = 3"), "no flag `num_repeats`", "belongs under [[datasets]]")
-    assert said(checked(data="image_dir = 'x'\n"), "belongs under [[datasets.subsets]]")
+    assert said(checked("num_repeats = 3"), "no flag `num_repeats`", "under [[datasets]]")
+    assert said(checked(data="image_dir = 'x'\n"), "under [[datasets.subsets]]")
     assert said(checked(data="learning_rate = 1.0\n"), "give it outside the dataset tables")
 
 
@@ -166,7 +166,7 @@ def test_a_flag_that_the_datasets_override_is_a_warning_in_the_file_and_an_error
 def test_a_hint_of_an_override_names_its_whole_key(checked, tmp_path, real):
     checked()
     found = check(load(tmp_path / "config.toml", sets=["num_repeats=2"], environ={}), real["sdxl_train_network"])
-    assert said(found, "belongs under [[datasets]]: --set datasets.0.subsets.0.num_repeats=...")
+    assert said(found, "under [[datasets]]: --set datasets.0.subsets.0.num_repeats=...")
 
 
 @pytest.mark.parametrize("key", ["pretrained_model_name_or_path", "network_module", "output_dir"])
@@ -378,7 +378,7 @@ class TestFiles:
     @pytest.mark.parametrize("key", ["vae", "logging_dir"])
     def test_a_path_of_windows_is_told_as_wsl_has_it(self, checked, key):
         text = f"{key} = 'C:\\data\\my files'"
-        assert said(checked(text), f"`{key}`", "is a path of Windows", "in WSL it is /mnt/c/data/my files")
+        assert said(checked(text), f"`{key}`", "is a path of Windows", "in WSL, write /mnt/c/data/my files")
 
     def test_a_hub_id_need_not_be_a_file(self, checked):
         assert checked('vae = "stabilityai/sd-vae-ft-mse"') == ()

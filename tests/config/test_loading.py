@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read_is_one_error(tmp_path, name):
         ("[launch]\nnum_processes = true\n", ("num_processes", "whole number")),
         ("[launch]\ngpu_ids = [0, 0]\n", ("gpu_ids", "different")),
         ('[launch]\nbackend = "mpi"\n', ("backend", '"accelerate" or "filestore"')),
-        ("[launch]\nnum_machines = 2\nmachine_rank = 2\n", ("machine_rank = 2", "counted from 0")),
+        ("[launch]\nnum_machines = 2\nmachine_rank = 2\n", ("machine_rank = 2", "from 0 to 1")),
         ("[run]\nstall_timeout = 0\n", ("stall_timeout", "above 0")),
         ('[run]\nresume = "${NOWHERE}/x"\n', ("no variable 'NOWHERE'",)),
         ("[runtime]\nx = 1\n", ("runtime.x", "switch or a table")),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora_training import shell
 from lora_training.config.argv import encoded
-from lora_training.config.checks import datasets, family, files, flags, optimizer, rules
+from lora_training.config.checks import datasets, files, flags, optimizer, rules
 from lora_training.config.checks import machine as machines
 from lora_training.config.checks.machine import Machine, installed_here
 from lora_training.config.checks.view import View
@@ -28,36 +28,26 @@ _MOST = 100
 _UNKNOWN = Machine()
 
 
-def check(
-    config: Config,
-    schema: Schema,
-    machine: Machine = _UNKNOWN,
-) -> tuple[Problem, ...]:
+def check(config: Config, schema: Schema, machine: Machine = _UNKNOWN) -> tuple[Problem, ...]:
     """Return all errors and warnings about `config`, in the order of the file."""
-    refused = {
-        key
-        for key, entry in config.entries.items()
-        if schema.flag(key) is None or isinstance(encoded(config, schema, entry), Problem)
-    }
-    view = View(config, schema, frozenset(refused))
+    encodings = {key: encoded(config, schema, entry) for key, entry in config.entries.items()}
+    view = View(config, schema, {key: found for key, found in encodings.items() if isinstance(found, Problem)})
     found = [
         *_first(config, config.problems),
-        *_first(config, flags.problems(config, schema, machine.runtime or ())),
+        *_first(config, flags.problems(view, machine.runtime or ())),
         *flags.required(view),
         *_first(config, datasets.problems(view)),
         *rules.problems(view),
         *_first(config, datasets.sizes(view)),
-        *family.problems(view),
-        *family.network(view),
         *optimizer.problems(view, machine.installed),
         *files.problems(view),
         *flags.written(view),
+        *machines.problems(view, machine),
     ]
-    found += machines.problems(view, machine)
     if machine.runtime is not None:
-        found += flags.runtime(config, machine.runtime)
+        found += flags.runtime(view, machine.runtime)
     if machine.settings is not None:
-        found += flags.settings(config, machine.settings(config.runtime))
+        found += flags.settings(view, machine.settings(config.runtime))
     if machine.files is not None:
         found += _of_files(view, machine.files, without_data=any(map(_is_of_data, found)))
     return _sorted(found)

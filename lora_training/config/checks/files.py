@@ -6,11 +6,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
-from typing import Any
 
 from lora_training import files, nearest
 from lora_training.config import paths
-from lora_training.config.checks.view import Subset, View
+from lora_training.config.checks.view import Scope, View
 from lora_training.config.files import IMAGES
 from lora_training.config.positions import Path as KeyPath
 from lora_training.config.schema import Flag
@@ -35,12 +34,14 @@ def problems(view: View) -> Iterator[Problem]:
         if view.given(flag.dest) and paths.is_path(flag):
             values = view.value(flag.dest)
             for value in values if isinstance(values, list) else [values]:
-                yield from _flag(view, flag, value)
+                # metadata_thumbnail accepts a data URL
+                if isinstance(value, str) and value and not value.startswith("data:") and _is_read(view, flag, value):
+                    yield from _missing(view, value, view.path(flag.dest), f"`{flag.dest}`")
     named = view.config.run.resume
     if named not in ("auto", "never"):
         yield from _missing(view, named, ("run", "resume"), "`[run] resume`")
     for subset in view.subsets:
-        yield from _subset(view, subset)
+        yield from _subset(subset)
     if not view.config.datasets and view.given("train_data_dir"):
         yield from _data_dir(view)
     yield from _tiny(view)
@@ -60,12 +61,10 @@ def _tiny(view: View) -> Iterator[Problem]:
         yield view.problem(message, _MODEL, hint=hint)
 
 
-def _flag(view: View, flag: Flag, value: Any) -> Iterator[Problem]:
-    # metadata_thumbnail accepts a data URL
-    if not isinstance(value, str) or not value or value.startswith("data:"):
-        return
-    if _WINDOWS.match(value) or not (paths.is_written(flag) or paths.is_hub_id(flag, value, view.config.folder)):
-        yield from _missing(view, value, view.path(flag.dest), f"`{flag.dest}`")
+def _is_read(view: View, flag: Flag, value: str) -> bool:
+    """Whether upstream reads a local file or folder of this name, rather than writing it or looking on the hub."""
+    is_elsewhere = paths.is_written(flag) or paths.is_hub_id(flag, value, view.config.folder)
+    return bool(_WINDOWS.match(value)) or not is_elsewhere
 
 
 def _missing(view: View, value: str, place: KeyPath, name: str) -> Iterator[Problem]:
@@ -78,7 +77,7 @@ def _missing(view: View, value: str, place: KeyPath, name: str) -> Iterator[Prob
             yield view.config.problem(f"{name}: {found} is {wrong}", place)
         return
     if windows := _WINDOWS.match(value):
-        wsl = f"in WSL it is /mnt/{windows[1].lower()}/{windows[2]}".replace("\\", "/")
+        wsl = f"in WSL, write /mnt/{windows[1].lower()}/{windows[2]}".replace("\\", "/")
         yield view.config.problem(f"{name}: {value} is a path of Windows", place, hint=wsl)
         return
     # the deepest folder that exists
@@ -105,58 +104,57 @@ def _is_made(view: View, path: Path) -> bool:
     return bool(assets and cache and path.is_relative_to(Path(cache, assets)))
 
 
-def _subset(view: View, subset: Subset) -> Iterator[Problem]:
+def _subset(subset: Scope) -> Iterator[Problem]:
+    view = subset.view
     for key in ("metadata_file", "conditioning_data_dir"):
         if isinstance(subset.table.get(key), str):
             yield from _missing(view, subset.table[key], (*subset.path, key), f"`{key}`")
     value = subset.table.get("image_dir")
     if not isinstance(value, str):
         return
-    place = (*subset.path, "image_dir")
     folder = view.absolute(value)
     if folder is None or _is_made(view, folder):
         return
     if not (paths.exists(folder) and folder.is_dir()):
-        yield from _missing(view, value, place, "`image_dir`")
+        yield from _missing(view, value, (*subset.path, "image_dir"), "`image_dir`")
     elif subset.style != "finetuning":
-        yield from _images(view, subset, folder, place)
+        yield from _images(subset, folder)
 
 
 def _images_of(names: Iterable[str]) -> list[str]:
     return [name for name in names if PurePath(name).suffix.lower() in IMAGES]
 
 
-def _images(view: View, subset: Subset, folder: Path, place: KeyPath) -> Iterator[Problem]:
+def _images(subset: Scope, folder: Path) -> Iterator[Problem]:
     names = files.names(folder)
     if not os.access(folder, os.R_OK | os.X_OK):
-        yield view.config.problem(f"`image_dir`: {folder} cannot be read", place)
+        yield subset.problem(f"`image_dir`: {folder} cannot be read", "image_dir")
     elif images := _images_of(names):
         stems = {image: PurePath(image).stem for image in images}
-        yield from _captions(view, subset, folder, stems, frozenset(names), (*place[:-1], "caption_extension"))
+        yield from _captions(subset, folder, stems, frozenset(names))
     else:
         deeper = any(_images_of(files.names(folder / name)) for name in names)
         hint = "upstream does not look into its subfolders: give each a subset" if deeper else "give a folder of images"
-        yield view.config.problem(f"`image_dir`: {folder} has no images", place, hint=hint)
+        yield subset.problem(f"`image_dir`: {folder} has no images", "image_dir", hint=hint)
 
 
-def _captions(
-    view: View, subset: Subset, folder: Path, stems: dict[str, str], names: frozenset[str], place: KeyPath
-) -> Iterator[Problem]:
+def _captions(subset: Scope, folder: Path, stems: dict[str, str], names: frozenset[str]) -> Iterator[Problem]:
     """Check the captions of a folder; `stems` has its images' names without suffix."""
-    suffix = view.value("caption_extention") or view.of_subset(subset, "caption_extension")
+    view, place = subset.view, (*subset.path, "caption_extension")
+    suffix = view.value("caption_extention") or subset.value("caption_extension")
     if not isinstance(suffix, str):
         return
     missing = [image for image, stem in stems.items() if stem + suffix not in names]
-    words = view.of_subset(subset, "class_tokens")
+    words = subset.value("class_tokens")
     if missing and not (isinstance(words, str) and words):
         shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
         message = f"{len(missing)} of {len(stems)} images in {folder} have no caption ({suffix}): {shown}"
         others = [other for other in _CAPTIONS if other != suffix and any(s + other in names for s in stems.values())]
-        hint = "upstream trains them with an empty caption; write captions, or give class_tokens"
+        hint = "write captions, or give class_tokens: upstream trains them with an empty caption"
         if others and len(missing) == len(stems):
-            hint = f'there are {others[0]} files: set caption_extension = "{others[0]}"'
+            hint = f'set caption_extension = "{others[0]}": there are {others[0]} files'
         elif others:
-            hint = f"there are {others[0]} files as well: rename those of these images to {suffix}"
+            hint = f"rename the {others[0]} files of these images to {suffix}"
         yield view.config.problem(message, place, hint=hint, severity="warning")
     for stem in stems.values():
         if stem + suffix in names:
@@ -170,10 +168,8 @@ def _caption(view: View, path: Path, place: KeyPath) -> Iterator[Problem]:
         yield view.config.problem(f"caption {path} cannot be read: {exc.strerror}", place)
         return
     if not text:
-        yield view.config.problem(
-            f"caption {path} is empty, which upstream refuses", place, hint="write it or delete it"
-        )
-        return
+        message = f"caption {path} is empty, which upstream refuses"
+        yield view.config.problem(message, place, hint="write it or delete it")
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:
@@ -187,10 +183,9 @@ def _data_dir(view: View) -> Iterator[Problem]:
     if folder is None or not paths.exists(folder):
         return
     named = files.repeated(folder)
-    hint = "name its folders <repeats>_<words>, such as 10_cat; or use [[datasets]]"
     if not named:
-        yield view.problem(
-            f"`train_data_dir`: {folder} has no folder named <repeats>_<words>", "train_data_dir", hint=hint
-        )
+        message = f"`train_data_dir`: {folder} has no folder named <repeats>_<words>"
+        hint = "name its folders <repeats>_<words>, such as 10_cat; or use [[datasets]]"
+        yield view.problem(message, "train_data_dir", hint=hint)
     elif not any(_images_of(files.names(each)) for each in named):
         yield view.problem(f"`train_data_dir`: {folder} has no images", "train_data_dir")

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_training import nearest
-from lora_training.config.argv import encoded
 from lora_training.config.checks.view import View
-from lora_training.config.model import Config
-from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError
 from lora_training.problems import Problem
 
@@ -27,19 +24,19 @@ _LONGEST_NAME = 200
 _LOG, _LOG_FOLDERS = "console_log_file", ("output_dir", "logging_dir")
 
 
-def problems(config: Config, schema: Schema, patches: Collection[str] = ()) -> Iterator[Problem]:
+def problems(view: View, patches: Collection[str] = ()) -> Iterator[Problem]:
     """Yield the flags that upstream does not know or whose values it would refuse."""
     first: dict[str, str] = {}
-    for key, entry in config.entries.items():
-        found = encoded(config, schema, entry)
-        if isinstance(found, Problem):
+    for key in view.config.entries:
+        flag = view.schema.flag(key)
+        if problem := view.refused.get(key):
             patch = key.replace("_", "-")
-            yield replace(found, hint=f"it is a runtime patch: runtime.{patch}") if patch in patches else found
-            continue
-        flag = schema.flag(key)
-        if flag and first.setdefault(flag.dest, key) != key:
+            yield (
+                replace(problem, hint=f"write runtime.{patch}: it is a runtime patch") if patch in patches else problem
+            )
+        elif flag and first.setdefault(flag.dest, key) != key:
             message = f"`{key}` and `{first[flag.dest]}` are the same flag"
-            yield config.problem(message, entry.path, hint="keep one of them")
+            yield view.problem(message, key, hint="keep one of them")
 
 
 def required(view: View) -> Iterator[Problem]:
@@ -53,20 +50,20 @@ def required(view: View) -> Iterator[Problem]:
             yield view.problem(f"`{key}` is missing: nothing can be trained without it", key, hint=hint)
 
 
-def runtime(config: Config, known: Collection[str]) -> Iterator[Problem]:
+def runtime(view: View, known: Collection[str]) -> Iterator[Problem]:
     """Yield unknown names of runtime patches."""
-    for name in config.runtime:
+    for name in view.config.runtime:
         if name not in known:
             hint = nearest.hint(name, known) or f"there are: {', '.join(sorted(known)) or 'none'}"
-            yield config.problem(f"[runtime] has no patch named `{name}`", ("runtime", name), hint=hint)
+            yield view.config.problem(f"[runtime] has no patch named `{name}`", ("runtime", name), hint=hint)
 
 
-def settings(config: Config, wrong: Mapping[str, Iterable[Any]]) -> Iterator[Problem]:
+def settings(view: View, wrong: Mapping[str, Iterable[Any]]) -> Iterator[Problem]:
     """Yield invalid settings of runtime patches: `wrong` by patch, each with `key` (or None), `message` and `hint`."""
     for name, found in wrong.items():
         for each in found:
             path = ("runtime", name, each.key) if each.key else ("runtime", name)
-            yield config.problem(f"[runtime.{name}]: {each.message}", path, hint=each.hint)
+            yield view.config.problem(f"[runtime.{name}]: {each.message}", path, hint=each.hint)
 
 
 def written(view: View) -> Iterator[Problem]:
@@ -87,7 +84,8 @@ def output(values: Mapping[str, Any]) -> Path:
         raise error
     if form != "safetensors":
         raise ConfigError(
-            f"`save_model_as` cannot be {form!r}", hint="the LoRA is checked at the end, and only safetensors can be"
+            f"`save_model_as` cannot be {form!r}",
+            hint='set save_model_as = "safetensors": the LoRA is checked at the end, and nothing else can be',
         )
     return Path(values.get("output_dir", "")) / f"{name}.{form}"
 
@@ -97,17 +95,17 @@ def refused_name(name: str) -> ConfigError | None:
     # a name from the command line may have bytes that are not valid UTF-8
     length = len(name.encode("utf-8", "surrogatepass"))
     if not name or "/" in name:
-        reason = "it is the name of a file, without a folder"
+        hint = "give the name of a file, without a folder"
     elif name.startswith("-"):
-        reason = "a name that begins with `-` is taken for an option"
+        hint = "begin it with another character: `-` is taken for an option"
     elif any(unicodedata.category(char) == "Cc" for char in name):
-        reason = "a name has no control characters, such as the end of a line"
+        hint = "leave out control characters, such as the end of a line"
     elif length > _LONGEST_NAME:
-        reason = f"a name has {_LONGEST_NAME} bytes at most"
+        hint = f"shorten it to {_LONGEST_NAME} bytes at most"
     else:
         return None
     shown = repr(name) if len(name) <= _LONGEST_NAME else f"{name[:20]!r}... ({length} bytes)"
-    return ConfigError(f"`output_name` cannot be {shown}", hint=reason)
+    return ConfigError(f"`output_name` cannot be {shown}", hint=hint)
 
 
 def _is_earlier_log(view: View, path: Path) -> bool:

@@ -77,7 +77,9 @@ def _class(
     if module:
         if not last[:1].isupper():
             # upstream calls any object of that name; torch.save, for example, would overwrite a file
-            yield view.problem(f"`{key}`: `{name}` is no class", key, hint="a class's name begins with a capital")
+            yield view.problem(
+                f"`{key}`: `{name}` is no class", key, hint="give a class: its name begins with a capital"
+            )
         # a missing package is reported elsewhere
         elif installed and installed(name.partition(".")[0]) and not source.is_module(module, view.tree or Path()):
             yield view.problem(f"`{key}`: there is no module `{module}`", key)
@@ -85,7 +87,7 @@ def _class(
     public = source.classes(home) if installed else frozenset()
     if bare in public:
         return
-    hint = nearest.hint(bare, [*own, *public]) or "a class of another package is written with its module: package.Class"
+    hint = nearest.hint(bare, [*own, *public]) or "write a class of another package with its module: package.Class"
     if public:
         yield view.problem(f"neither upstream nor {home} has `{bare}`", key, hint=hint)
     else:

@@ -1,13 +1,17 @@
-"""Check options against each other, for what upstream refuses only after minutes of loading, or not at all."""
+"""Check options against each other, the model family and the network's module.
+
+Upstream refuses these mistakes only after minutes of loading, or not at all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from lora_training import families
+from lora_training import families, nearest
+from lora_training.config import paths
 from lora_training.config.checks.view import View, as_number
-from lora_training.problems import Problem
+from lora_training.config.schema import source
+from lora_training.problems import Problem, Severity
 
 _POSITIVE = (
     *("train_batch_size", "gradient_accumulation_steps", "vae_batch_size", "save_every_n_epochs", "network_dim"),
@@ -22,22 +26,19 @@ _ATTENTION = ("xformers", "sdpa", "mem_eff_attn")
 
 def problems(view: View) -> Iterator[Problem]:
     """Yield the combinations that upstream would refuse, or that are certainly mistakes."""
-    for rule in (_unproven, _ranges, _steps, _needs, _excludes, _precision, _text_encoder, _lonely):
+    for rule in (_unproven, _ranges, _steps, _needs, _excludes, _precision, _text_encoder, _lonely, _family, _network):
         yield from rule(view)
 
 
 def _unproven(view: View) -> Iterator[Problem]:
     if view.on("deepspeed"):
         message = "`deepspeed` is refused: resuming, checks and the saved LoRA are not proven with it here"
-        yield view.problem(
-            message, "deepspeed", hint="several GPUs train with [launch] num_processes; `blocks_to_swap` saves memory"
-        )
+        hint = "use several GPUs with [launch] num_processes, and save memory with `blocks_to_swap`"
+        yield view.problem(message, "deepspeed", hint=hint)
     for variable, name in (("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")):
         if view.config.variables.get(variable, "").lower() in ("true", "1", "yes"):
-            message = (
-                f"{variable} asks for {name}, which is refused: resuming and the saved LoRA are not proven with it"
-            )
-            yield view.config.problem(message, ("launch",), hint=f"unset {variable}")
+            why = "which is refused: resuming and the saved LoRA are not proven with it"
+            yield view.config.problem(f"{variable} asks for {name}, {why}", ("launch",), hint=f"unset {variable}")
 
 
 def _ranges(view: View) -> Iterator[Problem]:
@@ -59,7 +60,7 @@ def _steps(view: View) -> Iterator[Problem]:
         yield view.problem(f"nothing would be trained: `{key}` is {number}", key, hint="give a number above 0")
 
 
-_NEEDS = (
+_NEEDS: tuple[tuple[str, str, Severity], ...] = (
     ("adaptive_noise_scale", "noise_offset", "error"),
     ("scale_v_pred_loss_like_noise_pred", "v_parameterization", "error"),
     ("zero_terminal_snr", "v_parameterization", "warning"),
@@ -75,7 +76,7 @@ def _needs(view: View) -> Iterator[Problem]:
     for key, needed, severity in _NEEDS:
         if view.given(key) and view.value(key) not in (None, False) and not view.on(needed):
             message = f"`{key}` {'needs' if severity == 'error' else 'does nothing without'} `{needed}`"
-            yield view.problem(message, key, severity="error" if severity == "error" else "warning")
+            yield view.problem(message, key, severity=severity)
 
 
 _EXCLUDES = (
@@ -95,13 +96,10 @@ _EXCLUDES = (
 
 
 def _excludes(view: View) -> Iterator[Problem]:
-    for one, other in _EXCLUDES:
+    swapping = (("blocks_to_swap", "cpu_offload_checkpointing"),) if view.family.swaps_blocks else ()
+    for one, other in (*_EXCLUDES, *swapping):
         if view.on(one) and view.on(other):
             yield view.problem(f"`{one}` and `{other}` exclude each other", one, hint="turn one of them off")
-    swaps = families.of(view.schema.script).swaps_blocks and view.on("blocks_to_swap")
-    if swaps and view.on("cpu_offload_checkpointing"):
-        message = "`blocks_to_swap` and `cpu_offload_checkpointing` exclude each other"
-        yield view.problem(message, "blocks_to_swap", hint="turn one of them off")
     attention = [key for key in _ATTENTION if view.on(key)]
     if len(attention) > 1:
         message = f"only one of {', '.join(f'`{key}`' for key in attention)} takes effect"
@@ -114,7 +112,7 @@ def _precision(view: View) -> Iterator[Problem]:
         if view.on(key) and precision != needed:
             yield view.problem(f'`{key}` needs mixed_precision = "{needed}", not "{precision}"', key)
     for key in ("fp8_base", "fp8_base_unet"):
-        if view.on(key) and precision == "no" and not families.of(view.schema.script).turns_fp8_off:
+        if view.on(key) and precision == "no" and not view.family.turns_fp8_off:
             yield view.problem(f'`{key}` needs mixed_precision = "fp16" or "bf16"', key)
     launch = view.config.launch.mixed_precision
     if launch is not None and view.given("mixed_precision") and launch != precision:
@@ -123,24 +121,22 @@ def _precision(view: View) -> Iterator[Problem]:
 
 
 def _text_encoder(view: View) -> Iterator[Problem]:
-    if not (view.on("cache_text_encoder_outputs") or view.on("cache_text_encoder_outputs_to_disk")):
+    key = next(filter(view.on, ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")), None)
+    if key is None:
         return
-    cached = "cache_text_encoder_outputs"
-    key = cached if view.on(cached) else f"{cached}_to_disk"
-    family = families.of(view.schema.script)
+    family = view.family
     if family.refuses_text_encoder and not view.on("network_train_unet_only"):
         hint = "set network_train_unet_only = true, or do not cache them"
         yield view.problem(f"`{key}`: a text encoder whose outputs are cached cannot be trained", key, hint=hint)
     for subset in view.subsets:
         for option in _CHANGING if family.drops_cached_captions else (*_CHANGING, "caption_dropout_rate"):
-            value = view.of_subset(subset, option)
+            value = subset.value(option)
             if value is True or (as_number(value) or 0) > 0:
                 message = f"`{option}` cannot be used while `{key}` is on"
                 hint = "captions that change cannot be cached: turn one of them off"
                 # other trainers silently train on the first caption of each image
-                severity: Any = "error" if family.refuses_changing_captions else "warning"
-                place = view.where_subset(subset, option)
-                yield view.config.problem(message, place, hint=hint, severity=severity)
+                severity: Severity = "error" if family.refuses_changing_captions else "warning"
+                yield subset.problem(message, option, hint=hint, severity=severity)
 
 
 def _lonely(view: View) -> Iterator[Problem]:
@@ -159,3 +155,56 @@ def _lonely(view: View) -> Iterator[Problem]:
         yield view.problem('model_type = "chroma" needs apply_t5_attn_mask = true', "model_type")
     if view.on("v2") and view.given("clip_skip"):
         yield view.problem("`clip_skip` is not meant for `v2` models", "clip_skip", severity="warning")
+
+
+# -- the model family, and the network's own arguments
+
+
+def _family(view: View) -> Iterator[Problem]:
+    """Check for options that have no effect with this script, or make it fail."""
+    script, family = view.schema.script, view.family
+    for key, inert in family.inert.items():
+        if view.given(key) and view.on(key) and view.value(key) != inert.neutral:
+            message = f"`{key}` does nothing in {script}: {inert.reason}"
+            yield view.problem(message, key, hint="remove it", severity="warning")
+    if family.is_flow and view.value("loss_type") in ("huber", "smooth_l1") and view.value("huber_schedule") == "snr":
+        key, default = ("huber_schedule", "") if view.given("huber_schedule") else ("loss_type", " (the default)")
+        message = f'huber_schedule = "snr"{default} raises in {script}: there is no noise schedule to take it from'
+        yield view.problem(message, key, hint='set huber_schedule = "constant" or "exponential"')
+    for key in family.needs:
+        is_unused = key == "clip_l" and view.value("model_type") == "chroma"
+        if key in view.schema.keys and not view.on(key) and not is_unused and key not in view.refused:
+            hint = f'for example {key} = "models/{key}.safetensors"'
+            yield view.problem(f"`{key}` is missing: {script} loads it", key, hint=hint)
+    if family.name == "sdxl" and view.on("v2"):
+        yield view.problem("`v2` is not for SDXL, which refuses it", "v2")
+    if family.name == "sdxl" and view.given("clip_skip"):
+        message = "`clip_skip` is not meant for SDXL: upstream warns and takes the layer that it always takes"
+        yield view.problem(message, "clip_skip", severity="warning")
+    for key, instead in family.unsupported.items():
+        if view.on(key):
+            yield view.problem(f"`{key}` is not supported by {script}", key, hint=instead, severity="warning")
+
+
+def _network(view: View) -> Iterator[Problem]:
+    """Report an unknown network module, one of another family, and arguments that the module does not read."""
+    module = view.value("network_module")
+    if not isinstance(module, str) or not module.startswith("networks.") or view.tree is None:
+        return
+    if not paths.exists(view.tree / f"{module.replace('.', '/')}.py"):
+        known = [f"networks.{path.stem}" for path in sorted((view.tree / "networks").glob("*.py"))]
+        yield view.problem(f"upstream has no module `{module}`", "network_module", hint=nearest.hint(module, known))
+        return
+    named = (family for family in families.FAMILIES if family.is_flow and module.endswith(f"_{family.name}"))
+    other = next((family for family in named if family.script != view.schema.script), None)
+    if other:
+        message = f"`{module}` is the network of {other.name}, not of {view.schema.script}"
+        yield view.problem(message, "network_module", severity="warning")
+    reads = source.network_arguments(view.tree, module)
+    for place, name, _ in view.pairs("network_args"):
+        if reads is not None and name not in reads:
+            hint = nearest.hint(name, reads)
+            message = f"`{module}` reads no argument `{name}`, and ignores it in silence"
+            path = (*view.path("network_args"), place)
+            legal = f"it reads: {', '.join(sorted(reads))}"
+            yield view.config.problem(message, path, hint=hint or legal, severity="error" if hint else "warning")

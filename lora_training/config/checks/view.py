@@ -1,9 +1,9 @@
-"""The values that upstream will use: of each option after defaults, of each subset option after fallbacks."""
+"""The values that upstream will use: of each flag after defaults, of each option of a dataset after fallbacks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,31 +18,25 @@ from lora_training.problems import Problem, Severity
 
 
 @dataclass(frozen=True)
-class Subset:
-    """A subset of a dataset with its path in the document: `("datasets", 0, "subsets", 1)`."""
-
-    table: dict[str, Any]
-    dataset: dict[str, Any]
-    path: KeyPath
-
-    @property
-    def style(self) -> str:
-        """Return `controlnet`, `finetuning` or `dreambooth`, by the keys of the subset, as upstream does."""
-        return next((style for style, key in STYLE_KEYS.items() if key in self.table), "dreambooth")
-
-
-@dataclass(frozen=True)
 class View:
-    """A configuration together with its schema. Values of the wrong type count as not given."""
+    """A configuration together with its schema. Values that upstream's parser would refuse count as not given.
+
+    `refused` has the problem with each of these.
+    """
 
     config: Config
     schema: Schema
-    refused: frozenset[str] = frozenset()
+    refused: Mapping[str, Problem] = field(default_factory=dict)
 
     @property
     def tree(self) -> Path | None:
         """The tree of upstream that the schema was read from."""
         return self.schema.tree
+
+    @property
+    def family(self) -> families.Family:
+        """The record of the script."""
+        return families.of(self.schema.script)
 
     def given(self, key: str) -> bool:
         """Whether the configuration sets the flag to a valid value."""
@@ -95,37 +89,61 @@ class View:
         return self.config.problem(message, self.path(key), hint=hint, severity=severity)
 
     @cached_property
-    def subsets(self) -> tuple[Subset, ...]:
-        """Return every subset of every dataset."""
-        lists = ((number, each, each.get("subsets")) for number, each in enumerate(self.config.datasets))
+    def datasets(self) -> tuple[Scope, ...]:
+        """Return every dataset."""
+        outer = (self.config.general, ("general",))
         return tuple(
-            Subset(table, dataset, ("datasets", number, "subsets", inner))
-            for number, dataset, tables in lists
-            for inner, table in enumerate(tables if isinstance(tables, list) else [])
+            Scope(self, ((table, ("datasets", number)), outer)) for number, table in enumerate(self.config.datasets)
+        )
+
+    @cached_property
+    def subsets(self) -> tuple[Scope, ...]:
+        """Return every subset of every dataset."""
+        lists = ((dataset, dataset.table.get("subsets")) for dataset in self.datasets)
+        return tuple(
+            Scope(self, ((table, (*dataset.path, "subsets", number)), *dataset.tables))
+            for dataset, tables in lists
+            for number, table in enumerate(tables if isinstance(tables, list) else [])
             if isinstance(table, dict)
         )
 
-    def inherited(self, key: str, *tables: dict[str, Any]) -> Any:
-        """Return a dataset option from the first of `tables`, `[general]` and the flag of that name that sets it."""
-        for table in (*tables, dict(self.config.general)):
-            if table.get(key) is not None:
-                return table[key]
-        return self.value(families.OPTION_FLAGS.get(key, key))
 
-    def of_subset(self, subset: Subset, key: str) -> Any:
-        """Return the value that upstream will use for an option of a subset."""
-        return self.inherited(key, subset.table, subset.dataset)
+@dataclass(frozen=True)
+class Scope:
+    """A dataset or a subset of one: the tables that its options are read from, its own first, each with its path."""
 
-    def where(self, key: str, *tables: tuple[dict[str, Any], KeyPath]) -> KeyPath:
-        """Return the path at which a dataset option is set; that of the first of `tables` if it is a default."""
-        for table, path in (*tables, (dict(self.config.general), ("general",))):
-            if key in table:
-                return (*path, key)
-        return self.path(families.OPTION_FLAGS.get(key, key)) or tables[0][1]
+    view: View
+    tables: tuple[tuple[Mapping[str, Any], KeyPath], ...]
 
-    def where_subset(self, subset: Subset, key: str) -> KeyPath:
-        """Return the path at which an option of a subset is set; the subset's own path if it is a default."""
-        return self.where(key, (subset.table, subset.path), (subset.dataset, subset.path[:2]))
+    @property
+    def table(self) -> Mapping[str, Any]:
+        """The table of the dataset or subset itself."""
+        return self.tables[0][0]
+
+    @property
+    def path(self) -> KeyPath:
+        """The path of this table in the document: `("datasets", 0, "subsets", 1)`."""
+        return self.tables[0][1]
+
+    @property
+    def style(self) -> str:
+        """The style of a subset: `controlnet`, `finetuning` or `dreambooth`, by its keys, as in upstream."""
+        return next((style for style, key in STYLE_KEYS.items() if key in self.table), "dreambooth")
+
+    def value(self, key: str) -> Any:
+        """Return the value that upstream will use for an option: the first table's that sets it, or the flag's."""
+        given = (table[key] for table, _ in self.tables if table.get(key) is not None)
+        found = next(given, None)
+        return self.view.value(families.OPTION_FLAGS.get(key, key)) if found is None else found
+
+    def place(self, key: str) -> KeyPath:
+        """Return the path at which an option is set; the scope's own path if it has its default."""
+        places = ((*path, key) for table, path in self.tables if key in table)
+        return next(places, ()) or self.view.path(families.OPTION_FLAGS.get(key, key)) or self.path
+
+    def problem(self, message: str, key: str, *, hint: str | None = None, severity: Severity = "error") -> Problem:
+        """Return a problem at the place of an option."""
+        return self.view.config.problem(message, self.place(key), hint=hint, severity=severity)
 
 
 def is_whole(value: Any) -> bool:

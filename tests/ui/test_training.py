@@ -197,6 +197,7 @@ def test_runs_are_compared_on_the_terminal(tmp_path: Path) -> None:
     ran = lora("runs", "compare", "one", "two", cwd=tmp_path)
     assert [line.split() for line in ran.out.splitlines()] == [
         ["one", "two"],
+        ["upstream", "6721028c79ee", "6721028c79ee"],
         ["state", "complete", "complete"],
         ["step", "5", "5"],
         ["of", "10", "10"],

@@ -33,8 +33,7 @@ def create(here: Workspace, token: str, hosts: guard.Hosts) -> Starlette:
         middleware=[Middleware(guard.Guard, token=token, hosts=hosts)],
         exception_handlers=dict.fromkeys((LoraError, HTTPException, OSError), web.refused),
     )
-    app.state.checkout, app.state.histories = here, Histories()
-    app.state.started, app.state.gpus = Started(here), machine.Gpus(here)
+    app.state.checkout, app.state.histories, app.state.started = here, Histories(), Started(here)
     return app
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import functools
 import time
-from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -15,24 +14,17 @@ from lora_training.app import machine
 from lora_training.ui import live, web
 from lora_training.workspace import Workspace
 
-_FRESH_S = 2.0
+_FRESH_S = 2
 
 
-class Gpus:
-    """The GPUs, asked for at most every two seconds, however many look."""
+@functools.lru_cache(maxsize=1)
+def _asked(here: Workspace, _moment: int) -> dict[str, Any]:
+    return machine.gpus(here)
 
-    def __init__(self, here: Workspace) -> None:
-        self.here = here
-        self._lock = threading.Lock()
-        self._asked = -_FRESH_S
-        self._known: dict[str, Any] = {}
 
-    def found(self) -> dict[str, Any]:
-        """Return what `lora gpus --json` prints."""
-        with self._lock:
-            if time.monotonic() - self._asked >= _FRESH_S:
-                self._known, self._asked = machine.gpus(self.here), time.monotonic()
-            return self._known
+def _gpus(here: Workspace) -> dict[str, Any]:
+    """Return what `lora gpus --json` prints, asked for once in two seconds, however many look."""
+    return _asked(here, int(time.monotonic() // _FRESH_S))
 
 
 def show(_request: Request) -> Response:
@@ -42,16 +34,16 @@ def show(_request: Request) -> Response:
 
 def events(request: Request) -> Response:
     """Stream the figures as they change."""
-    return live.stream(request, partial(_parts, request.app.state.gpus))
+    return live.stream(request, functools.partial(_parts, web.checkout(request)))
 
 
-def _parts(gpus: Gpus) -> dict[str, str]:
-    return {"machine": web.fragment("gpus.html", found=gpus.found(), others=machine.others(gpus.here))}
+def _parts(here: Workspace) -> dict[str, str]:
+    return {"machine": web.fragment("gpus.html", found=_gpus(here), others=machine.others(here))}
 
 
 def document(request: Request) -> Response:
     """Answer with what `lora gpus --json` prints."""
-    return web.answer(request.app.state.gpus.found())
+    return web.answer(_gpus(web.checkout(request)))
 
 
 ROUTES = [Route("/machine", show), Route("/machine/events", events), Route("/gpus.json", document)]

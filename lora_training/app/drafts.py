@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,15 +147,10 @@ def _digest(text: str) -> str:
 def convert(filename: str, text: str) -> tuple[str, list[str]]:
     """Convert another trainer's file to a configuration, with a report on each of its keys."""
     suffix = Path(filename).suffix.lower() or (".json" if text.lstrip().startswith("{") else "")
-    data = text.encode("utf-8", "surrogateescape")
     if suffix in _DOCUMENTS:
-        with tempfile.TemporaryDirectory() as place:
-            # the importers tell the kinds apart by the name
-            path = Path(place, f"imported{suffix}")
-            path.write_bytes(data)
-            source = importers.read(path)
+        source = importers.from_text(Path(Path(filename).name or "the text"), suffix, text)
     else:
-        source = importers.read(Path("-"), io.BytesIO(data))
+        source = importers.read(Path("-"), io.BytesIO(text.encode("utf-8", "surrogateescape")))
     imported = importers.convert(source, Checkout(None).schema)
     report = [f"{row.outcome}: {row.key}" + (f" -> {row.to}" if row.to else "") for row in imported.rows]
     return imported.toml(), report

@@ -175,7 +175,8 @@ def test_another_trainers_file_becomes_a_configuration(at_home: Server) -> None:
         assert found["report"]
     line = "accelerate launch sdxl_train_network.py --network_dim 8 --learning_rate 1e-4"
     assert "network_dim = 8" in at_home.ask("/import", {"name": "", "text": line})[2]["text"]
-    assert at_home.ask("/import", {"name": "x.json", "text": "{"})[0] == 409
+    status, _, found = at_home.ask("/import", {"name": "x.json", "text": "{"})
+    assert (status, found["error"].partition(":")[0]) == (409, "x.json is not valid JSON")
 
 
 DATA = """script = "train_network"

@@ -18,7 +18,7 @@ from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError
 from lora_training.files import read_any
 
-__all__ = ["Draft", "Source", "convert", "read"]
+__all__ = ["Draft", "Source", "convert", "from_text", "read"]
 
 _COMMAND = re.compile(r"accelerate\s+launch|train_network\.py")
 _LONG_NUMBER = re.compile(r"[-+.\d][-+.:\w]{100,}")  # quadratic time to parse, with colons in base 60
@@ -102,7 +102,7 @@ def read(path: Path, stdin: BinaryIO | None = None) -> Source:
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8") from None
     if suffix in (".json", ".toml", ".yaml", ".yml"):
-        return _document(path, suffix, text)
+        return from_text(path, suffix, text)
     if suffix in _SCRIPTS and _COMMAND.search(text):
         return Source(command, command.training(text), path.parent)
     raise _unknown(path)
@@ -115,7 +115,8 @@ def _typed(stdin: BinaryIO) -> bytes:
     return data
 
 
-def _document(path: Path, suffix: str, text: str) -> Source:
+def from_text(path: Path, suffix: str, text: str) -> Source:
+    """Return a document whose text is known; `path` is its name in errors. Raises ConfigError."""
     content = _parsed(path, suffix, text)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is empty or a list; its settings must have names")

@@ -23,7 +23,7 @@ from lora_training.config.checks.view import View
 from lora_training.config.loading import load
 from lora_training.config.model import Config
 from lora_training.config.schema import Schema
-from lora_training.errors import UpstreamError
+from lora_training.errors import PackageError, UpstreamError
 from lora_training.launch import gpus, spec
 from lora_training.launch.spec import LaunchSpec, Processes
 from lora_training.patching import lockfile
@@ -121,6 +121,9 @@ def make(
         flags += ["--log_prefix", f"{logs.name}/{values.get('log_prefix', '')}"]
     environment = bootstrap.environment(runtime) | _channels(target, started.machine_rank, made_by)
     launched = _launched(config, tree, flags, started, environment)
+    if not elsewhere and installed_here() is None:
+        hint = "`make setup` installs them; `lora train --docker` trains in a container, without them"
+        raise PackageError("this environment has no training packages", hint=hint)
     if runtime:
         # before an earlier run's files are renamed
         start = Start(tuple(flags), launched.environment(os.environ))

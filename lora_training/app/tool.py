@@ -121,7 +121,9 @@ def run(
     listed = tools.script(Tree(tree(here)), tools.path_of(tree(here), name))
     if listed.lacks:
         lacks = ", ".join(listed.lacks)
-        raise UpstreamError(f"{listed.name} needs {lacks}", hint="this project's pinned packages do not include it")
+        raise UpstreamError(
+            f"{listed.name} needs {lacks}", hint="`make setup` installs the pinned packages; install others by hand"
+        )
     made = call(here, name, words, _named(config) if config else {})
     with transaction.shared_lock(here):
         targets.require_verified(here, targets.targets(here))

@@ -27,6 +27,7 @@ _HINTS = {
     errno.EIO: "the disk fails: look at the system's log",
     errno.EMFILE: "raise the number of open files: `ulimit -n`",
 }
+_INSTALL = "`make setup` installs what training and the page need; elsewhere: pip install 'lora-training[train,ui]'"
 _WRITING = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 
 
@@ -109,6 +110,7 @@ def _run_click(argv: Sequence[str]) -> int:
     import click
 
     from lora_training.cli.app import lora
+    from lora_training.errors import PackageError
 
     try:
         code = lora.main(args=list(argv), prog_name="lora", standalone_mode=False)
@@ -121,6 +123,10 @@ def _run_click(argv: Sequence[str]) -> int:
         return exc.exit_code
     except click.Abort as exc:
         raise KeyboardInterrupt from exc
+    except ModuleNotFoundError as exc:
+        if (exc.name or "lora_training").startswith("lora_training"):
+            raise
+        raise PackageError(f"this command needs the package {exc.name}", hint=_INSTALL) from None
     except SystemExit as exc:
         # Click exits like this when the reader of the output has closed the pipe
         if exc.code:

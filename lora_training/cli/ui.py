@@ -11,7 +11,6 @@ import click
 
 from lora_training import workspace
 from lora_training.cli.output import say
-from lora_training.errors import PackageError
 
 _PORT = 8765
 
@@ -22,11 +21,8 @@ _PORT = 8765
 @click.option("--allow-host", "named", multiple=True, metavar="NAME", help="Another name of this server; repeatable.")
 def ui(host: str, port: int, *, named: tuple[str, ...]) -> None:
     """Watch, compare, start and stop runs in a browser."""
-    try:
-        from lora_training.ui import app, guard
-    except ModuleNotFoundError as exc:
-        hint = "`make setup` installs what the page needs; elsewhere: pip install 'lora-training[ui]'"
-        raise PackageError(f"the page needs the package {exc.name}", hint=hint) from None
+    from lora_training.ui import app, guard
+
     here = workspace.find()
     listening = app.listen(host, port)
     address, port = listening.getsockname()[:2]

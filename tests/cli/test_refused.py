@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_training import cli, workspace
+from tests.helpers import ROOT, lora, write
 
 
 @pytest.mark.parametrize(
@@ -106,3 +107,12 @@ def test_the_shell_completes_commands_presets_and_patches(
             cli.run([])
         assert not ended.value.code
         assert capsys.readouterr().out == said
+
+
+def test_a_package_that_is_not_installed_is_named(sd_scripts: Path, tmp_path: Path) -> None:
+    write(tmp_path, {"sitecustomize.py": "import sys\nsys.modules |= dict.fromkeys(['jinja2', 'torch'])\n"})
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    page = lora("ui", "--port", "0", cwd=ROOT, env=env)
+    assert (page.code, page.err.splitlines()[0]) == (4, "error: this command needs the package jinja2")
+    trained = lora("train", "configs/smoke.toml", "--dry-run", cwd=ROOT, env=env)
+    assert (trained.code, trained.err.splitlines()[0]) == (4, "error: this environment has no training packages")

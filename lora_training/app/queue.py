@@ -212,7 +212,8 @@ def _idle(here: Workspace, name: str) -> Job:
     """Return a job that no worker holds."""
     job = jobs.find(here.queue, name)
     if job.is_held:
-        raise LoraError(f"{job.folder.name} is being trained", hint=f"`lora queue pause {job.folder.name}` stops it")
+        hint = f"`lora queue pause {shell.quote(job.folder.name)}` stops it"
+        raise LoraError(f"{job.folder.name} is being trained", hint=hint)
     return job
 
 

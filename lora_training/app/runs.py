@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lora_training import files, nearest
+from lora_training import files, nearest, shell
 from lora_training.errors import LoraError
 from lora_training.supervise import backup, jobs, record, run_index, states
 from lora_training.supervise.figures import Figures
@@ -70,7 +70,7 @@ def _unknown(here: Workspace, name: str, known: Iterable[str]) -> LoraError:
         return LoraError(f"the folder of the run {name!r} is gone: {gone[0]}", hint=GONE)
     job = next((job for job in jobs.read(here.queue) if name in (job.name, job.folder.name, job.output)), None)
     if job:
-        hint = f"`lora queue list` shows it, and `lora queue pause {job.folder.name}` has it not begin"
+        hint = f"`lora queue list` shows it, and `lora queue pause {shell.quote(job.folder.name)}` has it not begin"
         return LoraError(f"the run {name!r} has not begun: it is a job of the queue", hint=hint)
     names = list(known)
     hint = nearest.hint(name, names) or f"runs: {', '.join(names) or 'none yet'}"

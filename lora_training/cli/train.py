@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_training import files, workspace
+from lora_training import files, shell, workspace
 from lora_training.cli import output
 from lora_training.cli.output import say
 from lora_training.cli.queue import slurm_options
@@ -114,7 +114,7 @@ def _in_slurm(here: Workspace, request: Request, sbatch: tuple[str, ...], termin
     for job in () if dry_run else queue.add(here, wanted, terminal):
         say(f"{job['name']}: submitted to Slurm as job {job['slurm']}")
         say("state     lora queue list, and once it trains lora runs show", f"log       {job['folder']}/{LOG}")
-        say(f"stop      lora queue pause {job['id']}")
+        say(f"stop      lora queue pause {shell.quote(job['id'])}")
 
 
 def _in_container(
@@ -149,8 +149,6 @@ def _screen(*, tty: bool) -> Screen:
 
 def _say_where(folder: Path) -> None:
     """Print the name of a run in the background, how to follow it, and how to stop it."""
-    from lora_training import shell
-
     name = shell.quote(folder.stem)
     say(f"{folder.stem}: training in the background")
     say(f"state     lora runs show {name}", f"follow    lora runs log {name} -f")

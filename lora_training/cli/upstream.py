@@ -112,6 +112,8 @@ def bump(name: str, ref: str, *, accept: bool, names: tuple[str, ...], as_json: 
     from lora_training.app import bump as bumping
     from lora_training.cli.terminal import Terminal
 
+    if not ref:
+        raise click.BadParameter("it cannot be empty", param_hint="REF")
     here = workspace.find()
     _check_names(names)
     with closing(Terminal(verbose=False)) as terminal:

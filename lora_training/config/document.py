@@ -74,8 +74,10 @@ def text_of(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MOST + 1)
     except OSError as exc:
-        near = nearest.hint(f"{path.stem}.toml", (name for name in files.names(path.parent) if name.endswith(".toml")))
-        raise _unreadable(path, f"cannot be read: {exc.strerror}", near or "give the path of a TOML file") from None
+        stems = [name.removesuffix(".toml") for name in files.names(path.parent) if name.endswith(".toml")]
+        near = nearest.name(path.name.removesuffix(".toml"), stems)
+        hint = f"did you mean `{near}.toml`?" if near else "give the path of a TOML file"
+        raise _unreadable(path, f"cannot be read: {exc.strerror}", hint) from None
     if len(data) > MOST:
         raise _unreadable(path, f"cannot be read: it is larger than {MOST} bytes")
     try:

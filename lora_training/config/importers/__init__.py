@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lora_training import safetensors_header
+from lora_training import safetensors_header, shell
 from lora_training.config import document, paths
 from lora_training.config.importers import command, flat_toml, kohya_gui, metadata, train_lora_tool
 from lora_training.config.importers.draft import Draft
@@ -124,7 +124,8 @@ def from_text(path: Path, suffix: str, text: str) -> Source:
     _refuse_foreign(path, content)
     if suffix == ".toml":
         if isinstance(content.get("script"), str):
-            raise ConfigError(f"{path} is already a configuration for lora", hint=f"lora config check {path}")
+            hint = f"lora config check {shell.quote(str(path))}"
+            raise ConfigError(f"{path} is already a configuration for lora", hint=hint)
         return Source(flat_toml, content, path.parent)
     if suffix == ".json":
         if "LoRA_type" in content:

@@ -12,7 +12,7 @@ import lora_training
 from lora_training.errors import PatchError
 from lora_training.patching.series import Target
 from lora_training.problems import Problem
-from lora_training.upstream import pins, status
+from lora_training.upstream import pins
 from lora_training.workspace import Workspace
 
 # every patch command imports this module, and few need these
@@ -41,8 +41,8 @@ def target(workspace: Workspace, name: str) -> Target:
     """Return one upstream as a target. Raises UpstreamError for an unknown name or one without a pin."""
     upstream = workspace.upstream(name)
     pin, head = pins.pin(workspace, name), pins.head(upstream)
-    manifest = partial(pins.manifest, upstream) if head.origin in {"sdist", "sealed"} else None
-    changed = partial(status.changes, upstream, head)
+    manifest = partial(pins.manifest, upstream.path) if head.origin in {"sdist", "sealed"} else None
+    changed = partial(pins.changes, upstream, head)
     return Target(name, upstream.path, workspace.patches / name, head.commit, pin, manifest, changed)
 
 

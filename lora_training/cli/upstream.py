@@ -12,7 +12,7 @@ from lora_training import workspace
 from lora_training.cli.app import Group
 from lora_training.cli.output import ProgressLine, answer, json_option, say
 from lora_training.patching.tree_state import edits_line
-from lora_training.upstream import status as upstream_status
+from lora_training.upstream import pins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ def status(*, as_json: bool) -> None:
     """Show the pin, source and state of each tree: clean, patched or drifted."""
     here = workspace.find()
     patched = _patched(here, tuple(here.upstreams))
-    rows = [_row(upstream_status.read(here, name), patched.get(name)) for name in here.upstreams]
+    rows = [_row(pins.status(here, name), patched.get(name)) for name in here.upstreams]
     answer({"upstreams": rows}, (line for row in rows for line in _line(row).splitlines()), as_json=as_json)
 
 
@@ -48,12 +48,11 @@ def sync(names: tuple[str, ...], *, discard_edits: bool) -> None:
 
 def _has_edits(here: Workspace, name: str) -> bool:
     """Return whether a tree is at another commit than its pin, or has changes that no patch contains."""
-    row = _row(upstream_status.read(here, name), _patched(here, [name]).get(name))
+    row = _row(pins.status(here, name), _patched(here, [name]).get(name))
     return not row["at_pin"] or row["state"] == "drifted"
 
 
 def _sync_one(here: Workspace, name: str, *, discard_edits: bool) -> None:
-    from lora_training.upstream.pins import pin
     from lora_training.upstream.sync import sync as bring
 
     progress = ProgressLine()
@@ -62,7 +61,7 @@ def _sync_one(here: Workspace, name: str, *, discard_edits: bool) -> None:
     finally:
         progress.close()
     how = {"kept": "already there", "git": "brought by git", "sdist": "brought from its source archive"}[outcome]
-    say(f"{name}: at {pin(here, name)[:12]}, {how}")
+    say(f"{name}: at {pins.pin(here, name)[:12]}, {how}")
 
 
 def _patched(here: Workspace, names: Sequence[str]) -> dict[str, PatchRow]:
@@ -78,7 +77,7 @@ def _patched(here: Workspace, names: Sequence[str]) -> dict[str, PatchRow]:
         return {}
 
 
-def _row(read: upstream_status.Status, patched: PatchRow | None) -> dict[str, Any]:
+def _row(read: pins.Status, patched: PatchRow | None) -> dict[str, Any]:
     edited = patched.edited if patched else ()
     return {
         **asdict(read),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lora_training import git_process, proc
 from lora_training.errors import UpstreamError
-from lora_training.upstream import fetch, pins, sync
+from lora_training.upstream import pins, sync
 from lora_training.workspace import Upstream, Workspace
 
 # A hash or an expression such as HEAD~1: no branch of the remote's can have that name.
@@ -71,7 +71,7 @@ def files(tree: Path) -> tuple[str, ...]:
 
 def _check_out(workspace: Workspace, upstream: Upstream, tree: Path) -> None:
     """Check out as much of the commit as a sync would: a mirror may have no more of it."""
-    patterns = fetch.patterns(workspace, upstream)
+    patterns = sync.patterns(workspace, upstream)
     try:
         chosen = _git_path(tree, "info/sparse-checkout")
         chosen.parent.mkdir(parents=True, exist_ok=True)

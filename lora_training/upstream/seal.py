@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 from lora_training import repositories, workspace
 from lora_training.errors import LoraError, UpstreamError
-from lora_training.upstream import pins, status, sync
+from lora_training.upstream import pins, sync
 from lora_training.workspace import Upstream, Workspace
 
 
@@ -26,7 +26,7 @@ def seal(here: Workspace, name: str) -> bool:
     upstream, head, pin = here.upstream(name), pins.head(here.upstream(name)), pins.pin(here, name)
     if head.commit != pin:
         raise UpstreamError(f"{name} is at {head.commit}, not at its pin {pin}", hint="`lora upstream sync` brings it")
-    changed = status.changes(upstream, head)
+    changed = pins.changes(upstream, head)
     edits = sorted(set(changed) - pins.patched_paths(here, name))
     if edits:
         raise UpstreamError(

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from lora_training.errors import UpstreamError
-from lora_training.upstream import pins, seal, status
+from lora_training.upstream import pins, seal
 from lora_training.upstream.sync import sync
 from lora_training.workspace import HOME_VARIABLE
 from tests.helpers import git, lora
@@ -32,12 +32,12 @@ def copied(site: Site) -> Site:
 
 
 def changed(site: Site) -> tuple[str, ...]:
-    return status.read(site.here, "sd-scripts").changed
+    return pins.status(site.here, "sd-scripts").changed
 
 
 def test_a_sealed_tree_is_at_its_pin_and_clean_without_git(copied: Site) -> None:
     assert seal.seal(copied.here, "sd-scripts")
-    read = status.read(copied.here, "sd-scripts")
+    read = pins.status(copied.here, "sd-scripts")
     assert (read.origin, read.at_pin, read.changed) == ("sealed", True, ())
     assert not (copied.tree / ".git").exists()
 
@@ -53,7 +53,7 @@ def test_a_patched_file_stays_patched_and_counts_as_changed(copied: Site) -> Non
     seal.seal(copied.here, "sd-scripts")
     assert (copied.tree / "train_network.py").read_text() == "print(2)\n"
     assert changed(copied) == ("train_network.py",)
-    assert pins.manifest(copied.here.upstream("sd-scripts"))["train_network.py"] == sha256(PRISTINE)
+    assert pins.manifest(copied.here.upstream("sd-scripts").path)["train_network.py"] == sha256(PRISTINE)
 
 
 def sha256(text: str) -> str:
@@ -77,7 +77,7 @@ def test_what_is_missing_is_brought_and_sealed(copied: Site, monkeypatch: pytest
     shutil.rmtree(copied.tree)
     monkeypatch.setenv(HOME_VARIABLE, str(copied.here.root))
     assert seal.main() == 0
-    assert status.read(copied.here, "sd-scripts").origin == "sealed"
+    assert pins.status(copied.here, "sd-scripts").origin == "sealed"
     # and once more: there is nothing left to do
     assert seal.main() == 0
 
@@ -89,7 +89,7 @@ def test_a_submodule_whose_repository_stayed_behind_is_brought_anew(
     (copied.tree / ".git").write_text("gitdir: ../../.git/modules/third_party/sd-scripts\n")
     monkeypatch.setenv(HOME_VARIABLE, str(copied.here.root))
     assert seal.main() == 0
-    assert status.read(copied.here, "sd-scripts").at_pin
+    assert pins.status(copied.here, "sd-scripts").at_pin
 
 
 def test_a_checkout_of_ours_is_not_sealed(

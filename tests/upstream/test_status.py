@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_training import git_process
-from lora_training.upstream import pins, status
+from lora_training.upstream import pins
 from lora_training.upstream.sync import sync
 from lora_training.workspace import Upstream
 from tests.helpers import git, lora, repository, write
@@ -44,7 +44,7 @@ def test_an_edit_is_drift_and_is_named(site: Site) -> None:
 def test_what_our_patches_changed_is_no_drift(site: Site) -> None:
     sync(site.here, "sd-scripts", quiet)
     (site.tree / "train_network.py").write_text("patched\n")
-    read = status.read(site.here, "sd-scripts")
+    read = pins.status(site.here, "sd-scripts")
     assert read.state({"train_network.py"}) == "patched"
     assert read.state({"other.py"}) == "drifted"
 
@@ -81,7 +81,7 @@ def test_a_repository_of_another_user_is_said_to_be_that(tmp_path: Path, monkeyp
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     with pytest.raises(git_process.DubiousOwnershipError, match="belongs to another user") as caught:
-        status.changes(Upstream("a", tree, ""), pins.Head("0" * 40, "git"))
+        pins.changes(Upstream("a", tree, ""), pins.Head("0" * 40, "git"))
     assert (caught.value.message.split(" belongs")[0], caught.value.exit_code) == (str(tree), 4)
     assert caught.value.hint == f"if you trust it: git config --global --add safe.directory '{tree}'"
 

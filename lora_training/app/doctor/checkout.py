@@ -60,10 +60,10 @@ def _git(here: Workspace) -> Iterable[Problem]:
 
 def _upstreams(here: Workspace) -> Iterator[Problem]:
     """Check that each tree is at its pin. Edits are found by the check of the patches."""
-    from lora_training.upstream import status
+    from lora_training.upstream import pins
 
     for name in here.upstreams:
-        read = status.read(here, name)
+        read = pins.status(here, name)
         sync = f"lora upstream sync {name}"
         if read.commit is None:
             yield problem("upstream", f"{name} is not there", f"`{sync}` brings it; README, Mirrors, where that fails")

@@ -48,7 +48,10 @@ class GitReader(Reader):
         if action in {"rename", "copy"}:
             old, new = (self._bare(key) for key in _ACTIONS[action])
         else:
-            old = new = self._same_name()
+            found = self._names()
+            if len(found) != 1:
+                raise self._not_one(found)
+            old = new = found.pop()
         self._check_agreement(action, (old, new))
         old_mode, new_mode = self._modes(action)
         old_id, new_id, _ = self._index()
@@ -88,12 +91,6 @@ class GitReader(Reader):
         if stripped is None:
             raise self.nothing_left(name, self.levels)
         return stripped
-
-    def _same_name(self) -> str:
-        found = self._names()
-        if len(found) != 1:
-            raise self._not_one(found)
-        return found.pop()
 
     def _names(self) -> set[str]:
         """Return the changed file's names: from `a/NAME b/NAME` where both are the same, else from `---` and `+++`."""

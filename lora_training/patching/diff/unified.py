@@ -85,8 +85,12 @@ class Reader:
 
     def bare_name(self, rest: bytes) -> bytes:
         """Read an unquoted name in a `---` or `+++` line. Raises PatchError when its end is not clear."""
-        name = _cut_labels(rest)
-        if name is None:
+        name, _, labels = rest.partition(b"\t")
+        if b"\t" in labels:
+            may_be_name = not _LABELS.fullmatch(labels) or _AFTER_TAB.search(rest)
+        else:
+            may_be_name = _AFTER_SPACE.search(labels)
+        if may_be_name:
             raise self.refuse("where the name ends is not clear", hint="a name that holds a tab must be in quotes")
         return name
 
@@ -169,14 +173,6 @@ def _is_epoch(line: bytes) -> bool:
     except ValueError:
         return False
     return time.timestamp() == 0
-
-
-def _cut_labels(line: bytes) -> bytes | None:
-    """Remove a tab and the labels after it; None when the tab could be part of the name."""
-    name, _, labels = line.partition(b"\t")
-    if b"\t" in labels:
-        return name if _LABELS.fullmatch(labels) and not _AFTER_TAB.search(line) else None
-    return None if _AFTER_SPACE.search(labels) else name
 
 
 def _cut_time(name: bytes) -> bytes | None:

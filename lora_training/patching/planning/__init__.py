@@ -136,11 +136,12 @@ class _Run:
         if change.backward:
             raise self.refuse(change, "this binary patch goes one way only")
         try:
-            data, placed = place.apply(old, change.hunks)
+            data, offsets = place.apply(old, change.hunks)
         except place.NoPlace as exc:
             what = f"{self.patch.name}, line {exc.hunk.line}: this hunk of {shown(change.old)} {exc.reason}"
             raise PatchError(what, hint=f"{exc.hint}; {_UNTOUCHED}") from exc
-        self.moved += [Moved(self.patch.name, change.new, p.hunk.line, p.offset) for p in placed if p.offset]
+        found = zip(change.hunks, offsets, strict=True)
+        self.moved += [Moved(self.patch.name, change.new, hunk.line, offset) for hunk, offset in found if offset]
         return data
 
     def binary_content(self, change: Change, forward: Binary, old: bytes) -> bytes:

@@ -7,18 +7,10 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
 
 from lora_training.patching.model import Hunk
 
 _EXACT = "a hunk goes in only where all its lines are found exactly"
-
-
-class Placed(NamedTuple):
-    """A hunk that was found `offset` lines from the line that it states."""
-
-    hunk: Hunk
-    offset: int
 
 
 class NoPlace(Exception):
@@ -31,23 +23,26 @@ class NoPlace(Exception):
         self.hint = hint
 
 
-def apply(data: bytes, hunks: Sequence[Hunk]) -> tuple[bytes, list[Placed]]:
-    """Apply hunks to `data`; return the place of each, too. Raises NoPlace for the first that has no unique place."""
+def apply(data: bytes, hunks: Sequence[Hunk]) -> tuple[bytes, list[int]]:
+    """Apply hunks to `data`; return how many lines from its stated line each was found, too.
+
+    Raises NoPlace for the first that has no unique place.
+    """
     done: list[bytes] = []
-    placed: list[Placed] = []
+    offsets: list[int] = []
     file = _File(data)
     at = line = shift = 0
     for hunk in hunks:
         found = _find(file, hunk, line, shift)
         shift = found - _stated(hunk)
-        placed.append(Placed(hunk, shift))
+        offsets.append(shift)
         start = file.starts[found]
         done += (data[at:start], hunk.new)
         at = start + len(hunk.old)
         line = found + len(_lines(hunk.old))
     done.append(data[at:])
     _check_ends(done, hunks)
-    return b"".join(done), placed
+    return b"".join(done), offsets
 
 
 def occurrences(data: bytes, block: bytes) -> list[tuple[int, int]]:

@@ -219,14 +219,13 @@ def _merge(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
 
 def _in_place(path: str, now: Node, hunk: Hunk) -> _Found | None:
     try:
-        data, placed = place.apply(now.data, [hunk])
+        data, (offset,) = place.apply(now.data, [hunk])
     except place.NoPlace:
         try:
             place.apply(now.data, [hunk.reversed()])
         except place.NoPlace:
             return None
         return _Found("already upstream", path)
-    offset = placed[0].offset
     return _Found("moved" if offset else "clean", path, replace(now, data=data), offset)
 
 

@@ -14,10 +14,7 @@ from lora_training.errors import PatchError
 from lora_training.patching.model import EXECUTABLE, FOLDER, LINK, REGULAR, Image, Node, parents
 from lora_training.patching.names import shown
 
-# O_NONBLOCK: if a pipe replaces the file after lstat, opening it does not wait for a writer.
-_READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-_PART = 1 << 16
 # A disk does many fsyncs at once in little more time than one; deleting files is similar.
 _AT_ONCE = 16
 _WORTH_THREADS = 32
@@ -67,7 +64,9 @@ def read(root: Path, path: str) -> Node | None:
         permissions = stat.S_IMODE(status.st_mode)
         if stat.S_ISREG(status.st_mode):
             mode = EXECUTABLE if permissions & 0o100 else REGULAR
-            return Node(mode, _content(full, status.st_size), permissions, stamp_of(status))
+            # another process may have replaced the file since
+            with open(full, "rb", buffering=0, opener=files.opener) as file:
+                return Node(mode, file.readall(), permissions, stamp_of(status))
         if stat.S_ISLNK(status.st_mode):
             return Node(LINK, os.fsencode(os.readlink(full)), None, stamp_of(status))
         if stat.S_ISDIR(status.st_mode):
@@ -77,14 +76,6 @@ def read(root: Path, path: str) -> Node | None:
     except OSError as exc:
         raise PatchError(f"cannot read {shown(path)}: {exc.strerror}", hint=f"below {root}") from exc
     raise PatchError(f"{shown(path)} is neither a file nor a symbolic link", hint="nothing was written")
-
-
-def _content(full: str, size: int) -> bytes:
-    fd = os.open(full, _READ)
-    try:
-        return b"".join(iter(lambda: os.read(fd, max(size, _PART) + 1), b""))
-    finally:
-        os.close(fd)
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, int, int]:

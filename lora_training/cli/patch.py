@@ -11,13 +11,14 @@ import click
 from lora_training import nearest, workspace
 from lora_training.cli import patch_formatting
 from lora_training.cli.app import Group
-from lora_training.cli.output import json_option, print_file, print_json, say
+from lora_training.cli.output import answer, json_option, print_file, print_json
 from lora_training.errors import PatchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lora_training.patching.series import Target
+    from lora_training.workspace import Workspace
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,6 +52,14 @@ def _is_ad_hoc(tree: Path | None, files: tuple[Path, ...], strip: int | None, up
     return tree is not None
 
 
+def _checkout(names: Sequence[str] = ()) -> tuple[Workspace, list[Target]]:
+    """Return the checkout, and the named upstreams as targets, by default all."""
+    from lora_training.app.targets import targets
+
+    here = workspace.find()
+    return here, targets(here, names)
+
+
 def _upstreams(_context: click.Context, _argument: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of the upstreams for the shell's completion."""
     return [name for name in workspace.find().upstreams if name.startswith(incomplete)]
@@ -81,11 +90,9 @@ def apply(
 
         patch_formatting.report_ad_hoc(tree, "applied", adhoc.apply(tree, files, strip), as_json=as_json)
         return
-    from lora_training.app.targets import targets
     from lora_training.patching import engine
 
-    here = workspace.find()
-    patch_formatting.report(engine.apply(here, targets(here, upstreams)), as_json=as_json)
+    patch_formatting.report(engine.apply(*_checkout(upstreams)), as_json=as_json)
 
 
 @patch.command()
@@ -111,11 +118,9 @@ def revert(
 
         patch_formatting.report_ad_hoc(tree, "reverted", adhoc.revert(tree, files, strip), as_json=as_json)
         return
-    from lora_training.app.targets import targets
     from lora_training.patching import engine, series
 
-    here = workspace.find()
-    wanted = targets(here, upstreams)
+    here, wanted = _checkout(upstreams)
     # a missing tree has nothing to revert, and must not keep the others from it
     existing = [target for target in wanted if upstreams or series.is_there(target)]
     patch_formatting.report(engine.revert(here, existing or wanted, keep_edits), as_json=as_json)
@@ -129,10 +134,8 @@ def recover(tree: Path | None, *, as_json: bool) -> None:
     from lora_training.patching import adhoc, engine
 
     recovered = adhoc.recover(tree) if tree else engine.recover(workspace.find())
-    if as_json:
-        print_json({"recovered": patch_formatting.recovered(recovered)})
-    else:
-        say(patch_formatting.recovered_line(recovered) if recovered else "nothing to recover")
+    line = patch_formatting.recovered_line(recovered) if recovered else "nothing to recover"
+    answer({"recovered": patch_formatting.recovered(recovered)}, [line], as_json=as_json)
 
 
 @patch.command()
@@ -145,11 +148,11 @@ def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_
         problems, recovered = adhoc.verify(tree, files, strip)
         patch_formatting.report_verified_ad_hoc(problems, recovered, as_json=as_json)
         return 1 if problems else 0
-    from lora_training.app.targets import runtime_problems, targets
+    from lora_training.app.targets import runtime_problems
     from lora_training.patching import verify as checks
 
-    here = workspace.find()
-    found = checks.verify(here, targets(here))
+    here, wanted = _checkout()
+    found = checks.verify(here, wanted)
     # runtime patches are for patched trees: where those are not in order, theirs is the cure to name
     if not any(problem.where for problem in found.problems):
         found = replace(found, problems=(*found.problems, *runtime_problems(here)))
@@ -161,40 +164,31 @@ def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_
 @json_option
 def status(*, as_json: bool) -> None:
     """Show the commit of each tree, how many patches are applied, and edited files."""
-    from lora_training.app.targets import targets
     from lora_training.patching.verify import status as read
 
-    here = workspace.find()
-    rows = read(here, targets(here))
-    if as_json:
-        print_json({"upstreams": [asdict(row) for row in rows]})
-        return
-    for row in rows:
-        say(*row.line().splitlines())
+    rows = read(*_checkout())
+    lines = (line for row in rows for line in row.line().splitlines())
+    answer({"upstreams": [asdict(row) for row in rows]}, lines, as_json=as_json)
 
 
 @patch.command(name="list")
 @json_option
 def list_(*, as_json: bool) -> None:
     """List the patches of each tree in order, and the runtime patches."""
-    from lora_training.app.targets import targets
     from lora_training.patching import series
     from lora_training.runtime import registry
 
     rows = [
         {"upstream": target.name, "name": item.name, "description": item.fields.get("Description", "").split("\n")[0]}
-        for target in targets(workspace.find())
+        for target in _checkout()[1]
         for item in series.read_drafts(target.patches)
     ]
+    lines = [f"{row['upstream']}/{row['name']}: {row['description']}" for row in rows]
     runtime = registry.listing()
-    if as_json:
-        print_json({"patches": rows, "runtime": [asdict(item) for item in runtime]})
-        return
-    for row in rows:
-        say(f"{row['upstream']}/{row['name']}: {row['description']}")
     for item in runtime:
         note = " (taken out)" if item.taken_out else " (on by default)" if item.on_by_default else ""
-        say(f"runtime/{item.name}{note}: {item.description}")
+        lines.append(f"runtime/{item.name}{note}: {item.description}")
+    answer({"patches": rows, "runtime": [asdict(item) for item in runtime]}, lines, as_json=as_json)
 
 
 @patch.command()
@@ -202,18 +196,15 @@ def list_(*, as_json: bool) -> None:
 @json_option
 def show(name: str, *, as_json: bool) -> None:
     """Print one patch with its header. NAME may be its number, after UPSTREAM/ where several have it."""
-    from lora_training.app.targets import targets
     from lora_training.patching import docs, series
 
-    here = workspace.find()
-    runtime = docs.runtime_patch(here, name.removeprefix("runtime/"))
+    here, wanted = _checkout()
+    bare = name.removeprefix("runtime/")
+    runtime = docs.runtime_patch(here, bare)
     if runtime is not None:
-        if as_json:
-            print_json({"upstream": "runtime", "name": name.removeprefix("runtime/"), "text": runtime})
-        else:
-            say(*runtime.splitlines())
+        answer({"upstream": "runtime", "name": bare, "text": runtime}, runtime.splitlines(), as_json=as_json)
         return
-    target, full = _find(targets(here), name)
+    target, full = _find(wanted, name)
     if as_json:
         draft = next(draft for draft in series.read_drafts(target.patches) if draft.name == full)
         files = list(draft.patch.paths)
@@ -250,11 +241,9 @@ def _names(upstream: str, full: str) -> set[str]:
 @json_option
 def remove(name: str, *, as_json: bool) -> None:
     """Take one patch out of its tree, the series, patches.lock and PATCHES.md. NAME is as for `show`."""
-    from lora_training.app.targets import targets
     from lora_training.patching import remove as removing
 
-    here = workspace.find()
-    wanted = targets(here)
+    here, wanted = _checkout()
     target, full = _find(wanted, name)
     patch_formatting.report_removed(target.name, removing.remove(here, wanted, target, full), as_json=as_json)
 
@@ -263,11 +252,9 @@ def remove(name: str, *, as_json: bool) -> None:
 @json_option
 def lock(*, as_json: bool) -> None:
     """Write patches.lock from the patch files and the pristine trees, and show the changes."""
-    from lora_training.app.targets import targets
     from lora_training.patching import relock
 
-    here = workspace.find()
-    patch_formatting.report_locked(relock.lock(here, targets(here)), as_json=as_json)
+    patch_formatting.report_locked(relock.lock(*_checkout()), as_json=as_json)
 
 
 @patch.command()
@@ -277,11 +264,10 @@ def lock(*, as_json: bool) -> None:
 @json_option
 def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> None:
     """Make a patch of the edits in UPSTREAM's tree (and of new FILES), or an empty one."""
-    from lora_training.app.targets import target
     from lora_training.patching import authoring
 
-    here = workspace.find()
-    patch_formatting.report_written(authoring.new(here, target(here, upstream), title, files), as_json=as_json)
+    here, (target,) = _checkout([upstream])
+    patch_formatting.report_written(authoring.new(here, target, title, files), as_json=as_json)
 
 
 @patch.command()
@@ -291,11 +277,10 @@ def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> 
 @json_option
 def refresh(upstream: str, name: str | None, files: tuple[str, ...], *, as_json: bool) -> None:
     """Add the edits in UPSTREAM's tree to its last patch, or to NAME."""
-    from lora_training.app.targets import target
     from lora_training.patching import authoring
 
-    here = workspace.find()
-    patch_formatting.report_written(authoring.refresh(here, target(here, upstream), name, files), as_json=as_json)
+    here, (target,) = _checkout([upstream])
+    patch_formatting.report_written(authoring.refresh(here, target, name, files), as_json=as_json)
 
 
 @patch.command()
@@ -303,16 +288,11 @@ def refresh(upstream: str, name: str | None, files: tuple[str, ...], *, as_json:
 @json_option
 def docs(*, check: bool, as_json: bool) -> int:
     """Write PATCHES.md from the patches' headers and patches/docs."""
-    from lora_training.app.targets import targets
     from lora_training.patching import docs as documents
 
-    here = workspace.find()
-    wanted = targets(here)
+    here, wanted = _checkout()
     current = documents.is_current(here, wanted) if check else not documents.write(here, wanted)
-    if as_json:
-        print_json({"current": current, "written": not current and not check})
-    elif current:
-        say(f"{documents.DOCUMENT} is current")
-    else:
-        say(f"{documents.DOCUMENT} {'is out of date; run `lora patch docs`' if check else 'written'}")
+    done = "is current" if current else "is out of date; run `lora patch docs`" if check else "written"
+    document = {"current": current, "written": not current and not check}
+    answer(document, [f"{documents.DOCUMENT} {done}"], as_json=as_json)
     return 1 if check and not current else 0

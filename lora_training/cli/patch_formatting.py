@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lora_training.cli.output import print_json, say
+from lora_training.cli.output import answer, say
 from lora_training.patching.names import shown
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ def _print(document: dict[str, Any], lines: Iterable[str], found: Recovered | No
     """Print the result of a command, after a note of an interrupted one that it completed first."""
     if found:
         say(recovered_line(found), err=True)
-    if as_json:
-        print_json(document | {"recovered": recovered(found)})
-    else:
-        say(*lines)
+    answer(document | {"recovered": recovered(found)}, lines, as_json=as_json)
 
 
 def report(found: Result, *, as_json: bool) -> None:

@@ -114,17 +114,15 @@ def _read_all(workspace: Workspace, targets: Sequence[Target]) -> list[TreeState
 
 
 def _plan_apply(state: TreeState) -> _Plan:
-    name, patches = state.target.name, tuple(patch.name for patch in state.stack.patches)
+    patches = tuple(patch.name for patch in state.stack.patches)
     if tree_state.check_copies(state) and state.common == state.stack.last:
         tree_state.read_locked(state.target, state.stack)
-        return _Plan(state, TreeResult(name, "unchanged", patches), ())
+        return _planned(state, "applied", (), patches)
     lockfile.check_copies_have_room(state.stack)
     base = tree_state.pristine(state)
     image, moved = tree_state.patched(state, base)
     writes = tree_state.writes(state.stack.pristine, state.image, base, image)
-    paths = tuple(write.path for write in writes if write.is_change)
-    result = TreeResult(name, "applied" if paths else "unchanged", patches, paths, tuple(moved))
-    return _Plan(state, result, tuple(writes))
+    return _planned(state, "applied", writes, patches, moved)
 
 
 def _plan_revert(state: TreeState, edited: Sequence[str]) -> _Plan:
@@ -137,9 +135,14 @@ def _plan_revert(state: TreeState, edited: Sequence[str]) -> _Plan:
     else:
         base = tree_state.pristine(state)
     now = {**state.image, **fs.snapshot(state.target.root, outside)}
-    writes = tree_state.writes([*state.stack.pristine, *outside], now, base, base)
+    return _planned(state, "reverted", tree_state.writes([*state.stack.pristine, *outside], now, base, base))
+
+
+def _planned(
+    state: TreeState, done: Done, writes: Sequence[Write], patches: tuple[str, ...] = (), moved: Sequence[Moved] = ()
+) -> _Plan:
     paths = tuple(write.path for write in writes if write.is_change)
-    result = TreeResult(state.target.name, "reverted" if paths else "unchanged", (), paths)
+    result = TreeResult(state.target.name, done if paths else "unchanged", patches, paths, tuple(moved))
     return _Plan(state, result, tuple(writes))
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lora_training.errors import PatchError
-from lora_training.patching import authoring, lockfile, relock, series, transaction, tree_state
+from lora_training.patching import authoring, docs, lockfile, relock, series, transaction, tree_state
 from lora_training.patching.model import state_of
 from lora_training.patching.planning import rebase
 from lora_training.patching.planning.rebase import NewTree, Rebased
@@ -80,7 +80,6 @@ def check(rehearsed: Rehearsed) -> None:
         )
 
 
-_DOCUMENT = "PATCHES.md"
 INDEX = "bump.index"
 
 
@@ -102,7 +101,7 @@ def paths_of(workspace: Workspace, target: Target) -> list[str]:
     patches = (
         path.relative_to(workspace.root).as_posix() for path in workspace.patches.rglob("*") if not path.is_dir()
     )
-    return [*touched, *sorted(patches), _DOCUMENT]
+    return [*touched, *sorted(patches), docs.DOCUMENT]
 
 
 def plan(old: Path, new: Path, paths: Sequence[str]) -> list[Write]:
@@ -132,7 +131,7 @@ def make(
         if moves:
             path, state = moves[0].path, state_of(moves[0].after)
         else:
-            path, state = _DOCUMENT, state_of(fs.read(here.path, _DOCUMENT))
+            path, state = docs.DOCUMENT, state_of(fs.read(here.path, docs.DOCUMENT))
         note = Note(target.name, to[0], path, state)
         here.state.mkdir(parents=True, exist_ok=True)
         fs.replace_file(here.state / INDEX, to[1].read_bytes())

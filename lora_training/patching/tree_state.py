@@ -65,12 +65,12 @@ def lock_problems(target: Target, stack: Stack, contents: Mapping[str, bytes]) -
     """Return the differences between the lock and the patch files."""
     problems = []
     if stack.patches and stack.commit != target.pin:
-        problems.append(f"{target.name}: {lockfile.LOCK} is for commit {stack.commit}, the pin is {target.pin}")
+        problems.append(f"{lockfile.LOCK} is for commit {stack.commit}, the pin is {target.pin}")
     if [patch.name for patch in stack.patches] != list(contents):
-        problems.append(f"{target.name}: the series was changed after locking")
+        problems.append("the series was changed after locking")
     known = {patch.name: patch.sha256 for patch in stack.patches}
     edited = [name for name, data in contents.items() if known.get(name, sha256(data)) != sha256(data)]
-    return problems + [f"{target.name}: {name} was edited after locking" for name in edited]
+    return problems + [f"{name} was edited after locking" for name in edited]
 
 
 def read_locked(target: Target, stack: Stack) -> dict[str, bytes]:
@@ -78,7 +78,7 @@ def read_locked(target: Target, stack: Stack) -> dict[str, bytes]:
     contents = series.read_bytes(target.patches)
     problems = lock_problems(target, stack, contents)
     if problems:
-        raise PatchError("; ".join(problems), hint="look at the change, then run `lora patch lock`")
+        raise PatchError(f"{target.name}: {'; '.join(problems)}", hint="look at the change, then run `lora patch lock`")
     return contents
 
 

@@ -74,7 +74,7 @@ def _target_problems(target: Target, stacks: Mapping[str, Stack], steps: dict[st
         return [Problem(exc.message, exc.hint, where=target.name)]
     steps[target.name] = state.common
     lock = tree_state.lock_problems(target, state.stack, contents)
-    found = [Problem(what.removeprefix(f"{target.name}: "), "lora patch lock", where=target.name) for what in lock]
+    found = [Problem(what, "lora patch lock", where=target.name) for what in lock]
     return [*found, *_tree_problems(state, edited)]
 
 

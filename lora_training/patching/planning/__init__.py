@@ -96,7 +96,7 @@ class _Run:
         # removals come first, so that two files can swap their names in one patch
         written = self.removed | self.made
         image = dict(self.before) | written
-        self.occupied = folders_of(path for path, node in image.items() if node)
+        self.occupied = folders_of(path for path, node in image.items() if node and not node.is_folder)
         for change in self.changes:
             if self.made.get(change.new) is not None:
                 self.check_room(change, image)
@@ -183,10 +183,9 @@ class _Run:
             node = image.get(parent)
             if node is not None and not node.is_folder:
                 raise self.refuse(change, f"{shown(parent)} is a file and no folder")
-        if self.before.get(path) is None and path in self.occupied:
-            raise self.refuse(change, f"{shown(path)} is a folder with files in it")
-        folder = self.before.get(path)
-        if folder is not None and folder.is_folder and not _is_emptied(path, folder, image):
+        old = self.before.get(path)
+        is_seen = old is None or all(f"{path}/{child}" in image for child in old.children)
+        if path in self.occupied or not is_seen:
             raise self.refuse(change, f"{shown(path)} is a folder with files in it")
         node = image[path]
         what = names.link_problem(path, node) if node is not None and node.is_link else None
@@ -195,14 +194,3 @@ class _Run:
 
     def refuse(self, change: Change, what: str) -> PatchError:
         return PatchError(f"{self.patch.name}, line {change.line}: {shown(change.old)}: {what}", hint=_UNTOUCHED)
-
-
-def _is_emptied(path: str, folder: Node, image: Image) -> bool:
-    for child in folder.children:
-        name = f"{path}/{child}"
-        if name not in image:
-            return False
-        node = image[name]
-        if node is not None and not (node.is_folder and _is_emptied(name, node, image)):
-            return False
-    return True

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,12 +95,8 @@ def _write(
             with _staged(place / "stage", remaining) as stage:
                 given = [str(stage), *words(), "--caption_extension", ".txt", *request.more]
                 call = tool.call(here, script, given)
-                session = Session(place)
-                try:
-                    _run(here, call, Harvest(stage, remaining, request, session, outcome, progress))
-                finally:
-                    progress("")
-                session.finish()
+                harvest = Harvest(stage, remaining, request, Session(place), outcome, progress)
+                _run(here, call, harvest)
     return outcome
 
 
@@ -108,9 +104,10 @@ def _remaining(here: Workspace, request: Request, outcome: Outcome, progress: Pr
     """Return the images to caption: those that decode and, unless captions are overwritten, have none."""
     found = _images(request)
     if not found:
-        raise ConfigError(
-            f"there are no images in {request.folder}", hint="file endings are all in lower or upper case"
-        )
+        inside = not request.recursive and _images(replace(request, recursive=True))
+        endings = ", ".join(listing.extensions()[::2])
+        hint = "`--recursive` takes those in its folders" if inside else f"upstream reads {endings}, or all in capitals"
+        raise ConfigError(f"there are no images in {request.folder}", hint=hint)
     without: dict[Path, Path] = {}
     for path in found:
         target = path.with_suffix(request.extension)
@@ -120,12 +117,10 @@ def _remaining(here: Workspace, request: Request, outcome: Outcome, progress: Pr
             without[target] = path
     names = [str(path) for path in without.values()]
     seen = StatCache(here.cache / "checked", f"images {' '.join(images.formats())}")
-    outcome.broken = scan.broken(names, _unreadable, seen, "images", progress)
+    outcome.broken = scan.broken(
+        names, lambda path: images.wrong_format(path) or images.decode(path), seen, "images", progress
+    )
     return [path for path in without.values() if str(path) not in outcome.broken]
-
-
-def _unreadable(path: str) -> str | None:
-    return images.wrong_format(path) or images.decode(path)
 
 
 def _images(request: Request) -> list[Path]:
@@ -187,9 +182,11 @@ def _run(here: Workspace, call: tool.Call, harvest: Harvest) -> None:
         is_over = True
     except proc.ProcError as exc:
         hint = "\n".join(filter(None, (exc.hint, "the same command does the rest")))
-        raise TrainingError(f"{call.line.name} ended with code {exc.completed.returncode}", hint=hint) from exc
+        raise TrainingError(f"{call.name} ended with code {exc.completed.returncode}", hint=hint) from exc
     finally:
         harvest.take(is_over=is_over)
+        harvest.progress("")
     left = len(harvest.remaining) - len(harvest.outcome.written)
     if left:
-        raise LoraError(f"{call.line.name} left out {left} images", hint="the same command tries them again")
+        raise LoraError(f"{call.name} left out {left} images", hint="the same command tries them again")
+    harvest.session.finish()

@@ -26,8 +26,8 @@ _DEFAULT_MOST = 1024  # upstream's max_bucket_reso
 class Folder(NamedTuple):
     """How a folder without a configuration is looked at."""
 
-    script: str
-    resolution: int
+    script: str = "sdxl_train_network"
+    resolution: int = 1024
     caption_extension: str | None = None
 
 
@@ -38,7 +38,11 @@ def check(
     if not start_checks.opens_images():
         raise UpstreamError("this environment has no training packages, so no image can be opened", hint="`make setup`")
     here = Checkout(None)
-    job = _of_folder(here, place, folder) if place.is_dir() else _of_configuration(here, place, sets)
+    if place.is_dir():
+        job = _of_folder(here, place, folder)
+    else:
+        config = here.load(place, sets)
+        job = start_checks.job_of(here.workspace, config, here.schema(config.script), here.tree)
     try:
         return survey.make(job, here.tree, progress, trigger)
     except listing.Unreadable as exc:
@@ -47,36 +51,24 @@ def check(
         progress("")
 
 
-def _of_configuration(here: Checkout, file: Path, sets: tuple[str, ...]) -> Job:
-    config = here.load(file, sets)
-    schema = here.schema(config.script)
-    return start_checks.job_of(here.workspace, config, schema, here.tree)
-
-
 def _of_folder(here: Checkout, place: Path, folder: Folder) -> Job:
     """Return a training on the images of a folder, or of its folders that are named <repeats>_<words>."""
     if not families.is_known(folder.script):
         near = nearest.hint(folder.script, (family.script for family in families.FAMILIES))
         raise ConfigError(f"upstream has no script `{folder.script}`", hint=near)
-    root = place.absolute()
-    some = next((each for each in (root, *files.repeated(root)) if _has_images(each)), root)
-    extension = folder.caption_extension or captions.extension_of(str(some))
+    root, endings = place.absolute(), listing.extensions()
+    folders = (root, *files.repeated(root))
+    some = next((each for each in folders if any(name.endswith(endings) for name in files.names(each))), root)
     flags = {
         "resolution": str(folder.resolution),
         "enable_bucket": True,
-        "caption_extension": extension,
+        "caption_extension": folder.caption_extension or captions.extension_of(str(some)),
         "max_bucket_reso": max(_DEFAULT_MOST, folder.resolution),
+        "train_data_dir": str(root),
     }
-    document: dict[str, Any] | None = {"datasets": [{"subsets": [{"image_dir": str(root)}]}]}
-    if some != root:
-        flags["train_data_dir"], document = str(root), None
-    return Job(
-        folder.script, flags, document, root / "unused", here.tree, {**os.environ}, here.workspace.cache / "checked"
-    )
-
-
-def _has_images(folder: Path) -> bool:
-    return any(name.endswith(listing.extensions()) for name in files.names(folder))
+    document = {"datasets": [{"subsets": [{"image_dir": str(root)}]}]} if some == root else None
+    cache = here.workspace.cache / "checked"
+    return Job(folder.script, flags, document, root / "unused", here.tree, {**os.environ}, cache)
 
 
 # -- results

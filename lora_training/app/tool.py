@@ -17,17 +17,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lora_training import safetensors_header
 from lora_training.app import targets
 from lora_training.app.checkout import Checkout
 from lora_training.config.schema import reader, tools
 from lora_training.config.schema.source import Tree
-from lora_training.config.schema.tools import CommandLine, Script
+from lora_training.config.schema.tools import Script
 from lora_training.errors import Interrupted, LoraError, TrainingError, UpstreamError, UsageError
 from lora_training.launch import spec
 from lora_training.launch.spec import LaunchSpec
 from lora_training.patching import transaction
-from lora_training.preflight import contents, images, listing, scan
+from lora_training.preflight import contents, images, listing, scan, weights
 from lora_training.problems import Problem
 from lora_training.runtime import bootstrap, registry
 from lora_training.runtime.model import Start
@@ -70,33 +69,42 @@ class Call:
     `folders` are those that it writes to as it goes.
     """
 
-    line: CommandLine
+    script: str
     words: tuple[str, ...]
     inputs: tuple[Path, ...]
     outputs: dict[int, Path]
     folders: tuple[Path, ...]
+    is_recursive: bool
     runtime: Patches
+
+    @property
+    def name(self) -> str:
+        """The script's name without its folder."""
+        return self.script.rpartition("/")[2]
 
 
 def call(here: Workspace, name: str, given: Sequence[str], runtime: Patches | None = None) -> Call:
     """Check the arguments of a script. Raises UsageError for those that it would refuse, or that name missing files."""
-    line = tools.parse(tree(here), tools.path_of(tree(here), name), given)
-    writes = {n: Path(word).absolute() for to, some in line.values.items() if _WRITES.fullmatch(to) for n, word in some}
-    reads = {place: word for some in line.values.values() for place, word in some if place not in writes}
-    inputs = {place: Path(word).absolute() for place, word in reads.items() if _exists(line.name, word)}
+    script = tools.path_of(tree(here), name)
+    name = script.rpartition("/")[2]
+    read = tools.parse(tree(here), script, given)
+    words: list[str] = read["words"]
+    values: dict[str, list[tuple[int, str]]] = read["values"]
+    writes = {n: Path(word).absolute() for to, some in values.items() if _WRITES.fullmatch(to) for n, word in some}
+    reads = {place: word for some in values.values() for place, word in some if place not in writes}
+    inputs = {place: Path(word).absolute() for place, word in reads.items() if _exists(name, word)}
     outputs = {place: path for place, path in writes.items() if path.suffix and not path.is_dir()}
     for path in {*inputs.values()}.intersection(outputs.values()):
         if path.suffix not in _ADDED_TO:
-            raise UsageError(f"{line.name} would write over {path}, which it reads", hint="write to another file")
+            raise UsageError(f"{name} would write over {path}, which it reads", hint="write to another file")
     folders = tuple(path for path in writes.values() if path not in outputs.values())
-    for folder in (word for to, some in line.values.items() if _IMAGES.fullmatch(to) for _, word in some):
+    for folder in (word for to, some in values.items() if _IMAGES.fullmatch(to) for _, word in some):
         if not any(path.suffix in listing.extensions() for path in Path(folder).rglob("*")):
-            raise UsageError(f"{line.name}: there are no images in {folder}")
-    words = list(line.words)
-    if line.name in _IN_ITS_FOLDER:
+            raise UsageError(f"{name}: there are no images in {folder}")
+    if name in _IN_ITS_FOLDER:
         words = [str(inputs.get(place, word)) for place, word in enumerate(words)]
-    chosen = {**_RUNTIME.get(line.name, {}), **(runtime or {})}
-    return Call(line, tuple(words), tuple(inputs.values()), outputs, folders, chosen)
+    chosen = {**_RUNTIME.get(name, {}), **(runtime or {})}
+    return Call(script, tuple(words), tuple(inputs.values()), outputs, folders, read["is_recursive"], chosen)
 
 
 def _exists(name: str, word: str) -> bool:
@@ -152,9 +160,9 @@ def _named(config: Path) -> Patches:
 def launched(here: Workspace, made: Call, staged: dict[int, Path]) -> LaunchSpec:
     """Return the child process of a call whose output files are `staged`."""
     words = [str(staged.get(place, word)) for place, word in enumerate(made.words)]
-    script = tree(here) / f"{made.line.script}.py"
+    script = tree(here) / f"{made.script}.py"
     environment = {**bootstrap.environment(made.runtime), bootstrap.SUPERVISOR: str(os.getpid())}
-    cwd = script.parent if made.line.name in _IN_ITS_FOLDER else Path.cwd()
+    cwd = script.parent if made.name in _IN_ITS_FOLDER else Path.cwd()
     return spec.tool(sys.executable, script, words, tree=tree(here), cwd=cwd, runtime=environment)
 
 
@@ -198,7 +206,7 @@ def _staged(made: Call) -> Iterator[dict[int, Path]]:
             try:
                 folder = TemporaryDirectory(prefix=f".{output.name}.", suffix=".partial", dir=output.parent)
             except OSError as exc:
-                raise UsageError(f"{made.line.name} cannot write to {output.parent}: {exc.strerror}") from exc
+                raise UsageError(f"{made.name} cannot write to {output.parent}: {exc.strerror}") from exc
             staged[place] = Path(stack.enter_context(folder), output.name)
             if output.suffix in _ADDED_TO and output.is_file():
                 shutil.copyfile(output, staged[place])
@@ -211,7 +219,7 @@ def _finish(made: Call, staged: dict[int, Path]) -> dict[Path, bool]:
     for place, output in made.outputs.items():
         files = sorted(staged[place].parent.iterdir())  # some scripts write several, under names made from this one
         if not files:
-            raise TrainingError(f"{made.line.name} ended without writing {output}", hint="its messages are above")
+            raise TrainingError(f"{made.name} ended without writing {output}", hint="its messages are above")
         found |= {path: output.parent / path.name for path in files}
     for path, output in found.items():
         _check(path, output)
@@ -222,14 +230,12 @@ def _finish(made: Call, staged: dict[int, Path]) -> dict[Path, bool]:
 
 
 def _check(path: Path, name: Path) -> None:
-    """Check a safetensors file: every value of a LoRA, the header of a model. Raises TrainingError that says `name`."""
-    if path.suffix != ".safetensors":
-        return
+    """Check that a file is whole, and every value of a LoRA. Raises TrainingError that says `name`."""
+    if wrong := weights.damage(path):
+        raise TrainingError(f"{name} {wrong}")
     try:
-        if any(key.endswith(result.UP) for key in contents.tensors(path)):
+        if path.suffix == ".safetensors" and any(key.endswith(result.UP) for key in contents.tensors(path)):
             result.check_values(path)
-    except safetensors_header.Damaged as exc:
-        raise TrainingError(f"{name} {exc}") from exc
     except TrainingError as exc:
         raise TrainingError(exc.message.replace(str(path), str(name)), hint=exc.hint) from exc
 
@@ -240,7 +246,7 @@ def _check(path: Path, name: Path) -> None:
 def _seen(made: Call) -> dict[Path, int]:
     """Return the files in the folders of a call, with the time of their last change."""
     folders = [path for path in (*made.inputs, *made.folders) if path.is_dir()]
-    found = (path for folder in folders for path in (folder.rglob("*") if made.line.is_recursive else folder.iterdir()))
+    found = (path for folder in folders for path in (folder.rglob("*") if made.is_recursive else folder.iterdir()))
     return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
 
 
@@ -271,7 +277,7 @@ def _noted(here: Workspace, made: Call, before: dict[Path, int]) -> Iterator[dic
         folders = {str(path): sum(each.parent == path for each in before) for path in made.inputs if path.is_dir()}
         entry = {
             "time": began,
-            "tool": made.line.script,
+            "tool": made.script,
             "arguments": list(made.words),
             "runtime": dict(made.runtime),
             "cwd": str(Path.cwd()),

@@ -44,9 +44,10 @@ _MADE = {
 
 def describe(path: Path) -> dict[str, Any]:
     """Describe a file; ranks, alphas, types and parts with their numbers. Raises ConfigError if it is not whole."""
-    found, header = _read(path)
+    header = _read(path)
+    found = header.tensors
     modules = {name[: match.start()] for name in found if (match := _MODULE.search(name))}
-    ranks = Counter(each.shape[0] for name, each in found.items() if _RANKS.search(name) and each.shape)
+    ranks = Counter(each["shape"][0] for name, each in found.items() if _RANKS.search(name) and each["shape"])
     told = header.metadata
     made = {about: {key: str(told[key]) for key in keys if key in told} for about, keys in _MADE.items()}
     return {
@@ -54,18 +55,19 @@ def describe(path: Path) -> dict[str, Any]:
         "size": path.stat().st_size,
         "kind": _kind(header, is_lora=bool(modules)),
         "tensors": len(found),
-        "numbers": sum(math.prod(each.shape) for each in found.values()),
+        "numbers": sum(math.prod(each["shape"]) for each in found.values()),
         "parts": dict(Counter(match[1] if (match := _PART.match(name)) else "other" for name in sorted(modules))),
         "ranks": dict(sorted(ranks.items())),
         "alphas": dict(sorted(Counter(_alphas(path, header)).items())),
-        "dtypes": dict(Counter(each.dtype for each in found.values())),
+        "dtypes": dict(Counter(each["dtype"] for each in found.values())),
         "made": {about: words for about, words in made.items() if words},
     }
 
 
-def _read(path: Path) -> tuple[Mapping[str, contents.Tensor], Header]:
+def _read(path: Path) -> Header:
     try:
-        return contents.tensors(path), safetensors_header.read(path)
+        contents.tensors(path)  # checks them
+        return safetensors_header.read(path)
     except safetensors_header.Damaged as exc:
         raise ConfigError(f"{path} {exc}", hint=contents.mend(str(exc))) from exc
     except OSError as exc:
@@ -100,9 +102,10 @@ def _alphas(path: Path, header: Header) -> Iterator[float]:
 
 def compare(one: Path, other: Path) -> dict[str, Any]:
     """Compare two files, tensor by tensor, and their metadata. Raises ConfigError."""
-    (first, head), (second, head2) = _read(one), _read(other)
+    head, head2 = _read(one), _read(other)
+    first, second = ({name: _form(entry) for name, entry in each.tensors.items()} for each in (head, head2))
     common = [name for name in first if name in second]
-    shapes = {name: (_form(first[name]), _form(second[name])) for name in common if first[name] != second[name]}
+    shapes = {name: (first[name], second[name]) for name in common if first[name] != second[name]}
     data, data2 = _data(one, head), _data(other, head2)
     values = [name for name in common if name not in shapes and data[name] != data2[name]]
     pairs = {
@@ -118,8 +121,8 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
     }
 
 
-def _form(tensor: contents.Tensor) -> str:
-    return f"{tensor.dtype} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
+def _form(entry: Mapping[str, Any]) -> str:
+    return f"{entry['dtype']} {'x'.join(map(str, entry['shape'])) or 'scalar'}"
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from lora_training import workspace
 from lora_training.cli.app import Group
-from lora_training.cli.output import ProgressLine, json_option, print_json, say
+from lora_training.cli.output import ProgressLine, answer, json_option, say
 
 _PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 _SHOWN = 20  # files
@@ -59,14 +59,13 @@ def list_(*, as_json: bool) -> None:
     from lora_training.config.schema import tools
 
     found = tools.listing(app.tree(workspace.find()))
-    if as_json:
-        print_json({"tools": [asdict(each) for each in found]})
-        return
     width = max(len(each.name) for each in found)
+    lines = []
     for each in found:
         lacks = f"  [lacks {', '.join(each.lacks)}]" if each.lacks else ""
         options = f"  [some options need {', '.join(each.options_lack)}]" if each.options_lack else ""
-        say(f"{each.name:{width}}  {each.purpose}{lacks}{options}")
+        lines.append(f"{each.name:{width}}  {each.purpose}{lacks}{options}")
+    answer({"tools": [asdict(each) for each in found]}, lines, as_json=as_json)
 
 
 def _run(name: str, words: tuple[str, ...]) -> None:

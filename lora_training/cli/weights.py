@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lora_training.cli.app import Group
-from lora_training.cli.output import json_option, print_json, say
+from lora_training.cli.output import answer, json_option
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,10 +26,6 @@ def show(files: tuple[Path, ...], *, as_json: bool) -> None:
         raise click.UsageError("give one file, or two to compare")
     described = [app.describe(file) for file in files]
     difference = app.compare(*files) if len(files) > 1 else None
-    if as_json:
-        print_json({"files": described, "difference": difference})
-        return
-    for each in described:
-        say(*app.lines(each))
-    if difference:
-        say(*app.difference_lines(difference))
+    said = [line for each in described for line in app.lines(each)]
+    said += app.difference_lines(difference) if difference else ()
+    answer({"files": described, "difference": difference}, said, as_json=as_json)

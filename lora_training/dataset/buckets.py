@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import Any
 
 from lora_training.preflight import buckets
@@ -34,13 +34,11 @@ class Place:
         """The part of the picture that is cropped away."""
         return 1 - math.prod(self.bucket) / max(1, math.prod(self.resized))
 
-    def crop(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Return left, top, right and bottom of the trained part of a picture of that size."""
-        sides = []
-        for own, resized, bucket in zip((width, height), self.resized, self.bucket, strict=True):
+    def crop(self) -> Iterator[tuple[float, float]]:
+        """Yield the parts of width and height that are cropped away: left and right, top and bottom."""
+        for resized, bucket in zip(self.resized, self.bucket, strict=True):
             start = max(0, resized - bucket) // 2
-            sides.append((start * own / resized, min(resized, start + bucket) * own / resized))
-        return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
+            yield start / resized, 1 - min(resized, start + bucket) / resized
 
 
 class Rule:
@@ -95,13 +93,12 @@ def repeats(subsets: Sequence[Subset], there: Mapping[str, Any]) -> dict[str, in
             found |= pairs
             wanted += sum(pairs.values())
     used = 0
-    while regular and used < wanted:
-        for path, times in regular.items():
-            more = 1 if path in found else times
-            found[path] = found.get(path, 0) + more
-            used += more
-            if used >= wanted:
-                break
+    for path, times in cycle(regular.items()):
+        if used >= wanted:
+            break
+        more = 1 if path in found else times
+        found[path] = found.get(path, 0) + more
+        used += more
     return found
 
 

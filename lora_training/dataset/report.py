@@ -33,17 +33,13 @@ def html(survey: Survey, title: str) -> Iterator[str]:
     """Yield the parts of the document. A picture is opened when its part is asked for."""
     yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title><style>{_STYLE}</style>'
     yield f"<h1>{_text(title)}</h1>"
-    yield from _summary(survey)
+    used = sum(sample.repeats for sample in survey.samples)
+    yield f"<p>{len(survey.samples)} images, {used} with repeats; {survey.steps} steps an epoch.</p>"
     yield from _faults(survey)
     for dataset in survey.datasets:
         yield from _buckets(dataset)
     yield from _captions(survey)
     yield "</html>\n"
-
-
-def _summary(survey: Survey) -> Iterator[str]:
-    used = sum(sample.repeats for sample in survey.samples)
-    yield f"<p>{len(survey.samples)} images, {used} with repeats; {survey.steps} steps an epoch.</p>"
 
 
 def _faults(survey: Survey) -> Iterator[str]:
@@ -61,14 +57,10 @@ def _faults(survey: Survey) -> Iterator[str]:
 
 def _figures(samples: list[Sample], fault: Fault | None = None) -> Iterator[str]:
     for sample in samples[:_MOST]:
-        detail = fault.images[sample.path] if fault else _shape(sample)
+        detail = fault.images[sample.path] if fault else f"{sample.size}, {sample.repeats} times"
         yield f"<figure>{_thumbnail(sample)}<br>{_text(Path(sample.path).name)}<br>{_text(detail)}</figure>"
     if len(samples) > _MOST:
         yield f"<p>and {len(samples) - _MOST} more</p>"
-
-
-def _shape(sample: Sample) -> str:
-    return f"{sample.picture.width}x{sample.picture.height}, {sample.repeats} times"
 
 
 def _buckets(dataset: Dataset) -> Iterator[str]:
@@ -88,11 +80,8 @@ def _thumbnail(sample: Sample) -> str:
         return "<div>no picture</div>"
     frame = ""
     if sample.place and all(sample.place.resized):
-        width, height = sample.picture.width, sample.picture.height
-        left, top, right, bottom = sample.place.crop(width, height)
-        spans = (("left", left / width), ("top", top / height), ("right", 1 - right / width))
-        edges = ";".join(f"{edge}:{100 * part:.2f}%" for edge, part in (*spans, ("bottom", 1 - bottom / height)))
-        frame = f'<i style="{edges}"></i>'
+        (left, right), (top, bottom) = sample.place.crop()
+        frame = f'<i style="inset:{top:.2%} {right:.2%} {bottom:.2%} {left:.2%}"></i>'
     return f'<div><img alt="" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">{frame}</div>'
 
 

@@ -40,17 +40,6 @@ class Sample:
         """Width and height in words."""
         return f"{self.picture.width}x{self.picture.height}"
 
-    @property
-    def ratio(self) -> float:
-        """The longer side by the shorter one; 0 without a size."""
-        sides = sorted((self.picture.width, self.picture.height))
-        return sides[1] / sides[0] if sides[0] else 0
-
-    @property
-    def scale(self) -> float:
-        """How much it is enlarged."""
-        return self.place.resized[0] / self.picture.width if self.place else 0
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -171,17 +160,19 @@ def _of_file(sample: Sample) -> Iterator[tuple[str, str]]:
 
 def _of_size(sample: Sample) -> Iterator[tuple[str, str]]:
     """Yield the codes of the faults of an image's size, with details."""
-    place = sample.place
-    if place and 0 in place.bucket:
+    place, (short, long) = sample.place, sorted((sample.picture.width, sample.picture.height))
+    if place is None:
+        return
+    if 0 in place.bucket:
         yield "no-bucket", sample.size
-    if 0 < min(sample.picture.width, sample.picture.height) < _LEAST_SIDE:
+    if short < _LEAST_SIDE:
         yield "tiny", sample.size
-    if sample.scale > _MOST_ENLARGED:
-        yield "enlarged", f"{sample.size}, {sample.scale:.1f} times"
-    if sample.ratio > _MOST_RATIO:
+    if (scale := place.resized[0] / sample.picture.width) > _MOST_ENLARGED:
+        yield "enlarged", f"{sample.size}, {scale:.1f} times"
+    if long > _MOST_RATIO * short:
         yield "extreme", sample.size
-    elif place and place.lost > _MOST_LOST:
-        yield "cropped", f"{100 * place.lost:.0f} %"
+    elif place.lost > _MOST_LOST:
+        yield "cropped", f"{place.lost:.0%}"
 
 
 def _of_caption(sample: Sample, limit: int | None, trigger: str | None) -> Iterator[tuple[str, str]]:

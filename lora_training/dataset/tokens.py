@@ -13,12 +13,8 @@ from lora_training.preflight.job import Job
 _CLIP = ("train_network", "sdxl_train_network")
 _CLIP_CHUNK = 75
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-# The flag for the number of T5's tokens, and upstream's default; an end mark takes one.
-_T5 = {
-    "flux_train_network": ("t5xxl_max_token_length", 512),
-    "sd3_train_network": ("t5xxl_max_token_length", 256),
-    "anima_train_network": ("t5_max_token_length", 512),
-}
+# T5's tokens by upstream's default, of which an end mark takes one.
+_T5 = {"flux_train_network": 512, "sd3_train_network": 256, "anima_train_network": 512}
 
 
 def limit(job: Job) -> int | None:
@@ -26,8 +22,8 @@ def limit(job: Job) -> int | None:
     if job.script in _CLIP:
         return int(job.number("max_token_length") or _CLIP_CHUNK)
     if job.script in _T5:
-        flag, default = _T5[job.script]
-        return int(job.number(flag) or default) - 1
+        given = job.number("t5xxl_max_token_length") or job.number("t5_max_token_length")
+        return int(given or _T5[job.script]) - 1
     return None
 
 

@@ -126,7 +126,7 @@ def test_the_report_is_one_file_with_thumbnails_crops_and_duplicates(planted, tm
     assert "images that look the same: 2" in text
     assert "tag_a" in text
     # upstream resizes 600x400 to 640x427 and keeps the middle 640x384
-    assert '<i style="left:0.00%;top:4.92%;right:0.00%;bottom:5.15%"></i></div><br>a.png' in text
+    assert '<i style="inset:4.92% 0.00% 5.15% 0.00%"></i></div><br>a.png' in text
     assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
 
 
@@ -171,6 +171,8 @@ def test_of_several_data_sets_those_without_images_are_named_and_wrong_places_ar
         (("empty.toml",), 3, "error: `script` is missing"),
         ((planted, "--script", "sdxl_train_netwrk"), 3, "did you mean `sdxl_train_network`?"),
         ((planted, "--caption-extension", "txt"), 2, "it begins with a dot"),
+        ((planted, "--set", "resolution=64"), 2, "--set is for a CONFIG"),
+        (("my.toml", "--resolution", "64"), 2, "--caption-extension are for a FOLDER"),
         ((planted, "--report", "empty.toml/x.html"), 1, "empty.toml/x.html: Not a directory"),
     ):
         ran = check(*words, cwd=tmp_path)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lora_training import nearest
+from lora_training import families, nearest
 from lora_training.config.schema import reader, scripts
 from lora_training.config.schema.source import Tree, is_module
 from lora_training.errors import UpstreamError, UsageError
@@ -17,34 +18,22 @@ _FOLDERS = ("", "finetune", "networks", "tools")
 _PARSES = re.compile(r"\.parse_(?:known_)?args\(")
 
 # Most of these scripts have no description, or another script's. A script without an entry is listed by its own.
+# `{}` is a family: in the script's name, and the models of it in the sentence; one script alone knows Chroma.
 _PURPOSES = {
-    "anima_minimal_inference": "generate images with Anima",
-    "anima_minimal_inference_control_net_lllite": "generate images with Anima and a ControlNet-LLLite",
-    "anima_train": "fine-tune Anima in full",
-    "anima_train_control_net_lllite": "train a ControlNet-LLLite for Anima",
+    "{}train": "fine-tune {} in full",
+    "{}train_control_net": "train a ControlNet for {}",
+    "{}train_control_net_lllite": "train a ControlNet-LLLite for {}",
+    "{}train_leco": "train a LECO LoRA for {}, from prompts without images",
+    "{}train_textual_inversion": "train an embedding for {}",
+    "flux_minimal_inference": "generate images with FLUX or Chroma",
+    "{}minimal_inference": "generate images with {}",
+    "{}merge_lora": "merge LoRAs into a model of {}, or with each other",
+    "convert_{}lora_to_comfy": "convert a LoRA of {} to ComfyUI's names, or back",
     "fine_tune": "fine-tune SD 1.x or 2.x in full, from a metadata file",
-    "flux_minimal_inference": "generate images with FLUX.1 or Chroma",
-    "flux_train": "fine-tune FLUX.1 in full",
-    "flux_train_control_net": "train a ControlNet for FLUX.1",
     "gen_img": "generate images with SD 1.x, 2.x or SDXL, with LoRAs and many options",
     "gen_img_diffusers": "generate images with SD 1.x or 2.x (older than gen_img)",
-    "hunyuan_image_minimal_inference": "generate images with HunyuanImage-2.1",
-    "inpainting_minimal_inference": "fill masked parts of an image with an SD 1.5 or SDXL inpainting model",
-    "lumina_minimal_inference": "generate images with Lumina Image 2.0",
-    "lumina_train": "fine-tune Lumina Image 2.0 in full",
-    "sd3_minimal_inference": "generate images with SD 3 or 3.5",
-    "sd3_train": "fine-tune SD 3 or 3.5 in full",
     "sdxl_gen_img": "generate images with SDXL (older than gen_img)",
-    "sdxl_minimal_inference": "generate one image with SDXL",
-    "sdxl_train": "fine-tune SDXL in full",
-    "sdxl_train_control_net": "train a ControlNet for SDXL",
-    "sdxl_train_control_net_lllite": "train a ControlNet-LLLite for SDXL",
-    "sdxl_train_leco": "train a LECO LoRA for SDXL, from prompts without images",
-    "sdxl_train_textual_inversion": "train an embedding for SDXL",
-    "train_control_net": "train a ControlNet for SD 1.x or 2.x",
     "train_db": "fine-tune SD 1.x or 2.x in full, DreamBooth",
-    "train_leco": "train a LECO LoRA for SD 1.x or 2.x, from prompts without images",
-    "train_textual_inversion": "train an embedding for SD 1.x or 2.x",
     "clean_captions_and_tags": "clean the captions and tags of a metadata file",
     "make_captions": "caption images with BLIP (`lora data caption`)",
     "make_captions_by_git": "caption images with GIT",
@@ -53,18 +42,13 @@ _PURPOSES = {
     "prepare_buckets_latents": "assign images to buckets and cache their latents, by a metadata file",
     "tag_images_by_wd14_tagger": "tag images with a WD14 tagger (`lora data tag`)",
     "check_lora_weights": "print the statistics of each matrix of a LoRA",
-    "convert_anima_lora_to_comfy": "convert an Anima LoRA to ComfyUI's names, or back",
     "convert_flux_lora": "convert a FLUX.1 LoRA between sd-scripts, ai-toolkit and diffusers",
-    "convert_hunyuan_image_lora_to_comfy": "convert a HunyuanImage-2.1 LoRA to ComfyUI's names, or back",
     "extract_lora_from_dylora": "extract a LoRA of each rank from a DyLoRA",
     "extract_lora_from_models": "extract the difference of two SD or SDXL models as a LoRA",
     "flux_extract_lora": "extract the difference of two FLUX.1 models as a LoRA",
-    "flux_merge_lora": "merge LoRAs into a FLUX.1 model, or with each other",
     "lora_diffusers": "try a LoRA with a pipeline of diffusers",
     "lora_interrogator": "find the tokens of SD 1.x that a LoRA changes most",
-    "merge_lora": "merge LoRAs into an SD 1.x or 2.x model, or with each other",
     "resize_lora": "reduce the rank of a LoRA",
-    "sdxl_merge_lora": "merge LoRAs into an SDXL model, or with each other",
     "svd_merge_lora": "merge LoRAs of different ranks, by singular value decomposition",
     "cache_latents": "cache the latents of a data set on the disk (SD, SDXL, FLUX.1)",
     "cache_text_encoder_outputs": "cache the text encoder outputs of a data set on the disk (SDXL, FLUX.1)",
@@ -74,8 +58,6 @@ _PURPOSES = {
     "detect_face_rotate": "crop anime faces, upright",
     "latent_upscaler": "upscale images in latent space",
     "merge_models": "merge whole models by weight",
-    "merge_sd3_safetensors": "join the parts of SD 3.5 in one file",
-    "resize_images_to_resolution": "make copies of images at smaller resolutions",
     "show_metadata": "print the metadata of a LoRA",
 }
 # Requirements of a script that its imports do not show, found by running it.
@@ -93,25 +75,6 @@ class Script:
     purpose: str
     lacks: tuple[str, ...]
     options_lack: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class CommandLine:
-    """A command line as a script's own parser reads it: `--a=b` as two words.
-
-    `script` is its path in the tree without `.py`. `values` has the words that are values, with their places, by
-    argument.
-    """
-
-    script: str
-    words: tuple[str, ...]
-    values: Mapping[str, Sequence[tuple[int, str]]]
-    is_recursive: bool
-
-    @property
-    def name(self) -> str:
-        """The script's file name without `.py`."""
-        return self.script.rpartition("/")[2]
 
 
 def paths(tree: Path) -> dict[str, str]:
@@ -139,8 +102,12 @@ def path_of(tree: Path, name: str) -> str:
     raise UsageError(f"upstream has no tool `{name}`", hint=near or "`lora tool list` shows them")
 
 
-def parse(tree: Path, path: str, words: Sequence[str]) -> CommandLine:
-    """Have a script's own parser read a command line. Raises UsageError as the script itself would."""
+def parse(tree: Path, path: str, words: Sequence[str]) -> dict[str, Any]:
+    """Have a script's own parser read a command line. Raises UsageError as the script itself would.
+
+    The result has the `words`, with `--a=b` as two, the `values` among them with their places, by argument, and
+    whether the script `is_recursive`.
+    """
     found = reader.parse(tree, {path: words})[path]
     name = path.rpartition("/")[2]
     hint = f"`lora tool {name} --help` shows its arguments"
@@ -152,7 +119,7 @@ def parse(tree: Path, path: str, words: Sequence[str]) -> CommandLine:
         raise UsageError(
             f"{name}: unrecognized argument {unknown}", hint=nearest.hint(unknown, found["options"]) or hint
         )
-    return CommandLine(path, tuple(found["words"]), found["values"], found["is_recursive"])
+    return found
 
 
 # -- the list
@@ -170,7 +137,13 @@ def script(source: Tree, path: str) -> Script:
     start, late = _lacking(source, path)
     lacks = [package for package in start if package not in _REPLACED]
     unfit = [_UNFIT[name]] if name in _UNFIT else []
-    purpose = _PURPOSES.get(name) or reader.parse(source.root, {path: ()})[path]["description"] or ""
+    purposes = (
+        purpose.format(" or ".join(kind for kind in family.checkpoints if kind != "Chroma"))
+        for family in families.FAMILIES
+        for pattern, purpose in _PURPOSES.items()
+        if pattern.format(family.name and f"{family.name}_") == name
+    )
+    purpose = next(purposes, None) or reader.parse(source.root, {path: ()})[path]["description"] or ""
     return Script(name, path, purpose.partition("\n")[0], (*lacks, *unfit), tuple(late))
 
 

@@ -17,16 +17,10 @@ _CHECKPOINTING = "fairscale.nn.checkpoint.checkpoint_activations"
 
 
 def _prepare() -> None:
-    """Put a stand-in in fairscale's place, where it is not installed."""
-    if importlib.util.find_spec("fairscale") is not None:
-        return
-    parts = _CHECKPOINTING.split(".")
-    for number in range(1, len(parts) + 1):
-        name = ".".join(parts[:number])
-        module = ModuleType(name)
-        module.__path__ = []
-        sys.modules[name] = module
-    vars(sys.modules[_CHECKPOINTING])["checkpoint_wrapper"] = _refuse
+    """Put a stand-in in the place of fairscale's module, where it is not installed."""
+    if importlib.util.find_spec("fairscale") is None:
+        module = sys.modules[_CHECKPOINTING] = ModuleType(_CHECKPOINTING)
+        vars(module)["checkpoint_wrapper"] = _refuse
 
 
 def _refuse(_module: Any) -> Any:

@@ -169,7 +169,7 @@ def make_assets(here: Workspace, plan: Plan, watcher: Watcher) -> None:
         watcher.say(f"making a tiny model, its tokenizer and some images in {folder}")
         family = assets.partition("-")[2]
         try:
-            proc.run([*proc.module("lora_training.smoke"), str(folder), *filter(None, [family])], cwd=here.root)
+            proc.run([*proc.module("lora_training.smoke.make"), str(folder), *filter(None, [family])], cwd=here.root)
         except proc.ProcError as exc:
             last = (exc.hint or "").splitlines()[-1:]
             raise LoraError(f"cannot make {folder}", hint="; ".join(last) or None) from exc

@@ -12,10 +12,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from lora_training import workspace
+from lora_training import clip, workspace
 from lora_training.runtime import registry
 from lora_training.runtime.model import Start
-from lora_training.smoke import images, tokenizer
+from lora_training.smoke import images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -182,7 +182,7 @@ class _Maker:
 
     def _clip(self, *names: str) -> None:
         for name in names:
-            tokenizer.write(self.folder / "tokenizer" / name)
+            clip.write(self.folder / "tokenizer" / name)
 
     def _bpe(self, name: str, kind: Any, marks: Mapping[str, Any]) -> None:
         """Write a tokenizer of that class with a small vocabulary: bytes, and the merges of one sentence."""

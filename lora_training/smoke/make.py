@@ -1,11 +1,16 @@
-"""Write the model, tokenizers and images of a smoke run to one folder, atomically."""
+"""Write the model, tokenizers and images of a smoke run to one folder, atomically.
+
+As a program, in the training environment: `python -m lora_training.smoke.make FOLDER [FAMILY]`.
+"""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
-from lora_training.smoke import families, images, model, tokenizer
+from lora_training import clip
+from lora_training.smoke import families, images, model
 
 # Upstream looks for the CLIP tokenizer under this name in `--tokenizer_cache_dir`.
 TOKENIZER = Path("tokenizer") / "openai_clip-vit-large-patch14"
@@ -26,7 +31,7 @@ def make(folder: Path, family: str = "") -> None:
         if family:
             families.write(made, family)
         else:
-            tokenizer.write(made / TOKENIZER)
+            clip.write(made / TOKENIZER)
             images.write(made / "images")
             model.write(made / "model", tokenizer_folder=made / TOKENIZER)
         try:
@@ -35,3 +40,7 @@ def make(folder: Path, family: str = "") -> None:
             # another process was first and wrote the same content
             if not folder.exists():
                 raise
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), *sys.argv[2:])

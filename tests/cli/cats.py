@@ -23,7 +23,7 @@ class Cats:
     def __init__(self, folder: Path) -> None:
         assets = workspace.Workspace(ROOT).cache / "smoke"
         if not assets.exists():
-            subprocess.run([sys.executable, "-m", "lora_training.smoke", str(assets)], cwd=ROOT, check=True)
+            subprocess.run([sys.executable, "-m", "lora_training.smoke.make", str(assets)], cwd=ROOT, check=True)
         self.out = folder / "out"
         self.file = folder / "cats.toml"
         text = SMOKE.read_text(encoding="utf-8").replace('assets = "smoke"', "retries = 0")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from lora_training import clip
 from lora_training.config import tomlout
 from lora_training.dataset import tokens
 from lora_training.preflight.job import Job
-from lora_training.smoke import tokenizer
 from tests.helpers import Ran, lora, write
 
 if find_spec("torch") is None:
@@ -197,7 +197,7 @@ def test_buckets_and_tokens_are_counted_as_in_upstream_s_own_log_and_tokenizer(s
         {"datasets": [{**sizes, "skip_image_resolution": [400, 400], "subsets": [subset]}]},
         {"datasets": [{**sizes, "subsets": [subset]}, {**sizes, "resolution": 256, "subsets": [few]}]},
     ]
-    tokenizer.write(tmp_path / "clip")
+    clip.write(tmp_path / "clip")
     argv = [sys.executable, str(Path(__file__).with_name("upstream_data.py")), str(tmp_path / "clip")]
     asked = json.dumps({"documents": documents, "texts": TEXTS})
     done = subprocess.run(argv, cwd=sd_scripts, input=asked, capture_output=True, text=True, check=False)

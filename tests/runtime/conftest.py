@@ -210,7 +210,7 @@ def train(sd_scripts: Path) -> Iterator[Trainer]:
     pytest.importorskip("torch")
     if not smoke_images().exists():
         folder = smoke_images().parent
-        subprocess.run([sys.executable, "-m", "lora_training.smoke", str(folder)], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "lora_training.smoke.make", str(folder)], cwd=ROOT, check=True)
     trainer = Trainer(sd_scripts)
     yield trainer
     trainer.close()

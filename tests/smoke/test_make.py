@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_training.smoke import tokenizer
+from lora_training import clip
 from lora_training.smoke.make import TOKENIZER, make
 
 transformers = pytest.importorskip("transformers")
@@ -24,7 +24,7 @@ def test_the_tokenizer_is_clips_own(bundle: Path) -> None:
 
 
 def test_every_byte_has_a_token_of_its_own(tmp_path: Path) -> None:
-    tokenizer.write(tmp_path / "t")
+    clip.write(tmp_path / "t")
     real = transformers.CLIPTokenizer.from_pretrained(tmp_path / "t")
     ids = real("naïve 猫 \N{CAT FACE}").input_ids
     assert real.unk_token_id not in ids[1:-1]

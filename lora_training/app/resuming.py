@@ -45,6 +45,8 @@ def state(plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) 
 
     Another run's state is used only when it is named, or was when this run began. A rerun renames existing files.
     """
+    if resume not in ("auto", "never") and plan.tree.is_miniature:
+        raise ConfigError("the miniature resumes no state", hint="`lora upstream sync` brings the real sd-scripts")
     if resume == "never" or plan.tree.is_miniature:
         return None
     if resume != "auto":

@@ -9,7 +9,7 @@ REQUIRED = ("pretrained_model_name_or_path", "tokenizer_cache_dir", "dataset_con
 SUPPORTED: dict[str, tuple[object, ...]] = {"network_module": ("networks.lora",), "optimizer_type": ("", "AdamW")}
 SUPPORTED |= {"lr_scheduler": ("constant",), "mixed_precision": ("no",), "save_model_as": ("safetensors",)}
 SUPPORTED |= {"xformers": (False,), "max_token_length": (None,), "log_with": (None,), "logging_dir": (None,)}
-ANY = ("seed", "initial_step", "max_data_loader_n_workers")
+ANY = ("seed", "max_data_loader_n_workers")
 
 
 def setup_parser() -> argparse.ArgumentParser:
@@ -26,9 +26,6 @@ def setup_parser() -> argparse.ArgumentParser:
     parser.add_argument("--save_every_n_steps", type=int, default=None)
     parser.add_argument("--save_state", action="store_true")
     parser.add_argument("--save_model_as", type=str, default="safetensors", choices=[None, "ckpt", "pt", "safetensors"])
-    parser.add_argument("--resume", type=str, default=None)
-    parser.add_argument("--skip_until_initial_step", action="store_true")
-    parser.add_argument("--initial_step", type=int, default=None)
     parser.add_argument("--train_batch_size", type=int, default=1)
     parser.add_argument("--max_token_length", type=int, default=None, choices=[None, 150, 225])
     parser.add_argument("--clip_skip", type=int, default=None)

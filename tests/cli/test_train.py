@@ -368,6 +368,9 @@ def test_without_upstream_the_smoke_run_falls_back_to_the_miniature_loudly(no_up
     assert recording.read(tmp_path / "smoke.run", recording.ENVIRONMENT)["patches"] == {}
     for verb in (["list"], ["show", "smoke"], ["compare", "smoke", "smoke"]):
         assert "NOT sd-scripts" in lora("runs", *verb, cwd=no_upstream).out
+    sets = ("--set", f"output_dir={tmp_path}", "--set", "output_name=again")
+    again = lora("train", SMOKE, *sets, "--resume", tmp_path / "smoke-state", cwd=no_upstream)
+    assert (again.code, "error: the miniature resumes no state" in again.err) == (3, True), again.err
 
 
 def test_without_upstream_any_other_config_stops_with_exit_4(no_upstream: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_count_of_nothing_is_refused(name):
 
 
 def test_zero_is_a_seed():
-    assert reasons(seed=0, max_data_loader_n_workers=0, initial_step=0) == []
+    assert reasons(seed=0, max_data_loader_n_workers=0) == []
 
 
 def test_a_missing_model_is_refused():

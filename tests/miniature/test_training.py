@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lora_training.miniature import dataset
+from lora_training.miniature import trainer
 
 
 def same(one, other):
@@ -24,7 +24,7 @@ def same(one, other):
 
 
 def items(config, epoch=0):
-    images = dataset.Images(config, 1)
+    images = trainer.Images(config, 1)
     return [images[key] for batch in images.batches(7, epoch) for key in batch]
 
 
@@ -67,42 +67,6 @@ def test_the_metadata_says_what_was_trained(whole):
     assert {key: said[f"ss_{key}"] for key in expected} == expected
     assert said["ss_network_module"] == "networks.lora"
     assert metadata(whole[1] / "tiny.safetensors")["ss_steps"] == "5"
-
-
-def test_a_run_resumed_in_the_middle_of_an_epoch_ends_bit_for_bit_like_a_whole_one(whole, train, tmp_path, capsys):
-    out = whole[1]
-    resumed = train(tmp_path, resume=out / "tiny-step00000003-state", skip_until_initial_step=True)
-    assert "| 2/2 [" in capsys.readouterr().err
-    assert same(resumed, out / "tiny.safetensors")
-    assert not same(resumed, out / "tiny-step00000003.safetensors")
-
-
-def test_a_run_resumed_without_its_random_state_ends_elsewhere(whole, train, tmp_path):
-    state = tmp_path / "state"
-    state.mkdir()
-    for file in (whole[1] / "tiny-step00000003-state").iterdir():
-        (state / file.name).write_bytes(file.read_bytes())
-    torch.save(torch.get_rng_state(), state / "random_states_0.pkl")
-    resumed = train(tmp_path, resume=state, skip_until_initial_step=True)
-    assert not same(resumed, whole[1] / "tiny.safetensors")
-
-
-def test_resuming_is_exact_with_accumulated_gradients_and_cached_latents(train, tmp_path):
-    how = {"gradient_accumulation_steps": 2, "cache_latents": True, "max_train_steps": 3, "train_batch_size": 1}
-    ended = train(tmp_path / "whole", save_every_n_steps=1, save_state=True, **how)
-    for step in (1, 2):
-        state = tmp_path / "whole" / f"tiny-step0000000{step}-state"
-        assert same(train(tmp_path / str(step), resume=state, skip_until_initial_step=True, **how), ended)
-
-
-def test_without_skip_until_initial_step_a_resumed_run_counts_from_the_start_like_upstream(whole, train, tmp_path):
-    resumed = train(tmp_path, resume=whole[1] / "tiny-step00000003-state")
-    assert metadata(resumed)["ss_steps"] == "4"  # the two epochs that are left, not the two steps
-
-
-def test_a_state_past_the_end_is_refused(whole, train, tmp_path):
-    with pytest.raises(ValueError, match="must be more than the initial step, 5"):
-        train(tmp_path, resume=whole[1] / "tiny-state", skip_until_initial_step=True)
 
 
 def test_epochs_are_counted_and_named(train, tmp_path):
@@ -198,7 +162,7 @@ def test_shuffling_keeps_the_first_tags_and_all_the_others(material):
 
 def test_repeats_are_drawn_as_often_in_every_epoch(material, tmp_path):
     config = write_dataset(tmp_path / "dataset.toml", material / "images", num_repeats=3)
-    images = dataset.Images(config, 1)
+    images = trainer.Images(config, 1)
     orders = [[index for batch in images.batches(7, epoch) for index, _ in batch] for epoch in (0, 1)]
     assert [sorted(order) for order in orders] == [sorted([0, 1, 2, 3] * 3)] * 2
     assert orders[0] != orders[1]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from lora_training import shell
 from lora_training.app.plan import Plan
@@ -16,8 +17,8 @@ from lora_training.config.model import Config
 from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError, LoraError
 from lora_training.launch import gpus, spec
-from lora_training.preflight import checks, hub
-from lora_training.preflight.job import Job
+from lora_training.preflight import buckets, disk, hub, images, latents, listing, weights
+from lora_training.preflight.job import Job, Progress
 from lora_training.problems import Problem, as_hint
 from lora_training.supervise import states
 from lora_training.supervise.run import Watcher
@@ -39,7 +40,7 @@ def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None
         raise ConfigError(str(errors[0]), hint=as_hint(errors) or None)
 
 
-def problems(here: Workspace, config: Config, schema: Schema, progress: Callable[[str], None]) -> Iterator[Problem]:
+def problems(here: Workspace, config: Config, schema: Schema, progress: Progress) -> Iterator[Problem]:
     """Yield the problems that `check` and other steps of `lora train` would report for a configuration."""
     yield from _processes(config)
     yield from _state(config)
@@ -62,14 +63,44 @@ def problems(here: Workspace, config: Config, schema: Schema, progress: Callable
         yield config.problem(problem.message, place, hint=problem.hint, severity=problem.severity)
 
 
-def _run(config: Config, job: Job, progress: Callable[[str], None]) -> list[Problem]:
+def _run(config: Config, job: Job, progress: Progress) -> list[Problem]:
     depth = "quick" if config.run.checks == "all" and not opens_images() else config.run.checks
     try:
-        found = checks.run(job, progress, depth)
+        found = of_files(job, progress, depth)
         brings = f"lora models fetch {shell.quote(str(config.path))}"
         return [*found, *(hub.problems(job, brings) if depth != "none" else ())]
     finally:
         progress("")
+
+
+def of_files(job: Job, progress: Progress, depth: Literal["all", "quick", "none"] = "all") -> list[Problem]:
+    """Return the errors and warnings about a training. Renames broken cache files; else writes only its own cache.
+
+    `quick` skips the checks that read every image and every cache file. `none` keeps only the check of image formats,
+    since PIL starts a program for some of them. `progress` is called with lines to show.
+    """
+    quick = depth == "quick"
+    found = list(weights.problems(job)) if depth != "none" else []
+    if job.on("dataset_class"):
+        return [*found, *(disk.problems(job, [], []) if depth != "none" else [])]
+    try:
+        subsets = listing.subsets(job)
+    except listing.Unreadable as exc:
+        return [*found, Problem(str(exc))]
+    refused = images.refused(job, subsets, progress)
+    found += images.refusals(refused)
+    if depth == "none":
+        return found
+    read, outputs = latents.used(job, subsets)
+    cached = frozenset(read.values())
+    if not quick:
+        cached, wrong = latents.rename_broken(job, read, outputs, progress)
+        found += wrong
+    found += images.missing(subsets)
+    if not quick:
+        found += images.problems(job, subsets, cached, progress, refused)
+        found += buckets.problems(job, subsets, progress)
+    return [*found, *disk.problems(job, subsets, cached)]
 
 
 def opens_images() -> bool:

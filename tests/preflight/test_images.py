@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_training.preflight import checks, images, listing, scan
+from lora_training.app import start_checks
+from lora_training.preflight import images, listing, scan
 from lora_training.stat_cache import StatCache
 from tests.preflight.helpers import cut, job, nothing, picture
 
@@ -96,9 +97,9 @@ def test_an_image_that_upstream_does_not_open_is_no_error(tmp_path: Path) -> Non
 def test_quick_decodes_no_image_but_wants_some(tmp_path: Path) -> None:
     bad = cut(picture(tmp_path / "a.png", (200, 200)))
     work = job(tmp_path, {"image_dir": str(tmp_path)})
-    assert checks.run(work, nothing, "quick") == []
+    assert start_checks.of_files(work, nothing, "quick") == []
     bad.unlink()
-    assert len(checks.run(work, nothing, "quick")) == 1
+    assert len(start_checks.of_files(work, nothing, "quick")) == 1
 
 
 def test_formats_that_upstream_does_not_list_are_refused_whatever_their_name(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_formats_that_upstream_does_not_list_are_refused_whatever_their_name(tmp
     for form in ("PNG", "JPEG", "WEBP", "BMP"):
         Image.new("RGB", (40, 40)).save(tmp_path / f"{form}.bmp", form)
     for depth in ("none", "quick", "all"):
-        (only,) = checks.run(job(tmp_path, {"image_dir": str(tmp_path)}), nothing, depth)
+        (only,) = start_checks.of_files(job(tmp_path, {"image_dir": str(tmp_path)}), nothing, depth)
         assert only.message.startswith("6 images are not PNG, JPEG, WEBP, BMP"), only
         assert all(f"{form}.png (" in f"{only.message}\n{only.hint}" for form in ("GIF", "TIFF", "EPS", "PPM", "ICO"))
 

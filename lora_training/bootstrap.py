@@ -46,10 +46,7 @@ class Setup:
 
     def run(self) -> None:
         """Run the steps that are not done yet."""
-        try:
-            self.state.mkdir(exist_ok=True)
-        except OSError as exc:
-            raise SetupError(f"cannot write to {self.root}: {exc.strerror}") from exc
+        self.state.mkdir(exist_ok=True)
         with self._lock():
             fresh = self._packages()
             self._trees()
@@ -225,6 +222,9 @@ def main(argv: Sequence[str]) -> int:
         Setup(Path(__file__).resolve().parent.parent, level).run()
     except SetupError as exc:
         say(f"error: {exc}")
+        return 1
+    except OSError as exc:
+        say(f"error: {exc.filename}: {exc.strerror}")
         return 1
     except KeyboardInterrupt:
         say("interrupted; run it again and it goes on")

@@ -199,11 +199,14 @@ def test_a_second_set_up_waits_for_the_first(clone: Path) -> None:
     assert second.returncode == 0
 
 
-def test_a_checkout_that_cannot_be_written_to_is_one_sentence(clone: Path) -> None:
+def test_a_file_that_cannot_be_used_is_one_sentence(clone: Path) -> None:
+    (clone / ".lora/setup.lock").mkdir()
+    code, said, _ = set_up(clone)
+    assert (code, said.splitlines()) == (1, [f"setup: error: {clone}/.lora/setup.lock: Is a directory"])
     shutil.rmtree(clone / ".lora")
     (clone / ".lora").touch()
     code, said, _ = set_up(clone)
-    assert (code, said.splitlines()) == (1, [f"setup: error: cannot write to {clone}: File exists"])
+    assert (code, said.splitlines()) == (1, [f"setup: error: {clone}/.lora: File exists"])
 
 
 def test_an_unknown_set_of_packages_and_an_old_python_are_usage_errors(

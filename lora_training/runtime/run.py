@@ -112,30 +112,25 @@ class Run:
         """
         if self.on_host is None:
             norm = self.norm if self.norm is not None else _total_norm(optimizer)
-            self.on_host = _to_host(self.batch_loss, norm)
+            is_here = self.batch_loss.device.type == "cpu"
+            self.on_host = (self.batch_loss.item(), norm.item()) if is_here else _transfer(self.batch_loss, norm)
         return self.on_host
 
-    def leave(self, reason: BaseException, *, save: bool = True) -> None:
+    def leave(self, reason: BaseException, *, save: bool = True, is_temporary: bool = False) -> None:
         """Have upstream save state and LoRA at this step, then raise `reason` on every rank.
 
         Call it on every rank alike, in `weights_moved` at the latest. Upstream saves as it does for
-        `save_every_n_steps`: same code, same names.
-        """
-        self.leaving = reason
-        if save:
-            self.args.save_every_n_steps, self.args.save_state = 1, True
-
-    def step_aside(self, reason: BaseException) -> None:
-        """Like `leave`, for a run that will be resumed: save only a state where upstream itself would save nothing.
-
-        A state that upstream would not have saved is marked as temporary, so that it is removed when the run has got
-        further.
+        `save_every_n_steps`: same code, same names. With `is_temporary`, for a run that will be resumed, it saves only
+        a state where it would save nothing by itself. A state that it would not have saved is marked as temporary, so
+        that it is removed when the run has got further.
         """
         args = self.args
         due = bool(args.save_every_n_steps) and self.step % args.save_every_n_steps == 0
-        self.leaving, self.passing, self.state_only = reason, not (due and args.save_state), not due
-        args.save_state = True
-        if not due:
+        self.leaving, self.state_only = reason, is_temporary and not due
+        self.passing = is_temporary and not (due and args.save_state)
+        if save:
+            args.save_state = True
+        if save and not due:
             args.save_every_n_steps = 1
             # which earlier saves are removed is counted in upstream's own intervals
             args.save_last_n_steps = args.save_last_n_steps_state = None
@@ -149,12 +144,8 @@ def _total_norm(optimizer: Any) -> Any:
     return get_total_norm([each.grad for each in params if each.grad is not None])
 
 
-def _to_host(loss: Any, norm: Any) -> tuple[float, float]:
-    """Return both numbers. A loss on a device is moved to the host, with the norm in one transfer."""
-    return (loss.item(), norm.item()) if loss.device.type == "cpu" else _transfer(loss, norm)
-
-
 def _transfer(loss: Any, norm: Any) -> tuple[float, float]:
+    """Return both numbers in one transfer, and move the loss to the host."""
     import torch
 
     on_host, norm_on_host = torch.stack([loss.detach().double(), norm.double().to(loss.device)]).tolist()

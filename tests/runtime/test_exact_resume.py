@@ -4,11 +4,14 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lora_training import manifest, proc
+from lora_training.runtime.patches import exact_resume
+from lora_training.runtime.run import Run
 from tests.runtime.conftest import CACHED, TINY, Trainer, Training, copied_images, dataset, same, smoke_images
 
 pytestmark = pytest.mark.upstream
@@ -151,3 +154,10 @@ def _go_on(train: Trainer, tree: Path, folder: Path, path: Path) -> str:
     done = subprocess.run(argv, cwd=tree, env=dict(spec.env), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return counts(folder / "smoke.safetensors")[0]
+
+
+def test_losses_that_cannot_be_written_beside_a_state_do_not_end_the_training(tmp_path: Path) -> None:
+    watcher = exact_resume._ExactResume()
+    recorder: Any = SimpleNamespace(loss_list=[1.0], loss_total=1.0)
+    watcher.run = Run(None, None, (), recorder=recorder)
+    watcher.state_saved(tmp_path / "a full disk")

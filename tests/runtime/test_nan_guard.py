@@ -34,7 +34,7 @@ def test_with_it_the_run_ends_with_a_finite_lora_and_names_the_image(
     skipped = done.of("skipped")
     assert 1 <= len(skipped) <= 4
     assert all(culprit(poisoned) in " ".join(event["images"]) for event in skipped)
-    assert f"step {skipped[0]['step']} skipped" in done.log
+    assert f"step {skipped[0]['step']} skipped, its loss is nan, the norm of its gradient nan" in done.log
     assert culprit(poisoned) in done.log
     assert done.of("step")[-1]["avr_loss"] is not None
 
@@ -49,12 +49,14 @@ def test_too_many_in_a_row_end_the_run_with_its_last_good_weights(
     for cache in everything.glob("*.npz"):
         poison(cache)
     guard = GUARD | {"nan-guard": {"max_consecutive": 3}}
-    done = train(tmp_path / "out", *CACHED, "max_train_steps=50", runtime=guard, datasets=datasets)
+    sets = (*CACHED, "max_train_steps=50", "save_every_n_steps=2", "save_last_n_steps=0")
+    done = train(tmp_path / "out", *sets, runtime=guard, datasets=datasets)
     assert done.code == 6
     assert "error: nan-guard: 3 steps in a row" in done.log
     assert "Traceback" not in done.log
     assert done.events[-1] | {"event": "failed", "kind": "not-finite", "step": 3} == done.events[-1]
-    assert finite(done.weights("smoke-step00000003.safetensors"))
+    # nor is an earlier LoRA removed before its time
+    assert all(finite(done.weights(f"smoke-step0000000{step}.safetensors")) for step in (2, 3))
     assert (done.folder / "smoke-step00000003-state" / "model.safetensors").exists()
     assert not (done.folder / "smoke.safetensors").exists()
     assert classify(Ended(6, tuple(done.log.splitlines()[-25:]))).kind == "not-finite"

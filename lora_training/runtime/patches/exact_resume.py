@@ -197,7 +197,9 @@ class _ExactResume(Watcher):
         recorder = self.run.recorder
         if self._saved is not None and recorder is not None:
             held = {"losses": recorder.loss_list, "total": recorder.loss_total}
-            files.write(self._saved / manifest.LOSSES, json.dumps(held))
+            # the state is whole without them
+            with contextlib.suppress(OSError):
+                files.write(self._saved / manifest.LOSSES, json.dumps(held))
         self._saved = None
 
     def keeps_loss(self, _loss: float) -> None:

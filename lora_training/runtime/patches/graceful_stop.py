@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -56,10 +55,11 @@ class _GracefulStop(Watcher):
 
     def weights_moved(self) -> None:
         if self._is_asked() and self.run.step < self.run.args.max_train_steps:
-            self.run.step_aside(SystemExit(EXIT_CODE))
+            self.run.leave(SystemExit(EXIT_CODE), is_temporary=True)
 
     def _is_asked(self) -> bool:
-        asked = self._asked or (self._file is not None and Path(self._file).exists())
+        # a network disk that does not answer is an error for pathlib, which would end the training
+        asked = self._asked or (self._file is not None and os.access(self._file, os.F_OK))
         if self._agree is None:
             return asked
         torch = sys.modules["torch"]

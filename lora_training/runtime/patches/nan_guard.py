@@ -68,7 +68,7 @@ class _NanGuard(Watcher):
         loss, norm = self.run.read(optimizer)
         good = math.isfinite(norm) and (self.run.accelerator.num_processes > 1 or self._finite(loss))
         if not good:
-            self._note(loss)
+            self._note(loss, norm)
         self._in_a_row = 0 if good else self._in_a_row + 1
         self._images, self._bad_before = [], False
         return good or self.run.accelerator.scaler is not None
@@ -81,7 +81,7 @@ class _NanGuard(Watcher):
             self._bad_before |= not math.isfinite(loss)
         return math.isfinite(loss)
 
-    def _note(self, loss: float) -> None:
+    def _note(self, loss: float, norm: float) -> None:
         self._skipped += 1
         scaler = self.run.accelerator.scaler
         if self._in_a_row == 0:
@@ -91,7 +91,8 @@ class _NanGuard(Watcher):
             return
         step, rank, in_a_row = self.run.step + 1, self.run.accelerator.process_index, self._in_a_row + 1
         events.emit("skipped", step=step, images=self._images, loss=loss, in_a_row=in_a_row, rank=rank)
-        sys.stderr.write(f"lora: step {step} skipped, its loss is {loss}; its images: {', '.join(self._images)}\n")
+        what = f"its loss is {loss}, the norm of its gradient {norm}"
+        sys.stderr.write(f"lora: step {step} skipped, {what}; its images: {', '.join(self._images)}\n")
 
     def weights_moved(self) -> None:
         if not self._in_a_row or self._in_a_row < self._limit:

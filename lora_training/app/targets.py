@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lora_training
 from lora_training.errors import PatchError
@@ -14,10 +14,6 @@ from lora_training.patching.series import Target
 from lora_training.problems import Problem
 from lora_training.upstream import pins
 from lora_training.workspace import Workspace
-
-# every patch command imports this module, and few need these
-if TYPE_CHECKING:
-    from lora_training.runtime import verify
 
 _UPSTREAM = "sd-scripts"
 _PACKAGE = Path(lora_training.__file__).resolve().parent
@@ -70,7 +66,6 @@ def cure(names: Iterable[str]) -> str:
 
 def refuse_unfit(tree: Path, names: Iterable[str], cache: Path | None) -> None:
     """Raise PatchError for the first of those runtime patches that does not fit its targets in `tree`."""
-    from lora_training.errors import PatchError
     from lora_training.runtime import registry
 
     found = registry.check(tree, names, cache)
@@ -109,22 +104,15 @@ def unfit_targets(here: Workspace, upstream: str, trees: Sequence[Path]) -> list
     if upstream != _UPSTREAM or not are_checked(here):
         return []
     known = registry.available()
-    # problems of installed packages do not depend on the commit
-    found = [each for each in verify.targets(known.values(), trees) if _is_below(each, trees)]
-    return [
-        Unfit(each.patch, known[each.patch].on_by_default, each.target.name, _shown(each, trees), each.what)
-        for each in found
-    ]
-
-
-def _is_below(problem: verify.Mismatch, trees: Sequence[Path]) -> bool:
-    return problem.file is None or any(problem.file.is_relative_to(tree) for tree in trees)
-
-
-def _shown(problem: verify.Mismatch, trees: Sequence[Path]) -> str:
-    file = problem.file
-    below = (str(file.relative_to(tree)) for tree in trees if file and file.is_relative_to(tree))
-    return next(below, f"{problem.target.module} (no such module)")
+    found = []
+    for each in verify.targets(known.values(), trees):
+        file = each.file
+        place = next((str(file.relative_to(tree)) for tree in trees if file and file.is_relative_to(tree)), None)
+        # problems of installed packages do not depend on the commit
+        if place or file is None:
+            shown = place or f"{each.target.module} (no such module)"
+            found.append(Unfit(each.patch, known[each.patch].on_by_default, each.target.name, shown, each.what))
+    return found
 
 
 def taken_out(found: Sequence[Unfit], names: Sequence[str]) -> list[str]:

@@ -11,15 +11,12 @@ import click
 
 from lora_training import shell
 from lora_training.cli.app import Group
-from lora_training.cli.output import ProgressLine, json_option, keys, print_json, say
+from lora_training.cli.output import ProgressLine, answer, json_option, keys, print_json, say, sets_option
 
 if TYPE_CHECKING:
     from lora_training.app.checkout import Checkout
 
 _file = click.Path(path_type=Path, dir_okay=False)
-_sets = click.option(
-    "--set", "sets", multiple=True, metavar="KEY=VALUE", shell_complete=keys, help="Override a value; may be repeated."
-)
 _force = click.option("--force", is_flag=True, help="Write over an existing file.")
 _tree = click.option(
     "--tree",
@@ -45,7 +42,7 @@ def config() -> None:
 @click.argument("files", nargs=-1, required=True, type=_file)
 @click.option("--strict", is_flag=True, help="Let warnings fail too.")
 @click.option("--quick", is_flag=True, help="Open none of the models, images and caches that FILES name.")
-@_sets
+@sets_option
 @_tree
 @json_option
 def check(
@@ -55,10 +52,8 @@ def check(
     here = _checkout(tree)
     progress = ProgressLine()
     reports = [here.report(file, sets, progress, quick=quick) for file in files]
-    if as_json:
-        print_json({"files": [report.as_json() for report in reports]})
-    else:
-        say(*(line for report in reports for line in report.lines()))
+    document = {"files": [report.as_json() for report in reports]}
+    answer(document, (line for report in reports for line in report.lines()), as_json=as_json)
     if any(report.count("error") or (strict and report.count("warning")) for report in reports):
         click.get_current_context().exit(1)
 
@@ -67,7 +62,7 @@ def check(
 @click.argument("file", type=_file)
 @click.option("--as", "form", type=click.Choice(["toml", "argv", "json", "sh"]), default="toml", show_default=True)
 @click.option("--origin", is_flag=True, help="Say where each value came from.")
-@_sets
+@sets_option
 @_tree
 @json_option
 def show(file: Path, *, form: str, origin: bool, sets: tuple[str, ...], tree: Path | None, as_json: bool) -> None:
@@ -129,10 +124,7 @@ def explain(key: str, *, tree: Path | None, as_json: bool) -> None:
         here = _checkout(tree)
         found = explained.explain(here.tree, key, patches, cache=here.workspace.cache)
     document, lines = found
-    if as_json:
-        print_json(document)
-    else:
-        say(*lines)
+    answer(document, lines, as_json=as_json)
 
 
 @config.command("import")
@@ -169,7 +161,7 @@ def import_(
 @click.option("--model", help="The base model: a file, a folder or a hub id.")
 @click.option("--images", help="The folder of images.")
 @click.option("--output-dir", help="Where the LoRA is to be written.")
-@_sets
+@sets_option
 @_force
 def new(
     file: Path | None,

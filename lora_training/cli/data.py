@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from lora_training.cli.app import Group
-from lora_training.cli.output import ProgressLine, answer, json_option, say
+from lora_training.cli.output import ProgressLine, answer, json_option, say, sets_option
 
 
 def _extension(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
@@ -32,7 +32,7 @@ def data() -> None:
 @click.argument("place", metavar="CONFIG|FOLDER", type=click.Path(path_type=Path, exists=True))
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML file with thumbnails.")
 @click.option("--trigger", metavar="WORD", help="Name the images whose caption lacks this word.")
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value of CONFIG; may be repeated.")
+@sets_option
 @click.option("--script", show_default="sdxl_train_network", help="Of a FOLDER: the script that would train on it.")
 @click.option("--resolution", show_default="1024", type=click.IntRange(64), help="Of a FOLDER.")
 @click.option("--caption-extension", callback=_extension, help="Of a FOLDER; by default that of most captions in it.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import click
 
@@ -19,12 +20,8 @@ def doctor(*, as_json: bool) -> None:
     """Check this machine and checkout. Exit code 1 when there is a problem."""
     from lora_training.app.doctor import checkout as health
 
-    here = workspace.find()
-    progress = ProgressLine()
-    try:
-        found = list(health.examine(here, progress))
-    finally:
-        progress.close()
+    with closing(ProgressLine()) as progress:
+        found = list(health.examine(workspace.find(), progress))
     counts = {level: sum(_LEVELS[each.severity] == level for each in found) for level in ("problem", "warn")}
     document = {"ok": not counts["problem"], "findings": [_document(each) for each in found]}
     lines = (line for each in found for line in _lines(each))

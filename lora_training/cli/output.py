@@ -16,8 +16,6 @@ from lora_training import printable
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-
 
 def keys(_context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
     """Return the keys of upstream's scripts for the shell's completion, with `=` where a value follows."""
@@ -32,6 +30,12 @@ def keys(_context: click.Context, option: click.Parameter, incomplete: str) -> l
         return []
     end = "=" if option.name == "sets" else ""
     return [f"{key}{end}" for key in sorted(known) if key.startswith(incomplete)]
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+sets_option = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", shell_complete=keys, help="Override a value; may be repeated."
+)
 
 
 def print_json(document: Any) -> None:

@@ -12,7 +12,7 @@ import click
 
 from lora_training import workspace
 from lora_training.cli.app import Group
-from lora_training.cli.output import answer, drop_unread, json_option, say
+from lora_training.cli.output import answer, drop_unread, json_option, say, sets_option
 
 _FAILED = 6
 
@@ -45,7 +45,7 @@ def queue() -> None:
 
 @queue.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value in each; may be repeated.")
+@sets_option
 @slurm_options
 @json_option
 def add(files: tuple[Path, ...], *, sets: tuple[str, ...], sbatch: tuple[str, ...] | None, as_json: bool) -> None:

@@ -44,14 +44,7 @@ def _place(context: click.Context, option: click.Parameter, value: str | None) -
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="KEY=VALUE",
-    shell_complete=output.keys,
-    help="Override a value; may be repeated.",
-)
+@output.sets_option
 @click.option(
     "--resume",
     metavar="auto|never|PATH",

@@ -55,11 +55,8 @@ def _has_edits(here: Workspace, name: str) -> bool:
 def _sync_one(here: Workspace, name: str, *, discard_edits: bool) -> None:
     from lora_training.upstream.sync import sync as bring
 
-    progress = ProgressLine()
-    try:
+    with closing(ProgressLine()) as progress:
         outcome = bring(here, name, progress, discard_edits=discard_edits)
-    finally:
-        progress.close()
     how = {"kept": "already there", "git": "brought by git", "sdist": "brought from its source archive"}[outcome]
     say(f"{name}: at {pins.pin(here, name)[:12]}, {how}")
 

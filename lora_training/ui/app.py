@@ -16,7 +16,6 @@ from starlette.staticfiles import StaticFiles
 from lora_training.app.overview import Histories
 from lora_training.errors import LoraError
 from lora_training.ui import actions, forms, guard, machine, pages, queued, web
-from lora_training.ui.started import Started
 from lora_training.workspace import Workspace
 
 # for downloads that are under way, in seconds
@@ -33,7 +32,7 @@ def create(here: Workspace, token: str, hosts: guard.Hosts) -> Starlette:
         middleware=[Middleware(guard.Guard, token=token, hosts=hosts)],
         exception_handlers=dict.fromkeys((LoraError, HTTPException, OSError), web.refused),
     )
-    app.state.checkout, app.state.histories, app.state.started = here, Histories(), Started(here)
+    app.state.checkout, app.state.histories, app.state.started = here, Histories(), actions.Started(here)
     return app
 
 

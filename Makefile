@@ -22,8 +22,9 @@ RUN_FLAGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
+# the `+`: also with `make -n`
 .DEFAULT:
-	@echo "error: there is no target $@" >&2; echo "hint: \`make help\` lists them" >&2; exit 2
+	+@echo "error: there is no target $@" >&2; echo "hint: \`make help\` lists them" >&2; exit 2
 .PHONY: help setup setup-dev setup-tag setup-lycoris train tensorboard test test-families lint patch-apply patch-revert patch-verify requirements compat \
 	bench docker-build docker-run
 

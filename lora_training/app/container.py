@@ -39,7 +39,8 @@ _PIN = "lora.pin."
 _UPSTREAM = "sd-scripts"
 # the environment variables that affect a training or its network access, and hold no path of this machine
 _PASSED_ON = (
-    *("ACCELERATE_USE_CPU", "CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("ACCELERATE_USE_CPU", "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"),
+    *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
     *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "TRANSFORMERS_OFFLINE"),
     *("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE", "WANDB_PROJECT"),
     *(name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY") for name in (proxy, proxy.lower())),

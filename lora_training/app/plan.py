@@ -134,12 +134,13 @@ def make(
 def _launched(
     config: Config, tree: Tree, flags: list[str], started: Processes, environment: dict[str, str]
 ) -> LaunchSpec:
+    numbered = gpus.order(os.environ) if started.gpu_ids else {}
     launched = spec.build(
         sys.executable,
         tree.path / f"{config.script}.py",
         flags,
         processes=started,
-        runtime=environment | spec.loading(allow_pickle=config.run.allow_pickle),
+        runtime=environment | spec.loading(allow_pickle=config.run.allow_pickle) | numbered,
         mixed_precision=str(config.values.get("mixed_precision", "no")),
         cpu_threads=config.launch.num_cpu_threads_per_process or 1,
     )

@@ -231,7 +231,8 @@ def work(
     """
     if gpus is not None:
         ids = tuple(int(each) if each.isdecimal() else each for each in map(str.strip, gpus.split(",")) if each)
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(launch_gpus.chosen(ids, os.environ, launch_gpus.uuids))
+        visible = ",".join(launch_gpus.chosen(ids, os.environ, launch_gpus.uuids))
+        os.environ |= launch_gpus.order(os.environ) | {"CUDA_VISIBLE_DEVICES": visible}
     ended: list[Job] = []
     with slurm.requeued():
         if slurm.machine():

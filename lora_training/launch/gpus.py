@@ -52,6 +52,15 @@ def chosen(ids: tuple[int | str, ...], environ: Mapping[str, str], uuids: Callab
     return tuple(visible[each] if isinstance(each, int) and visible else str(each) for each in ids)
 
 
+def order(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable by which CUDA numbers GPUs as `nvidia-smi` does, and not the fastest first.
+
+    Where the user has chosen GPUs for CUDA already, its numbers keep their meaning.
+    """
+    is_users = not environ.keys().isdisjoint({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"})
+    return {} if is_users else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
 def has_one(environ: Mapping[str, str]) -> bool:
     """Whether there is a GPU of any make to train on; True also if that cannot be found out.
 

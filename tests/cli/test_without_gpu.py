@@ -91,6 +91,16 @@ def test_where_there_is_a_gpu_nothing_is_said(sd_scripts: Path, tmp_path: Path) 
     assert "warning" not in ran.err
 
 
+def test_a_gpu_that_is_chosen_by_number_is_that_of_nvidia_smi(sd_scripts: Path, tmp_path: Path) -> None:
+    words = ("--set", "launch.gpu_ids=[0]", "--set", f"output_dir={tmp_path}/out", "--dry-run")
+    ran = train(SMOKE, *words, env=with_a_gpu(tmp_path))
+    assert {"CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES=0"} <= {*shlex.split(ran.out)}, ran.err
+    # a shell that has chosen GPUs by CUDA's own numbers
+    ran = train(SMOKE, *words, env=with_a_gpu(tmp_path) | {"CUDA_VISIBLE_DEVICES": "0"})
+    assert "CUDA_VISIBLE_DEVICES=0" in shlex.split(ran.out), ran.err
+    assert "CUDA_DEVICE_ORDER" not in ran.out
+
+
 def test_xformers_is_refused_where_its_kernels_do_not_load(sd_scripts: Path, tmp_path: Path) -> None:
     sets = ("--set", "xformers=true", "--set", f"output_dir={tmp_path}/out")
     env = with_a_gpu(tmp_path)

@@ -42,28 +42,95 @@ class Request:
 
 
 @dataclass
-class Outcome:
-    """The captions written, the images that had one already, and those that cannot be read, with the reason."""
+class Captions:
+    """A use in a folder: the captions written, the images that had one, and those that cannot be read, with reasons."""
 
+    here: Workspace
+    request: Request
+    progress: Progress
     written: list[Path] = field(default_factory=list)
     skipped: int = 0
     broken: dict[str, str] = field(default_factory=dict)
 
+    def tag(self) -> None:
+        """Tag images with upstream's WD14 tagger. Raises UpstreamError without the packages or the model."""
+        missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+        if missing:
+            raise UpstreamError(f"tagging needs {' and '.join(missing)}", hint="`make setup-tag` installs them")
+        undesired = ["--undesired_tags", self.request.blacklist] if self.request.blacklist else []
+        model = partial(models.tagger, self.here, self.request.model or TAGGER, self.progress)
+        self._write("tag_images_by_wd14_tagger", lambda: ["--onnx", *model(), *undesired])
 
-def tag(here: Workspace, request: Request, progress: Progress) -> Outcome:
-    """Tag images with upstream's WD14 tagger. Raises UpstreamError without the packages or the model."""
-    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise UpstreamError(f"tagging needs {' and '.join(missing)}", hint="`make setup-tag` installs them")
-    model = partial(models.tagger, here, request.model or TAGGER, progress)
-    undesired = ["--undesired_tags", request.blacklist] if request.blacklist else []
-    return _write(here, request, "tag_images_by_wd14_tagger", lambda: ["--onnx", *model(), *undesired], progress)
+    def caption(self) -> None:
+        """Caption images with BLIP. Raises UpstreamError without the model."""
+        model = partial(models.blip, self.here, self.request.model, self.progress)
+        self._write("make_captions", lambda: ["--caption_weights", model()])
 
+    def _write(self, script: str, words: Callable[[], list[str]]) -> None:
+        place = _place(self.here, self.request.folder)
+        with transaction.shared_lock(self.here), locks.exclusive(place, name=self.request.folder):
+            remaining = self._remaining()
+            if not remaining:
+                return
+            targets.require_verified(self.here, targets.targets(self.here))
+            with _staged(place / "stage", remaining) as stage:
+                given = [str(stage), *words(), "--caption_extension", ".txt", *self.request.more]
+                call = tool.call(self.here, script, given)
+                session = Session(place)
+                self._run(call, partial(self._take, stage, remaining, session))
+            if left := len(remaining) - len(self.written):
+                raise LoraError(f"{call.name} left out {left} images", hint="the same command tries them again")
+            session.finish()
 
-def caption(here: Workspace, request: Request, progress: Progress) -> Outcome:
-    """Caption images with BLIP. Raises UpstreamError without the model."""
-    model = partial(models.blip, here, request.model, progress)
-    return _write(here, request, "make_captions", lambda: ["--caption_weights", model()], progress)
+    def _remaining(self) -> list[Path]:
+        """Return the images to caption: those that decode and, unless captions are overwritten, have none."""
+        found = _images(self.request)
+        if not found:
+            inside = not self.request.recursive and _images(replace(self.request, recursive=True))
+            endings = f"upstream reads {', '.join(listing.extensions()[::2])}, or all in capitals"
+            hint = "`--recursive` takes those in its folders" if inside else endings
+            raise ConfigError(f"there are no images in {self.request.folder}", hint=hint)
+        without: dict[Path, Path] = {}
+        for path in found:
+            target = path.with_suffix(self.request.extension)
+            if target in without or (target.exists() and not self.request.overwrites):
+                self.skipped += 1
+            else:
+                without[target] = path
+        seen = StatCache(self.here.cache / "checked", f"images {' '.join(images.formats())}")
+        self.broken = scan.broken(map(str, without.values()), _unreadable, seen, "images", self.progress)
+        return [path for path in without.values() if str(path) not in self.broken]
+
+    def _run(self, call: tool.Call, take: Callable[..., None]) -> None:
+        """Run a script; at each line of its progress, captions are ready."""
+
+        def line(text: str) -> None:
+            if match := _DONE.search(text):
+                done, number = int(match[1]), int(match[2])
+                self.progress(f"{done} of {number} ({100 * done // max(1, number)} %)")
+                take()
+
+        child = tool.launched(self.here, call, {})
+        is_over = False
+        try:
+            proc.stream(child.argv, cwd=child.cwd, env=child.environment(os.environ), on_line=line)
+            is_over = True
+        except proc.ProcError as exc:
+            hint = "\n".join(filter(None, (exc.hint, "the same command does the rest")))
+            raise TrainingError(f"{call.name} ended with code {exc.completed.returncode}", hint=hint) from exc
+        finally:
+            take(is_over=is_over)
+            self.progress("")
+
+    def _take(self, stage: Path, remaining: Sequence[Path], session: Session, *, is_over: bool = False) -> None:
+        """Move complete captions to their images: all but the last, which the script may still write, until the end."""
+        ready = sorted(stage.glob("*.txt"))
+        for staged in ready if is_over else ready[:-1]:
+            text = staged.read_text(encoding="utf-8").strip("\n")
+            target = remaining[int(staged.stem)].with_suffix(self.request.extension)
+            session.write(target, ", ".join(filter(None, (self.request.trigger, text))) + "\n")
+            self.written.append(target)
+            staged.unlink()
 
 
 def take_back(here: Workspace, folder: Path) -> tuple[list[Path], list[Path]]:
@@ -83,44 +150,8 @@ def _place(here: Workspace, folder: Path) -> Path:
     return place
 
 
-def _write(
-    here: Workspace, request: Request, script: str, words: Callable[[], list[str]], progress: Progress
-) -> Outcome:
-    outcome = Outcome()
-    place = _place(here, request.folder)
-    with transaction.shared_lock(here), locks.exclusive(place, name=request.folder):
-        remaining = _remaining(here, request, outcome, progress)
-        if remaining:
-            targets.require_verified(here, targets.targets(here))
-            with _staged(place / "stage", remaining) as stage:
-                given = [str(stage), *words(), "--caption_extension", ".txt", *request.more]
-                call = tool.call(here, script, given)
-                harvest = Harvest(stage, remaining, request, Session(place), outcome, progress)
-                _run(here, call, harvest)
-    return outcome
-
-
-def _remaining(here: Workspace, request: Request, outcome: Outcome, progress: Progress) -> list[Path]:
-    """Return the images to caption: those that decode and, unless captions are overwritten, have none."""
-    found = _images(request)
-    if not found:
-        inside = not request.recursive and _images(replace(request, recursive=True))
-        endings = ", ".join(listing.extensions()[::2])
-        hint = "`--recursive` takes those in its folders" if inside else f"upstream reads {endings}, or all in capitals"
-        raise ConfigError(f"there are no images in {request.folder}", hint=hint)
-    without: dict[Path, Path] = {}
-    for path in found:
-        target = path.with_suffix(request.extension)
-        if target in without or (target.exists() and not request.overwrites):
-            outcome.skipped += 1
-        else:
-            without[target] = path
-    names = [str(path) for path in without.values()]
-    seen = StatCache(here.cache / "checked", f"images {' '.join(images.formats())}")
-    outcome.broken = scan.broken(
-        names, lambda path: images.wrong_format(path) or images.decode(path), seen, "images", progress
-    )
-    return [path for path in without.values() if str(path) not in outcome.broken]
+def _unreadable(path: str) -> str | None:
+    return images.wrong_format(path) or images.decode(path)
 
 
 def _images(request: Request) -> list[Path]:
@@ -140,53 +171,3 @@ def _staged(stage: Path, remaining: Sequence[Path]) -> Iterator[Path]:
         yield stage
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-
-
-@dataclass
-class Harvest:
-    """Moves captions from the stage to their images while the script runs."""
-
-    stage: Path
-    remaining: Sequence[Path]
-    request: Request
-    session: Session
-    outcome: Outcome
-    progress: Progress
-
-    def line(self, text: str) -> None:
-        """Take a line of the script's output: at each of its progress lines, captions are ready."""
-        match = _DONE.search(text)
-        if match:
-            done, number = int(match[1]), int(match[2])
-            self.progress(f"{done} of {number} ({100 * done // max(1, number)} %)")
-            self.take()
-
-    def take(self, *, is_over: bool = False) -> None:
-        """Move the captions that are complete: all but the last, which the script may still write, until it is over."""
-        ready = sorted(self.stage.glob("*.txt"))
-        for staged in ready if is_over else ready[:-1]:
-            image = self.remaining[int(staged.stem)]
-            text = staged.read_text(encoding="utf-8").strip("\n")
-            words = [each for each in (self.request.trigger, text) if each]
-            target = image.with_suffix(self.request.extension)
-            self.session.write(target, ", ".join(words) + "\n")
-            self.outcome.written.append(target)
-            staged.unlink()
-
-
-def _run(here: Workspace, call: tool.Call, harvest: Harvest) -> None:
-    child = tool.launched(here, call, {})
-    is_over = False
-    try:
-        proc.stream(child.argv, cwd=child.cwd, env=child.environment(os.environ), on_line=harvest.line)
-        is_over = True
-    except proc.ProcError as exc:
-        hint = "\n".join(filter(None, (exc.hint, "the same command does the rest")))
-        raise TrainingError(f"{call.name} ended with code {exc.completed.returncode}", hint=hint) from exc
-    finally:
-        harvest.take(is_over=is_over)
-        harvest.progress("")
-    left = len(harvest.remaining) - len(harvest.outcome.written)
-    if left:
-        raise LoraError(f"{call.name} left out {left} images", hint="the same command tries them again")
-    harvest.session.finish()

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lora_training import families, files, nearest, proc
 from lora_training.app import start_checks
@@ -23,23 +23,21 @@ _SHOWN = 5
 _DEFAULT_MOST = 1024  # upstream's max_bucket_reso
 
 
-class Folder(NamedTuple):
-    """How a folder without a configuration is looked at."""
-
-    script: str = "sdxl_train_network"
-    resolution: int = 1024
-    caption_extension: str | None = None
-
-
 def check(
-    place: Path, sets: tuple[str, ...], folder: Folder, trigger: str | None, progress: Callable[[str], None]
+    place: Path,
+    sets: tuple[str, ...],
+    trigger: str | None,
+    progress: Callable[[str], None],
+    script: str = "sdxl_train_network",
+    resolution: int = 1024,
+    caption_extension: str | None = None,
 ) -> Survey:
-    """Survey the data that a configuration names, or a folder. Raises ConfigError."""
+    """Survey the data that a configuration names, or a folder, as a script would train on it. Raises ConfigError."""
     if not start_checks.opens_images():
         raise UpstreamError("this environment has no training packages, so no image can be opened", hint="`make setup`")
     here = Checkout(None)
     if place.is_dir():
-        job = _of_folder(here, place, folder)
+        job = _of_folder(here, place, script, resolution, caption_extension)
     else:
         config = here.load(place, sets)
         job = start_checks.job_of(here.workspace, config, here.schema(config.script), here.tree)
@@ -51,24 +49,24 @@ def check(
         progress("")
 
 
-def _of_folder(here: Checkout, place: Path, folder: Folder) -> Job:
+def _of_folder(here: Checkout, place: Path, script: str, resolution: int, extension: str | None) -> Job:
     """Return a training on the images of a folder, or of its folders that are named <repeats>_<words>."""
-    if not families.is_known(folder.script):
-        near = nearest.hint(folder.script, (family.script for family in families.FAMILIES))
-        raise ConfigError(f"upstream has no script `{folder.script}`", hint=near)
+    if not families.is_known(script):
+        near = nearest.hint(script, (family.script for family in families.FAMILIES))
+        raise ConfigError(f"upstream has no script `{script}`", hint=near)
     root, endings = place.absolute(), listing.extensions()
     folders = (root, *files.repeated(root))
     some = next((each for each in folders if any(name.endswith(endings) for name in files.names(each))), root)
     flags = {
-        "resolution": str(folder.resolution),
+        "resolution": str(resolution),
         "enable_bucket": True,
-        "caption_extension": folder.caption_extension or captions.extension_of(str(some)),
-        "max_bucket_reso": max(_DEFAULT_MOST, folder.resolution),
+        "caption_extension": extension or captions.extension_of(str(some)),
+        "max_bucket_reso": max(_DEFAULT_MOST, resolution),
         "train_data_dir": str(root),
     }
     document = {"datasets": [{"subsets": [{"image_dir": str(root)}]}]} if some == root else None
     cache = here.workspace.cache / "checked"
-    return Job(folder.script, flags, document, root / "unused", here.tree, {**os.environ}, cache)
+    return Job(script, flags, document, root / "unused", here.tree, {**os.environ}, cache)
 
 
 # -- results

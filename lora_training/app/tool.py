@@ -66,9 +66,10 @@ def help_of(here: Workspace, name: str) -> str:
 class Call:
     """A script with checked arguments: its input files and folders, and the files that it writes, by place in `words`.
 
-    `folders` are those that it writes to as it goes.
+    `script` is its path without `.py`; `folders` are those that it writes to as it goes.
     """
 
+    name: str
     script: str
     words: tuple[str, ...]
     inputs: tuple[Path, ...]
@@ -76,11 +77,6 @@ class Call:
     folders: tuple[Path, ...]
     is_recursive: bool
     runtime: Patches
-
-    @property
-    def name(self) -> str:
-        """The script's name without its folder."""
-        return self.script.rpartition("/")[2]
 
 
 def call(here: Workspace, name: str, given: Sequence[str], runtime: Patches | None = None) -> Call:
@@ -104,7 +100,7 @@ def call(here: Workspace, name: str, given: Sequence[str], runtime: Patches | No
     if name in _IN_ITS_FOLDER:
         words = [str(inputs.get(place, word)) for place, word in enumerate(words)]
     chosen = {**_RUNTIME.get(name, {}), **(runtime or {})}
-    return Call(script, tuple(words), tuple(inputs.values()), outputs, folders, read["is_recursive"], chosen)
+    return Call(name, script, tuple(words), tuple(inputs.values()), outputs, folders, read["is_recursive"], chosen)
 
 
 def _exists(name: str, word: str) -> bool:

@@ -46,7 +46,7 @@ def check(
     given = {name: value for name, value in folder.items() if value is not None}
     if sets if place.is_dir() else given:
         raise click.UsageError("--set is for a CONFIG; --script, --resolution and --caption-extension are for a FOLDER")
-    found = app.check(place, sets, app.Folder(**given), trigger, ProgressLine())
+    found = app.check(place, sets, trigger, ProgressLine(), **given)
     if report:
         app.write_report(found, str(place), report)
     said = (*app.lines(found), *([f"report: {report}"] if report else []))
@@ -99,7 +99,8 @@ def _caption(how: str, *, undo: bool, as_json: bool, **given: Any) -> None:
         return
     progress = ProgressLine()
     try:
-        found = getattr(app, how)(here, request, progress)
+        found = app.Captions(here, request, progress)
+        getattr(found, how)()
     finally:
         progress.close()
     written = {"written": list(map(str, found.written)), "skipped": found.skipped, "broken": found.broken}

@@ -23,11 +23,7 @@ class _Tools(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         arguments = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
         return super().get_command(ctx, cmd_name) or click.Command(
-            cmd_name,
-            callback=partial(_run, cmd_name),
-            params=[arguments],
-            context_settings=_PASSED_ON,
-            add_help_option=False,
+            cmd_name, callback=partial(_run, cmd_name), params=[arguments], context_settings=_PASSED_ON
         )
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lora_training.dataset import buckets, captions, pictures, tokens
 from lora_training.dataset.buckets import Filled, Place
@@ -41,8 +42,7 @@ class Sample:
         return f"{self.picture.width}x{self.picture.height}"
 
 
-@dataclass(frozen=True)
-class Dataset:
+class Dataset(NamedTuple):
     """The samples that share buckets, and these."""
 
     filled: Filled

@@ -57,7 +57,6 @@ _PURPOSES = {
     "convert_diffusers_to_flux": "convert FLUX.1 from diffusers' folder to one file",
     "detect_face_rotate": "crop anime faces, upright",
     "latent_upscaler": "upscale images in latent space",
-    "merge_models": "merge whole models by weight",
     "show_metadata": "print the metadata of a LoRA",
 }
 # Requirements of a script that its imports do not show, found by running it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from lora_training import tomls
@@ -11,9 +12,7 @@ from lora_training.problems import Position
 
 Path: TypeAlias = "tuple[str | int, ...]"
 
-_SPACE = re.compile(r"[ \t\r\n]+|#[^\n]*")
-_BARE = re.compile(r"[^ \t\r\n.=\]]*")
-_SCALAR = re.compile(r"[^,\]}\r\n#]*")
+_WORD = re.compile(r"(?P<blank>[ \t\r]+|#[^\n]*)|(?P<quote>\"{3}|'{3}|[\"'])|[][{}=,.\n]|[^][{}=,.\"'# \t\r\n]+")
 # what to look for after each opening quote: escapes, and the end; one or two quotes may precede the closing three
 _ENDS = {
     '"""': re.compile(r'\\.|"{3,5}', re.DOTALL),
@@ -29,121 +28,105 @@ def index(text: str) -> dict[Path, Position]:
     A path is the sequence of indexes into the parsed document: `("datasets", 0, "subsets", 1, "image_dir")`. A table
     that is opened more than once keeps its first position.
     """
-    scanner = _Scanner(text)
-    scanner.document()
+    found = _Scanner(text).document()
     starts = [0, *(i + 1 for i, char in enumerate(text) if char == "\n")]
-    lines = {path: bisect_right(starts, offset) for path, offset in scanner.found.items()}
-    return {path: Position(lines[path], offset - starts[lines[path] - 1] + 1) for path, offset in scanner.found.items()}
+    lines = {path: bisect_right(starts, offset) for path, offset in found.items()}
+    return {path: Position(lines[path], offset - starts[lines[path] - 1] + 1) for path, offset in found.items()}
+
+
+def _words(text: str) -> Iterator[tuple[str, int]]:
+    """Yield each string, mark, line break and other word with its offset."""
+    at = 0
+    while found := _WORD.match(text, at):
+        start, at = at, found.end()
+        if found["quote"]:
+            ends = _ENDS[found["quote"]].finditer(text, at)
+            at = next(end.end() for end in ends if end[0][0] != "\\")
+        if not found["blank"]:
+            yield text[start:at], start
 
 
 class _Scanner:
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.at = 0
-        self.found: dict[Path, int] = {}
+        self._words = _words(text)
+        self._word, self._at = next(self._words, ("", 0))
+        self._found: dict[Path, int] = {}
         self._lengths: dict[Path, int] = {}  # number of items in each array of tables so far
 
-    def document(self) -> None:
+    def _step(self) -> str:
+        """Return the word and go to the next one."""
+        word = self._word
+        self._word, self._at = next(self._words, ("", self._at))
+        return word
+
+    def _after(self, marks: str) -> str:
+        """Skip these marks, and return the word behind them."""
+        while self._word and self._word in marks:
+            self._step()
+        return self._word
+
+    def document(self) -> dict[Path, int]:
+        """Return the offset of each path."""
         table: Path = ()
-        while self._skip():
-            if self.text[self.at] == "[":
+        while word := self._after("\n"):
+            if word == "[":
                 table = self._header()
             else:
                 self._pair(table)
-
-    # -- headers and keys
+        return self._found
 
     def _header(self) -> Path:
-        brackets = 2 if self.text.startswith("[[", self.at) else 1
-        self.at += brackets
+        self._step()
+        is_array = self._word == "["
+        self._after("[")
         *parents, (name, offset) = self._key()
-        self.at += brackets
+        self._after("]")
         path: Path = ()
         for parent, place in parents:
             path = self._inside((*path, parent), place)
         path = (*path, name)
-        if brackets == 1:
-            return self._inside(path, offset)
-        self.found.setdefault(path, offset)
-        number = self._lengths.get(path, 0)
-        self._lengths[path] = number + 1
-        item = (*path, number)
-        self.found[item] = offset
-        return item
+        if is_array:
+            self._lengths[path] = self._lengths.get(path, 0) + 1
+        inside = self._inside(path, offset)
+        self._found.setdefault(inside, offset)
+        return inside
 
     def _inside(self, path: Path, offset: int) -> Path:
         """Return `path`, or the path of the last item if it is an array of tables."""
-        self.found.setdefault(path, offset)
+        self._found.setdefault(path, offset)
         return (*path, self._lengths[path] - 1) if path in self._lengths else path
 
     def _pair(self, table: Path) -> None:
         path = table
         for name, offset in self._key():
             path = (*path, name)
-            self.found.setdefault(path, offset)
-        self.at += 1  # the equals sign
+            self._found.setdefault(path, offset)
+        self._step()  # the equals sign
         self._value(path)
 
     def _key(self) -> list[tuple[str, int]]:
         parts = []
-        while True:
-            self._skip()
-            offset = self.at
-            text = self._string() if self.text[self.at] in _ENDS else self._bare(_BARE)
+        while self._word not in ("=", "]"):
+            offset, text = self._at, self._step()
             # the parser knows the escapes
-            parts.append((tomls.loads(f"key = {text}")["key"] if text[:1] == '"' else text.strip("'"), offset))
-            self._skip()
-            if self.text[self.at] != ".":
-                return parts
-            self.at += 1
-
-    # -- values
+            name = tomls.loads(f"key = {text}")["key"] if text[:1] == '"' else text.strip("'")
+            parts.append((name, offset))
+            self._after(".")
+        return parts
 
     def _value(self, path: Path) -> None:
-        self._skip()
-        char = self.text[self.at]
-        if char in _ENDS:
-            self._string()
-        elif char == "[":
+        opening = self._step()
+        if opening in ("[", "{"):
             number = 0
-            while self._next("]"):
+            while self._after(",\n") not in ("]", "}"):
+                if opening == "{":
+                    self._pair(path)
+                    continue
                 item = (*path, number)
-                self.found[item] = self.at
+                self._found[item] = self._at
                 self._value(item)
                 number += 1
-        elif char == "{":
-            while self._next("}"):
-                self._pair(path)
-        else:
-            self._bare(_SCALAR)
-
-    def _next(self, end: str) -> bool:
-        """Skip an opening bracket or comma; return whether an item follows."""
-        self._skip()
-        if self.text[self.at] != end:
-            self.at += self.text[self.at] in "[{,"
-            self._skip()
-        is_end = self.text[self.at] == end
-        self.at += is_end
-        return not is_end
-
-    # -- text
-
-    def _string(self) -> str:
-        start = self.at
-        quote = self.text[start : start + 3] if self.text[start : start + 3] in _ENDS else self.text[start]
-        ends = _ENDS[quote].finditer(self.text, start + len(quote))
-        self.at = next(found.end() for found in ends if found[0][0] != "\\")
-        return self.text[start : self.at]
-
-    def _bare(self, pattern: re.Pattern[str]) -> str:
-        start = self.at
-        found = pattern.match(self.text, start)
-        self.at = found.end() if found else start
-        return self.text[start : self.at]
-
-    def _skip(self) -> bool:
-        """Skip blanks, line breaks and comments; return whether any text is left."""
-        while found := _SPACE.match(self.text, self.at):
-            self.at = found.end()
-        return self.at < len(self.text)
+            self._step()
+        elif opening[0] not in "\"'":
+            while self._word not in (",", "]", "}", "\n", ""):
+                self._step()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lora_training import nearest
-from lora_training.config import encode, paths, tables
+from lora_training.config import document, encode, paths, tables
 from lora_training.config import schema as schemas
 from lora_training.config.model import Config, Entry
 from lora_training.config.positions import Path as KeyPath
@@ -102,35 +102,28 @@ def dataset_document(config: Config) -> dict[str, Any] | None:
     if not config.datasets:
         return None
     whole: dict[str, Any] = {"general": dict(config.general)} if config.general else {}
-    whole["datasets"] = list(config.datasets)
-    document: dict[str, Any] = _absolute(config, whole)
-    return document
+    # a copy, with dates and times, which JSON lacks, as strings
+    whole = json.loads(json.dumps({**whole, "datasets": config.datasets}, default=str))
+    path: KeyPath = ()
+    try:
+        for path, text in list(dataset_paths(whole)):
+            document.value_at(whole, path[:-1])[path[-1]] = config.absolute(text)
+    except paths.UnknownVariable as exc:
+        problem = config.problem(str(exc), path, hint=exc.hint)
+        raise ConfigError(str(problem), hint=problem.hint) from None
+    return whole
 
 
-def dataset_text(document: Mapping[str, Any]) -> str:
+def dataset_paths(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the paths in a dataset configuration, each with its key path."""
+    for keys, text in document.texts(data):
+        if "custom_attributes" not in keys and paths.is_path_key(str(keys[-1])):
+            yield keys, text
+
+
+def dataset_text(data: Mapping[str, Any]) -> str:
     """Return a dataset configuration as the text of a JSON file, whose name must end in `.json`.
 
     JSON, because upstream reads TOML with toml 0.10.2, which has bugs.
     """
-    return json.dumps(document, indent=2) + "\n"
-
-
-def _absolute(config: Config, value: Any, path: KeyPath = ()) -> Any:
-    if path and path[-1] == "custom_attributes":
-        return _plain(value)
-    if isinstance(value, list):
-        return [_absolute(config, item, (*path, number)) for number, item in enumerate(value)]
-    if isinstance(value, dict):
-        return {key: _absolute(config, item, (*path, key)) for key, item in value.items()}
-    if not (isinstance(value, str) and path and paths.is_path_key(str(path[-1]))):
-        return _plain(value)
-    try:
-        return config.absolute(value)
-    except paths.UnknownVariable as exc:
-        problem = config.problem(str(exc), path, hint=exc.hint)
-        raise ConfigError(str(problem), hint=problem.hint) from None
-
-
-def _plain(value: Any) -> Any:
-    """Return a value with dates and times, which JSON lacks, as strings."""
-    return json.loads(json.dumps(value, default=str))
+    return json.dumps(data, indent=2) + "\n"

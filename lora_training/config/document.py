@@ -1,15 +1,17 @@
-"""Read a TOML file, within limits that recursive code and the writers of files rely on."""
+"""Read TOML, within limits that recursive code and the writers of files rely on, and write it, with comments."""
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_training import files, nearest, tomls
+from lora_training import files, nearest, printable, tomls
 from lora_training.config import positions
 from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
@@ -20,6 +22,8 @@ DEEPEST = 100
 _DEEP = f"arrays or tables nested more than {DEEPEST} deep"
 _NAME = 255  # characters
 _DOTS = 1000  # on one line
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_WIDTH = 100  # characters of a list on one line
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
@@ -151,3 +155,94 @@ def _oddity(item: Any) -> str | None:
 
 def _parts(item: Any) -> list[Any]:
     return list(item.values()) if isinstance(item, dict) else item if isinstance(item, list) else []
+
+
+# -- writing
+
+
+def toml(data: Mapping[str, Any], comments: Mapping[KeyPath, str] | None = None) -> str:
+    """Return `data` as TOML, plain values before tables. `comments` maps paths to end-of-line comments.
+
+    Raises TypeError for a value that TOML cannot represent, such as None.
+    """
+    lines = list(_table(data, (), comments or {}))
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def _table(data: Mapping[str, Any], path: KeyPath, comments: Mapping[KeyPath, str]) -> Iterator[str]:
+    nested = {key: item for key, item in data.items() if isinstance(item, dict) or _is_tables(item)}
+    for key, item in data.items():
+        if key not in nested:
+            yield _line(f"{_key(key)} = {toml_value(item)}", comments.get((*path, key)))
+    for key, item in nested.items():
+        below = (*path, key)
+        name = ".".join(_key(str(part)) for part in below if isinstance(part, str))
+        if isinstance(item, dict):
+            yield from _header(f"[{name}]", item, below, comments)
+        else:
+            for number, table in enumerate(item):
+                yield from _header(f"[[{name}]]", table, (*below, number), comments)
+
+
+def _header(text: str, data: Mapping[str, Any], path: KeyPath, comments: Mapping[KeyPath, str]) -> Iterator[str]:
+    # a table with only subtables needs no header
+    if not data or text.startswith("[[") or not all(isinstance(item, dict) for item in data.values()):
+        yield ""
+        yield _line(text, comments.get(path))
+    yield from _table(data, path, comments)
+
+
+def _line(text: str, comment: str | None) -> str:
+    return f"{text}  # {_one_line(comment)}" if comment else text
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _is_tables(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and all(isinstance(part, dict) for part in item)
+
+
+def toml_value(item: Any) -> str:
+    """Return one value as TOML, on one line unless it is a long list. Raises TypeError for an unsupported type."""
+    for kind, form in _FORMS:
+        if isinstance(item, kind):
+            return form(item)
+    raise TypeError(f"TOML has no form for {type(item).__name__}")
+
+
+def toml_string(text: str) -> str:
+    """Return a basic string. JSON's escapes are valid TOML; other unprintable characters are escaped as well."""
+    return printable.as_toml(json.dumps(text, ensure_ascii=False))
+
+
+def _inline(table: dict[str, Any]) -> str:
+    return "{ " + ", ".join(f"{_key(k)} = {toml_value(v)}" for k, v in table.items()) + " }" if table else "{}"
+
+
+def _list(items: list[str]) -> str:
+    text = f"[{', '.join(items)}]"
+    if len(text) <= _WIDTH or any("\n" in item for item in items):
+        return text
+    return "[\n" + "".join(f"  {item},\n" for item in items) + "]"
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else toml_string(name)
+
+
+_FORMS: tuple[tuple[Any, Callable[[Any], str]], ...] = (
+    (bool, lambda item: "true" if item else "false"),
+    (float, repr),
+    (str, toml_string),
+    (int, str),
+    ((list, tuple), lambda item: _list([toml_value(part) for part in item])),
+    (dict, _inline),
+    ((dt.date, dt.time), lambda item: item.isoformat()),
+)
+
+
+def toml_comment(lines: Iterable[str]) -> str:
+    """Return lines as a block of comments."""
+    return "".join(f"# {_one_line(line)}".rstrip() + "\n" for line in lines)

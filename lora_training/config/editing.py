@@ -9,7 +9,7 @@ import tomlkit
 import tomlkit.exceptions
 from tomlkit.items import AoT, Item, Table
 
-from lora_training.config import document, loading, tomlout
+from lora_training.config import document, loading
 from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
 
@@ -124,7 +124,7 @@ def _shown(value: Any) -> str:
         return str(value)
     if isinstance(value, Item) and not isinstance(value, dict | list):
         return value.as_string()
-    return tomlout.value(value.unwrap() if isinstance(value, Item) else value)
+    return document.toml_value(value.unwrap() if isinstance(value, Item) else value)
 
 
 def _update(table: Table, value: dict[str, Any]) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from lora_training import files, tomls
-from lora_training.config import document, encode, paths, tomlout
-from lora_training.config.argv import dataset_document
+from lora_training.config import document, encode, paths
+from lora_training.config.argv import dataset_document, dataset_paths
 from lora_training.config.model import Config
-from lora_training.config.positions import Path as KeyPath
 from lora_training.config.schema import Flag, Schema
 from lora_training.workspace import CACHE_VARIABLE
 
@@ -153,7 +152,7 @@ def named_paths(config: Config, schema: Schema) -> tuple[NamedPath, ...]:
         is_made = paths.is_written(flag)
         written = is_made or flag.dest.startswith(_SWAP) or (beside and flag.dest in _FOLDERS)
         found += [NamedPath(flag.dest, path, written=written, made=is_made) for path in _absolute(value)]
-    for keys, text in _dataset_paths(config):
+    for keys, text in dataset_paths(dataset_document(config) or {}):
         key = str(keys[-1])
         found.append(NamedPath(key, Path(text), written=beside and key in _FOLDERS))
     listed = (Path(name) for each in found if each.key in _METADATA for name in _parsed(each.path))
@@ -170,13 +169,6 @@ def _writes_beside(config: Config) -> bool:
     return to_disk or any(table.get("cache_info") is True for table in tables)
 
 
-def _dataset_paths(config: Config) -> Iterator[tuple[KeyPath, str]]:
-    """Yield the paths in upstream's dataset configuration, each with its key path."""
-    for keys, text in document.texts(dataset_document(config) or {}):
-        if "custom_attributes" not in keys and paths.is_path_key(str(keys[-1])):
-            yield keys, text
-
-
 def expanded_sets(config: Config, schema: Schema) -> tuple[str, ...]:
     """Return `--set` items with every `~` and `${}` path expanded, for an environment where they differ."""
     found = []
@@ -184,9 +176,9 @@ def expanded_sets(config: Config, schema: Schema) -> tuple[str, ...]:
         given = config.entries[key].value
         if any(map(_means_more, given if isinstance(given, list) else [given])):
             # a single value is not quoted: a path that starts with `/` is taken literally
-            text = f"[{', '.join(map(tomlout.string, value))}]" if isinstance(value, list) else value
+            text = f"[{', '.join(map(document.toml_string, value))}]" if isinstance(value, list) else value
             found.append(f"{key}={text}")
-    for keys, text in _dataset_paths(config):
+    for keys, text in dataset_paths(dataset_document(config) or {}):
         if _means_more(document.value_at({"general": config.general, "datasets": config.datasets}, keys)):
             found.append(f"{'.'.join(map(str, keys))}={text}")
     if config.run.resume not in ("auto", "never"):

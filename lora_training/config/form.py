@@ -24,7 +24,6 @@ _LOSS = ("loss_weight", "lambda_struct", "lambda_light", "lambda_color", "lambda
 _FIRST_OF_DATASET = ("resolution", "batch_size", "enable_bucket", "bucket_no_upscale")
 _FIRST_OF_SUBSET = ("image_dir", "num_repeats", "caption_extension", "class_tokens", "shuffle_caption", "keep_tokens")
 _SWITCH = ("true", "false")
-_MOST_DIGITS = 9  # of a position in a list
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def beside(schema: Schema, key: str) -> tuple[str, ...]:
 
 def path_of(ident: str) -> KeyPath:
     """Return the path of a field that is no flag."""
-    return tuple(int(part) if part.isdecimal() and len(part) <= _MOST_DIGITS else part for part in ident.split("/"))
+    return loading.numbered(ident.split("/"))
 
 
 def ident_of(key: str | None) -> str | None:

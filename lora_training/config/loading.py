@@ -6,7 +6,7 @@ import copy
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +133,17 @@ def _has_general(data: Mapping[str, Any]) -> bool:
 def _place(data: dict[str, Any], key: tuple[str, ...]) -> KeyPath:
     """Return the path to override: as given in this project's tables; of a flag, where the file sets it, or the top."""
     if key[0] in TABLES:
-        return tuple(int(part) if part.isdecimal() and len(part) < _DIGITS else part for part in key)
+        return numbered(key)
     start = next((i for i, part in enumerate(key) if is_value_table(part)), len(key) - 1)
     flag, rest = key[start], key[start + 1 :]
     homes = (name for name, table in data.items() if name not in TABLES and isinstance(table, dict) and flag in table)
     home = None if flag in data else next(homes, None)
     return (*((home,) if home else ()), flag, *rest)
+
+
+def numbered(parts: Iterable[str]) -> KeyPath:
+    """Return the parts of a key as a path, in which a number is a place in a list."""
+    return tuple(int(part) if part.isdecimal() and len(part) < _DIGITS else part for part in parts)
 
 
 def _put(data: Any, path: KeyPath, value: Any) -> None:
@@ -187,8 +192,8 @@ class _Builder:
     def config(self) -> Config:
         data = self.doc.data
         self._flags()
-        return Config(
-            path=self.bare.path,
+        return replace(
+            self.bare,
             script=self._script(),
             entries=self.entries,
             datasets=tuple(self._datasets()),
@@ -196,10 +201,7 @@ class _Builder:
             launch=tables.launch(data.get("launch", {}), self.report),
             run=tables.run(data.get("run", {}), self.bare.folder, self.variables, self.report),
             runtime=tables.runtime(data.get("runtime", {}), self.report),
-            variables=self.variables,
             secrets=self.secrets,
-            positions=self.doc.positions,
-            origins=self.doc.origins,
             problems=tuple(self.problems),
         )
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 
 from lora_training import git_process, nearest
-from lora_training.config import document, editing, loading, paths, tomlout
+from lora_training.config import document, editing, loading, paths
 from lora_training.errors import ConfigError
 from lora_training.proc import ProcError
 
@@ -121,5 +121,5 @@ def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str]) -> str:
         if path not in doc.positions:
             hint = "add it to the file once it is written"
             raise ConfigError(f"--set {'.'.join(map(str, path))}: the preset does not have it", hint=hint)
-        edited.set(path, tomlout.value(document.value_at(overridden.data, path)), is_text=False)
+        edited.set(path, document.toml_value(document.value_at(overridden.data, path)), is_text=False)
     return edited.text

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_training import shell, tomls
-from lora_training.config import encode, loading, paths, tomlout
+from lora_training.config import document, encode, loading, paths
 from lora_training.config.argv import dataset_document, dataset_text, encoded, to_argv
 from lora_training.config.model import Config
 from lora_training.config.positions import Path as KeyPath
@@ -81,7 +81,7 @@ def as_toml(config: Config, *, origins: bool) -> str:
     }
     data |= {name: table for name, table in own.items() if table}
     comments |= {path: where for path, where in config.origins.items() if path[0] in loading.TABLES}
-    return tomlout.document(data, comments if origins else None)
+    return document.toml(data, comments if origins else None)
 
 
 def _given(config: Config, name: str) -> dict[str, Any]:
@@ -103,17 +103,17 @@ def resolved(config: Config, schema: Schema, *, processes: int | None, runtime: 
     `processes` replaces `auto`, which stays if it is None; `runtime` has every runtime patch, with its settings or
     switched off. `[run] resume` is left out.
     """
-    parts = [tomlout.comment([_COMMENT]), f"script = {tomlout.value(config.script)}", "", f"[{_FLAGS}]"]
+    parts = [document.toml_comment([_COMMENT]), f"script = {document.toml_value(config.script)}", "", f"[{_FLAGS}]"]
     for key, entry in config.entries.items():
         flag = schema.flag(key)
         value = encode.resolved(flag, entry, config.resolve) if flag else entry.value
-        parts.append(f"{key} = {tomlout.value(value)}")
+        parts.append(f"{key} = {document.toml_value(value)}")
     launch = config.launch
     if launch.num_processes == "auto" and processes is not None:
         launch = replace(launch, num_processes=processes)
     run = {key: value for key, value in _set(config.run).items() if key != "resume"}
     own = {"launch": _set(launch), "run": run, "runtime": dict(runtime)}
-    tail = tomlout.document({name: table for name, table in own.items() if table})
+    tail = document.toml({name: table for name, table in own.items() if table})
     return _with_datasets("\n".join(parts), dataset_document(config), tail)
 
 
@@ -121,11 +121,11 @@ def _with_datasets(head: str, data: dict[str, Any] | None, tail: str) -> str:
     """Write the datasets as TOML tables, or inline if tables would change the order of keys."""
     if data is None:
         return f"{head}\n\n{tail}"
-    text = f"{head}\n\n{tomlout.document(data)}\n{tail}"
+    text = f"{head}\n\n{document.toml(data)}\n{tail}"
     if json.dumps({name: value for name, value in tomls.loads(text).items() if name in data}) == json.dumps(data):
         return text
     first, _, rest = head.partition(f"[{_FLAGS}]")
-    lines = "\n".join(f"{name} = {tomlout.value(value)}" for name, value in data.items())
+    lines = "\n".join(f"{name} = {document.toml_value(value)}" for name, value in data.items())
     return f"{first}{lines}\n\n[{_FLAGS}]{rest}\n\n{tail}"
 
 

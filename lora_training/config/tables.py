@@ -171,7 +171,7 @@ def _parsed(name: str, raw: Any, report: Report) -> dict[str, Any]:
         report(f"[{name}] must be a table", (name,))
         return {}
     known = TABLES[name]
-    kept = {key: value for key, value in raw.items() if key in known and _fits(known[key]["schema"], value)}
+    kept = {key: value for key, value in raw.items() if fits(name, key, value)}
     for key in (key for key in raw if key not in kept):
         if key in known:
             report(f"`{key}` must be {known[key]['takes']}", (name, key))
@@ -179,6 +179,11 @@ def _parsed(name: str, raw: Any, report: Report) -> dict[str, Any]:
             hint = nearest.hint(key, known) or f"[{name}] has: {', '.join(known)}"
             report(f"[{name}] has no key `{key}`", (name, key), hint=hint)
     return kept
+
+
+def fits(table: str, key: str, value: Any) -> bool:
+    """Whether a table has a key of this name that takes this value."""
+    return key in TABLES[table] and _fits(TABLES[table][key]["schema"], value)
 
 
 def _fits(schema: Mapping[str, Any], value: Any) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import tomli
 
 from lora_training.cli.terminal import Terminal
-from lora_training.config import tomlout
+from lora_training.config import document
 from lora_training.launch.spec import LaunchSpec
 from lora_training.patching import names
 from tests.helpers import ROOT, lora, write
@@ -184,7 +184,7 @@ def test_a_shell_takes_what_is_shown_for_the_very_same_word(tmp_path: Path, word
 
 def test_toml_holds_every_character_and_shows_none_that_is_hidden() -> None:
     every = "".join(map(chr, [*range(0x3000), *range(0xFE00, 0x10000), *range(0xE0000, 0xE0100)]))
-    written = tomlout.document({"a": every})
+    written = document.toml({"a": every})
     assert tomli.loads(written) == {"a": every}
     assert not {char for char in written if char != "\n"} & {
         *map(chr, range(0x20)),

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_training import proc, repositories
-from lora_training.config import argv, encode, schema, tomlout
+from lora_training.config import argv, document, encode, schema
 from lora_training.config.argv import to_argv
 from lora_training.config.checks.datasets import tables
 from lora_training.config.checks.view import View
@@ -129,7 +129,7 @@ def test_the_real_parser_gives_back_the_values_of_the_file(real, real_parsers, t
     @given(configs)
     def check(given_values):
         path = tmp_path / "c.toml"
-        path.write_text(tomlout.document({"script": script, "all": given_values}), encoding="utf-8")
+        path.write_text(document.toml({"script": script, "all": given_values}), encoding="utf-8")
         loaded = load(path, environ={})
         parsed = real_parsers.parse(script, to_argv(loaded, known))
         for key, value in given_values.items():
@@ -175,7 +175,7 @@ def test_what_we_say_of_a_dataset_is_what_upstream_s_own_schema_says(real, real_
     def check(general, sets):
         whole = {"general": general, "datasets": sets}
         path = tmp_path / "c.toml"
-        path.write_text(tomlout.document({"script": "train_network", **whole}), encoding="utf-8")
+        path.write_text(document.toml({"script": "train_network", **whole}), encoding="utf-8")
         loaded = load(path, environ={})
         found = list(tables(View(loaded, known)))
         assert (not found) == real_parsers.takes(whole), [problem.message for problem in found]
@@ -192,7 +192,7 @@ def expected(flag: schema.Flag, value: object, folder: Path) -> object:
         return resolve(flag, value, folder, {})
     if flag.type_source is not None:
         text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-        return converted(flag, text)
+        return converted(flag, text)["value"]
     return value
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_training.config import checks, importers, schema, show, tomlout
+from lora_training.config import checks, document, importers, schema, show
 from lora_training.config.loading import load
 from lora_training.errors import LoraError
 from tests.config.foreign import COMMAND, KOHYA, TOOL_1, TOOL_23, safetensors
@@ -118,7 +118,7 @@ SHAPES = st.recursive(
 @pytest.mark.upstream
 def test_a_configuration_of_any_shape_never_ends_in_a_traceback(data, script, real, sd_scripts, tmp_path):
     path = tmp_path / "c.toml"
-    path.write_text(tomlout.document({**data, "script": data.get("script", script)}), encoding="utf-8")
+    path.write_text(document.toml({**data, "script": data.get("script", script)}), encoding="utf-8")
     ask_everything(path, lambda name: schema.read(sd_scripts, name, cache=tmp_path), sd_scripts)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_training.config import positions, tomlout
+from lora_training.config import document, positions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,6 +64,6 @@ VALUES = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(NAMES, VALUES, max_size=5))
 def test_what_is_written_is_read_back_and_placed(data):
-    text = tomlout.document(data)
+    text = document.toml(data)
     assert tomllib.loads(text) == data
     assert set(positions.index(text)) | {()} == paths(data)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lora_training import clip
-from lora_training.config import tomlout
+from lora_training.config import document
 from lora_training.dataset import tokens
 from lora_training.preflight.job import Job
 from tests.helpers import Ran, lora, write
@@ -153,13 +153,13 @@ def test_pictures_in_a_folder_inside_are_named_and_a_missing_folder_is_said_to_b
     assert str(tmp_path / "data" / "cats") in (tmp_path / "report.html").read_text()
     subset = {"image_dir": "gone"}
     base = {"script": "train_network", "output": {"output_dir": "o"}, "datasets": [{"subsets": [subset]}]}
-    (tmp_path / "my.toml").write_text(tomlout.document(base))
+    (tmp_path / "my.toml").write_text(document.toml(base))
     assert f"    {tmp_path / 'gone'} (not there)\n" in check("my.toml", cwd=tmp_path).out
 
 
 def test_of_several_data_sets_those_without_images_are_named_and_wrong_places_are_one_sentence(planted, tmp_path):
     sets = [{"subsets": [{"image_dir": str(path)}]} for path in (planted, tmp_path, tmp_path / "nowhere")]
-    write(tmp_path, {"my.toml": tomlout.document({"script": "train_network", "datasets": sets}), "empty.toml": ""})
+    write(tmp_path, {"my.toml": document.toml({"script": "train_network", "datasets": sets}), "empty.toml": ""})
     findings = json.loads(check("my.toml", "--set", "resolution=512,512", "--json", cwd=tmp_path).out)["findings"]
     (found,) = (each for each in findings if each["code"] == "no-images")
     assert found["severity"] == "warning"
@@ -205,9 +205,9 @@ def test_buckets_and_tokens_are_counted_as_in_upstream_s_own_log_and_tokenizer(s
     answer = json.loads(done.stdout)
     count = tokens.counter(Job("train_network", {}, None, tmp_path / "a", tmp_path), tmp_path)
     assert [count(text) for text in TEXTS] == answer["tokens"]
-    for document, (buckets, batches) in zip(documents, answer["buckets"], strict=True):
+    for named, (buckets, batches) in zip(documents, answer["buckets"], strict=True):
         base = {"script": "train_network", "output": {"output_dir": "o"}}
-        (tmp_path / "my.toml").write_text(tomlout.document({**base, **document}))
+        (tmp_path / "my.toml").write_text(document.toml({**base, **named}))
         found = json.loads(check("my.toml", "--json", cwd=tmp_path).out)["datasets"]
         ours = [[*each["size"], each["count"]] for dataset in found for each in dataset["buckets"]]
-        assert (ours, sum(dataset["batches"] for dataset in found)) == (buckets, batches), document
+        assert (ours, sum(dataset["batches"] for dataset in found)) == (buckets, batches), named

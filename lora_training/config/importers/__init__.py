@@ -61,7 +61,8 @@ def convert(source: Source, schema: Callable[[str], Schema], *, script: str | No
         draft.left_out("(script)", f"the file does not say: {draft.schema.script}; --script names another")
     importer.convert(source.content, draft)
     _datasets(draft, source)
-    draft.done()
+    if draft.network_args:
+        draft.values["network_args"] = draft.network_args
     return draft
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import PureWindowsPath
 from typing import Any
 
-from lora_training.config.importers.draft import Draft, whole
+from lora_training.config import tables
+from lora_training.config.importers.draft import Draft, plain_word
 from lora_training.config.schema import SCRIPT, Flag
 from lora_training.config.schema.reader import is_negative_number
 from lora_training.errors import ConfigError
@@ -25,15 +26,6 @@ _ASSIGNED = re.compile(
 _VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|\S*")
 _USED = re.compile(r"\$(?P<sh>[A-Za-z_]\w*)|\$\{(?P<braced>[A-Za-z_]\w*)\}|%(?P<bat>[A-Za-z_]\w*)%")
 _ENDS = ("&&", "||", ";", "|", "&", ">", ">>")
-_LAUNCH = {
-    "num_processes": int,
-    "num_machines": int,
-    "machine_rank": int,
-    "main_process_ip": str,
-    "main_process_port": int,
-    "num_cpu_threads_per_process": int,
-    "mixed_precision": str,
-}
 _SWITCHES = ("multi_gpu", "cpu", "quiet", "debug", "same_network", "no_python", "module", "tpu", "use_deepspeed")
 _SEARCHES = 100
 _ALIASES = {"n": "num_processes", "m": "module", "q": "quiet"}
@@ -118,12 +110,12 @@ def convert(content: tuple[str, list[str], list[str]], draft: Draft) -> None:
 
 def _launcher(words: Sequence[str], draft: Draft) -> None:
     for written, values in _options(words):
-        key = f"accelerate --{written}"
-        name = _ALIASES.get(written, written)
+        key, name = f"accelerate --{written}", _ALIASES.get(written, written)
+        value = plain_word(values[0]) if values else None
         if name in _SWITCHES:
             draft.left_out(key, "follows from [launch]")
-        elif name in _LAUNCH and values and (_LAUNCH[name] is str or whole(values[0]) is not None):
-            draft.for_launch(key, name, _LAUNCH[name](values[0]))
+        elif tables.fits("launch", name, value):
+            draft.for_launch(key, name, value)
         elif not (name == "gpu_ids" and values and draft.gpu_ids(key, values[0].split(","))):
             draft.lost(key, "a setting of the launcher that [launch] does not have")
 
@@ -151,8 +143,6 @@ def flags(words: Sequence[str], draft: Draft, prefix: str = "") -> None:
         key = f"{prefix}--{name}"
         if flag is None:
             draft.lost(key, f"{draft.schema.script} has no flag of that name")
-        elif flag.is_list and flag.dest == "network_args":
-            draft.words(key, values, to=flag.dest)
         else:
             draft.flag(key, _value(flag, values), to=flag.dest)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lora_training import nearest
-from lora_training.config import document, encode, tables, tomlout
+from lora_training.config import document, encode, tables
 from lora_training.config.argv import REFUSED
 from lora_training.config.model import Entry
 from lora_training.config.schema import Flag, Schema
@@ -34,6 +34,10 @@ _HEADINGS = (
         "optimizer",
         ("optimizer", "learning_rate", "unet_lr", "text_encoder_lr", "lr_", "max_grad", "use_8bit", "use_lion"),
     ),
+    (
+        "model",
+        ("pretrained_model", "vae", "v2", "v_param", "clip_", "t5xxl", "ae", "gemma2", "qwen3", "text_encoder", "byt5"),
+    ),
     ("saving", ("output_", "save_", "no_metadata", "metadata_", "training_comment", "huggingface_")),
     ("logging", ("log_", "logging_", "wandb_", "console_log")),
     ("sampling", ("sample_",)),
@@ -44,7 +48,6 @@ _HEADINGS = (
     ),
     ("captions", ("caption_", "shuffle_caption", "keep_tokens", "token_", "weighted_captions", "secondary_sep")),
 )
-_MODEL = ("pretrained_model", "vae", "v2", "v_param", "clip_", "t5xxl", "ae", "gemma2", "qwen3", "text_encoder", "byt5")
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,15 @@ class Draft:
     rows: list[Row] = field(default_factory=list)
     unknown: int = 0  # keys that a nearest name was searched for
 
-    def nearest(self, key: str) -> str:
-        """Return a hint with the nearest flag, for the first hundred unknown keys only, since the search is slow."""
-        self.unknown += 1
-        near = nearest.name(key, self.schema.keys) if self.unknown <= _SEARCHES else None
-        return f"; the nearest is `{near}`" if near else ""
-
     def flag(self, key: str, value: Any, *, to: str | None = None, note: str | None = None) -> bool:
         """Set the flag `to` (by default the one named `key`); return whether the value was accepted."""
         flag = self.schema.flag(to or key)
         if flag is None:
-            return self.lost(key, f"{self.schema.script} has no flag `{to or key}`{self.nearest(to or key)}")
+            self.unknown += 1
+            # the search is slow
+            near = nearest.name(to or key, self.schema.keys) if self.unknown <= _SEARCHES else None
+            hint = f"; the nearest is `{near}`" if near else ""
+            return self.lost(key, f"{self.schema.script} has no flag `{to or key}`{hint}")
         try:
             taken = typed(flag, value)
         except NotTaken as exc:
@@ -99,7 +100,11 @@ class Draft:
             return self.lost(key, f"a secret is not written down: give it to the environment as {variable}")
         if flag.dest in REFUSED:
             return self.lost(key, REFUSED[flag.dest])
-        self.values[flag.dest] = taken
+        if flag.dest == "network_args" and isinstance(taken, list):
+            pairs = (word.split("=", 1) for word in taken)
+            self.network_args |= {name: plain_word(text) for name, text in pairs}
+        else:
+            self.values[flag.dest] = taken
         self.took(key, flag.dest, note)
         return True
 
@@ -140,22 +145,13 @@ class Draft:
             self.lost(key, f"{value!r} cannot be written as key=value")
 
     def words(self, key: str, items: Iterable[str], *, to: str | None = None) -> None:
-        """Set a flag from `name=value` arguments, as a table if all have that form."""
+        """Add `name=value` arguments to those of a flag."""
         words = [word for word in items if word]
         if not words:
             self.left_out(key, "empty")
             return
-        if (to or key) == "network_args" and all("=" in word for word in words):
-            self.network_args |= {name: plain_word(text) for name, text in (word.split("=", 1) for word in words)}
-            self.took(key, "network_args")
-            return
         before = self.values.get(to or key)
         self.flag(key, [*before, *words] if isinstance(before, list) else words, to=to)
-
-    def done(self) -> None:
-        """Complete the configuration: put the network's arguments together."""
-        if self.network_args:
-            self.values["network_args"] = {**_pairs(self.values.get("network_args")), **self.network_args}
 
     # -- the result
 
@@ -167,7 +163,8 @@ class Draft:
         """Return the configuration as a document."""
         data: dict[str, Any] = {"script": self.schema.script}
         for dest in (flag.dest for flag in self.schema.flags if flag.dest in self.values):
-            data.setdefault(_heading(dest), {})[dest] = _without_none(self.values[dest])
+            heading = next((name for name, starts in _HEADINGS if dest.startswith(starts)), "training")
+            data.setdefault(heading, {})[dest] = _without_none(self.values[dest])
         own = {"general": self.general, "datasets": self.datasets, "launch": self.launch, "runtime": self.runtime}
         return data | {name: _without_none(table) for name, table in own.items() if table}
 
@@ -177,7 +174,7 @@ class Draft:
         lost = [f"  {row.key}: {row.note}" for row in self.rows if row.outcome == "lost"]
         head += ["Could not be carried over:", *lost[:_SHOWN]] if lost else []
         head += [f"  ... and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
-        return tomlout.comment(head) + "\n" + tomlout.document(self.data())
+        return document.toml_comment(head) + "\n" + document.toml(self.data())
 
     def report(self) -> Iterator[str]:
         """Yield the keys, up to a thousand, in one line those with the same outcome and note; then the counts."""
@@ -208,23 +205,11 @@ class Draft:
         return {"kind": self.kind, "script": self.schema.script, "config": self.data(), "report": rows}
 
 
-def _pairs(words: Any) -> dict[str, Any]:
-    if not isinstance(words, list):
-        return words if isinstance(words, dict) else {}
-    return {name: plain_word(text) for name, _, text in (word.partition("=") for word in words)}
-
-
 def _without_none(data: Any) -> Any:
     """Remove JSON's null values, which TOML lacks."""
     if isinstance(data, dict):
         return {key: _without_none(value) for key, value in data.items() if value is not None}
     return [_without_none(item) for item in data if item is not None] if isinstance(data, list) else data
-
-
-def _heading(dest: str) -> str:
-    if dest.startswith(_MODEL) and not dest.startswith("text_encoder_lr"):
-        return "model"
-    return next((name for name, starts in _HEADINGS if dest.startswith(starts)), "training")
 
 
 def typed(flag: Flag, value: Any) -> Any:

@@ -77,21 +77,24 @@ def _take(key: str, value: Any, draft: Draft) -> None:
     elif to in ("network_args", "optimizer_args") and isinstance(value, list):
         draft.words(key, [str(item) for item in value], to=to)
     elif to in ("network_args", "optimizer_args") and isinstance(value, dict):
-        draft.values[to] = value
+        if to == "network_args":
+            draft.network_args |= value
+        else:
+            draft.values[to] = value
         draft.took(key, to)
     else:
         draft.flag(key, value, to=to)
 
 
 def _take_datasets(key: str, value: Any, draft: Draft) -> None:
-    if key == "datasets" and isinstance(value, list):
-        draft.datasets += [item for item in value if isinstance(item, dict)]
-        draft.took(key, key)
-    elif key == "general" and isinstance(value, dict):
-        draft.general |= value
-        draft.took(key, key)
-    else:
+    if not isinstance(value, list if key == "datasets" else dict):
         draft.lost(key, "not of the form that upstream's dataset configuration has")
+        return
+    if key == "datasets":
+        draft.datasets += [item for item in value if isinstance(item, dict)]
+    else:
+        draft.general |= value
+    draft.took(key, key)
 
 
 def _take_form(key: str, value: Any, draft: Draft) -> None:

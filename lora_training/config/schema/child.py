@@ -59,9 +59,6 @@ class StandIn:
     def __init__(self, name: str, *args: Any) -> None:
         self.name, self.args = name, args
 
-    def __str__(self) -> str:
-        return self.name
-
     def __repr__(self) -> str:
         return self.name
 
@@ -110,8 +107,6 @@ class Package(types.ModuleType):
         self.__path__ = []
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__version__":
-            raise AttributeError(name)
         return StandIn(self.__name__).__getattr__(name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,7 @@ class Flag:
 
     def public(self) -> dict[str, Any]:
         """Return the fields that `lora config schema --json` documents."""
-        whole = asdict(self)
-        return {k: whole[k] for k in _PUBLIC}
+        return {name: getattr(self, name) for name in _PUBLIC}
 
 
 @dataclass(frozen=True)

@@ -60,25 +60,19 @@ def _ask(words: Sequence[str], what: str, stdin: str | None = None) -> dict[str,
 # -- words
 
 
-class Unknown(Exception):
-    """The type function cannot be called without upstream's packages."""
-
-
 def is_negative_number(word: str) -> bool:
     """Whether argparse takes a word with a leading `-` for a value."""
     return bool(_NEGATIVE.match(word))
 
 
-def converted(flag: Flag, word: str) -> Any:
-    """Convert `word` as upstream's parser would. Raises ValueError if it would refuse, Unknown if that is unknown."""
-    if flag.type in _PYTHON:
-        return _PYTHON[flag.type](word)
-    answer = _converted(flag.type_source, word) if flag.type_source else {}
-    if "refusal" in answer:
-        raise ValueError(answer["refusal"])
-    if "value" not in answer:
-        raise Unknown(str(flag.type))
-    return answer["value"]
+def converted(flag: Flag, word: str) -> dict[str, Any]:
+    """Convert `word` as upstream's parser would: a `value` or a `refusal`; empty if that takes its packages."""
+    if flag.type not in _PYTHON:
+        return _converted(flag.type_source, word) if flag.type_source else {}
+    try:
+        return {"value": _PYTHON[flag.type](word)}
+    except ValueError as exc:
+        return {"refusal": str(exc)}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -88,18 +82,10 @@ def _converted(source: str, word: str) -> dict[str, Any]:
 
 def refusal(flag: Flag, word: str) -> str | None:
     """Return why upstream's parser would refuse `word`, or None."""
-    try:
-        converted(flag, word)
-    except ValueError as exc:
-        return str(exc)
-    except Unknown:
-        return None
-    return None
+    return converted(flag, word).get("refusal")
 
 
 def is_choice(flag: Flag, word: str) -> bool:
     """Whether the converted `word` is one of the flag's choices."""
-    try:
-        return converted(flag, word) in (flag.choices or ())
-    except Unknown:
-        return True
+    found = converted(flag, word)
+    return "value" not in found or found["value"] in (flag.choices or ())

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import TypeGuard
 
@@ -37,11 +37,8 @@ class Module:
 
     def absolute(self, node: ast.ImportFrom) -> str:
         """Return the absolute dotted name of the module that a `from ... import` statement names."""
-        if not node.level:
-            return node.module or ""
-        parts = self.name.split(".")
-        keep = len(parts) - node.level + (1 if self.is_package else 0)
-        return ".".join([*parts[:keep], *([node.module] if node.module else [])])
+        package = self.name if self.is_package else self.name.rpartition(".")[0]
+        return resolve_name("." * node.level + (node.module or ""), package)
 
 
 @dataclass(eq=False)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote
 
 from lora_training import printable, tomls
 from lora_training.errors import PatchError
@@ -163,7 +162,7 @@ def _stack(table: Mapping[str, Any]) -> Stack:
 
 
 def _files(table: Mapping[str, str]) -> dict[str, str]:
-    return {os.fsdecode(unquote_to_bytes(path)) if "%" in path else path: state for path, state in table.items()}
+    return {unquote(path, errors="surrogateescape"): state for path, state in table.items()}
 
 
 def render(stacks: Mapping[str, Stack]) -> str:
@@ -190,4 +189,4 @@ def _quoted(value: str) -> str:
 
 def _encoded(path: str) -> str:
     """Return a name as text for TOML: with bytes as `%XX` if it has hidden characters, or others than UTF-8's."""
-    return path if path.isprintable() and "%" not in path else quote(os.fsencode(path), safe=_PLAIN)
+    return path if path.isprintable() and "%" not in path else quote(path, safe=_PLAIN, errors="surrogateescape")

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from lora_training import git_process
 from lora_training.errors import UpstreamError
@@ -66,7 +67,7 @@ def pin(workspace: Workspace, name: str) -> str:
 
 def patched_paths(workspace: Workspace, name: str) -> frozenset[str]:
     """The files of upstream `name` that our patches touch, as `patches.lock` has it."""
-    return frozenset(_lock(workspace, name).get("pristine", ()))
+    return frozenset(unquote(path, errors="surrogateescape") for path in _lock(workspace, name).get("pristine", ()))
 
 
 def _lock(workspace: Workspace, name: str) -> dict[str, Any]:

@@ -56,6 +56,14 @@ def test_a_patched_file_stays_patched_and_counts_as_changed(copied: Site) -> Non
     assert pins.manifest(copied.here.upstream("sd-scripts").path)["train_network.py"] == sha256(PRISTINE)
 
 
+def test_a_file_that_a_patch_creates_may_have_any_name(copied: Site) -> None:
+    with (copied.here.patches / "patches.lock").open("a") as lock:
+        lock.write('"100%25.py" = "absent"\n"%FF.py" = "absent"\n')
+    for name in ("100%.py", "\udcff.py"):
+        (copied.tree / name).touch()
+    assert seal.seal(copied.here, "sd-scripts")
+
+
 def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 

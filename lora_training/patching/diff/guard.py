@@ -188,19 +188,16 @@ class _Scanner:
         if not self.peek().startswith(b"+++ "):
             raise self.refuse("`---` without `+++`")
         section.new = self.take()
-        while _HUNK.fullmatch(self.peek()):
-            section.hunks.append(self.hunk())
+        while header := _HUNK.fullmatch(self.peek()):
+            section.hunks.append(self.hunk(header))
         if self.peek().startswith(b"@@"):
             raise self.refuse(f"a malformed hunk header, {_shown(self.peek())}", _hint(self.peek()))
         if not section.hunks and not (self.peek() == b"\n" and self.peek(1).startswith(b"Property changes on: ")):
             raise self.refuse("`---` and `+++` without a hunk")
 
-    def hunk(self) -> RawHunk:
-        match = _HUNK.fullmatch(self.peek())
-        if not match:  # pragma: no cover - the caller has looked
-            raise self.refuse("a malformed hunk header")
+    def hunk(self, header: re.Match[bytes]) -> RawHunk:
         hunk = RawHunk(self.at + 1, self.take())
-        old, new = (1 if n is None else int(n) for n in (match[2], match[4]))
+        old, new = (1 if n is None else int(n) for n in (header[2], header[4]))
         while old > 0 or new > 0:
             line = self.peek()
             kind = line[:1]

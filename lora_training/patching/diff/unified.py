@@ -102,17 +102,16 @@ class PlainReader(Reader):
         super().__init__(name, section)
         self.levels = levels
         self.exists = exists
-        self.old_line = section.old or b""
-        self.new_line = section.new or b""
 
     def change(self, hunks: tuple[Hunk, ...]) -> Change:
         """Read the section; it is never a rename."""
-        old, new = self.header_name(self.old_line), self.header_name(self.new_line)
+        old_line, new_line = self.section.old or b"", self.section.new or b""
+        old, new = self.header_name(old_line), self.header_name(new_line)
         # `@@ -0,0` on a file that is not there makes it, as in git and GNU patch
         from_nothing = [(hunk.old_start, hunk.old) for hunk in hunks] == [(0, b"")]
         to_nothing = [(hunk.new_start, hunk.new) for hunk in hunks] == [(0, b"")]
-        created = old == names.DEV_NULL or (from_nothing and _is_epoch(self.old_line))
-        deleted = new == names.DEV_NULL or (to_nothing and _is_epoch(self.new_line))
+        created = old == names.DEV_NULL or (from_nothing and _is_epoch(old_line))
+        deleted = new == names.DEV_NULL or (to_nothing and _is_epoch(new_line))
         sides = [name for name in (old, new) if name != names.DEV_NULL]
         if not sides or (created and deleted):
             raise self.refuse("both sides are absent")

@@ -154,7 +154,7 @@ def _result(
     recovered: Recovered | None,
     moved: Sequence[planning.Moved] = (),
 ) -> AdHocResult:
-    files = tuple(write.path for write in writes if not write.path.startswith(STATE_FOLDER + "/"))
+    files = tuple(each.path for each in writes if each.is_change and not each.path.startswith(f"{STATE_FOLDER}/"))
     return AdHocResult(tuple(name for name, _ in patches), files, tuple(moved), recovered)
 
 

@@ -73,6 +73,14 @@ def test_json_is_one_document_and_nothing_else(tree: Path) -> None:
     assert json.loads(_patch(tree, "recover", flags=("--json",)).out) == {"recovered": None}
 
 
+def test_only_the_files_that_are_written_are_reported(tree: Path) -> None:
+    (tree / "g.py").write_text("one\ntwo\nthree\n")
+    (tree.parent / "more.patch").write_text(EDIT.replace("f.py", "g.py"))
+    _patch(tree, "apply", "good.patch")
+    applied = json.loads(_patch(tree, "apply", "good.patch", "more.patch", flags=("--json",)).out)
+    assert (applied["patches"], applied["files"]) == (["more.patch"], ["g.py"])
+
+
 @pytest.mark.parametrize(
     "args",
     [

@@ -71,11 +71,15 @@ def _patches(context: click.Context, _argument: click.Parameter, incomplete: str
     from lora_training.runtime import registry
 
     here = workspace.find()
-    known = [f"{upstream}/{name}" for upstream in here.upstreams for name in series.names(here.patches / upstream)]
+    chosen = context.params.get("upstream")
+    upstreams = [chosen] if chosen else here.upstreams
+    known = [f"{upstream}/{name}" for upstream in upstreams for name in series.names(here.patches / upstream)]
     if context.info_name == show.name:
         known += [f"runtime/{item.name}" for item in registry.listing()]
     bare = [name.partition("/")[2] for name in known]
-    return next(filter(None, ([n for n in names if n.startswith(incomplete)] for names in (known, bare))), [])
+    return [name for name in known if name.startswith(incomplete) and not chosen] or [
+        name for name in bare if name.startswith(incomplete)
+    ]
 
 
 @patch.command()
@@ -272,7 +276,7 @@ def new(upstream: str, title: str, files: tuple[str, ...], *, as_json: bool) -> 
 
 @patch.command()
 @click.argument("upstream", shell_complete=_upstreams)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_patches)
 @click.option("--file", "files", multiple=True, metavar="FILE", help="A file that is new in the tree.")
 @json_option
 def refresh(upstream: str, name: str | None, files: tuple[str, ...], *, as_json: bool) -> None:

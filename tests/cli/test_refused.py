@@ -100,6 +100,8 @@ def test_the_shell_completes_commands_presets_and_patches(
         ("lora patch show runtime/em", "plain,runtime/ema\n"),
         ("lora patch show em", "plain,ema\n"),
         ("lora patch remove em", "\n"),
+        ("lora patch refresh sd-scripts 0001-", "plain,0001-resume-counts.patch\n"),
+        ("lora patch show sd-scripts/0001-", "plain,sd-scripts/0001-resume-counts.patch\n"),
     ):
         monkeypatch.setenv("COMP_WORDS", words)
         monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))

@@ -23,19 +23,17 @@ _PASSED_OVER = re.compile(r"run\..*|flags\.output_dir")
 
 @dataclass(frozen=True)
 class Compared:
-    """The names of the runs; for each key that differs, each run's value as text or None where it is not given.
+    """For each key that differs, each run's value as text or None where it is not given.
 
     `unreadable` has the names of runs whose configuration cannot be read; their values are None.
     """
 
-    names: tuple[str, ...]
     keys: dict[str, tuple[str | None, ...]]
     unreadable: tuple[str, ...]
 
 
 def compare(chosen: Sequence[tuple[Path, Record]]) -> Compared:
     """Compare the recorded configurations of runs: exactly the keys that differ."""
-    names = tuple(run.name for _, run in chosen)
     found = [_recorded(folder) for folder, _ in chosen]
     readable = [each for each in found if each is not None]
     keys = {
@@ -43,8 +41,8 @@ def compare(chosen: Sequence[tuple[Path, Record]]) -> Compared:
         for key in dict.fromkeys(key for each in readable for key in each)
         if len({said(each[key]) if key in each else None for each in readable}) > 1
     }
-    unreadable = tuple(name for name, each in zip(names, found, strict=True) if each is None)
-    return Compared(names, {key.removeprefix("flags."): values for key, values in keys.items()}, unreadable)
+    unreadable = tuple(run.name for (_, run), each in zip(chosen, found, strict=True) if each is None)
+    return Compared({key.removeprefix("flags."): values for key, values in keys.items()}, unreadable)
 
 
 def changes(plan: Plan, folder: Path, made_by: Mapping[str, str]) -> dict[str, tuple[Any, Any]] | None:

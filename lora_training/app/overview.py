@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from lora_training import files
 from lora_training.app import runs
-from lora_training.supervise import curve, record, run_index
+from lora_training.supervise import record, run_index
 from lora_training.supervise.history import History
 from lora_training.supervise.record import Record
 from lora_training.workspace import Workspace
@@ -79,13 +78,8 @@ def files_of(run: Record) -> list[dict[str, Any]]:
             stat = path.lstat()
         except (OSError, ValueError):
             continue
-        found.append({"id": _ident(path.name), "name": path.name, "size": stat.st_size, "time": stat.st_mtime})
+        found.append({"id": run_index.ident(path.name), "name": path.name, "size": stat.st_size, "time": stat.st_mtime})
     return sorted(found, key=lambda each: (each["name"] != output.name, -each["time"]))
-
-
-def states_of(run: Record) -> list[str]:
-    """Return the names of the folders with saved states of a run."""
-    return [folder.name for folder in runs.saves(run)["state"]]
 
 
 def file_of(run: Record, ident: str) -> Path | None:
@@ -112,17 +106,13 @@ def _sample(event: dict[str, Any]) -> dict[str, Any] | None:
         return None
     name = path.rpartition("/")[2]
     told = {key: str(event[key]) if event.get(key) is not None else None for key in ("prompt", "seed")}
-    return {"id": _ident(name), "name": name, "step": step, "number": number, **told}
+    return {"id": run_index.ident(name), "name": name, "step": step, "number": number, **told}
 
 
 def sample_file(folder: Path, history: History, ident: str) -> Path | None:
     """Return the sample image with that id, which is in the run's own folder; None if no event names it."""
     found = filter(None, map(_sample, history.samples))
     return next((folder / record.SAMPLES / each["name"] for each in found if each["id"] == ident), None)
-
-
-def _ident(name: str) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def log_of(run: Record, number: int = 0) -> Path | None:
@@ -141,24 +131,3 @@ def log_tail(path: Path | None) -> str:
     except (OSError, ValueError):
         return ""
     return "\n".join(text.splitlines()[-_LOG_LINES:])
-
-
-def curves(history: History, points: int, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    """Return the curves of a run, or of its steps from `low` to `high`, in about `points` rows."""
-    found = [
-        each
-        for each in curve.rows(history.steps)
-        if (low is None or each[0] >= low) and (high is None or each[0] <= high)
-    ]
-    return {
-        **curve.columns(curve.thinned(found, points)),
-        "all": len(found),
-        "offset": history.offset,
-        "smoothing": curve.SMOOTHING,
-        # skipped steps, restarts and deaths, resumes
-        "marks": [
-            {"step": each.step, "kind": each.kind, "text": each.text}
-            for each in history.marks
-            if each.kind in ("bad", "resume")
-        ],
-    }

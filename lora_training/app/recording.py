@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_training import files, manifest
-from lora_training.errors import ConfigError
+from lora_training.errors import ConfigError, TrainingError
 from lora_training.launch import gpus
 from lora_training.runtime import registry, training
 from lora_training.supervise import backup, digests, environment, record, run_index, states
@@ -38,7 +38,12 @@ _TABLES = ("files", "upstreams", "patches", "runtime", "packages")
 def complete(plan: Plan) -> Result | None:
     """Return the LoRA if this run has already finished. One without metadata is identified by its record."""
     known = _recorded(plan, own_record(plan))
-    return results.complete(plan.output, plan.made_by, known["steps"] if known else None)
+    if known is None and not results.is_made_by(plan.output, plan.made_by):
+        return None
+    try:
+        return results.check(plan.output, before=None, told=(known["steps"], known["steps"]) if known else None)
+    except TrainingError:
+        return None
 
 
 def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher: Watcher) -> dict[str, Any]:
@@ -75,11 +80,11 @@ def begin(here: Workspace, plan: Plan, resume: str, state: State | None, watcher
 
 def _require_guard(plan: Plan) -> None:
     """Refuse a run that could overwrite a kept state; only runtime patches that watch a training prevent that."""
-    kept = states.kept(plan.output)
+    kept = next(filter(manifest.is_kept, states.folders(plan.output)), None)
     known = registry.available()
     if kept and not any(training.TARGETS[0] in known[name].targets for name in plan.runtime):
         raise ConfigError(
-            f"{kept[0]} is the state that a run started from, and this run could overwrite it",
+            f"{kept} is the state that a run started from, and this run could overwrite it",
             hint="choose another output_name, or leave exact-resume on",
         )
 
@@ -115,7 +120,7 @@ def others(plan: Plan, state: State | None) -> list[Path]:
     found = [plan.output] if plan.output.exists() and (earlier or _is_anothers(plan, None)) else []
     # without a record, a checkpoint is this run's if its metadata match
     left = [path for path in backup.checkpoints(plan.output) if earlier or not results.is_made_by(path, plan.made_by)]
-    theirs = states.by_maker(plan.output, plan.made_by)[1]
+    theirs = (path for path in states.folders(plan.output) if states.is_anothers(path, plan.made_by))
     begins = state and state.path.resolve()
     return [*found, *left, *(path for path in theirs if path.resolve() != begins)]
 
@@ -144,8 +149,10 @@ def _continued(plan: Plan, state: State | None) -> Record | None:
 
 def _rename_all(plan: Plan, state: State | None) -> Path | None:
     """Rename all files under the run's name, except its own states when it resumes from one of them."""
-    is_own = state is not None and not state.differences(plan.made_by)
-    keeps = states.by_maker(plan.output, plan.made_by)[0] if is_own else []
+    keeps: list[Path] = []
+    if state is not None and not state.differences(plan.made_by):
+        complete_ones = filter(manifest.read, states.folders(plan.output))
+        keeps = [path for path in complete_ones if not states.is_anothers(path, plan.made_by)]
     return backup.rename(plan.output, plan.folder, keeps=keeps, logs=plan.tensorboard)
 
 

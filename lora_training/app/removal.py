@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from lora_training import manifest, shell
 from lora_training.app import runs
 from lora_training.errors import LoraError
+from lora_training.preflight import disk
 from lora_training.supervise import backup, record, run_index, states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from lora_training.supervise.record import Record
     from lora_training.workspace import Workspace
@@ -30,7 +31,7 @@ class Removal:
 
     def size(self) -> int:
         """Return the number of bytes that are freed."""
-        return sum(_sizes(self.paths))
+        return sum(map(disk.size, self.paths))
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -119,10 +120,3 @@ def forget(here: Workspace, folders: Iterable[Path]) -> None:
 
 def _failed(exc: OSError) -> LoraError:
     return LoraError(f"cannot remove {exc.filename}: {exc.strerror}", hint="what was removed before is gone; try again")
-
-
-def _sizes(paths: Iterable[Path]) -> Iterator[int]:
-    for path in paths:
-        for each in (path, *path.rglob("*")) if path.is_dir() else (path,):
-            if each.is_file() and not each.is_symlink():
-                yield each.stat().st_size

@@ -136,18 +136,13 @@ def _differences(original: Original, plan: Plan, now: Mapping[str, Any]) -> Iter
         then["patches"] = now["patches"]
     for name in ("upstreams", "patches", "runtime"):
         if name in then:
-            yield from _changed(name.removesuffix("es").removesuffix("s"), then[name], now[name])
+            what = name.removesuffix("es").removesuffix("s")
+            yield from (f"{what} {line}" for line in environment.changes(then[name], now[name]))
     for name in sorted({*original.run.made_by, *plan.made_by}):
         before, after = (made_by.get(name, "none") for made_by in (original.run.made_by, plan.made_by))
         # if the record has details, the differing names have already been listed
         if before != after and (name == "config" or name not in then):
             yield f"{name}: {before[:12]} -> {after[:12]}"
-
-
-def _changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name in sorted({*then, *now}):
-        if then.get(name) != now.get(name):
-            yield f"{what} {name}: {environment.short(then.get(name))} -> {environment.short(now.get(name))}"
 
 
 def _resume(original: Original, plan: Plan) -> str:

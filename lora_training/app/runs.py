@@ -1,10 +1,11 @@
-"""The runs that a checkout has started: find one, stop it, and return what its record says."""
+"""The runs that a checkout has started: find one, stop it, and return what its record and its logs say."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,8 @@ from lora_training.supervise.history import History
 from lora_training.supervise.record import Record
 from lora_training.workspace import Workspace
 
+_CHUNK = 1 << 20
+_POLL_S = 0.2
 GONE = "`lora runs show FOLDER/NAME` finds a run that was moved there; `lora runs prune` clears the list of those gone"
 
 
@@ -185,3 +188,36 @@ def outcome(folder: Path, run: Record) -> Iterator[str]:
         yield f"samples   {drawn}"
     if run.tensorboard:
         yield f"logs      {run.tensorboard} (TensorBoard)"
+
+
+def log(folder: Path, *, follow: bool, sleep: Callable[[float], None] = time.sleep) -> Iterator[tuple[Path, bytes]]:
+    """Yield the log of the newest attempt, in whole lines; with `follow`, until the run ends."""
+    run = record.read(folder)
+    number, offset = max(0, len(run.attempts) - 1) if run else 0, 0
+    while True:
+        # asked before the log is read, so that nothing is missed
+        is_alive = record.is_alive(folder)
+        run = record.read(folder)
+        found = run.logs if run else []
+        while number < len(found):
+            is_over = not is_alive or number + 1 < len(found)
+            while data := _lines_after(found[number], offset, rest=is_over):
+                offset += len(data)
+                yield found[number], data
+            if number + 1 == len(found):
+                break
+            number, offset = number + 1, 0
+        if not (is_alive and follow):
+            return
+        sleep(_POLL_S)
+
+
+def _lines_after(path: Path, offset: int, *, rest: bool) -> bytes:
+    """Return the lines after an offset, with `rest` also one without an end; nothing for a file that is not there."""
+    try:
+        with open(path, "rb", opener=files.opener) as file:
+            file.seek(offset)
+            data = file.read(_CHUNK)
+    except FileNotFoundError:
+        return b""
+    return data if rest or len(data) == _CHUNK else data[: data.rfind(b"\n") + 1]

@@ -18,7 +18,7 @@ from lora_training.config.tables import LaunchTable
 from lora_training.errors import Interrupted, MachineLost, SlurmError
 from lora_training.launch import slurm
 from lora_training.launch.slurm import Needs
-from lora_training.supervise import background, jobs
+from lora_training.supervise import jobs, record
 from lora_training.supervise.jobs import Job
 from lora_training.workspace import Workspace
 
@@ -55,7 +55,7 @@ def needs(launch: LaunchTable, options: tuple[str, ...]) -> Needs:
 
 def command(here: Workspace, job: Job, needed: Needs) -> tuple[str, ...]:
     """Return the command that submits a job."""
-    log = Path(job.output).with_suffix(".run") / background.LOG
+    log = Path(job.output).with_suffix(".run") / record.BACKGROUND
     return slurm.sbatch(slurm.Batch(job.folder.name, sys.executable, here.root, log, needed), tuple(job.sbatch or ()))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +15,22 @@ from lora_training.app.plan import Plan
 from lora_training.config import show
 from lora_training.config.argv import dataset_text
 from lora_training.config.checks import machine
-from lora_training.errors import LoraError
+from lora_training.errors import LoraError, TrainingError
 from lora_training.patching import transaction
 from lora_training.runtime.patches import graceful_stop
-from lora_training.supervise import background, backup, record, run_index, states
+from lora_training.supervise import backup, record, run_index, states
 from lora_training.supervise import run as supervising
 from lora_training.supervise.attempt import Patience
 from lora_training.supervise.result import Result
 from lora_training.supervise.run import Watcher
 from lora_training.supervise.states import State
 from lora_training.workspace import Workspace
+
+_POLL_S = 0.05
+
+
+class Detached(Exception):
+    """The training continues in another process."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ def train(here: Workspace, request: Request, watcher: Watcher) -> tuple[Plan, Re
         resume = resuming.meant(plan, request.resume or plan.config.run.resume, watcher)
         try:
             return plan, run(here, plan, resume, watcher, detach=request.detach)
-        except background.Detached:
+        except Detached:
             return plan, None
 
 
@@ -106,7 +114,7 @@ def run(
         _write(plan)
         run_index.add(here, plan.folder)
         if detach:
-            background.detach(plan.folder)
+            _detach(plan.folder)
         return supervising.Supervisor(replace(_supervised_run(plan), began=began), watcher).go(state)
 
 
@@ -173,3 +181,29 @@ def make_assets(here: Workspace, plan: Plan, watcher: Watcher) -> None:
         except proc.ProcError as exc:
             last = (exc.hint or "").splitlines()[-1:]
             raise LoraError(f"cannot make {folder}", hint="; ".join(last) or None) from exc
+
+
+def _detach(folder: Path) -> None:
+    """Return in a background process, whose output goes to a file in the run's folder, and raise Detached in this one.
+
+    Locks stay held until both processes have released them. Call it while there are no threads. Raises TrainingError
+    if the other process ends before it has written the run's record.
+    """
+    with open(folder / record.BACKGROUND, "ab", opener=files.opener) as log, Path(os.devnull).open("rb") as nothing:
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            for number, file in enumerate((nothing, log, log)):
+                os.dup2(file.fileno(), number)
+            return
+    _wait_for_record(folder, pid)
+    raise Detached
+
+
+def _wait_for_record(folder: Path, pid: int) -> None:
+    while (known := record.read(folder)) is None or known.pid != pid:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            raise TrainingError(
+                "the background process ended at once", hint=f"its output is in {folder / record.BACKGROUND}"
+            )
+        time.sleep(_POLL_S)

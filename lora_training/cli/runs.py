@@ -131,10 +131,9 @@ def compare(names: tuple[str, ...], *, as_json: bool) -> None:
     if as_json:
         print_json({"runs": rows, "differences": {key: list(values) for key, values in found.keys.items()}})
         return
-    table = [["", *found.names], ["upstream", *made]]
+    table = [["", *(run.name for _, run in chosen)], ["upstream", *made]]
     labels = {"state": "state", "step": "step", "of": "total", "loss": "loss", "s/step": "each"}
-    figures = {name: [row[key] for row in rows] for name, key in labels.items()}
-    table += [[key, *("-" if each is None else str(each) for each in values)] for key, values in figures.items()]
+    table += [[name, *("-" if row[key] is None else str(row[key]) for row in rows)] for name, key in labels.items()]
     table += [[key, *("not given" if value is None else value for value in each)] for key, each in found.keys.items()]
     widths = [max(len(line[at]) for line in table) for at in range(len(table[0]))]
     for line in table:
@@ -149,8 +148,6 @@ def compare(names: tuple[str, ...], *, as_json: bool) -> None:
 @json_option
 def log(name: str, *, follow: bool, as_json: bool) -> None:
     """Print the log of the newest attempt of the run NAME. With --json, the paths of all attempts' logs."""
-    from lora_training.supervise import logs
-
     if follow and as_json:
         raise click.UsageError("--json gives the paths of the logs, which --follow does not go with")
     folder, run = _find(name, alive=True)
@@ -159,7 +156,7 @@ def log(name: str, *, follow: bool, as_json: bool) -> None:
         print_json({"name": run.name, "folder": str(folder), "state": app.state(folder, run), "logs": paths})
         return
     shown = None
-    for path, data in logs.read(folder, follow=follow):
+    for path, data in app.log(folder, follow=follow):
         if path != shown:
             say(f"log       {path}", err=True)
             shown = path

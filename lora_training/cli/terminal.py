@@ -6,8 +6,7 @@ from typing import Any
 
 from lora_training import printable
 from lora_training.cli.output import ProgressLine, is_live, say
-from lora_training.supervise.figures import Figures
-from lora_training.supervise.loading import Loading
+from lora_training.supervise.figures import Figures, Loading
 
 # The number of progress lines of a training where there is no terminal.
 _LINES = 10

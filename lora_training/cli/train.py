@@ -14,7 +14,7 @@ from lora_training import files, shell, workspace
 from lora_training.cli import output
 from lora_training.cli.output import say
 from lora_training.cli.queue import slurm_options
-from lora_training.supervise.background import LOG
+from lora_training.supervise.record import BACKGROUND
 
 if TYPE_CHECKING:
     from lora_training.app.plan import Plan
@@ -106,7 +106,7 @@ def _in_slurm(here: Workspace, request: Request, sbatch: tuple[str, ...], termin
         say(queue.rehearse(here, request.file, wanted))
     for job in () if dry_run else queue.add(here, wanted, terminal):
         say(f"{job['name']}: submitted to Slurm as job {job['slurm']}")
-        say("state     lora queue list, and once it trains lora runs show", f"log       {job['folder']}/{LOG}")
+        say("state     lora queue list, and once it trains lora runs show", f"log       {job['folder']}/{BACKGROUND}")
         say(f"stop      lora queue pause {shell.quote(job['id'])}")
 
 
@@ -145,7 +145,7 @@ def _say_where(folder: Path) -> None:
     name = shell.quote(folder.stem)
     say(f"{folder.stem}: training in the background")
     say(f"state     lora runs show {name}", f"follow    lora runs log {name} -f")
-    say(f"stop      lora runs stop {name}", f"output    {folder / LOG}")
+    say(f"stop      lora runs stop {name}", f"output    {folder / BACKGROUND}")
 
 
 def _report(plan: Plan, result: Result) -> None:

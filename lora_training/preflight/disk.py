@@ -85,8 +85,8 @@ def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
     # of earlier attempts at this run
     loras, states = (manifest.outputs(job.output, end) for end in (re.escape(job.output.suffix), "-state"))
     all_loras, all_states = saves(job, subsets)
-    lora = max(map(_size, loras), default=0) or sizes.lora(job) or 0
-    state = max(map(_size, states), default=0) or sizes.state(job) or 0
+    lora = max(map(size, loras), default=0) or sizes.lora(job) or 0
+    state = max(map(size, states), default=0) or sizes.state(job) or 0
     # existing files that are not replaced take space besides the new ones: all with `keeps`, else kept states
     replaced = (0, 0) if job.keeps else (len(loras), sum(not manifest.is_kept(each) for each in states))
     more = max(0, all_loras - replaced[0])
@@ -98,7 +98,7 @@ def _checkpoints(job: Job, subsets: Sequence[Subset], disk: _Disk) -> int:
     return max(_LEAST, sure)
 
 
-def _size(path: Path) -> int:
+def size(path: Path) -> int:
     """Return the size in bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else list(path.rglob("*"))
     return sum(file.stat().st_size for file in files if file.is_file())

@@ -56,11 +56,15 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _difference(then: Any, now: Any) -> str:
     if isinstance(then, dict) and isinstance(now, dict):
-        changed = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
-        shown = [f"{name} {then.get(name, 'none')} -> {now.get(name, 'none')}" for name in changed[:_SHOWN]]
-        more = f" and {len(changed) - _SHOWN} more" if changed[_SHOWN:] else ""
-        return ", ".join(shown) + more
+        found = changes(then, now)
+        return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if found[_SHOWN:] else "")
     return f"{short(then)} -> {short(now)}"
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the old and new value of each name whose values differ."""
+    names = (name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
+    return [f"{name}: {short(then.get(name))} -> {short(now.get(name))}" for name in names]
 
 
 def short(value: Any) -> str:

@@ -1,9 +1,10 @@
-"""A run's history, read from its events: the values of each step, the marks on its curve, its sample images."""
+"""A run's history, read from its events: the values of each step, their curves with marks, its sample images."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ _CHUNK = 4 * 2**20
 # the most of each that are kept: a record may be anybody's
 _MARKS, _SAMPLES, _RATES = 2000, 20_000, 8
 _SHOWN_IMAGES = 3
+# the weight of the past in the smoothed loss
+_SMOOTHING = 0.95
+_Row = tuple[int, "Step | None", "Step | None", float]
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,22 @@ class History:
     def _add(self, kind: str, text: str, step: int | None = None) -> None:
         self.marks.append(Mark(self.figures.step if step is None else int(step), kind, text, self.last))
 
+    def curves(self, points: int, low: float = -math.inf, high: float = math.inf) -> dict[str, Any]:
+        """Return the curves of a run, or of its steps from `low` to `high`, in about `points` rows."""
+        found = [each for each in _merged(self.steps) if low <= each[0] <= high]
+        return {
+            **_columns(_thinned(found, points)),
+            "all": len(found),
+            "offset": self.offset,
+            "smoothing": _SMOOTHING,
+            # skipped steps, restarts and deaths, resumes
+            "marks": [
+                {"step": each.step, "kind": each.kind, "text": each.text}
+                for each in self.marks
+                if each.kind in ("bad", "resume")
+            ],
+        }
+
 
 def events_since(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the complete events after a byte offset, each with the offset of its end, at which the next one begins.
@@ -145,3 +165,63 @@ def events_since(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]
                 offset += len(line) + 1
                 if event := files.parsed(line):
                     yield offset, event
+
+
+def _merged(steps: Sequence[Step]) -> list[_Row]:
+    """Return (step, its values, its replaced values, smoothed loss), sorted by step.
+
+    A step that was trained again after a resume has the values of the last time; those of the time before are the
+    replaced ones, and so are the steps after the resume that have not been trained again yet.
+    """
+    kept: dict[int, Step] = {}
+    replaced: dict[int, Step] = {}
+    lowest = math.inf
+    for each in reversed(steps):
+        if each.step < lowest:
+            kept[each.step], lowest = each, each.step
+        else:
+            replaced.setdefault(each.step, each)
+    smooth = math.nan
+    found = []
+    for step in sorted({*kept, *replaced}):
+        now = kept.get(step)
+        if now and not math.isnan(now.loss):
+            smooth = now.loss if math.isnan(smooth) else _SMOOTHING * smooth + (1 - _SMOOTHING) * now.loss
+        found.append((step, now, replaced.get(step), smooth))
+    return found
+
+
+def _thinned(found: list[_Row], points: int) -> list[_Row]:
+    """Return at most about `points` of the rows: of each stretch the first, the lowest and the highest loss."""
+    if len(found) <= points:
+        return found
+    stretch = math.ceil(len(found) / (points / 3))
+    kept: set[int] = {len(found) - 1}
+    for start in range(0, len(found), stretch):
+        part = range(start, min(start + stretch, len(found)))
+        kept |= {start, min(part, key=lambda at: _loss(found[at])), max(part, key=lambda at: -_loss(found[at], -1))}
+    return [found[at] for at in sorted(kept)]
+
+
+def _loss(row: _Row, sign: int = 1) -> float:
+    step = row[1] or row[2]
+    return math.inf if step is None or math.isnan(step.loss) else sign * step.loss
+
+
+def _columns(found: Sequence[_Row]) -> dict[str, Any]:
+    """Return the rows as columns of JSON values, null for a missing or non-finite one."""
+    rates = max((len(now.rates) for _, now, _, _ in found if now), default=0)
+    now = [row[1] for row in found]
+    return {
+        "step": [row[0] for row in found],
+        "loss": [_plain(each.loss if each else None) for each in now],
+        "smooth": [_plain(row[3]) if row[1] else None for row in found],
+        "replaced": [_plain(row[2].loss if row[2] else None) for row in found],
+        "seconds": [_plain(each.seconds if each else None) for each in now],
+        "memory": [_plain(each.memory if each else None) for each in now],
+        "lr": [[_plain(each.rates[n] if each and n < len(each.rates) else None) for each in now] for n in range(rates)],
+    }
+
+
+def _plain(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(f"{value:.6g}")

@@ -32,9 +32,9 @@ class Machines:
     clock: Callable[[], float] = time.monotonic
     _beats: int = 0
     _due: float = 0.0
-    # for each other machine, its last sign and when it came; the first may be of an earlier run
-    _seen: dict[int, tuple[dict[str, Any], float]] = field(default_factory=dict)
-    _alive: dict[int, dict[str, Any]] = field(default_factory=dict)
+    # for each other machine, its first sign, which may be of an earlier run; and a later one with the time when it came
+    _first: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _alive: dict[int, tuple[dict[str, Any], float]] = field(default_factory=dict)
     # set if the machine of `gone` gives no sign of life, as after the loss of a node
     is_silent: bool = False
 
@@ -53,17 +53,17 @@ class Machines:
 
     def _look(self, rank: int) -> None:
         sign = files.read_json(self._file(rank))
-        before, _ = self._seen.setdefault(rank, (sign, self.clock()))
+        before, _ = self._alive.get(rank, (self._first.setdefault(rank, sign), 0.0))
         if sign and sign != before:
-            self._seen[rank], self._alive[rank] = (sign, self.clock()), sign
+            self._alive[rank] = (sign, self.clock())
 
     def gone(self) -> str | None:
         """Return a sentence about a machine that was there and has ended or gives no sign of life."""
-        for rank, found in self._alive.items():
+        for rank, (found, seen) in self._alive.items():
             who = f"machine {rank} ({found.get('host')})"
             if found.get("ended"):
                 return f"{who} has ended: {found['ended']}"
-            if self.clock() - self._seen[rank][1] > LOST_S:
+            if self.clock() - seen > LOST_S:
                 self.is_silent = True
                 return f"{who} is gone: it has given no sign of life for {LOST_S:.0f} seconds"
         return None

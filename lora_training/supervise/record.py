@@ -33,6 +33,7 @@ STOP = "stop"
 LOCK = "lock"
 RECORD = "run.json"
 COMMAND = "command.sh"  # as a line for a shell
+BACKGROUND = "background.log"  # the output of a detached `lora train`
 # in place of upstream's commit, in the record of a run of the miniature; and its name for people
 NO_UPSTREAM, MINIATURE = "none", "the miniature (NOT sd-scripts)"
 _Kinds: TypeAlias = "Mapping[str, type | tuple[type, ...]]"

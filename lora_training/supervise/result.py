@@ -87,19 +87,6 @@ def metadata_of(path: Path) -> dict[str, str]:
     return {name: text for name, text in metadata.items() if isinstance(text, str)}
 
 
-def complete(path: Path, made_by: Mapping[str, str], steps: int | None = None) -> Result | None:
-    """Return the LoRA at `path` if it is valid, complete and made by exactly `made_by`; else None.
-
-    `made_by` is compared with its metadata; with `steps`, the caller knows its origin and the number of its steps.
-    """
-    if steps is None and not is_made_by(path, made_by):
-        return None
-    try:
-        return check(path, before=None, told=None if steps is None else (steps, steps))
-    except TrainingError:
-        return None
-
-
 def is_made_by(path: Path, made_by: Mapping[str, str]) -> bool:
     """Return whether the metadata of the LoRA at `path` contain exactly `made_by`."""
     metadata = metadata_of(path)

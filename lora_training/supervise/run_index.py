@@ -42,8 +42,8 @@ def remove(workspace: Workspace, folder: Path) -> None:
             pointer.unlink(missing_ok=True)
 
 
-def ident(folder: Path) -> str:
-    """Return the name of a run's file in the index, which serves as its id."""
+def ident(folder: Path | str) -> str:
+    """Return the name of a run's file in the index, which serves as its id; or the id of one of its files."""
     return hashlib.sha256(os.fspath(folder).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

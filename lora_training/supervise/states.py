@@ -79,13 +79,6 @@ def is_anothers(folder: Path, made_by: Mapping[str, str]) -> bool:
     return described is not None and dict(described.made_by) != dict(made_by)
 
 
-def by_maker(output: Path, made_by: Mapping[str, str]) -> tuple[list[Path], list[Path]]:
-    """Return the complete states under the name of `output`: those that match `made_by`, and the others."""
-    finished = [folder for folder in folders(output) if manifest.read(folder)]
-    others = [folder for folder in finished if is_anothers(folder, made_by)]
-    return [folder for folder in finished if folder not in others], others
-
-
 def flags(state: State | None) -> tuple[str, ...]:
     """Return upstream's flags to resume from a state; none for a run from the beginning."""
     return ("--resume", str(state.path), "--skip_until_initial_step") if state else ()
@@ -106,11 +99,6 @@ def clear_passing(output: Path, *, before: int | None = None) -> None:
 def run_folder(state: Path) -> Path:
     """Return the folder of the run that a state is named after."""
     return state.with_name(_STATE.sub("", state.name) + ".run")
-
-
-def kept(output: Path) -> list[Path]:
-    """The states under the name of `output` that some run was started from."""
-    return [folder for folder in folders(output) if manifest.is_kept(folder)]
 
 
 def at(folder: Path) -> State:

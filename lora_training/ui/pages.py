@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lora_training.app import compare, overview, recording
+from lora_training.app import compare, overview, recording, runs
 from lora_training.supervise import run_index
 from lora_training.supervise.history import History
 from lora_training.supervise.record import Record
@@ -79,7 +80,7 @@ def _parts(request: Request, ident: str) -> dict[str, str]:
         "row": overview.row(folder, run, history),
         "marks": history.marks[::-1],
         "files": overview.files_of(run),
-        "states": overview.states_of(run),
+        "states": [path.name for path in runs.saves(run)["state"]],
         "samples": overview.samples_of(history),
         "log": overview.log_tail(overview.log_of(run)),
     }
@@ -89,9 +90,9 @@ def _parts(request: Request, ident: str) -> dict[str, str]:
 def curves(request: Request) -> Response:
     """Answer with the run's curves, or a part of them."""
     folder, _ = web.run(request)
-    low, high, points = (_number(request, name) for name in ("low", "high", "points"))
-    number = int(min(points, _MOST_POINTS)) if points and points > 0 else _POINTS
-    return web.answer(overview.curves(_history(request, folder), number, low, high))
+    low, high, points = (_number(request, *each) for each in (("low", -math.inf), ("high", math.inf), ("points", 0.0)))
+    number = int(min(points, _MOST_POINTS)) if points > 0 else _POINTS
+    return web.answer(_history(request, folder).curves(number, low, high))
 
 
 def file(request: Request) -> Response:
@@ -137,17 +138,16 @@ def show_compared(request: Request) -> Response:
 def compared_curves(request: Request) -> Response:
     """Answer with the curves of several runs."""
     found = [
-        {"name": run.name, **overview.curves(_history(request, folder), _POINTS_COMPARED)}
-        for folder, run in _chosen(request)
+        {"name": run.name, **_history(request, folder).curves(_POINTS_COMPARED)} for folder, run in _chosen(request)
     ]
     return web.answer({"runs": found})
 
 
-def _number(request: Request, name: str) -> float | None:
+def _number(request: Request, name: str, otherwise: float) -> float:
     try:
         return float(request.query_params.get(name, ""))
     except ValueError:
-        return None
+        return otherwise
 
 
 ROUTES = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_training.supervise.loading import Loading
+from lora_training.supervise.figures import Loading
 
 LOG = """\
 2026-11-21 22:25:24 INFO     load tokenizer from cache: /cache/openai_clip-vit-large-patch14   strategy_base.py:59

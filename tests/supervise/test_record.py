@@ -93,7 +93,7 @@ def test_differences_of_the_environment_are_named() -> None:
         "driver": "570",
     }
     assert environment.differences(then, now) == [
-        "packages: torch 2.6.0 -> 2.7.0",
+        "packages: torch: 2.6.0 -> 2.7.0",
         "GPUs: none -> H200",
         "GPU driver: none -> 570",
     ]

@@ -103,7 +103,7 @@ def test_metadata_of_any_kind_are_none(tmp_path: Path, metadata: str) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\0\0\x80?" * 2)
     assert result.metadata_of(path) == {}
-    assert result.complete(path, {"config": "a"}) is None
+    assert not result.is_made_by(path, {"config": "a"})
     with pytest.raises(TrainingError):
         result.check(path, before=None)
 

@@ -139,7 +139,7 @@ def take_back(here: Workspace, folder: Path) -> tuple[list[Path], list[Path]]:
     with locks.exclusive(place, name=folder):
         last = newest(place)
         if last is None:
-            raise ConfigError(f"there is nothing to undo in {folder}")
+            raise ConfigError(f"there is nothing to undo in {folder}", hint="give the folder that was captioned")
         return undo(last)
 
 

@@ -77,7 +77,7 @@ def _read(path: Path) -> Header:
 def _kind(header: Header, *, is_lora: bool) -> str:
     if not is_lora:
         shapes = {name: entry["shape"] for name, entry in header.tensors.items()}
-        return checkpoints.kind(shapes) or f"a model of {_UNKNOWN}"
+        return checkpoints.kind(shapes) or (f"a model of {_UNKNOWN}" if shapes else "no tensors")
     told = header.metadata.get("modelspec.architecture") or importer.script(dict(header.metadata))
     signs = (family for family, starts in _SIGNS.items() if any(name.startswith(starts) for name in header.tensors))
     return f"a LoRA for {told.removesuffix('/lora') if told else next(signs, _UNKNOWN)}"

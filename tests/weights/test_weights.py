@@ -54,6 +54,8 @@ def test_a_lora_is_described_by_its_header(tmp_path):
 def test_without_metadata_the_names_tell_the_family(tmp_path):
     (found,) = shown(made(tmp_path / "a.safetensors"))["files"]
     assert (found["kind"], found["made"]) == ("a LoRA for SD 1.x or 2.x", {})
+    save_file({}, str(tmp_path / "empty.safetensors"))
+    assert shown(tmp_path / "empty.safetensors")["files"][0]["kind"] == "no tensors"
 
 
 def test_two_files_are_compared_tensor_by_tensor(tmp_path):

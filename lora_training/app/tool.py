@@ -182,12 +182,9 @@ def _wait(child: LaunchSpec) -> int:
 def _failure(tool: Script, code: int, unreadable: Sequence[Problem]) -> TrainingError:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     needs = [f"some of its options need {', '.join(tool.options_lack)}"] if tool.options_lack else []
-    hints = [
-        f"its messages are above; `lora tool {tool.name} --help` shows its arguments",
-        *needs,
-        *(f"{each.message}\n{each.hint}" for each in unreadable),
-    ]
-    return TrainingError(f"{tool.name} {how}", hint="\n".join(hints))
+    shown = f"its messages are above; `lora tool {tool.name} --help` shows its arguments"
+    hint = "\n".join([shown, *needs, *(f"{each.message}\n{each.hint}" for each in unreadable)])
+    return TrainingError(f"{tool.name} {how}", hint=hint)
 
 
 # -- output files

@@ -128,7 +128,8 @@ def _faults(samples: Sequence[Sample], limit: int | None, trigger: str | None) -
     images: dict[str, dict[str, str]] = {code: {} for code in _FAULTS}
     for sample in samples:
         for code, detail in (*_of_file(sample), *_of_size(sample), *_of_caption(sample, limit, trigger)):
-            images[code][sample.path] = detail
+            if detail is not None:
+                images[code][sample.path] = detail
     for code, (severity, text) in _FAULTS.items():
         if images[code]:
             yield Fault(code, severity, text.format(limit=limit, trigger=trigger), images[code])
@@ -141,48 +142,37 @@ def _faults(samples: Sequence[Sample], limit: int | None, trigger: str | None) -
         yield Fault("near-duplicate", "warning", "images that look the same", dict.fromkeys(group, ""))
 
 
-def _of_file(sample: Sample) -> Iterator[tuple[str, str]]:
-    """Yield the codes of the faults of an image file, with details."""
-    picture = sample.picture
-    if picture.wrong:
-        yield "broken", picture.wrong
-    if picture.orientation > 1:
-        yield "exif-rotated", f"orientation {picture.orientation}"
-    if picture.frames > 1:
-        yield "animated", f"{picture.frames} frames"
-    if picture.has_alpha and not sample.subset.options.get("alpha_mask"):
-        yield "alpha", picture.mode
-    if picture.mode == "CMYK":
-        yield "cmyk", picture.mode
-    if picture.mode.startswith(("I", "F")):
-        yield "deep", picture.mode
+def _of_file(sample: Sample) -> Iterator[tuple[str, str | None]]:
+    """Yield the codes of the faults that an image file may have, each with a detail if it has it."""
+    picture, options = sample.picture, sample.subset.options
+    yield "broken", picture.wrong
+    yield "exif-rotated", f"orientation {picture.orientation}" if picture.orientation > 1 else None
+    yield "animated", f"{picture.frames} frames" if picture.frames > 1 else None
+    yield "alpha", picture.mode if picture.has_alpha and not options.get("alpha_mask") else None
+    yield "cmyk", picture.mode if picture.mode == "CMYK" else None
+    yield "deep", picture.mode if picture.mode.startswith(("I", "F")) else None
 
 
-def _of_size(sample: Sample) -> Iterator[tuple[str, str]]:
-    """Yield the codes of the faults of an image's size, with details."""
-    place, (short, long) = sample.place, sorted((sample.picture.width, sample.picture.height))
-    if place is None:
-        return
-    if 0 in place.bucket:
-        yield "no-bucket", sample.size
-    if short < _LEAST_SIDE:
-        yield "tiny", sample.size
-    if (scale := place.resized[0] / sample.picture.width) > _MOST_ENLARGED:
-        yield "enlarged", f"{sample.size}, {scale:.1f} times"
-    if long > _MOST_RATIO * short:
-        yield "extreme", sample.size
-    elif place.lost > _MOST_LOST:
-        yield "cropped", f"{place.lost:.0%}"
+def _of_size(sample: Sample) -> Iterator[tuple[str, str | None]]:
+    """Yield those of its size."""
+    if place := sample.place:
+        short, long = sorted((sample.picture.width, sample.picture.height))
+        scale, is_extreme = place.resized[0] / sample.picture.width, long > _MOST_RATIO * short
+        yield "no-bucket", sample.size if 0 in place.bucket else None
+        yield "tiny", sample.size if short < _LEAST_SIDE else None
+        yield "enlarged", f"{sample.size}, {scale:.1f} times" if scale > _MOST_ENLARGED else None
+        yield "extreme", sample.size if is_extreme else None
+        yield "cropped", f"{place.lost:.0%}" if place.lost > _MOST_LOST and not is_extreme else None
 
 
-def _of_caption(sample: Sample, limit: int | None, trigger: str | None) -> Iterator[tuple[str, str]]:
-    """Yield the codes of a caption's faults, with details."""
+def _of_caption(sample: Sample, limit: int | None, trigger: str | None) -> Iterator[tuple[str, str | None]]:
+    """Yield those of its caption."""
+    text, length = sample.caption.text.lower(), sample.tokens or 0
     if sample.caption.fault:
         yield f"caption-{sample.caption.fault}", sample.caption.detail
-    if limit and (sample.tokens or 0) > limit:
-        yield "tokens", f"{sample.tokens} tokens"
-    if trigger and not sample.subset.options.get("is_reg") and trigger.lower() not in sample.caption.text.lower():
-        yield "trigger", ""
+    yield "tokens", f"{length} tokens" if limit and length > limit else None
+    if trigger and not sample.subset.options.get("is_reg"):
+        yield "trigger", "" if trigger.lower() not in text else None
 
 
 _FAULTS: dict[str, tuple[Severity, str]] = {

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from lora_training.runtime.patches import atomic_cache
 from tests.runtime.conftest import CACHED, Trainer, copied_images, dataset, same
 
 ATOMIC = {"atomic-cache": {}}
@@ -116,3 +118,20 @@ def test_a_write_that_fails_leaves_no_file_and_text_outputs_are_checked_too(trai
     assert "failed: no space left on device" in patched.log
     assert all(said in patched.log for said in ("whole True", "short False", "nothing False"))
     assert sorted(path.name for path in tmp_path.glob("*.npz*")) == ["whole.npz"]
+
+
+def test_two_trainings_in_containers_write_the_same_file_at_once(tmp_path: Path) -> None:
+    """Their processes have the same number, each in its own container."""
+    written = []
+
+    class Slow:
+        def savez(self, file: BinaryIO, **arrays: bytes) -> None:
+            file.write(arrays["part"][:3])
+            if not written:
+                written.append("the other")
+                numpy.savez(str(tmp_path / "a.npz"), part=b"others")
+            file.write(arrays["part"][3:])
+
+    numpy = atomic_cache._AtomicNumpy(Slow())
+    numpy.savez(str(tmp_path / "a.npz"), part=b"latent")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.npz": b"latent"}

@@ -9,8 +9,8 @@ renamed. A file that does not open, lacks a part or does not fit its image's buc
 from __future__ import annotations
 
 import functools
-import os
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +33,8 @@ class _AtomicNumpy:
         return getattr(self._numpy, name)
 
     def savez(self, path: str, **arrays: Any) -> None:
-        partial = Path(f"{path}.{os.getpid()}.partial")
+        # not the process number: two containers may have the same one
+        partial = Path(f"{path}.{uuid.uuid4().hex[:8]}.partial")
         try:
             with partial.open("wb") as file:
                 self._numpy.savez(file, **arrays)

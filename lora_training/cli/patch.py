@@ -199,7 +199,7 @@ def list_(*, as_json: bool) -> None:
 @click.argument("name", shell_complete=_patches)
 @json_option
 def show(name: str, *, as_json: bool) -> None:
-    """Print one patch with its header. NAME may be its number, after UPSTREAM/ where several have it."""
+    """Print one patch with its header. NAME may be its number or title, after UPSTREAM/ where several have it."""
     from lora_training.patching import docs, series
 
     here, wanted = _checkout()
@@ -233,10 +233,10 @@ def _find(targets: Sequence[Target], name: str) -> tuple[Target, str]:
 
 
 def _names(upstream: str, full: str) -> set[str]:
-    """Return all names of a patch: its name or number, with or without its upstream."""
+    """Return all names of a patch: number and title, or one of them, with or without its upstream."""
     name = full.removesuffix(".patch")
-    number = name.partition("-")[0]
-    found = {name, number, number.lstrip("0")}
+    number, _, title = name.partition("-")
+    found = {name, number, number.lstrip("0"), title if number.isdecimal() else name} - {""}
     return found | {f"{upstream}/{each}" for each in found}
 
 
@@ -284,7 +284,8 @@ def refresh(upstream: str, name: str | None, files: tuple[str, ...], *, as_json:
     from lora_training.patching import authoring
 
     here, (target,) = _checkout([upstream])
-    patch_formatting.report_written(authoring.refresh(here, target, name, files), as_json=as_json)
+    full = _find([target], name)[1] if name else None
+    patch_formatting.report_written(authoring.refresh(here, target, full, files), as_json=as_json)
 
 
 @patch.command()

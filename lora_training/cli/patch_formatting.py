@@ -61,8 +61,11 @@ def report_ad_hoc(tree: object, done: str, found: AdHocResult, *, as_json: bool)
 def report_locked(found: Locked, *, as_json: bool) -> None:
     """Print the changes of the lock."""
     done = "patches.lock written" if found.changes else "patches.lock is current"
-    document = {"changes": list(found.changes), "moved": _moved(found.moved)}
-    _print(document, [*found.changes, *_moved_lines(found.moved), done], found.recovered, as_json=as_json)
+    document = {"changes": list(found.changes), "moved": _moved(found.moved), "held": list(found.held)}
+    held = [
+        f"{name}: the tree has its changes already; `lora patch apply` takes them as applied" for name in found.held
+    ]
+    _print(document, [*found.changes, *_moved_lines(found.moved), done, *held], found.recovered, as_json=as_json)
 
 
 def report_verified(found: Verified, *, as_json: bool) -> None:
@@ -70,9 +73,10 @@ def report_verified(found: Verified, *, as_json: bool) -> None:
     from lora_training.patching.verify import lines
 
     problems = [{"upstream": p.where, "what": p.message, "mend": p.hint or ""} for p in found.problems]
-    document = {"ok": not problems, "steps": dict(found.steps), "problems": problems}
+    document = {"ok": not problems, "steps": dict(found.steps), "problems": problems, "unlisted": list(found.unlisted)}
     last = "verification failed" if problems else _VERIFIED
-    _print(document, [*lines(found.problems), last], found.recovered, as_json=as_json)
+    notes = [f"note: {path} is not in its series, so it is never applied" for path in found.unlisted]
+    _print(document, [*lines(found.problems), *notes, last], found.recovered, as_json=as_json)
 
 
 def report_verified_ad_hoc(problems: list[str], found: Recovered | None, *, as_json: bool) -> None:
@@ -91,9 +95,10 @@ def report_written(found: Written, *, as_json: bool) -> None:
 def report_removed(upstream: str, found: Removed, *, as_json: bool) -> None:
     """Print the result of remove."""
     files = [shown(path) for path in found.files]
-    document = {"upstream": upstream, "removed": found.patch, "kept": str(found.kept), "files": files}
+    kept = found.kept and str(found.kept)
+    document = {"upstream": upstream, "removed": found.patch, "kept": kept, "files": files}
     done = f"{upstream}/{found.patch}: removed, files written in the tree: {len(files)}"
-    _print(document, [done, f"it is kept as {found.kept}"], found.recovered, as_json=as_json)
+    _print(document, [done, *([f"it is kept as {kept}"] if kept else [])], found.recovered, as_json=as_json)
 
 
 def recovered(found: Recovered | None) -> dict[str, str] | None:

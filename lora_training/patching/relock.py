@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,14 @@ from lora_training.workspace import Workspace
 
 @dataclass(frozen=True)
 class Locked:
-    """The changes of the lock, one line each, and the hunks that were found at another line than they state."""
+    """The changes of the lock, one line each, and the hunks that were found at another line than they state.
+
+    `held` has the added patches whose changes are in the tree already, as `UPSTREAM/NAME`.
+    """
 
     changes: tuple[str, ...]
     moved: tuple[planning.Moved, ...]
+    held: tuple[str, ...] = ()
     recovered: Recovered | None = None
 
 
@@ -38,13 +43,33 @@ def lock(workspace: Workspace, targets: Sequence[Target]) -> Locked:
         moved: list[planning.Moved] = []
         for target in targets:
             if series.names(target.patches):
-                new[target.name] = stack_of(target, old.get(target.name), series.read(target.patches), moved)
+                with _removal_offered(target, old.get(target.name)):
+                    new[target.name] = stack_of(target, old.get(target.name), series.read(target.patches), moved)
             _check_recognised(target, old.get(target.name), new.get(target.name))
+        held = [each for target in targets if target.name in new for each in _held(target, old, new[target.name])]
         changes = tuple(_differences(old, new))
         path = workspace.patches / lockfile.LOCK
         if changes or not path.exists():
             fs.replace_file(path, lockfile.render(new).encode())
-    return Locked(changes, tuple(moved), recovered)
+    return Locked(changes, tuple(moved), tuple(held), recovered)
+
+
+@contextlib.contextmanager
+def _removal_offered(target: Target, old: Stack | None) -> Iterator[None]:
+    """Add to the hint about a patch that was never locked how to take it out of the series."""
+    try:
+        yield
+    except PatchError as exc:
+        name = series.blamed(target.patches, exc)
+        if name and name not in [patch.name for patch in (old.patches if old else ())]:
+            exc.hint = f"{exc.hint}\nor take it out of the series: `lora patch remove {target.name}/{name}`"
+        raise
+
+
+def _held(target: Target, old: Mapping[str, Stack], new: Stack) -> Iterator[str]:
+    known = [patch.name for patch in old[target.name].patches] if target.name in old else []
+    if tree_state.read(target, new).common == new.last:
+        yield from (f"{target.name}/{patch.name}" for patch in new.patches if patch.name not in known)
 
 
 def stack_of(

@@ -23,7 +23,7 @@ FIELDS = {
     "Upstream-Version": (".+", "the upstream and its commit or version"),
     "Reason": (".+", "what goes wrong without the patch"),
     "Verification": (".+", "the command or test that shows that it works"),
-    "Removal-Condition": (".+", "upstream-commit SHA, version >= X, or probe NAME"),
+    "Removal-Condition": (r"(upstream-commit|version >=|probe) .+", "upstream-commit SHA, version >= X, or probe NAME"),
 }
 _TODO = "TODO"
 _SEPARATOR = "---"
@@ -101,7 +101,14 @@ def read_bytes(folder: Path, without: Path | None = None) -> dict[str, bytes]:
     try:
         return {name: (folder / name).read_bytes() for name in names(folder) if folder / name != without}
     except OSError as exc:
-        raise PatchError(f"{exc.filename}: {exc.strerror}", hint=f"it is listed in {folder / SERIES}") from exc
+        what = f"{Path(exc.filename).name}: it cannot be read from {folder}: {exc.strerror}"
+        raise PatchError(what, hint=f"it is listed in {folder / SERIES}") from exc
+
+
+def blamed(folder: Path, exc: PatchError) -> str | None:
+    """Return the name of the patch of a series that an error is about, with which its message begins."""
+    first = exc.message.split()[0].rstrip(":,")
+    return first if first in names(folder) else None
 
 
 def headers(folder: Path, without: Path | None = None) -> dict[str, dict[str, str]]:
@@ -160,18 +167,14 @@ def parse_header(name: str, preamble: bytes) -> dict[str, str]:
 def _checked(name: str, fields: dict[str, str]) -> dict[str, str]:
     """Return the fields of a header. Raises PatchError unless every required one is filled in."""
     missing = unfilled(fields)
-    if missing:
-        raise PatchError(f"{name}: still to fill in: {', '.join(missing)}", hint=_allowed(missing))
-    wrong = [field for field, (form, _) in FIELDS.items() if not re.fullmatch(form, fields[field].split("\n")[0])]
-    if wrong:
-        given = fields[wrong[0]].split("\n")[0]
-        raise PatchError(f"{name}: {wrong[0]} cannot be `{given[:60]}`", hint=_allowed(wrong))
+    given = {field: fields[field].split("\n")[0] for field in FIELDS if field not in missing}
+    wrong = [field for field, text in given.items() if not re.fullmatch(FIELDS[field][0], text)]
+    faults = [f"still to fill in: {', '.join(missing)}"] if missing else []
+    faults += [f"{field} cannot be `{given[field][:60]}`" for field in wrong]
+    if faults:
+        allowed = (f"{field}: {FIELDS[field][1]}" for field in FIELDS if field in {*missing, *wrong})
+        raise PatchError(f"{name}: {'; '.join(faults)}", hint="\n".join(allowed))
     return fields
-
-
-def _allowed(fields: Iterable[str]) -> str:
-    """Return what those fields may hold, one line each."""
-    return "\n".join(f"{field}: {FIELDS[field][1]}" for field in fields)
 
 
 def render_header(fields: dict[str, str]) -> bytes:

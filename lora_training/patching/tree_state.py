@@ -218,14 +218,15 @@ def edits_hint(state: TreeState, edited: Sequence[str]) -> str:
     if unlocked := [each for each in series.names(state.target.patches) if each not in known]:
         fill = f"if they are in {unlocked[-1]}, fill in its header, then `lora patch lock`, `lora patch apply`"
         return f"{fill}\nthrow them away: {drop}"
-    ways = [
+    if not any(os.path.lexists(state.target.root / path) for path in edited):
+        return f"bring back what was deleted: {drop}"
+    ways = (
         "keep them in FILE as a patch: `lora patch revert --keep-edits FILE`, then `lora patch apply`",
         f"make them a patch of the series of {name}: `lora patch new {name} TITLE`",
         f"add them to its last patch: `lora patch refresh {name}`",
-    ]
-    if any(os.path.lexists(state.target.root / path) for path in edited):
-        return "\n".join([*ways, f"throw them away: {drop}"])
-    return "\n".join([f"bring back what was deleted: {drop}", *ways])
+        f"throw them away: {drop}",
+    )
+    return "\n".join(ways)
 
 
 def refuse_edits(state: TreeState, edited: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,11 +30,15 @@ def lines(problems: Iterable[Problem]) -> list[str]:
 
 @dataclass(frozen=True)
 class Verified:
-    """The problems that were found, and the step of the series that each tree is at, None for none."""
+    """The problems that were found, and the step of the series that each tree is at, None for none.
+
+    `unlisted` has the patch files that are in no series, as `UPSTREAM/NAME`.
+    """
 
     problems: tuple[Problem, ...]
     steps: Mapping[str, int | None]
     recovered: Recovered | None = None
+    unlisted: tuple[str, ...] = ()
 
 
 def verify(workspace: Workspace, targets: Sequence[Target]) -> Verified:
@@ -46,7 +51,16 @@ def verify(workspace: Workspace, targets: Sequence[Target]) -> Verified:
             problems.append(Problem(f"{docs.DOCUMENT} is out of date", "lora patch docs"))
     except PatchError as exc:
         problems.append(Problem(exc.message, exc.hint))
-    return replace(found, problems=tuple(problems))
+    return replace(found, problems=tuple(problems), unlisted=tuple(_unlisted(targets)))
+
+
+def _unlisted(targets: Iterable[Target]) -> Iterator[str]:
+    for target in targets:
+        # a series that cannot be read is a problem of its own
+        with contextlib.suppress(PatchError):
+            listed = series.names(target.patches)
+            paths = sorted(target.patches.glob("*.patch"))
+            yield from (f"{target.name}/{path.name}" for path in paths if path.name not in listed)
 
 
 def trees(workspace: Workspace, targets: Sequence[Target]) -> Verified:

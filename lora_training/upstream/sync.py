@@ -167,6 +167,12 @@ def _from_git(
     Runs plain git on the address in `.gitmodules`, so `url.<base>.insteadOf`, proxies and credentials work.
     Raises proc.ProcError with git's own words.
     """
+
+    def meter(line: str) -> None:
+        # an error of git's is in the exception, and is none where the source archive takes its place
+        if "%" in line:
+            progress(line)
+
     repositories.check_address(upstream.url)
     chosen = patterns(workspace, upstream)
     with repositories.created(tree) as repo:
@@ -182,9 +188,9 @@ def _from_git(
         (info / "sparse-checkout").write_text("\n".join(chosen) + "\n", encoding="utf-8")
         progress(f"{upstream.name}: fetching {commit[:12]} from {upstream.url}")
         fetch = ("fetch", "--progress", "--depth=1", "--filter=blob:none", "--no-tags", "origin", commit)
-        repo.git.stream(progress, *_PATIENCE, *fetch)
+        repo.git.stream(meter, *_PATIENCE, *fetch)
         progress(f"{upstream.name}: checking out {commit[:12]}")
-        repo.git.stream(progress, *_PATIENCE, "checkout", "--progress", "--detach", commit)
+        repo.git.stream(meter, *_PATIENCE, "checkout", "--progress", "--detach", commit)
 
 
 def patterns(workspace: Workspace, upstream: Upstream) -> list[str]:

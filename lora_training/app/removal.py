@@ -39,6 +39,21 @@ class Removal:
         return {"name": self.name, "folder": str(self.folder), "paths": list(map(str, self.paths)), "stays": stays}
 
 
+def named(here: Workspace, name: str, *, lora: bool = False, only_states: bool = False) -> Removal:
+    """Return what to remove of the run with that name, or of a state that a run was started from.
+
+    Of a run whose record is damaged, that is the record alone, since nothing says what else is its own.
+    """
+    if kept := kept_state(here, Path(name).absolute()):
+        return kept
+    try:
+        return plan(*runs.find(here, name), lora=lora, only_states=only_states)
+    except runs.DamagedRun as exc:
+        if lora or only_states:
+            raise
+        return Removal(exc.folder.stem, exc.folder, (exc.folder,))
+
+
 def plan(folder: Path, run: Record, *, lora: bool = False, only_states: bool = False) -> Removal:
     """Return what to remove of a run: its states, then its LoRA and checkpoints if `lora` is set, then its record.
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lora_training import shell
-from lora_training.app import compare, recording
+from lora_training.app import compare, recording, runs
 from lora_training.app.plan import Plan
 from lora_training.errors import ConfigError, LoraError
 from lora_training.supervise import backup, states
 from lora_training.supervise.run import Watcher
 from lora_training.supervise.states import State
+from lora_training.workspace import Workspace
 
 _SHOWN, _OFFERED = 5, 3
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -38,6 +39,20 @@ def meant(plan: Plan, resume: str, watcher: Watcher) -> str:
     elif recording.complete(plan) is None:
         return resume
     return "auto"
+
+
+def of_run(here: Workspace, name: str, note: Callable[[str], None]) -> Path | None:
+    """Return the newest state of the run with that name, folder or LoRA; None if there is no such run."""
+    try:
+        _, run = runs.find(here, name, note=note)
+    except LoraError:
+        return None
+    newest = states.newest(Path(run.output), made_by=run.made_by)
+    if newest is None:
+        raise ConfigError(
+            f"the run {run.name} has no saved state to resume from", hint=f"its files are in {Path(run.output).parent}"
+        )
+    return newest.path
 
 
 def state(plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) -> State | None:

@@ -24,6 +24,15 @@ _POLL_S = 0.2
 GONE = "`lora runs show FOLDER/NAME` finds a run that was moved there; `lora runs prune` clears the list of those gone"
 
 
+class DamagedRun(LoraError):
+    """A run of the list whose record is missing or cannot be read; `folder` is that of the record."""
+
+    def __init__(self, folder: Path) -> None:
+        hint = f"`lora runs rm {shell.quote(folder.stem)}` removes that folder; its LoRA and states stay"
+        super().__init__(f"the run {folder.stem!r} is damaged: {folder} has no record that can be read", hint=hint)
+        self.folder = folder
+
+
 def find(
     here: Workspace, name: str, *, alive: bool = False, note: Callable[[str], None] | None = None
 ) -> tuple[Path, Record]:
@@ -64,12 +73,13 @@ def _found_again(here: Workspace, path: Path, note: Callable[[str], None] | None
 
 def _unknown(here: Workspace, name: str, known: Iterable[str]) -> LoraError:
     path = Path(name).absolute()
-    gone = [
-        folder
-        for folder in run_index.gone(here)
-        if name == folder.stem or (path.parent, path.stem) == (folder.parent, folder.stem)
-    ]
-    if gone:
+
+    def named(folders: Iterable[Path]) -> list[Path]:
+        return [each for each in folders if name == each.stem or (path.parent, path.stem) == (each.parent, each.stem)]
+
+    if damaged := named(run_index.damaged(here)):
+        return DamagedRun(damaged[0])
+    if gone := named(run_index.gone(here)):
         return LoraError(f"the folder of the run {name!r} is gone: {gone[0]}", hint=GONE)
     job = next((job for job in jobs.read(here.queue) if name in (job.name, job.folder.name, job.output)), None)
     if job:

@@ -104,9 +104,7 @@ def run(
         _forget_earlier_stop(plan)
         done = recording.complete(plan) if resume == "auto" else None
         if done:
-            # it may have been moved here
-            run_index.add(here, plan.folder)
-            watcher.note("this run is complete; nothing to train (`--resume never` starts anew)")
+            _report_complete(here, plan, watcher)
             return done
         state = checked(here, plan, resume, watcher, is_rerun=rerun_of is not None)
         watcher.say(*summary.lines(here, plan, watcher.progress, write=True))
@@ -115,7 +113,21 @@ def run(
         run_index.add(here, plan.folder)
         if detach:
             _detach(plan.folder)
-        return supervising.Supervisor(replace(_supervised_run(plan), began=began), watcher).go(state)
+        # a rerun goes on from its own states
+        anew = resume == "never" and rerun_of is None
+        return supervising.Supervisor(replace(_supervised_run(plan), began=began, starts_anew=anew), watcher).go(state)
+
+
+def _report_complete(here: Workspace, plan: Plan, watcher: Watcher) -> None:
+    if record.read(plan.folder):
+        # it may have been moved here
+        run_index.add(here, plan.folder)
+        watcher.note("this run is complete; nothing to train (`--resume never` starts anew)")
+    else:
+        watcher.note(
+            f"nothing to train: by its metadata, {plan.output} is complete and made by the same configuration; "
+            "it has no record that can be read (`--resume never` trains it anew, with one)"
+        )
 
 
 def checked(here: Workspace, plan: Plan, resume: str, watcher: Watcher, *, is_rerun: bool = False) -> State | None:

@@ -50,18 +50,21 @@ def list_(*, as_json: bool) -> None:
     """List every run, newest first, with its state, attempts and LoRA; before them, those that wait in Slurm."""
     here = workspace.find()
     found, gone, waiting = run_index.runs(here), run_index.gone(here), slurm.waiting(here)
+    damaged = run_index.damaged(here)
     if as_json:
         documents = [app.summary(folder, run) for folder, run in found]
-        print_json({"runs": documents, "gone": list(map(str, gone)), "waiting": waiting})
+        paths = {"gone": list(map(str, gone)), "damaged": list(map(str, damaged))}
+        print_json({"runs": documents, **paths, "waiting": waiting})
         return
     say(*(f"{job['name']}: waits in Slurm, job {job['slurm']}: {job['why']}, {job['output']}" for job in waiting))
-    if not found and not gone and not waiting:
+    if not (found or gone or damaged or waiting):
         say("no run yet: `lora train FILE` starts one")
     for folder, run in found:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))
         again = "a rerun, " if run.rerun_of else ""
         count = f"{len(run.attempts)} attempt{'s' * (len(run.attempts) != 1)}"
         say(f"{run.name}: {app.progress(folder, run)}, {again}{count}, {started}, {app.output(folder, run)}")
+    say(*(f"{folder.stem}: damaged, {folder} has no record that can be read" for folder in damaged))
     if gone:
         more = [f"and {len(gone) - _SHOWN} more"] if len(gone) > _SHOWN else []
         say(*(f"gone: {folder}" for folder in gone[:_SHOWN]), *more, app.GONE, err=True)
@@ -183,11 +186,7 @@ def rm(names: tuple[str, ...], *, lora: bool, only_states: bool, yes: bool, as_j
     if lora and only_states:
         raise click.UsageError("--states removes the states alone; leave it out, or --lora")
     here = workspace.find()
-    planned = [
-        removal.kept_state(here, Path(name).absolute())
-        or removal.plan(*app.find(here, name), lora=lora, only_states=only_states)
-        for name in dict.fromkeys(names)
-    ]
+    planned = [removal.named(here, name, lora=lora, only_states=only_states) for name in dict.fromkeys(names)]
     freed = _confirmed(planned, (), yes=yes)
     for each in planned:
         removal.remove(here, each)

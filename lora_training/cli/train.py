@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_training import files, shell, workspace
+from lora_training import files, manifest, shell, workspace
 from lora_training.cli import output
 from lora_training.cli.output import say
 from lora_training.cli.queue import slurm_options
@@ -34,12 +35,14 @@ def _not_empty(_context: click.Context, _option: click.Parameter, value: str | N
     return value
 
 
-def _place(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Return the absolute path to resume from."""
-    value = _not_empty(context, option, value)
-    if value in (None, "auto", "never"):
+def _place(here: Workspace, value: str | None) -> str | None:
+    """Return the absolute path to resume from; of a run's name, that of its newest state."""
+    from lora_training.app import resuming
+
+    if value is None or value in ("auto", "never"):
         return value
-    return str(os.path.normpath(files.expanded(value)))
+    path = Path(os.path.normpath(files.expanded(value)))
+    return str(path if manifest.read(path) else resuming.of_run(here, value, partial(say, err=True)) or path)
 
 
 @click.command()
@@ -47,9 +50,9 @@ def _place(context: click.Context, option: click.Parameter, value: str | None) -
 @output.sets_option
 @click.option(
     "--resume",
-    metavar="auto|never|PATH",
-    callback=_place,
-    help="From the newest good state, from the start, or from that.",
+    metavar="auto|never|PATH|RUN",
+    callback=_not_empty,
+    help="From the newest good state, from the start, from that state, or from the newest of that run.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the exact command as one shell line, and write nothing.")
 @click.option("--detach", is_flag=True, help="Check it, then train in the background.")
@@ -80,7 +83,7 @@ def train(  # noqa: PLR0913 - one argument an option
     if not dry_run:
         output.drop_unread()
     here = workspace.find()
-    request = training.Request(file, sets, resume, detach)
+    request = training.Request(file, sets, _place(here, resume), detach)
     with closing(Terminal(verbose=verbose)) as terminal:
         if docker or image:
             code = _in_container(here, request, image, terminal, verbose=verbose, dry_run=dry_run)
@@ -161,7 +164,8 @@ def _report(plan: Plan, result: Result) -> None:
     say(f"upstream  {plan.tree.title}")
     say(f"patches   {', '.join(name.removesuffix('.patch') for name in plan.tree.patches) or 'none'}")
     say(f"runtime   {', '.join(plan.runtime) or 'none'}")
-    say(f"record    {plan.folder}")
+    if run:
+        say(f"record    {plan.folder}")
     if plan.config.run.assets == SMOKE and os.environ.get(_IMAGE):
         say(*_next_steps(os.environ[_IMAGE]))
 

@@ -58,7 +58,7 @@ def _sync_one(here: Workspace, name: str, *, discard_edits: bool) -> None:
     with closing(ProgressLine()) as progress:
         outcome = bring(here, name, progress, discard_edits=discard_edits)
     how = {"kept": "already there", "git": "brought by git", "sdist": "brought from its source archive"}[outcome]
-    row = _row(pins.read(here, name), _patched(here, [name]).get(name))
+    row = _row(pins.status(here, name), _patched(here, [name]).get(name))
     told = edits_line(row["edited"], row["cure"])
     say(*f"{name}: at {pins.pin(here, name)[:12]}, {how}{told}".splitlines())
 

@@ -59,6 +59,7 @@ class SupervisedRun:
 
     `sees_stop_file`: once it trains, the child saves its state and exits when the file `record.STOP` exists. `machine`
     is the number of this one of `machines`, which share the folder of the LoRA; number 0 has the run's main folder.
+    `starts_anew`: the same command would start the run again from the beginning.
     """
 
     spec: LaunchSpec
@@ -71,6 +72,7 @@ class SupervisedRun:
     sees_stop_file: bool = True
     machine: int = 0
     machines: int = 1
+    starts_anew: bool = False
     # initial fields of the `record.Record`
     began: Mapping[str, Any] = field(default_factory=dict)
 
@@ -238,8 +240,12 @@ class Supervisor:
 
     def _interrupted(self) -> Interrupted:
         state = states.newest(self.run.output, made_by=self.run.made_by)
-        where = f"stopped at step {state.step}, state saved" if state else "stopped before a state was saved"
-        message = f"{where}; the same command goes on"
+        if state:
+            how = "with `--resume auto` goes on" if self.run.starts_anew else "goes on"
+            message = f"stopped at step {state.step}, state saved; the same command {how}"
+        else:
+            start = f"step {self.record.start['step']}" if self.record.start else "the beginning"
+            message = f"stopped before a state was saved; the same command starts again from {start}"
         by_signal = self._asked.count > 0
         return Interrupted(message, signum=self._asked.signum, by_signal=by_signal, has_state=state is not None)
 

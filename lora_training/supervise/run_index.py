@@ -65,6 +65,12 @@ def gone(workspace: Workspace) -> list[Path]:
     return [folder for folder in _folders(workspace) if not os.path.lexists(folder)]
 
 
+def damaged(workspace: Workspace) -> list[Path]:
+    """Return the folders in the index without a readable record; one in which a process is at work may get it yet."""
+    there = (folder for folder in _folders(workspace) if folder.is_dir() and not record.read(folder))
+    return [folder for folder in there if not record.is_alive(folder)]
+
+
 def _folders(workspace: Workspace) -> list[Path]:
     return list(dict.fromkeys(folder for pointer in _pointers(workspace) if (folder := _folder(pointer))))
 

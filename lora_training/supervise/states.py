@@ -106,7 +106,7 @@ def at(folder: Path) -> State:
     described = manifest.read(folder)
     if described is None:
         what = "is not a complete saved state" if os.path.lexists(folder) else "does not exist"
-        raise ConfigError(f"{folder} {what}", hint="name another with --resume")
+        raise ConfigError(f"{folder} {what}", hint="give --resume the folder of a saved state, or a run's name")
     if wrong := _damage(folder, described):
         raise TrainingError(f"{folder} cannot be trusted: {wrong}", hint="name another with --resume")
     return State(folder, described.step, described.made_by)

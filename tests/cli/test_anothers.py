@@ -104,6 +104,17 @@ def test_the_words_of_a_patch_are_no_part_of_what_made_a_run(trained: Trained, t
     assert "this run is complete" in ran.err
 
 
+def test_a_complete_lora_whose_record_is_lost_is_not_said_to_have_one(trained: Trained) -> None:
+    path = trained.cats.out / "cats.run" / "run.json"
+    kept = path.rename(path.with_name("kept.json"))
+    ran = trained.cats.train(*trained.sets)
+    kept.rename(path)
+    assert ran.code == 0, ran.err
+    assert "nothing to train: by its metadata" in ran.err
+    assert "no record that can be read" in ran.err
+    assert "record " not in ran.out
+
+
 def test_a_lora_that_the_run_itself_reads_is_neither_moved_nor_written_over(trained: Trained) -> None:
     lora_file = trained.cats.out / "cats.safetensors"
     before = lora_file.stat()

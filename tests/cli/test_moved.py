@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from safetensors import numpy as safetensors
 
 from lora_training import cli, manifest, workspace
 from lora_training.app import plan as plans
-from lora_training.supervise import record
+from lora_training.supervise import record, run_index
 from tests.helpers import ROOT, write
 
 pytestmark = pytest.mark.upstream
@@ -65,6 +66,21 @@ def test_it_goes_on_where_it_was_after_each_move(
         run.save(place / "out" / "cats.run")
     assert cli.run(["train", "--dry-run", str(before / "cats.toml"), "--set", "learning_rate=1e-4"]) == 3
     assert "was made by another config" in capsys.readouterr().err
+
+
+def test_a_state_to_resume_from_is_named_by_its_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_index.add(workspace.Workspace(ROOT), project / "out" / "cats.run")
+    argv = ["train", "--dry-run", str(project / "cats.toml"), "--set", "output_name=dogs", "--resume"]
+    assert cli.run([*argv, "cats"]) == 0
+    assert f"--resume '{project}/out/cats-step00000010-state' " in capsys.readouterr().out
+    assert cli.run([*argv, "cat"]) == 3
+    assert (
+        "cat does not exist\nhint: give --resume the folder of a saved state, or a run's name"
+        in capsys.readouterr().err
+    )
+    shutil.rmtree(project / "out" / "cats-step00000010-state")
+    assert cli.run([*argv, "cats"]) == 3
+    assert "the run cats has no saved state to resume from" in capsys.readouterr().err
 
 
 def test_with_another_data_set_it_is_another_run(

@@ -51,7 +51,7 @@ def test_its_states_and_its_record_go_and_the_lora_stays(output: Path, capsys: p
     assert said["removed"][0]["paths"] == [str(output / STATE), str(output / "a.run")]
     assert left(output) == LORA | OTHERS
     assert cli.run(["runs", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"runs": [], "gone": [], "waiting": []}
+    assert json.loads(capsys.readouterr().out) == {"runs": [], "gone": [], "damaged": [], "waiting": []}
 
 
 def test_the_lora_goes_when_it_is_named(output: Path) -> None:
@@ -105,6 +105,22 @@ def test_a_state_that_a_run_began_with_goes_when_it_is_named_and_that_run_is_not
     before = left(output)
     assert cli.run(["runs", "rm", str(output / STATE), "--yes"]) == 0
     assert before - left(output) == {STATE, f"{STATE}.kept"}
+
+
+def test_a_run_that_lost_its_record_is_listed_as_damaged_and_removed_by_its_name(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (output / "a.run" / record.RECORD).unlink()
+    assert cli.run(["runs", "list"]) == 0
+    assert capsys.readouterr().out == f"a: damaged, {output / 'a.run'} has no record that can be read\n"
+    assert cli.run(["runs", "show", "a"]) == 1
+    assert "the run 'a' is damaged" in (said := capsys.readouterr().err)
+    assert "`lora runs rm a` removes that folder" in said
+    before = left(output)
+    assert cli.run(["runs", "rm", "a", "--lora", "--yes"]) == 1
+    assert left(output) == before
+    assert cli.run(["runs", "rm", "a", "--yes"]) == 0
+    assert before - left(output) == {"a.run"}
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1)])

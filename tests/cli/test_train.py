@@ -217,11 +217,11 @@ def test_stopped_and_killed_it_ends_with_the_bits_of_a_run_that_was_not(sd_scrip
     assert whole.wait() == 0
     output = tmp_path / "interrupted"
 
-    stopped = start(output, *sets)
+    stopped = start(output, *sets, resume="never")
     until_a_step(stopped)
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait() == 143
-    assert "the same command goes on" in said(stopped)
+    assert "state saved; the same command with `--resume auto` goes on" in said(stopped)
     assert running_on(output) == ""
 
     killed = start(output, *sets)
@@ -291,8 +291,9 @@ def given(output: Path, *sets: str) -> list[str]:
     return [word for item in (f"output_dir={output}", *sets) for word in ("--set", item)]
 
 
-def start(output: Path, *sets: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "lora_training", "train", str(SMOKE), "--verbose", *given(output, *sets)]
+def start(output: Path, *sets: str, resume: str = "auto") -> subprocess.Popen[str]:
+    words = ["train", str(SMOKE), "--verbose", *given(output, *sets), "--resume", resume]
+    argv = [sys.executable, "-m", "lora_training", *words]
     with output.with_name(f"{output.name}.log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(argv, cwd=ROOT, stderr=log, stdout=log, text=True)
 

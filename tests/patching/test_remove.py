@@ -122,7 +122,7 @@ def test_a_patch_that_was_never_locked_takes_its_edits_along_and_is_kept(site: C
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("hello", b"hello\n", "the header does not end with a line"),
+        ("hello", b"hello\n", "holds no diff"),
         ("0003-bad.patch", HEADER.format(title="Bad").encode() + _OF_ANOTHER_FILE, "does not fit"),
         ("0003-bad.patch", None, "cannot be read"),
     ],
@@ -144,7 +144,7 @@ def test_an_unlocked_patch_that_cannot_be_read_or_does_not_fit(
         assert refused.code == 5
         command = re.findall(r"`lora (patch remove \S+)`", refused.err)
         assert command == [f"patch remove alpha/{bad}"]
-        assert (said if bad == name else "header") in refused.err
+        assert (said if bad == name else "holds no diff") in refused.err
         removed = site.lora(*command[0].split())
         assert removed.code == 0, removed.err
     assert _all(site) == before
@@ -219,9 +219,10 @@ def test_a_runtime_patch_is_shown(name: str) -> None:
 
 
 def test_a_part_of_a_patch_s_name_is_told_the_whole(site: Checkout) -> None:
-    ran = site.lora("patch", "show", "alpha/second")
+    assert site.lora("patch", "show", "alpha/second").out.startswith("Description: second\n")
+    ran = site.lora("patch", "show", "alpha/secon")
     assert ran.code == 5
-    assert "did you mean `alpha/0002-second`?" in ran.err
+    assert "did you mean `alpha/second`?" in ran.err
 
 
 def test_a_number_of_two_patches_names_both(site: Checkout) -> None:

@@ -235,6 +235,22 @@ def test_asked_to_stop_from_elsewhere_it_stops(bench: Bench, sees_stop_file: boo
     assert bench.record.state == "stopped"
 
 
+@pytest.mark.parametrize(("start", "place"), [(None, "the beginning"), ({"path": "/x", "step": 7}, "step 7")])
+def test_stopped_before_a_state_was_saved_it_says_where_the_command_starts_again(
+    bench: Bench, start: dict[str, Any] | None, place: str
+) -> None:
+    order = bench.order({"1": {"hang": "stop"}}, began={"start": start})
+
+    def stop(event: dict[str, Any]) -> None:
+        if event.get("step") == 1:
+            (order.folder / record.STOP).touch()
+
+    bench.notes.event = stop  # type: ignore[method-assign] - the one thing that differs
+    with record.alone(order.folder), pytest.raises(Interrupted) as caught:
+        Supervisor(order, bench.notes).go(None)
+    assert caught.value.message == f"stopped before a state was saved; the same command starts again from {place}"
+
+
 def test_a_run_whose_folder_is_moved_away_says_so(bench: Bench) -> None:
     order = bench.order({"2": {"kill": signal.SIGKILL}})
 

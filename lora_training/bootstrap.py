@@ -49,8 +49,7 @@ class Setup:
         self.state.mkdir(exist_ok=True)
         with self._lock():
             fresh = self._packages()
-            self._trees()
-            self._transformers(fresh=fresh)
+            self._trees(fresh=fresh)
         if fresh:
             say("ready")
 
@@ -86,10 +85,12 @@ class Setup:
         self.stamp.write_text(json.dumps(wanted), encoding="utf-8")
         return True
 
-    def _trees(self) -> None:
+    def _trees(self, *, fresh: bool) -> None:
         """Fetch the pinned trees, as far as they can be reached, and patch them."""
         self._lora("upstream", "sync", "transformers")
         has_upstream = self._sd_scripts()
+        # `verify` looks for it among the packages
+        self._transformers(fresh=fresh)
         # check first: a running training holds the lock that `apply` needs, but not against readers
         if self._lora("patch", "verify", allowed=(0, 1)) != 0:
             # a missing tree cannot be patched, and must not keep the other from being patched

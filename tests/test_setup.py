@@ -141,6 +141,14 @@ def test_the_trees_are_fetched_and_patched_only_if_they_are_not_yet(clone: Path)
     assert set_up(clone)[2] == [*SYNC, "patch verify", "patch apply"]
 
 
+def test_a_new_environment_beside_a_training_has_transformers_before_the_patches_are_verified(clone: Path) -> None:
+    set_up(clone)
+    next((clone / ".venv").rglob("__editable__.transformers-*.pth")).unlink()
+    answer(clone, "uv-install", 1)
+    code, _, asked = set_up(clone)
+    assert (code, asked) == (1, SYNC)
+
+
 def test_without_sd_scripts_it_goes_on_and_soon_after_does_not_ask_the_host_again(clone: Path) -> None:
     answer(clone, "upstream-sync-sd-scripts", 4)
     answer(clone, "patch-verify", 1)

@@ -71,6 +71,9 @@ def rerun(
     """
     run = original.run
     _require_sense(original)
+    wanted = digests.recorded_tensors(original.folder)
+    if wanted is None:
+        watcher.note(f"{run.name} never finished, so there will be nothing to compare the LoRA with")
     with transaction.shared_lock(here):
         plan = _plan(here, original, output)
         train.make_assets(here, plan, watcher)
@@ -83,9 +86,6 @@ def rerun(
         if changed and not allow_changes:
             hint = "\n".join([*changed, "`--allow-changes` trains with the changed inputs"])
             raise CheckFailed("the inputs of the run have changed since", hint=hint)
-        wanted = digests.recorded_tensors(original.folder)
-        if wanted is None:
-            watcher.note(f"{run.name} never finished, so there will be nothing to compare the LoRA with")
         made = train.run(here, plan, _resume(original, plan), watcher, rerun_of=Path(run.output))
     return compare(made.path, Path(run.output), wanted, (run.result or {}).get("sha256"))
 

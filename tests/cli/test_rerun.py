@@ -17,7 +17,7 @@ from lora_training import manifest, workspace
 from lora_training.app import plan as plans
 from lora_training.app import recording, rerun, runs
 from lora_training.errors import CheckFailed, LoraError
-from lora_training.supervise import record, states
+from lora_training.supervise import digests, record, states
 from tests.helpers import ROOT, Ran, lora
 
 pytest.importorskip("torch")
@@ -138,6 +138,17 @@ def plan_of(trained: Trained, *sets: str) -> plans.Plan:
     """What `lora train` would be about to do."""
     file = trained.lora.with_suffix(".run") / "config.toml"
     return plans.make(workspace.Workspace(ROOT), file, sets, write=True)
+
+
+def test_of_a_run_that_never_finished_it_says_first_that_there_is_nothing_to_compare_with(
+    trained: Trained, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(trained.lora.with_suffix(".run"), tmp_path / "cats.run")
+    said = "cats never finished, so there will be nothing to compare the LoRA with"
+    argv = ("runs", "rerun", folder, "--output", tmp_path)
+    assert said not in lora(*argv, cwd=ROOT).err
+    (folder / digests.TENSORS).unlink()
+    assert said in lora(*argv, cwd=ROOT).err
 
 
 def test_the_resolved_configuration_is_the_very_run(trained: Trained) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 import urllib.request
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -177,7 +178,8 @@ def _download(address: str, path: Path, progress: Progress) -> None:
                 progress(
                     f"bringing {path.name}: {done // 10**6} of {size // 10**6} MB ({100 * done // max(1, size)} %)"
                 )
-    except OSError as exc:
+    except (OSError, ValueError, HTTPException) as exc:
+        # a ValueError for what is no address
         raise UpstreamError(f"cannot bring {address}: {exc}", hint="`--model FILE` takes one on this machine") from exc
     if size and done != size:
         raise UpstreamError(f"{address} ended after {done} of {size} bytes", hint="give the command again")

@@ -118,6 +118,7 @@ def test_what_is_wrong_is_said_before_anything_is_done(tagger, tmp_path):
         (("tag", "images", "--model", "half"), 4, "half lacks selected_tags.csv"),
         (("tag", "images", "--model", tagger, "--", "--trehsh", "1"), 2, "did you mean `--thresh`?"),
         (("caption", "images", "--model", "none.pth"), 4, "none.pth does not exist"),
+        (("caption", "images", "--model", "http://localhost:1/a b.pth"), 4, "cannot bring http://localhost:1/a b.pth"),
         (("tag", ".", "--model", tagger), 3, "hint: `--recursive` takes those in its folders"),
         (("tag", "images", "--caption-extension", "txt"), 2, "it begins with a dot"),
         (("tag", "images", "--overwrite", "--caption-extension", ".png"), 2, "it is that of pictures"),

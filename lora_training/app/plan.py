@@ -23,7 +23,7 @@ from lora_training.config.checks.view import View
 from lora_training.config.loading import load
 from lora_training.config.model import Config
 from lora_training.config.schema import Schema
-from lora_training.errors import PackageError, UpstreamError
+from lora_training.errors import PackageError
 from lora_training.launch import gpus, spec
 from lora_training.launch.spec import LaunchSpec, Processes
 from lora_training.patching import lockfile
@@ -244,16 +244,12 @@ def _tree(here: Workspace, config: Config) -> Tree:
     """Return upstream, verified to be at its pin and fully patched, or the miniature for a smoke run without it."""
     upstream = here.upstream(_UPSTREAM)
     is_here = pins.head(upstream).commit is not None
-    if not is_here and config.run.assets != SMOKE:
-        raise UpstreamError(
-            f"{_UPSTREAM} is not there: {upstream.path}",
-            hint=f"`lora upstream sync` brings it from {upstream.url}; README, Mirrors, where that is out of reach",
-        )
-    checked = [target for target in targets(here) if is_here or target.name != _UPSTREAM]
+    does_without = not is_here and config.run.assets == SMOKE
+    checked = [target for target in targets(here) if target.name != _UPSTREAM or not does_without]
     require_verified(here, checked)
     names = {target.name for target in checked}
     stacks = {name: stack for name, stack in lockfile.read(here.patches).items() if name in names}
-    if not is_here:
+    if does_without:
         return Tree(Path(miniature.__file__).parent, record.NO_UPSTREAM, record.MINIATURE, stacks, is_miniature=True)
     commit = pins.pin(here, _UPSTREAM)
     return Tree(upstream.path, commit, f"{_UPSTREAM} {commit}", stacks)

@@ -10,6 +10,7 @@ from typing import Any
 
 import lora_training
 from lora_training.errors import PatchError
+from lora_training.patching import series
 from lora_training.patching.series import Target
 from lora_training.problems import Problem
 from lora_training.upstream import pins
@@ -25,9 +26,11 @@ def targets(workspace: Workspace, names: Sequence[str] = ()) -> list[Target]:
 
 
 def require_verified(here: Workspace, checked: Sequence[Target]) -> None:
-    """Raise PatchError unless those trees are at their pins with every patch applied and nothing else changed."""
+    """Raise UpstreamError for a tree that is missing or not at its pin, and PatchError for one that fails to verify."""
     from lora_training.patching import verify as patch_verify
 
+    for each in checked:
+        series.check_at_pin(each)
     problems = patch_verify.trees(here, checked).problems
     if problems:
         raise PatchError("the source trees failed verification", hint="\n".join(patch_verify.lines(problems)))

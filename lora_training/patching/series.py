@@ -69,7 +69,8 @@ def is_there(target: Target) -> bool:
 def check_at_pin(target: Target) -> None:
     """Raise UpstreamError when the tree is missing or at another commit than its pin."""
     if not is_there(target):
-        raise UpstreamError(f"{target.name} is not there: {target.root}", hint="run `lora upstream sync`")
+        hint = "run `lora upstream sync`; README, Mirrors, where its host is out of reach"
+        raise UpstreamError(f"{target.name} is not there: {target.root}", hint=hint)
     if target.commit != target.pin:
         at = target.commit or "an unknown commit"
         raise UpstreamError(f"{target.name} is at {at}, its pin is {target.pin}", hint="run `lora upstream sync`")

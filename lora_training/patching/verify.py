@@ -161,10 +161,12 @@ class Status:
         """One line of text."""
         if self.problem:
             return f"{self.name}: {self.problem}"
+        if self.commit is None:
+            return f"{self.name}: no known commit is there; `lora upstream sync` brings its pin {self.pin[:12]}"
         at = "at its pin" if self.commit == self.pin else f"NOT at its pin {self.pin[:12]}"
         step = "files at different steps" if self.step is None else f"{self.step} of {self.last} patches in"
         edits = tree_state.edits_line(self.edited, self.cure)
-        return f"{self.name}: {(self.commit or 'unknown')[:12]}, {at}, {step}{edits}"
+        return f"{self.name}: {self.commit[:12]}, {at}, {step}{edits}"
 
 
 def status(workspace: Workspace, targets: Sequence[Target]) -> list[Status]:

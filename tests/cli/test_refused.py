@@ -118,3 +118,14 @@ def test_a_package_that_is_not_installed_is_named(sd_scripts: Path, tmp_path: Pa
     assert (page.code, page.err.splitlines()[0]) == (4, "error: this command needs the package jinja2")
     trained = lora("train", "configs/smoke.toml", "--dry-run", cwd=ROOT, env=env)
     assert (trained.code, trained.err.splitlines()[0]) == (4, "error: this environment has no training packages")
+
+
+def test_a_missing_source_tree_is_exit_code_4_and_how_it_comes(no_upstream: Path, tmp_path: Path) -> None:
+    text = (ROOT / "configs" / "smoke.toml").read_text(encoding="utf-8")
+    write(tmp_path, {"own.toml": text.replace("[run]\nassets =", "[run]\n# assets =")})
+    for words in (("tool", "list"), ("train", tmp_path / "own.toml")):
+        ran = lora(*words, cwd=no_upstream)
+        assert ran.code == 4, ran.err
+        assert "run `lora upstream sync`" in ran.err
+    status = lora("patch", "status", cwd=no_upstream)
+    assert status.out.startswith("sd-scripts: no known commit is there; `lora upstream sync` brings its pin ")

@@ -92,7 +92,7 @@ def path_of(tree: Path, name: str) -> str:
     stem = name.removesuffix(".py").rpartition("/")[2]
     known = paths(tree)
     if not known:
-        raise UpstreamError(f"no script in {tree}", hint="run `lora upstream sync`")
+        raise _no_script(tree)
     if stem in known:
         return known[stem]
     if stem in scripts(tree):
@@ -125,9 +125,15 @@ def parse(tree: Path, path: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def listing(tree: Path) -> list[Script]:
-    """Return the scripts of `tree`."""
+    """Return the scripts of `tree`. Raises UpstreamError if there are none."""
     source = Tree(tree)
-    return [script(source, path) for path in paths(tree).values()]
+    if not (found := [script(source, path) for path in paths(tree).values()]):
+        raise _no_script(tree)
+    return found
+
+
+def _no_script(tree: Path) -> UpstreamError:
+    return UpstreamError(f"no script in {tree}", hint="run `lora upstream sync`")
 
 
 def script(source: Tree, path: str) -> Script:

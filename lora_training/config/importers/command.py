@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import PureWindowsPath
 from typing import Any
 
@@ -76,24 +77,18 @@ def training(text: str) -> tuple[str, list[str], list[str]]:
     Raises ConfigError if there is none.
     """
     words = split(text)
-    at = next((i for i, word in enumerate(words) if _is_script(word)), None)
+    at = next((i for i, word in enumerate(words) if SCRIPT.fullmatch(_script(word))), None)
     if at is None:
         hint = "it should name one of upstream's scripts, such as sdxl_train_network.py"
         raise ConfigError("the command line starts no *train_network.py", hint=hint)
-    before = words[:at]
-    start = next((i for i in range(len(before) - 1, -1, -1) if before[i] == "launch"), None)
-    after = words[at + 1 :]
-    end = next((i for i, word in enumerate(after) if word in _ENDS), len(after))
-    return (
-        PureWindowsPath(words[at]).name.removesuffix(".py"),
-        before[start + 1 :] if start is not None else [],
-        after[:end],
-    )
+    before = list(takewhile(lambda word: word != "launch", reversed(words[:at])))
+    launcher = before[::-1] if "launch" in words[:at] else []
+    return _script(words[at]), launcher, list(takewhile(lambda word: word not in _ENDS, words[at + 1 :]))
 
 
-def _is_script(word: str) -> bool:
-    # a Windows path may have slashes of both kinds
-    return bool(SCRIPT.fullmatch(PureWindowsPath(word).name.removesuffix(".py")))
+def _script(word: str) -> str:
+    """Return the name of a script, whose Windows path may have slashes of both kinds."""
+    return PureWindowsPath(word).name.removesuffix(".py")
 
 
 def script(content: tuple[str, list[str], list[str]]) -> str:
@@ -120,20 +115,16 @@ def _launcher(words: Sequence[str], draft: Draft) -> None:
             draft.lost(key, "a setting of the launcher that [launch] does not have")
 
 
-def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each option with the arguments that follow it."""
-    name: str | None = None
-    values: list[str] = []
+def _options(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return each option with the arguments that follow it."""
+    found: list[tuple[str, list[str]]] = []
     for word in words:
         if word.startswith("-") and not is_negative_number(word) and len(word) > 1:
-            if name is not None:
-                yield name, values
-            head, equals, tail = word.lstrip("-").partition("=")
-            name, values = head, [tail] if equals else []
-        else:
-            values.append(word)
-    if name is not None:
-        yield name, values
+            name, equals, value = word.lstrip("-").partition("=")
+            found.append((name, [value] if equals else []))
+        elif found:
+            found[-1][1].append(word)
+    return found
 
 
 def flags(words: Sequence[str], draft: Draft, prefix: str = "") -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -257,7 +256,7 @@ def _number(flag: Flag, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         raise NotTaken(f"`{flag.dest}` is a number, and {value!r} is none") from None
     if flag.type == "int":
-        if not math.isfinite(number) or number != int(number):
+        if not number.is_integer():
             raise NotTaken(f"`{flag.dest}` is a whole number, and {value!r} is none")
         return int(number)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else number

@@ -112,7 +112,7 @@ def _pair(flag: Flag, key: str, value: Any) -> str:
     text = _pair_value(value, (key,), literal=literal)
     if literal and "=" in text:
         raise Refused(f"`{flag.dest}.{key}` holds a `=`, which upstream cannot split", path=(key,))
-    return f"{key}={_carried(text, (key,))}"
+    return f"{key}={_argument(text, (key,))}"
 
 
 def _pair_value(value: Any, path: KeyPath, *, literal: bool) -> str:
@@ -145,7 +145,7 @@ def _scalar(flag: Flag, value: Any, resolve: Resolve, path: KeyPath = ()) -> str
         near = nearest.name(text, map(str, legal))
         hint = (f"did you mean {near!r}? " if near else "") + f"legal: {', '.join(map(str, legal))}"
         raise Refused(f"`{flag.dest}` cannot be {_shown(value)}", hint, path)
-    return _carried(_path(flag, text, resolve, path) if paths.is_path(flag) else text, path)
+    return _argument(_path(flag, text, resolve, path) if paths.is_path(flag) else text, path)
 
 
 def _typed(flag: Flag, value: Any, path: KeyPath) -> str:
@@ -153,7 +153,7 @@ def _typed(flag: Flag, value: Any, path: KeyPath) -> str:
     kinds: dict[str | None, bool] = {"int": is_number and isinstance(value, int), "float": is_number}
     is_right = isinstance(value, str) if flag.type in ("str", "Path", None) else is_number or isinstance(value, str)
     if not kinds.get(flag.type, is_right):
-        raise Refused(f"`{flag.dest}` must be {_legal(flag)}, not {_shown(value)}", _cure(flag, value), path)
+        raise Refused(f"`{flag.dest}` must be {_legal(flag)}, not {_shown(value)}", _hint(flag, value), path)
     if is_number and not math.isfinite(value):
         raise Refused(f"`{flag.dest}` cannot be {_shown(value)}: it must be finite", path=path)
     text = value if isinstance(value, str) else _number(value)
@@ -170,7 +170,7 @@ def _legal(flag: Flag) -> str:
     return _LEGAL.get(flag.type, f"what upstream's {flag.type}() takes")
 
 
-def _cure(flag: Flag, value: Any) -> str | None:
+def _hint(flag: Flag, value: Any) -> str | None:
     if isinstance(value, str) and flag.type in ("int", "float") and reader.refusal(flag, value) is None:
         return f"write it without quotes: {value}"
     if isinstance(value, int | float) and not isinstance(value, bool) and flag.type in ("str", None):
@@ -186,7 +186,7 @@ def _number(value: float) -> str:
     return format(Decimal(text), "f") if "e" in text and text.startswith("-") else text
 
 
-def _carried(text: str, path: KeyPath) -> str:
+def _argument(text: str, path: KeyPath) -> str:
     if "\0" in text:
         raise Refused("a command line cannot carry a NUL character", path=path)
     if text == "--":

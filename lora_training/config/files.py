@@ -174,18 +174,18 @@ def expanded_sets(config: Config, schema: Schema) -> tuple[str, ...]:
     found = []
     for _, key, value in _flags(config, schema):
         given = config.entries[key].value
-        if any(map(_means_more, given if isinstance(given, list) else [given])):
+        if any(map(_is_expanded, given if isinstance(given, list) else [given])):
             # a single value is not quoted: a path that starts with `/` is taken literally
             text = f"[{', '.join(map(document.toml_string, value))}]" if isinstance(value, list) else value
             found.append(f"{key}={text}")
     for keys, text in dataset_paths(dataset_document(config) or {}):
-        if _means_more(document.value_at({"general": config.general, "datasets": config.datasets}, keys)):
+        if _is_expanded(document.value_at({"general": config.general, "datasets": config.datasets}, keys)):
             found.append(f"{'.'.join(map(str, keys))}={text}")
     if config.run.resume not in ("auto", "never"):
         found.append(f"run.resume={config.run.resume}")
     return tuple(found)
 
 
-def _means_more(text: Any) -> bool:
+def _is_expanded(text: Any) -> bool:
     """Whether a value resolves differently elsewhere. The cache folder is the same in both environments."""
     return isinstance(text, str) and (text.startswith("~") or "${" in text.replace(_CACHE, ""))

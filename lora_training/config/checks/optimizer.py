@@ -29,6 +29,7 @@ _PACKAGES = {
 }
 PACKAGE_OF = {name.lower(): package for package, names in _PACKAGES.items() for name in names}
 _INSTALL = {"lycoris": "`make setup-lycoris` installs it", "lion_pytorch": "install lion-pytorch"}
+_SWITCHES = {"use_8bit_adam": "AdamW8bit", "use_lion_optimizer": "Lion"}
 _ADAPTIVE = ("dadapt", "prodigy")
 _LOW = 0.1  # upstream warns about learning rates up to this one
 # upstream accepts these schedulers, but calls their functions with arguments that they do not have
@@ -39,11 +40,8 @@ NEEDED = {"cosine_with_min_lr": "lr_scheduler_min_lr_ratio", "piecewise_constant
 def problems(view: View, installed: Installed) -> Iterator[Problem]:
     """Yield problems with packages, the optimizer and the scheduler."""
     yield from _packages(view, installed)
-    name, key = view.value("optimizer_type"), "optimizer_type" if view.given("optimizer_type") else "use_8bit_adam"
-    if view.on("use_8bit_adam"):
-        name = "AdamW8bit"
-    elif view.on("use_lion_optimizer"):
-        name = "Lion"
+    key = next(filter(view.on, _SWITCHES), "optimizer_type")
+    name = _SWITCHES.get(key) or view.value(key)
     if isinstance(name, str) and name:
         yield from _optimizer(view, name, key, installed)
         if name.lower().rpartition(".")[2].startswith(_ADAPTIVE):

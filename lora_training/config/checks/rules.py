@@ -26,7 +26,7 @@ _ATTENTION = ("xformers", "sdpa", "mem_eff_attn")
 
 def problems(view: View) -> Iterator[Problem]:
     """Yield the combinations that upstream would refuse, or that are certainly mistakes."""
-    for rule in (_unproven, _ranges, _steps, _needs, _excludes, _precision, _text_encoder, _lonely, _family, _network):
+    for rule in (_unproven, _ranges, _steps, _needs, _excludes, _precision, _text_encoder, _values, _family, _network):
         yield from rule(view)
 
 
@@ -139,7 +139,7 @@ def _text_encoder(view: View) -> Iterator[Problem]:
                 yield subset.problem(message, option, hint=hint, severity=severity)
 
 
-def _lonely(view: View) -> Iterator[Problem]:
+def _values(view: View) -> Iterator[Problem]:
     """Check options that work only with certain values of others."""
     if view.on("persistent_data_loader_workers") and view.number("max_data_loader_n_workers") == 0:
         hint = "turn it off, or set max_data_loader_n_workers to 1 or more"

@@ -299,9 +299,9 @@ def read(tree: pathlib.Path, scripts: list[str], styles: dict[str, str]) -> dict
     """Return the flags of each script, or an error, the dataset tables, and the files that were looked at."""
     finder = _prepared(tree)
     vars(importlib.import_module("voluptuous"))["Schema"] = Validator
-    found: dict[str, Any] = {name: _told(tree, lambda name=name: _script(name)) for name in scripts}
+    found: dict[str, Any] = {name: _outcome(tree, lambda name=name: _script(name)) for name in scripts}
     has_datasets = (tree / "library/config_util.py").exists()
-    tables = _told(tree, lambda: datasets(styles)) if has_datasets else {"value": None}
+    tables = _outcome(tree, lambda: datasets(styles)) if has_datasets else {"value": None}
     return {"scripts": found, "datasets": tables, "looked_at": sorted(finder.looked_at)}
 
 
@@ -335,7 +335,7 @@ def parse(tree: pathlib.Path, asked: dict[str, list[str]]) -> dict[str, Any]:
 
     argparse.ArgumentParser.parse_known_args = refuse  # type: ignore[assignment, method-assign]
     return {
-        name: _told(tree, lambda name=name, words=words: _parsed(_parser(tree / f"{name}.py"), own, words))
+        name: _outcome(tree, lambda name=name, words=words: _parsed(_parser(tree / f"{name}.py"), own, words))
         for name, words in asked.items()
     }
 
@@ -405,7 +405,7 @@ def _script(name: str) -> dict[str, Any]:
     return {"flags": flags, "bucket_steps": bucket_steps(module, argparse.Namespace(**defaults))}
 
 
-def _told(tree: pathlib.Path, function: Any) -> dict[str, Any]:
+def _outcome(tree: pathlib.Path, function: Any) -> dict[str, Any]:
     try:
         return {"value": function()}
     except SyntaxError as exc:

@@ -203,9 +203,9 @@ def _moves(now: Path, then: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _with_paths(value: Any, now: Path, then: Path) -> Any:
-    """Return a value with the paths below `now` as they were below `then`."""
+    """Return a value with the path `now`, and those below it, as they were at `then`."""
     if isinstance(value, str):
-        return value.replace(f"{now}/", f"{then}/")
+        return re.sub(rf"{re.escape(str(now))}(?=/|\Z)", lambda _: str(then), value)
     if isinstance(value, Mapping):
         return {key: _with_paths(each, now, then) for key, each in value.items()}
     return [_with_paths(each, now, then) for each in value] if isinstance(value, (list, tuple)) else value

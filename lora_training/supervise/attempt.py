@@ -5,6 +5,7 @@ Child, clock and queue of `Attempt` are parameters, so that a test can script th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -72,13 +73,10 @@ class Process:
 
     def end(self) -> None:
         """Kill the whole session: the workers of data loaders outlive a crashed parent."""
-        if self._is_over:
-            # the process id may have been reused
-            return
-        try:
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return
+        # when it is over, the process id may have been reused
+        if not self._is_over:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
 
     def _read(self) -> None:
         if self._popen.stdout:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,9 @@ def locked(queue: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def shown(queue: Path) -> Iterator[None]:
+def shown(queue: Path) -> AbstractContextManager[None]:
     """Hold the queue for reading."""
-    if not queue.is_dir():
-        yield
-        return
-    with locks.shared(queue):
-        yield
+    return locks.shared(queue) if queue.is_dir() else nullcontext()
 
 
 def read(queue: Path) -> list[Job]:

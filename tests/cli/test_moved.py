@@ -28,6 +28,7 @@ max_train_steps = 20
 [output]
 output_dir = "out"
 output_name = "cats"
+logging_dir = "."
 [[datasets]]
 resolution = [64, 64]
   [[datasets.subsets]]

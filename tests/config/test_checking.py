@@ -321,6 +321,8 @@ def test_an_optimizer_s_package_is_looked_for(checked):
     found = checked('optimizer_type = "prodigy"\nlearning_rate = 1.0', machine=machine)
     assert said(found, "needs the package `prodigyopt`", "install prodigyopt")
     assert said(checked('optimizer_type = "prodigyopt.Prodigy"\nlearning_rate = 1.0', machine=machine), "prodigyopt")
+    lion = Machine(installed=lambda package: package != "lion_pytorch")
+    assert said(checked("use_lion_optimizer = true", machine=lion), "lion_pytorch").key == "use_lion_optimizer"
 
 
 class TestFiles:

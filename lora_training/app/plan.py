@@ -8,17 +8,20 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lora_training import miniature, workspace
+from lora_training.app import start_checks
 from lora_training.app.targets import refuse_unfit, require_verified, targets
 from lora_training.config import argv
 from lora_training.config import schema as schemas
 from lora_training.config.checks import Machine, check, installed_here, machine, require
 from lora_training.config.checks.flags import output
+from lora_training.config.checks.machine import FilesCheck
 from lora_training.config.checks.view import View
 from lora_training.config.loading import load
 from lora_training.config.model import Config
@@ -27,6 +30,7 @@ from lora_training.errors import PackageError
 from lora_training.launch import gpus, spec
 from lora_training.launch.spec import LaunchSpec, Processes
 from lora_training.patching import lockfile
+from lora_training.problems import Problem
 from lora_training.runtime import bootstrap, events, registry
 from lora_training.runtime.model import Start
 from lora_training.runtime.patches import exact_resume, graceful_stop, provenance
@@ -61,7 +65,7 @@ class Plan:
 
     `started` are its processes; `tensorboard` is the run's own folder in
     upstream's `logging_dir`; `left_out` are the keys that are not passed on, since this machine cannot use them.
-    `warnings` is the number of warnings of the configuration's check.
+    `warnings` are those of the configuration's check.
     """
 
     config: Config
@@ -75,7 +79,7 @@ class Plan:
     started: Processes
     tensorboard: Path | None = None
     left_out: tuple[str, ...] = ()
-    warnings: int = 0
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -83,7 +87,7 @@ class Plan:
         return _folder(self.output, self.started.machine_rank)
 
 
-def make(
+def make(  # noqa: PLR0913 - two callers have a line for the progress, one an earlier record
     here: Workspace,
     file: Path,
     sets: tuple[str, ...],
@@ -92,18 +96,21 @@ def make(
     environ: Mapping[str, str] | None = None,
     elsewhere: bool = False,
     known: Path | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Plan:
     """Load, check and resolve a configuration. Raises LoraError for a problem in it, the trees or the patches.
 
     Without `write` nothing is written, not even to the cache. `environ` is the source of overrides (default:
     `os.environ`). `elsewhere`: a machine with enough GPUs trains it, not this one. `known` is the folder of an earlier
-    record (default: the run's own), which identifies the run even if it was moved since, with all that it reads.
+    record (default: the run's own), which identifies the run even if it was moved since, with all that it reads. With
+    `progress`, a problem is raised together with those of the files that the configuration names.
     """
     surroundings = os.environ if environ is None else environ
     config = load(file, sets=sets, environ={**surroundings, workspace.CACHE_VARIABLE: str(here.cache)})
-    started = _processes(config, elsewhere=elsewhere)
     tree = _tree(here, config)
-    schema, warnings = _checked_schema(config, tree, here.cache if write else None, elsewhere=elsewhere)
+    files = None if elsewhere or not progress else partial(start_checks.problems, here, progress=progress, write=write)
+    schema, warnings = _checked_schema(config, tree, here.cache if write else None, files, elsewhere=elsewhere)
+    started = _processes(config, elsewhere=elsewhere)
     runtime = {} if tree.is_miniature else registry.chosen(config.runtime, config.script)
     dataset = argv.dataset_document(config)
     words = _words(config, schema, started.count)
@@ -255,12 +262,17 @@ def _tree(here: Workspace, config: Config) -> Tree:
     return Tree(upstream.path, commit, f"{_UPSTREAM} {commit}", stacks)
 
 
-def _checked_schema(config: Config, tree: Tree, cache: Path | None, *, elsewhere: bool) -> tuple[Schema, int]:
-    """Return the script's schema, and the number of warnings of checking the configuration against it."""
+def _checked_schema(
+    config: Config, tree: Tree, cache: Path | None, files: FilesCheck | None, *, elsewhere: bool
+) -> tuple[Schema, tuple[Problem, ...]]:
+    """Return the script's schema, and the warnings of checking the configuration against it.
+
+    If there are errors, `files` is asked for those of the files, so that all are reported at once.
+    """
     if tree.is_miniature:
         # the miniature has only the smoke run's flags, and rejects others itself
         require(config, config.problems)
-        return schemas.read(tree.path, config.script), 0
+        return schemas.read(tree.path, config.script), ()
     schema = schemas.read(tree.path, config.script, cache=cache)
     names = tuple(registry.available())
     here = Machine(
@@ -270,8 +282,10 @@ def _checked_schema(config: Config, tree: Tree, cache: Path | None, *, elsewhere
         trains=not elsewhere,
     )
     found = check(config, schema, here)
+    if any(problem.severity == "error" for problem in found):
+        found = check(config, schema, replace(here, files=files))
     require(config, found)
-    return schema, len(found)
+    return schema, found
 
 
 def _has_gpu() -> bool:

@@ -77,7 +77,7 @@ def _submit(here: Workspace, job: Job) -> str | None:
 def _checked(here: Workspace, path: Path, wanted: Wanted, watcher: Watcher) -> tuple[Job, str] | None:
     """Return a job and its complete configuration, after the checks of `lora train`; None for a complete run."""
     elsewhere = wanted.sbatch is not None
-    plan = plans.make(here, path, wanted.sets, write=True, elsewhere=elsewhere)
+    plan = plans.make(here, path, wanted.sets, write=True, elsewhere=elsewhere, progress=watcher.progress)
     if wanted.sbatch is not None:
         slurm.needs(plan.config.launch, wanted.sbatch)
     if "never" in (wanted.resume, plan.config.run.resume):

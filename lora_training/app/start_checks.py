@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lora_training import shell
-from lora_training.app.plan import Plan
 from lora_training.config import argv
 from lora_training.config.checks.flags import output
 from lora_training.config.model import Config
@@ -23,6 +22,9 @@ from lora_training.problems import Problem, as_hint
 from lora_training.supervise import states
 from lora_training.supervise.run import Watcher
 from lora_training.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lora_training.app.plan import Plan
 
 
 def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None:
@@ -40,8 +42,13 @@ def check(here: Workspace, plan: Plan, watcher: Watcher, *, keeps: bool) -> None
         raise ConfigError(str(errors[0]), hint=as_hint(errors) or None)
 
 
-def problems(here: Workspace, config: Config, schema: Schema, progress: Progress) -> Iterator[Problem]:
-    """Yield the problems that `check` and other steps of `lora train` would report for a configuration."""
+def problems(
+    here: Workspace, config: Config, schema: Schema, progress: Progress, *, write: bool = True
+) -> Iterator[Problem]:
+    """Yield the problems that `check` and other steps of `lora train` would report for a configuration.
+
+    Without `write`, the files found good are not listed in the cache.
+    """
     yield from _processes(config)
     yield from _state(config)
     if config.run.assets and not (here.cache / config.run.assets).exists():
@@ -57,7 +64,8 @@ def problems(here: Workspace, config: Config, schema: Schema, progress: Progress
         message = "this environment has no training packages, so no image and no cache file was opened"
         yield config.problem(message, (), hint="`make setup` brings them", severity="warning")
     # the files under the run's name are unknown here, so the space for all of them is required
-    for problem in _run(config, replace(job, keeps=True, only_looks=True), progress):
+    job = replace(job, keeps=True, only_looks=True, cache=job.cache if write else None)
+    for problem in _run(config, job, progress):
         entry = config.entries.get(problem.key or "")
         place = entry.path if entry else ("datasets",)
         yield config.problem(problem.message, place, hint=problem.hint, severity=problem.severity)

@@ -21,7 +21,7 @@ from lora_training.preflight.listing import Subset
 from lora_training.stat_cache import StatCache
 from lora_training.workspace import Workspace
 
-_SHOWN = 4  # buckets
+_SHOWN, _WARNINGS = 4, 3  # buckets, warnings
 _DEFAULT_STEPS = 1600  # upstream's max_train_steps
 
 
@@ -45,8 +45,10 @@ def lines(here: Workspace, plan: Plan, progress: Callable[[str], None], *, write
     yield f"steps     {_steps(job, data, plan.started.count)}"
     yield f"saves     {_saves(job, subsets)} in {plan.output.parent}"
     yield f"device    {_device(plan)}, {_precision(plan, job)}"
-    if plan.warnings:
-        yield f"warnings  {plan.warnings}: `lora config check {shell.quote(str(plan.config.path))}` shows them"
+    yield from (f"warning   {problem}" for problem in plan.warnings[:_WARNINGS])
+    if len(plan.warnings) > _WARNINGS:
+        more = len(plan.warnings) - _WARNINGS
+        yield f"warnings  {more} more: `lora config check {shell.quote(str(plan.config.path))}` shows them"
 
 
 def _subsets(job: Job) -> list[Subset]:

@@ -55,7 +55,9 @@ def train(here: Workspace, request: Request, watcher: Watcher) -> tuple[Plan, Re
     """
     # no patch command may change the trees now: each attempt imports upstream again, partly late in the run
     with transaction.shared_lock(here):
-        plan = plans.make(here, request.file, request.sets, write=True, environ=request.environ)
+        plan = plans.make(
+            here, request.file, request.sets, write=True, environ=request.environ, progress=watcher.progress
+        )
         resume = resuming.meant(plan, request.resume or plan.config.run.resume, watcher)
         try:
             return plan, run(here, plan, resume, watcher, detach=request.detach)
@@ -69,7 +71,7 @@ def rehearse(here: Workspace, request: Request, watcher: Watcher) -> str:
     Writes nothing.
     """
     with transaction.shared_lock(here):
-        plan = plans.make(here, request.file, request.sets, write=False)
+        plan = plans.make(here, request.file, request.sets, write=False, progress=watcher.progress)
         resume = resuming.meant(plan, request.resume or plan.config.run.resume, watcher)
         _warn_of_left_out(plan, watcher)
         if resume == "auto" and recording.complete(plan):

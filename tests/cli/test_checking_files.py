@@ -95,6 +95,19 @@ def test_cut_off_images_are_found_by_check_as_by_train_and_left_alone_when_quick
     assert str(only["message"]) in refused.err
 
 
+def test_train_reports_the_faults_of_a_configuration_and_of_its_files_together_as_check_does(folder: Path) -> None:
+    cut(folder / "images" / "a.png")
+    (folder / "images" / "b.txt").write_bytes(b"\xff\xfea\0")
+    configured(folder, "learning_rat = 1")
+    with (folder / "c.toml").open("a") as file:
+        file.write("[launch]\nnum_machines = 2\nnum_processes = 3\n")
+    said = [str(problem["message"]) for problem in problems(folder)]
+    assert len(said) == 4, said
+    for refused in (train(folder, "--dry-run"), train(folder)):
+        assert refused.code == 3
+        assert all(message in refused.err for message in said), refused.err
+
+
 def test_a_model_of_another_family_and_all_else_is_found_at_once(folder: Path) -> None:
     checkpoint(folder / "xl.safetensors", {"conditioner.embedders.1.model.a": (2, 2)})
     cut(folder / "images" / "a.png")

@@ -136,6 +136,26 @@ def test_an_error_is_named_at_its_place(checked, text, words):
 
 
 @pytest.mark.parametrize(
+    ("script", "rates", "key"),
+    [
+        ("train_network", "learning_rate = 0", "learning_rate"),
+        ("train_network", "unet_lr = 0\ntext_encoder_lr = [0.0, 1e-4]", "unet_lr"),
+        ("flux_train_network", "unet_lr = 0\ntext_encoder_lr = [0.0, 1e-4]", None),
+        ("train_network", "learning_rate = 0\ntext_encoder_lr = 1e-5", None),
+        ("train_network", "learning_rate = 0\ntext_encoder_lr = 1e-5\nnetwork_train_unet_only = true", "learning_rate"),
+        ("train_network", "text_encoder_lr = 0\nnetwork_train_text_encoder_only = true", "text_encoder_lr"),
+        ("train_network", "unet_lr = 0", None),
+        ("hunyuan_image_train_network", "unet_lr = 0", "unet_lr"),
+        ("flux_train_network", 'learning_rate = 0\n[x.network_args]\nnetwork_reg_lrs = "double=1e-4"', None),
+    ],
+)
+def test_learning_rates_that_leave_nothing_to_train_are_an_error(checked, script, rates, key):
+    module = "networks.lora_flux" if script == "flux_train_network" else "networks.lora"
+    found = [each for each in checked(rates, script=script, module=module) if "learning rate is 0" in each.message]
+    assert [each.key for each in found] == ([key] if key else [])
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ('optimizer_type = "Prodigy"\nlearning_rate = 1e-4', ("set learning_rate = 1.0",)),

@@ -12,6 +12,7 @@ from lora_training.config.model import Config
 from lora_training.config.schema import Schema
 from lora_training.problems import Problem, Severity
 
+FilesCheck = Callable[[Config, Schema], Iterable[Problem]]
 # `split_mode`, which FLUX deprecates, swaps 18 blocks if `blocks_to_swap` is not given
 _SWAPS = ("blocks_to_swap", "split_mode")
 # Their VAE is from diffusers, which requires CUDA with xformers. Their U-Nets use group norm, which has no CPU kernel
@@ -33,7 +34,7 @@ class Machine:
     runtime: Collection[str] | None = None
     installed: Callable[[str], bool] | None = None
     settings: Callable[[Mapping[str, Any]], Mapping[str, Iterable[Any]]] | None = None
-    files: Callable[[Config, Schema], Iterable[Problem]] | None = None
+    files: FilesCheck | None = None
     has_gpu: Callable[[], bool] | None = None
     loads_xformers: Callable[[], bool] = lambda: True
     trains: bool = False

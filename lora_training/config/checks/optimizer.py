@@ -31,6 +31,8 @@ PACKAGE_OF = {name.lower(): package for package, names in _PACKAGES.items() for 
 _INSTALL = {"lycoris": "`make setup-lycoris` installs it", "lion_pytorch": "install lion-pytorch"}
 _SWITCHES = {"use_8bit_adam": "AdamW8bit", "use_lion_optimizer": "Lion"}
 _ADAPTIVE = ("dadapt", "prodigy")
+_KEPT_AT_ZERO = ("lora_fa", "oft", "oft_flux", "lycoris.kohya")
+_ONE_TEXT_RATE = ("networks.lora", "networks.dylora")  # these take the first of several
 _LOW = 0.1  # upstream warns about learning rates up to this one
 # upstream accepts these schedulers, but calls their functions with arguments that they do not have
 BROKEN = frozenset({"reduce_lr_on_plateau", "cosine_warmup_with_min_lr"})
@@ -46,6 +48,7 @@ def problems(view: View, installed: Installed) -> Iterator[Problem]:
         yield from _optimizer(view, name, key, installed)
         if name.lower().rpartition(".")[2].startswith(_ADAPTIVE):
             yield from _rates(view, name)
+    yield from _all_zero(view)
     yield from _scheduler(view, installed)
 
 
@@ -120,6 +123,24 @@ def _rates(view: View, name: str) -> Iterator[Problem]:
         if rate is not None and 0 < rate <= _LOW:
             message = f"{name} finds the learning rate by itself: `{key}` = {rate} only slows it down"
             yield view.problem(message, key, hint=f"set {key} = 1.0", severity="warning")
+
+
+def _all_zero(view: View) -> Iterator[Problem]:
+    """Yield an error if every learning rate is 0: upstream leaves such matrices out, and its optimizer gets none."""
+    module, named = str(view.value("network_module")), {name for _, name, _ in view.pairs("network_args")}
+    # patterns of modules with rates of their own; and modules whose matrices stay, for Adafactor to find their rate
+    if "network_reg_lrs" in named or (_is_replaced(view) and module.endswith(_KEPT_AT_ZERO)):
+        return
+    parts = {"unet_lr": "network_train_text_encoder_only", "text_encoder_lr": "network_train_unet_only"}
+    # upstream's LoRA of HunyuanImage has no matrices for the text encoders
+    absent = "text_encoder_lr" if view.family.name == "hunyuan_image" else None
+    keys = [key for key, without in parts.items() if key != absent and not view.on(without)]
+    given = [view.value("learning_rate") if view.value(key) in (None, []) else view.value(key) for key in keys]
+    first = [rate[:1] if isinstance(rate, list) and module in _ONE_TEXT_RATE else rate for rate in given]
+    if first and all(rate == 0 for each in first for rate in (each if isinstance(each, list) else [each])):
+        key = next(filter(view.given, (*keys, "learning_rate")))
+        message = "every learning rate is 0, which leaves upstream's optimizer nothing to train"
+        yield view.problem(message, key, hint=f"set {key} above 0, for example {key} = 1e-4")
 
 
 # -- the scheduler

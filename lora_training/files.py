@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import json
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lora_training import nearest, shell
 from lora_training.errors import TrainingError
 
 # Larger files are refused by readers of whole files: a small archive may contain a file of any size.
@@ -98,6 +100,21 @@ def write(path: Path, text: str | bytes, *, synced: bool = False) -> None:
         raise
     if synced:
         sync(path.parent)
+
+
+def alike(path: Path, suffix: str, otherwise: str) -> str:
+    """Return a hint for a file that cannot be read: the most similar name in its folder, or `otherwise`."""
+    stems = [name.removesuffix(suffix) for name in names(path.parent) if name.endswith(suffix)]
+    near = nearest.name(path.name.removesuffix(suffix), stems)
+    return f"did you mean `{near}{suffix}`?" if near else otherwise
+
+
+def as_utf8(path: Path | str, data: bytes) -> str:
+    """Return a hint for a text file that is not UTF-8: a command that converts it, and loses nothing if it fails."""
+    word, new = shell.quote(str(path)), shell.quote(f"{path}.new")
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    guess, code = ("it looks like UTF-16", "UTF-16") if is_utf16 else ("if it is Latin-1", "LATIN1")
+    return f"save the file as UTF-8; {guess}: `iconv -f {code} -t UTF-8 {word} -o {new} && mv {new} {word}`"
 
 
 def sync(path: Path | str) -> None:

@@ -71,7 +71,8 @@ def _read(path: Path) -> Header:
     except safetensors_header.Damaged as exc:
         raise ConfigError(f"{path} {exc}", hint=contents.mend(str(exc))) from exc
     except OSError as exc:
-        raise ConfigError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+        hint = files.alike(path, ".safetensors", "give the path of a .safetensors file")
+        raise ConfigError(f"{path} cannot be read: {exc.strerror or exc}", hint=hint) from exc
 
 
 def _kind(header: Header, *, is_lora: bool) -> str:

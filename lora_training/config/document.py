@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_training import files, nearest, printable, tomls
+from lora_training import files, printable, tomls
 from lora_training.config import positions
 from lora_training.config.positions import Path as KeyPath
 from lora_training.errors import ConfigError
@@ -25,6 +25,7 @@ _DOTS = 1000  # on one line
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _WIDTH = 100  # characters of a list on one line
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_PAIR = re.compile(r"\s*([^=#\s]+)\s*=")
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -78,9 +79,7 @@ def text_of(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MOST + 1)
     except OSError as exc:
-        stems = [name.removesuffix(".toml") for name in files.names(path.parent) if name.endswith(".toml")]
-        near = nearest.name(path.name.removesuffix(".toml"), stems)
-        hint = f"did you mean `{near}.toml`?" if near else "give the path of a TOML file"
+        hint = files.alike(path, ".toml", "give the path of a TOML file")
         raise _unreadable(path, f"cannot be read: {exc.strerror}", hint) from None
     if len(data) > MOST:
         raise _unreadable(path, f"cannot be read: it is larger than {MOST} bytes")
@@ -89,8 +88,7 @@ def text_of(path: Path) -> str:
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         column = exc.start - data.rfind(b"\n", 0, exc.start)
-        hint = "save the file as UTF-8" + (" (it looks like UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "")
-        raise _unreadable(path, "not UTF-8", hint, Position(line, column)) from None
+        raise _unreadable(path, "not UTF-8", files.as_utf8(path, data), Position(line, column)) from None
 
 
 def _invalid(path: Path, text: str, message: str) -> Unreadable:
@@ -100,6 +98,8 @@ def _invalid(path: Path, text: str, message: str) -> Unreadable:
     place = Position(len(lines), len(lines[-1]) + 1) if found else None
     if found and found[1]:
         place = Position(int(found[1]), int(found[2]))
+        if what == "Cannot overwrite a value" and (pair := _PAIR.match(lines[place.line - 1])):
+            what = f"`{pair[1]}` is given twice in one table"
     return _unreadable(path, f"not valid TOML: {what[:1].lower()}{what[1:]}", place=place)
 
 

@@ -84,7 +84,7 @@ def make(job: Job, tree: Path, progress: Callable[[str], None], trigger: str | N
     limit = tokens.limit(job) if count else None
     samples = [sample for dataset in datasets for sample in dataset.samples]
     unfit = preflight.unfit(job, subsets, progress)
-    text = f"images {preflight.UNFIT}: {preflight.UNFIT_CURE}"
+    text = f"images {preflight.UNFIT}: {preflight.unfit_cure(subsets)}"
     sizes = (Fault("size", "error", text, unfit),) if unfit else ()
     faults = sorted((*_left_out(subsets, found), *sizes, *_faults(samples, limit, trigger)), key=lambda it: it.severity)
     accumulated = int(job.number("gradient_accumulation_steps") or 1)

@@ -17,10 +17,9 @@ from lora_training.preflight.listing import Subset
 from lora_training.problems import Problem
 from lora_training.stat_cache import StatCache
 
-_STEPS = 64  # upstream's default
+_STEPS, _LEAST, _MOST = 64, 256, 1024  # upstream's defaults
 _WHAT = "sizes of images"
 UNFIT = "not of the size of `resolution`"
-UNFIT_CURE = "set enable_bucket = true, or cache_latents = true"
 
 
 def problems(job: Job, subsets: Sequence[Subset], progress: Progress) -> Iterator[Problem]:
@@ -29,7 +28,7 @@ def problems(job: Job, subsets: Sequence[Subset], progress: Progress) -> Iterato
     cure = "enlarge or remove them, or set bucket_no_upscale = false"
     yield from scan.problems(found, f"image is {what}", f"images are {what}", cure)
     if found := unfit(job, subsets, progress):
-        yield from scan.problems(found, f"image is {UNFIT}", f"images are {UNFIT}", UNFIT_CURE)
+        yield from scan.problems(found, f"image is {UNFIT}", f"images are {UNFIT}", unfit_cure(subsets))
 
 
 def _zero_area(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str, str]:
@@ -59,6 +58,20 @@ def unfit(job: Job, subsets: Sequence[Subset], progress: Progress) -> dict[str, 
         check = partial(_other_size, wanted=subset.size, crops=crops, passed_over=subset.passed_over)
         found |= scan.broken(subset.images, check, judge, _WHAT, progress)
     return found
+
+
+def unfit_cure(subsets: Sequence[Subset]) -> str:
+    """Return a hint for images of another size, with the limits of the buckets that their resolution needs."""
+    limits: dict[str, int] = {}
+    for subset in subsets:
+        options, size = subset.options, subset.size or (_LEAST, _LEAST)
+        steps = options.get("bucket_reso_steps") or _STEPS
+        if min(size) < (options.get("min_bucket_reso") or _LEAST):
+            limits["min_bucket_reso"] = min(limits.get("min_bucket_reso", _LEAST), min(size) // steps * steps)
+        if max(size) > (options.get("max_bucket_reso") or _MOST):
+            limits["max_bucket_reso"] = max(limits.get("max_bucket_reso", 0), -(-max(size) // steps) * steps)
+    words = ["enable_bucket = true", *(f"{key} = {limit}" for key, limit in limits.items())]
+    return f"set {' and '.join(words)}, or cache_latents = true"
 
 
 def _other_size(path: str, *, wanted: tuple[int, int], crops: bool, passed_over: int) -> str | None:

@@ -68,7 +68,7 @@ def test_an_image_of_another_size_is_named_where_nothing_would_fit_it(folder: Pa
     (folder / "images" / "large.txt").write_text("a photo")
     (only,) = problems(folder)
     assert f"{large} (200x140, not 64x64, and enable_bucket is off)" in str(only["message"])
-    assert "set enable_bucket = true" in str(only["hint"])
+    assert "set enable_bucket = true and min_bucket_reso = 64, or cache_latents = true" in str(only["hint"])
     assert "not of the size of `resolution`" in train(folder).err
     configured(folder, dataset="random_crop = true")
     assert problems(folder) == []

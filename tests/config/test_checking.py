@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from lora_training import families
@@ -330,6 +332,11 @@ class TestNetwork:
         assert said(networked("[]", module="networks.lora_flux"), "the network of flux").severity == "warning"
 
 
+def test_a_network_that_upstream_lacks_is_answered_with_a_similar_one_only(checked):
+    assert said(checked(module="networks.lora_flx"), "did you mean `networks.lora_flux`?")
+    assert said(checked(module="networks.nixda"), "no module `networks.nixda`", "for example networks.lora")
+
+
 def test_chroma_needs_its_attention_mask(checked):
     text = 'model_type = "chroma"'
     assert said(checked(text, script="flux_train_network"), "needs apply_t5_attn_mask = true")
@@ -377,6 +384,15 @@ class TestFiles:
     def test_a_caption_that_upstream_would_die_of_is_an_error(self, checked, tmp_path, data, words):
         (tmp_path / "images/0.txt").write_bytes(data)
         assert said(checked(), "0.txt", words).severity == "error"
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+    def test_the_command_of_the_hint_mends_a_caption_in_another_encoding(self, checked, tmp_path, encoding):
+        caption = tmp_path / "images/0.txt"
+        caption.write_text("un café", encoding=encoding)
+        command = str(said(checked(), "is not UTF-8").hint).split("`")[1]
+        subprocess.run(["/bin/sh", "-c", command], check=True)
+        assert caption.read_text(encoding="utf-8") == "un café"
+        assert checked() == ()
 
     def test_what_lora_makes_itself_may_be_missing(self, checked):
         text = 'vae = "${LORA_CACHE}/smoke/vae"\n'

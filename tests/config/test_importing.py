@@ -213,6 +213,18 @@ class TestCommandLine:
         result = imported("t.txt", f"python train_network.py --dataset_config '{name}'")
         assert result.values["dataset_config"] == name
 
+    def test_a_file_that_is_not_there_or_not_utf8_has_a_hint(self, tmp_path):
+        (tmp_path / "preset.json").write_bytes(b"\xff\xfe{\0")
+        hints = {
+            "prest.json": "did you mean `preset.json`?",
+            "nix.json": "give the path",
+            "preset.json": "iconv -f UTF-16",
+        }
+        for name, hint in hints.items():
+            with pytest.raises(ConfigError) as caught:
+                importers.read(tmp_path / name)
+            assert hint in str(caught.value.hint)
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [("accelerate launch train_db.py", "no \\*train_network.py"), ("train_network.py --a 'b", "cannot be read")],

@@ -62,18 +62,23 @@ def test_toml_that_is_none_is_named_with_line_and_column(config):
         config(BASE + "seed = ]\n")
 
 
+def test_a_key_that_is_given_twice_is_named(config):
+    with pytest.raises(ConfigError, match=r"config\.toml:\d+:\d+: not valid TOML: `seed` is given twice"):
+        config(f"{BASE}seed = 1\nseed = 2\n")
+
+
 @pytest.mark.parametrize(
     ("data", "place", "hint"),
     [
-        (b'script = "x"\na = "\xff"\n', r":2:6: not UTF-8", "save the file as UTF-8"),
-        ('script = "x"\n'.encode("utf-16"), r":1:1: not UTF-8", "save the file as UTF-8 (it looks like UTF-16)"),
+        (b'script = "x"\na = "\xff"\n', r":2:6: not UTF-8", "if it is Latin-1: `iconv -f LATIN1 "),
+        ('script = "x"\n'.encode("utf-16"), r":1:1: not UTF-8", "it looks like UTF-16: `iconv -f UTF-16 "),
     ],
 )
 def test_an_encoding_that_is_not_utf_8_is_named(tmp_path, data, place, hint):
     (tmp_path / "c.toml").write_bytes(data)
     with pytest.raises(ConfigError, match=place) as caught:
         load(tmp_path / "c.toml", environ={})
-    assert caught.value.hint == hint
+    assert hint in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("depth", [101, 400, 5000])

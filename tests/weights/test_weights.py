@@ -86,7 +86,8 @@ def test_a_file_that_is_cut_off_or_is_none_is_an_error(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(whole[:-5])
     (tmp_path / "page.safetensors").write_bytes(b"<!DOCTYPE html><html></html>")
     (tmp_path / "picture.safetensors").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
-    wrong = {"cut": "is cut off: 5 of", "page": "is a web page", "none": "cannot be read"}
+    wrong = {"cut": "is cut off: 5 of", "page": "is a web page", "pagee": "did you mean `page.safetensors`?"}
+    wrong["none"] = "cannot be read: No such file or directory\nhint: give the path of a .safetensors file"
     wrong["picture"] = "is no safetensors file\nhint: give a file in the format of safetensors"
     for name, said in wrong.items():
         ran = lora("weights", "show", tmp_path / f"{name}.safetensors", cwd=tmp_path)

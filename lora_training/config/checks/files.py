@@ -173,8 +173,8 @@ def _caption(view: View, path: Path, place: KeyPath) -> Iterator[Problem]:
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:
-        hint = "save it as UTF-8, such as by `iconv -f LATIN1 -t UTF-8`"
-        yield view.config.problem(f"caption {path} is not UTF-8, which upstream refuses", place, hint=hint)
+        message = f"caption {path} is not UTF-8, which upstream refuses"
+        yield view.config.problem(message, place, hint=files.as_utf8(path, text))
 
 
 def _data_dir(view: View) -> Iterator[Problem]:

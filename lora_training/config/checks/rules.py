@@ -192,8 +192,10 @@ def _network(view: View) -> Iterator[Problem]:
     if not isinstance(module, str) or not module.startswith("networks.") or view.tree is None:
         return
     if not paths.exists(view.tree / f"{module.replace('.', '/')}.py"):
-        known = [f"networks.{path.stem}" for path in sorted((view.tree / "networks").glob("*.py"))]
-        yield view.problem(f"upstream has no module `{module}`", "network_module", hint=nearest.hint(module, known))
+        known = sorted(path.stem for path in (view.tree / "networks").glob("*.py"))
+        near = nearest.name(module.removeprefix("networks."), known)
+        alike = f"did you mean `networks.{near}`?" if near else "for example networks.lora"
+        yield view.problem(f"upstream has no module `{module}`", "network_module", hint=alike)
         return
     named = (family for family in families.FAMILIES if family.is_flow and module.endswith(f"_{family.name}"))
     other = next((family for family in named if family.script != view.schema.script), None)

@@ -16,7 +16,7 @@ from lora_training.config.importers import command, flat_toml, kohya_gui, metada
 from lora_training.config.importers.draft import Draft
 from lora_training.config.schema import Schema
 from lora_training.errors import ConfigError
-from lora_training.files import read_any
+from lora_training.files import alike, as_utf8, read_any
 
 __all__ = ["Draft", "Source", "convert", "from_text", "read"]
 
@@ -99,9 +99,10 @@ def read(path: Path, stdin: BinaryIO | None = None) -> Source:
             return Source(metadata, _metadata(path), path.parent)
         text = read_any(path, document.MOST).decode("utf-8-sig")
     except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8") from None
+        hint = alike(path, path.suffix, "give the path of another trainer's file")
+        raise ConfigError(f"cannot read {path}: {exc.strerror}", hint=hint) from None
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path} is not UTF-8", hint=as_utf8(path, exc.object)) from None
     if suffix in (".json", ".toml", ".yaml", ".yml"):
         return from_text(path, suffix, text)
     if suffix in _SCRIPTS and _COMMAND.search(text):

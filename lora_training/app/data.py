@@ -105,7 +105,7 @@ def _table(dataset: Dataset) -> Iterator[str]:
     rule, counts = dataset.filled.rule, dataset.filled.counts
     width, height = rule.resolution
     used = sum(counts.values())
-    yield f"{width}x{height}, batches of {rule.batch_size}: {len(dataset.samples)} images, {used} with repeats"
+    yield f"{width}x{height}, batches of {rule.batch_size}: {report.counted(dataset.samples, used)}"
     yield f"  {'bucket':>12} {'images':>8} {'with repeats':>14}"
     for size, count in counts.items():
         images = sum(each.place is not None and each.place.bucket == size for each in dataset.samples)

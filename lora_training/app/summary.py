@@ -106,12 +106,13 @@ def _steps(job: Job, data: _Data | None, processes: int) -> str:
 
 def _saves(job: Job, subsets: Sequence[Subset]) -> str:
     loras, states = disk.saves(job, subsets)
-    found = ((loras, "LoRA", sizes.lora(job)), (states, "state", sizes.state(job)))
-    return ", ".join(
+    found = ((loras - 1, "checkpoint", sizes.lora(job)), (states, "state", sizes.state(job)))
+    kinds = (
         f"{number} {what}{'s' * (number != 1)}" + (f" of about {disk.shown(size)}" if size else "")
         for number, what, size in found
         if number
     )
+    return ", ".join(("the LoRA", *kinds))
 
 
 def _device(plan: Plan) -> str:

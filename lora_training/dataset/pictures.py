@@ -27,7 +27,8 @@ _CLOSE_BITS, _CLOSE_COLOURS = 6, 24  # of 64 bits, and of 255
 class Picture:
     """An image as upstream opens it: it ignores the orientation in EXIF, and takes the first frame alone.
 
-    `wrong` is why it does not decode. `signature`: the signs of 64 differences of brightness, and 16 mean colours.
+    `wrong` is why it does not decode; `content` is its format if its name says another. `signature`: the signs of 64
+    differences of brightness, and 16 mean colours.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Picture:
     orientation: int = 1
     has_alpha: bool = False
     signature: str = ""
+    content: str = ""
     wrong: str | None = None
 
 
@@ -63,8 +65,12 @@ def _look(path: str) -> dict[str, Any]:
     import numpy as np
     from PIL import Image
 
+    named = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
     with Image.open(path, formats=images.formats()) as image:
+        # an MPO is a JPEG with more pictures in it, as telephones write them
+        kind = "JPEG" if image.format == "MPO" else image.format
         found = {
+            "content": kind if kind != named else "",
             "width": image.width,
             "height": image.height,
             "mode": image.mode,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
@@ -34,12 +34,18 @@ def html(survey: Survey, title: str) -> Iterator[str]:
     yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title><style>{_STYLE}</style>'
     yield f"<h1>{_text(title)}</h1>"
     used = sum(sample.repeats for sample in survey.samples)
-    yield f"<p>{len(survey.samples)} images, {used} with repeats; {survey.steps} steps an epoch.</p>"
+    yield f"<p>{counted(survey.samples, used)}; {survey.steps} steps an epoch.</p>"
     yield from _faults(survey)
     for dataset in survey.datasets:
         yield from _buckets(dataset)
     yield from _captions(survey)
     yield "</html>\n"
+
+
+def counted(samples: Sequence[Sample], used: int) -> str:
+    """Return the number of images, of broken ones, and of those that an epoch uses with their repeats, in words."""
+    broken = sum(sample.picture.wrong is not None for sample in samples)
+    return f"{len(samples)} images{f' ({broken} broken)' if broken else ''}, {used} an epoch with repeats"
 
 
 def _faults(survey: Survey) -> Iterator[str]:

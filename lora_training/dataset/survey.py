@@ -146,6 +146,7 @@ def _of_file(sample: Sample) -> Iterator[tuple[str, str | None]]:
     """Yield the codes of the faults that an image file may have, each with a detail if it has it."""
     picture, options = sample.picture, sample.subset.options
     yield "broken", picture.wrong
+    yield "misnamed", picture.content or None
     yield "exif-rotated", f"orientation {picture.orientation}" if picture.orientation > 1 else None
     yield "animated", f"{picture.frames} frames" if picture.frames > 1 else None
     yield "alpha", picture.mode if picture.has_alpha and not options.get("alpha_mask") else None
@@ -182,6 +183,7 @@ _FAULTS: dict[str, tuple[Severity, str]] = {
     "enlarged": ("warning", "images smaller than their bucket, which are enlarged"),
     "extreme": ("warning", f"images with one side more than {_MOST_RATIO:.0f} times the other"),
     "cropped": ("warning", "images that lose much to cropping"),
+    "misnamed": ("warning", "images in another format than their names say, which upstream reads all the same"),
     "exif-rotated": ("warning", "images turned by their EXIF data, which upstream ignores"),
     "animated": ("warning", "animated images, of which the first frame alone is used"),
     "alpha": ("warning", "images with transparency, which is dropped without alpha_mask"),

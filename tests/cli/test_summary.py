@@ -61,7 +61,7 @@ def test_a_dry_run_says_what_would_be_trained(
     assert out.count("\n") == 1
     lines = err.splitlines()
     assert lines[:3] == ["images    5 x 3 repeats", "buckets   256x256 (9), 320x192 (6)", f"steps     {said}"]
-    assert lines[3] == f"saves     {loras} LoRAs in {folder / 'out'}"
+    assert lines[3] == f"saves     the LoRA, {loras - 1} checkpoints in {folder / 'out'}"
     assert lines[4].startswith("device    ")
     # the images have no captions
     (warning,) = lines[5:]

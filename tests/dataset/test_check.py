@@ -30,6 +30,7 @@ TEXTS = [
 ]
 CODES = {
     "broken": {"broken.png"},
+    "misnamed": {"b.png"},
     "tiny": {"thin.png"},
     "enlarged": {"small.png", "near.jpg", "thin.png"},
     "extreme": {"long.png", "thin.png"},
@@ -76,6 +77,7 @@ def planted(tmp_path_factory) -> Path:
     for seed, (name, size) in enumerate({**sizes, "thin": (50, 170)}.items()):
         picture(*size, seed).save(folder / f"{name}.png")
     shutil.copy(folder / "a.png", folder / "same.png")
+    picture(512, 512, 1).save(folder / "b.png", "JPEG")
     picture(512, 512, 1).resize((300, 300)).save(folder / "near.jpg", quality=60)
     (folder / "broken.png").write_bytes((folder / "c.png").read_bytes()[:300])
     turned = Image.Exif()
@@ -118,6 +120,7 @@ def test_the_report_is_one_file_with_thumbnails_crops_and_duplicates(planted, tm
     ran = check(planted, "--resolution", "512", "--trigger", "cat", "--report", "report.html", cwd=tmp_path)
     assert "report: report.html" in ran.out
     assert "the trigger word cat: 8\n" in ran.out
+    assert "512x512, batches of 1: 14 images (1 broken), 13 an epoch with repeats\n" in ran.out
     assert "files that upstream does not read (1 .mp4, 1 folder, 1 .Png, 1 .gif)" in ran.out
     assert "    and 3 more, which --json lists\n" in ran.out
     text = (tmp_path / "report.html").read_text()

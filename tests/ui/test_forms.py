@@ -196,7 +196,7 @@ def test_the_report_on_a_configuration_s_data_is_shown_with_its_pictures_and_run
     write(home / "configs", {"with-data.toml": DATA.format(tmp_path / "images")})
     _, headers, content = at_home.ask("/configs/with-data/data")
     assert headers["content-security-policy"].startswith("default-src 'none'; img-src data:;")
-    assert b"1 images, 1 with repeats" in content
+    assert b"1 images, 1 an epoch with repeats" in content
     assert (b"<script" in content, content.count(b"&lt;script&gt;") > 2) == (False, True)
     page.goto(at_home.url("/configs/with-data"))
     with page.expect_popup() as opened:

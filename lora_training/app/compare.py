@@ -70,13 +70,13 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
 
 
 def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each key of nested tables with its value; the number of a table in a list counts from 1."""
+    """Yield each key of nested tables with its value; the first table of a list is `datasets.0`, as for `--set`."""
     if isinstance(value, dict):
         for name, each in value.items():
             yield from _leaves(f"{prefix}.{name}" if prefix else name, each)
     elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        for number, each in enumerate(value, 1):
-            yield from _leaves(f"{prefix}[{number}]", each)
+        for number, each in enumerate(value):
+            yield from _leaves(f"{prefix}.{number}", each)
     else:
         yield prefix, value
 

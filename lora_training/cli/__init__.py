@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from lora_training import locks, printable
+from lora_training import locks, printable, shell
+
+if TYPE_CHECKING:
+    import click
 
 _PERMISSIONS = "change its permissions, or run this as its owner"
 _HINTS = {
@@ -27,6 +31,8 @@ _HINTS = {
     errno.EIO: "the disk fails: look at the system's log",
     errno.EMFILE: "raise the number of open files: `ulimit -n`",
 }
+# short names of upstream's options that are often tried as options of `lora`
+_SHORT = {"lr": "learning_rate", "epochs": "max_train_epochs", "steps": "max_train_steps", "dim": "network_dim"}
 _INSTALL = "`make setup` installs what training and the page need; elsewhere: pip install 'lora-training[train,ui]'"
 _WRITING = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 
@@ -119,7 +125,9 @@ def _run_click(argv: Sequence[str]) -> int:
             exc.show()
         else:
             context = exc.ctx if isinstance(exc, click.UsageError) else None
-            _report(exc.format_message(), f"`{context.command_path} --help` shows its use" if context else None)
+            hint = f"`{context.command_path} --help` shows its use" if context else None
+            as_set = _as_set(exc, argv) if isinstance(exc, click.NoSuchOption) else None
+            _report(exc.message if as_set else exc.format_message(), as_set or hint)
         return exc.exit_code
     except click.Abort as exc:
         raise KeyboardInterrupt from exc
@@ -133,6 +141,19 @@ def _run_click(argv: Sequence[str]) -> int:
             raise BrokenPipeError from exc
         raise
     return code if isinstance(code, int) else 0
+
+
+def _as_set(wrong: click.NoSuchOption, argv: Sequence[str]) -> str | None:
+    """Return a hint for an option that is one of upstream's flags, if the command takes these by `--set`."""
+    from lora_training.cli import output
+
+    name = wrong.option_name.lstrip("-").replace("-", "_")
+    key, options = _SHORT.get(name, name), wrong.ctx.command.params if wrong.ctx else []
+    sets = next((each for each in options if each.name == "sets"), None)
+    if wrong.ctx is None or sets is None or f"{key}=" not in output.keys(wrong.ctx, sets, key):
+        return None
+    value = re.search(rf"{re.escape(wrong.option_name)}[ =]([^\s-]\S*)", shell.join(argv))
+    return f"upstream's options are given by `--set {key}={value[1] if value else '...'}`"
 
 
 def _note(line: str) -> None:

@@ -40,10 +40,16 @@ def load(
     other problems are in `Config.problems`.
     """
     variables = dict(os.environ if environ is None else environ)
-    path = Path(path).absolute()
+    path = _plain(Path(path).absolute())
     doc = document.read(path, text)
     doc = override(doc, [*from_environment(variables), *from_sets(sets)])
     return _Builder(path, doc, variables).config()
+
+
+def _plain(path: Path) -> Path:
+    """Return a path without `..`, for messages, unless a symbolic link makes that another file."""
+    plain = Path(os.path.normpath(path))
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else path
 
 
 # -- overrides

@@ -65,6 +65,25 @@ def test_a_wrong_use_is_an_error_and_a_hint(words: str, said: str, capsys: pytes
     assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
+@pytest.mark.upstream
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("--lr", "5e-4"), "`--set learning_rate=5e-4`"),
+        (("--max-train-steps=9", "--dry-run"), "`--set max_train_steps=9`"),
+        (("--xformers", "--dry-run"), "`--set xformers=...`"),
+        (("--nix",), "`lora train --help` shows its use"),
+    ],
+)
+def test_an_option_of_upstream_s_is_answered_with_set(
+    words: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str], sd_scripts: Path
+) -> None:
+    assert cli.run(["train", "cats.toml", *words]) == 2
+    said, _, hinted = capsys.readouterr().err.partition("\nhint: ")
+    assert said.startswith(f"error: No such option '{words[0].partition('=')[0]}'.")
+    assert hint in hinted
+
+
 @pytest.mark.parametrize("name", ["cats", "cats.tml"])
 def test_a_misspelt_file_names_the_one_beside_it(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cats.toml").touch()

@@ -145,13 +145,19 @@ def test_a_run_of_the_miniature_is_told_from_one_of_sd_scripts(
         folder = keep(here, name)
         path = folder / record.RECORD
         path.write_text(json.dumps(json.loads(path.read_text()) | {"name": name, "made_by": {"upstream": upstream}}))
+        (folder / "config.toml").write_text(f"[[datasets]]\nbatch_size = 1\n[[datasets]]\nbatch_size = {len(name)}\n")
     assert cli.run(["runs", "list"]) == 0
     assert sorted(line.split(", 0 ")[0] for line in capsys.readouterr().out.splitlines()) == [
         "real: complete",
         "stand-in: complete, the miniature (NOT sd-scripts)",
     ]
     assert cli.run(["runs", "compare", "real", "stand-in"]) == 0
-    assert "upstream  0123456789ab  the miniature (NOT sd-scripts)\n" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert any(
+        line.split(maxsplit=2) == ["upstream", "0123456789ab", "the miniature (NOT sd-scripts)"] for line in said
+    )
+    # as for --set
+    assert said[-1].split() == ["datasets.1.batch_size", "4", "8"]
     assert cli.run(["runs", "list", "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert {run["name"]: run["miniature"] for run in runs} == {"real": False, "stand-in": True}

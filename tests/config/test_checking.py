@@ -165,6 +165,7 @@ def test_learning_rates_that_leave_nothing_to_train_are_an_error(checked, script
         ("xformers = true\nsdpa = true", ("only one of",)),
         ("zero_terminal_snr = true", ("does nothing without `v_parameterization`",)),
         ("clip_skip = 2", ("not meant for SDXL",)),
+        ("sample_every_n_epochs = 1", ("does nothing without `sample_prompts`",)),
         ('train_data_dir = "images"', ("no effect beside [[datasets]]",)),
         ('mixed_precision = "fp16"\n[launch]\nmixed_precision = "bf16"', ("which is what counts",)),
     ],

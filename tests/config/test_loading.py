@@ -62,6 +62,16 @@ def test_toml_that_is_none_is_named_with_line_and_column(config):
         config(BASE + "seed = ]\n")
 
 
+def test_a_path_is_shown_without_going_back_unless_a_link_makes_that_another_file(config, tmp_path):
+    config(BASE)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "far" / "b").mkdir(parents=True)
+    (tmp_path / "far" / "config.toml").write_text(BASE)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "b")
+    assert load(tmp_path / "a" / ".." / "config.toml", environ={}).path == tmp_path / "config.toml"
+    assert load(tmp_path / "link" / ".." / "config.toml", environ={}).path == tmp_path / "link" / ".." / "config.toml"
+
+
 def test_a_key_that_is_given_twice_is_named(config):
     with pytest.raises(ConfigError, match=r"config\.toml:\d+:\d+: not valid TOML: `seed` is given twice"):
         config(f"{BASE}seed = 1\nseed = 2\n")

@@ -68,6 +68,9 @@ _NEEDS: tuple[tuple[str, str, Severity], ...] = (
     ("noise_offset_random_strength", "noise_offset", "warning"),
     ("ip_noise_gamma_random_strength", "ip_noise_gamma", "warning"),
     ("base_weights_multiplier", "base_weights", "warning"),
+    ("sample_every_n_epochs", "sample_prompts", "warning"),
+    ("sample_every_n_steps", "sample_prompts", "warning"),
+    ("sample_at_first", "sample_prompts", "warning"),
     ("save_state_to_huggingface", "huggingface_repo_id", "error"),
 )
 

@@ -62,7 +62,8 @@ def _removal_offered(target: Target, old: Stack | None) -> Iterator[None]:
     except PatchError as exc:
         name = series.blamed(target.patches, exc)
         if name and name not in [patch.name for patch in (old.patches if old else ())]:
-            exc.hint = f"{exc.hint}\nor take it out of the series: `lora patch remove {target.name}/{name}`"
+            command = f"lora patch remove {target.name}/{name}"
+            exc.hint = f"{exc.hint}\nor take it and its edits out (the file is kept): `{command}`"
         raise
 
 

@@ -88,7 +88,8 @@ def test_no_hook_and_no_monitor_of_a_named_checkout_runs(theirs: Site, ran: Path
     env = {**os.environ, "LORA_HOME": str(theirs.here.root)}
     (theirs.tree / "train_network.py").touch()
     assert lora("upstream", "status", cwd=theirs.here.root, env=env).code == 0
-    assert lora("upstream", "bump", "sd-scripts", "main", cwd=theirs.here.root, env=env).code in (0, 1, 5)
+    # its script has no parser to read flags from
+    assert lora("upstream", "bump", "sd-scripts", "main", cwd=theirs.here.root, env=env).code == 4
     assert lora("upstream", "sync", "--discard-edits", cwd=theirs.here.root, env=env).code == 0
     assert not was_run(ran)
 

@@ -46,6 +46,13 @@ def expanded(path: Path | str) -> Path:
     return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - for that
 
 
+def absolute(path: Path | str) -> Path:
+    """Return an absolute path, without `..` unless a symbolic link makes that another file."""
+    given = Path(path).absolute()
+    plain = Path(os.path.normpath(given))
+    return plain if os.path.realpath(plain) == os.path.realpath(given) else given
+
+
 def read(path: Path, most: int = LIMIT) -> bytes:
     """Return a file's content. Raises OSError also for one of more than `most` bytes."""
     return _read(path, most, opener)

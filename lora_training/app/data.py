@@ -54,7 +54,7 @@ def _of_folder(here: Checkout, place: Path, script: str, resolution: int, extens
     if not families.is_known(script):
         near = nearest.hint(script, (family.script for family in families.FAMILIES))
         raise ConfigError(f"upstream has no script `{script}`", hint=near)
-    root, endings = place.absolute(), listing.extensions()
+    root, endings = files.absolute(place), listing.extensions()
     folders = (root, *files.repeated(root))
     some = next((each for each in folders if any(name.endswith(endings) for name in files.names(each))), root)
     flags = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_training import nearest, tomls
+from lora_training import files, nearest, tomls
 from lora_training.config import document, tables
 from lora_training.config.document import Document
 from lora_training.config.model import Config, Entry
@@ -40,16 +40,10 @@ def load(
     other problems are in `Config.problems`.
     """
     variables = dict(os.environ if environ is None else environ)
-    path = _plain(Path(path).absolute())
+    path = files.absolute(path)
     doc = document.read(path, text)
     doc = override(doc, [*from_environment(variables), *from_sets(sets)])
     return _Builder(path, doc, variables).config()
-
-
-def _plain(path: Path) -> Path:
-    """Return a path without `..`, for messages, unless a symbolic link makes that another file."""
-    plain = Path(os.path.normpath(path))
-    return plain if os.path.realpath(plain) == os.path.realpath(path) else path
 
 
 # -- overrides

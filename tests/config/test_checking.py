@@ -333,6 +333,12 @@ class TestNetwork:
         assert said(networked("[]", module="networks.lora_flux"), "the network of flux").severity == "warning"
 
 
+def test_a_missing_file_is_answered_with_a_similar_name_not_with_any_of_the_same_ending(checked, tmp_path):
+    (tmp_path / "syn.safetensors").touch()
+    assert said(checked('vae = "sin.safetensor"'), "did you mean `syn.safetensors`?")
+    assert said(checked('vae = "abc.safetensors"'), "put it there, or change the path")
+
+
 def test_a_network_that_upstream_lacks_is_answered_with_a_similar_one_only(checked):
     assert said(checked(module="networks.lora_flx"), "did you mean `networks.lora_flux`?")
     assert said(checked(module="networks.nixda"), "no module `networks.nixda`", "for example networks.lora")

@@ -83,8 +83,11 @@ def _missing(view: View, value: str, place: KeyPath, name: str) -> Iterator[Prob
     # the deepest folder that exists
     near = next((parent for parent in found.parents if paths.exists(parent)), None)
     lacking = found.relative_to(near).parts[0] if near else ""
-    alike = nearest.hint(lacking, files.names(near)[:_COMPARED]) if near else None
-    hint = f"{near} exists, {lacking} in it does not: {alike or 'put it there, or change the path'}" if near else None
+    # without their endings, which would make any two names alike
+    stems = {PurePath(name).stem: name for name in files.names(near)[:_COMPARED]} if near else {}
+    alike = nearest.name(PurePath(lacking).stem, stems)
+    cure = f"did you mean `{stems[alike]}`?" if alike else "put it there, or change the path"
+    hint = f"{near} exists, {lacking} in it does not: {cure}" if near else None
     yield view.config.problem(f"{name}: {found} does not exist", place, hint=hint)
 
 

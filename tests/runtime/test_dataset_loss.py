@@ -77,6 +77,17 @@ def plain_of_copy(train: Trainer, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 @pytest.mark.upstream
+def test_a_dataset_of_regularization_images_only_has_no_weight_and_ends_nothing(train: Trainer, tmp_path: Path) -> None:
+    """Upstream uses as many of them as of its other images: none."""
+    datasets = [*dataset(copied_images(tmp_path / "images")), *dataset(copied_images(tmp_path / "regular"))]
+    datasets[1]["subsets"][0]["is_reg"] = True
+    plain = train(tmp_path / "plain", datasets=datasets)
+    done = train(tmp_path / "weighed", datasets=datasets, runtime={"dataset-loss": {"loss_scope": "per_dataset"}})
+    assert (plain.code, done.code) == (0, 0), done.log
+    assert same(done.weights(), plain.weights())
+
+
+@pytest.mark.upstream
 def test_a_term_raises_the_loss_by_its_lambda(
     train: Trainer, tmp_path: Path, plain_of_copy: tuple[Path, Training]
 ) -> None:

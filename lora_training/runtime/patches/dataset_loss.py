@@ -107,8 +107,10 @@ class _DatasetLoss(Watcher):
 
 def _weigh_datasets(datasets: list[Any]) -> None:
     """Add to each subset's attributes the factor that gives all datasets the same total weight."""
-    each = sum(dataset.num_train_images for dataset in datasets) / len(datasets)
-    for dataset in datasets:
+    # of regularization images alone, upstream uses none
+    used = [dataset for dataset in datasets if dataset.num_train_images]
+    each = sum(dataset.num_train_images for dataset in used) / max(1, len(used))
+    for dataset in used:
         for subset in dataset.subsets:
             # several subsets may share one dict
             subset.custom_attributes = subset.custom_attributes | {_FACTOR: each / dataset.num_train_images}

@@ -130,6 +130,8 @@ def work(names: tuple[str, ...], *, gpus: str | None, wait: bool, verbose: bool)
     from lora_training.cli.terminal import Terminal
 
     drop_unread()
+    if gpus is not None and not gpus.strip(" ,"):
+        raise click.BadParameter("it names no GPU", param_hint="--gpus")
     ended = app.work(workspace.find(), lambda: closing(Terminal(verbose=verbose)), names, gpus=gpus, waits=wait)
     if not ended:
         say("no job waits for a worker; `lora queue list` shows all")

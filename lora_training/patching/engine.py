@@ -79,10 +79,13 @@ def apply(workspace: Workspace, targets: Sequence[Target]) -> Result:
 def revert(workspace: Workspace, targets: Sequence[Target], keep_edits: Path | None = None) -> Result:
     """Restore every file that patches touch, byte for byte, or change nothing if one cannot be restored.
 
-    Raises PatchError for local edits, unless `keep_edits` names a file: they are written there first, as a patch.
+    Raises UpstreamError for a missing tree, and PatchError for local edits, unless `keep_edits` names a file: they are
+    written there first, as a patch.
     """
     root = transaction.root_of(workspace)
     with transaction.exclusive(root) as recovered:
+        for target in targets:
+            series.check_there(target)
         states = _read_all(workspace, targets)
         edited = [tree_state.local_edits(state) for state in states]
         if keep_edits is None:

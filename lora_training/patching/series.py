@@ -66,11 +66,16 @@ def is_there(target: Target) -> bool:
     return target.root.is_dir() and any(target.root.iterdir())
 
 
-def check_at_pin(target: Target) -> None:
-    """Raise UpstreamError when the tree is missing or at another commit than its pin."""
+def check_there(target: Target) -> None:
+    """Raise UpstreamError when the tree is missing."""
     if not is_there(target):
         hint = "run `lora upstream sync`; README, Mirrors, where its host is out of reach"
         raise UpstreamError(f"{target.name} is not there: {target.root}", hint=hint)
+
+
+def check_at_pin(target: Target) -> None:
+    """Raise UpstreamError when the tree is missing or at another commit than its pin."""
+    check_there(target)
     if target.commit != target.pin:
         at = target.commit or "an unknown commit"
         raise UpstreamError(f"{target.name} is at {at}, its pin is {target.pin}", hint="run `lora upstream sync`")

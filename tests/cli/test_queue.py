@@ -108,6 +108,7 @@ def test_jobs_are_moved_paused_and_removed(queue: Queue) -> None:
     assert queue("pause").out.startswith("0030-a: paused")
     assert queue("work", "--gpus", "0,1").out.startswith("no job waits for a worker; ")
     assert "there is no GPU x" in queue("work", "--gpus", "0,x").err
+    assert "it names no GPU" in queue("work", "--gpus", "").err
     assert queue("resume", "b").code == 0
     assert queue.states() == {"b": "waiting", "a": "paused"}
     assert queue("remove", "--done").out == "no job is done\n"

@@ -142,7 +142,7 @@ def test_a_package_that_is_not_installed_is_named(sd_scripts: Path, tmp_path: Pa
 def test_a_missing_source_tree_is_exit_code_4_and_how_it_comes(no_upstream: Path, tmp_path: Path) -> None:
     text = (ROOT / "configs" / "smoke.toml").read_text(encoding="utf-8")
     write(tmp_path, {"own.toml": text.replace("[run]\nassets =", "[run]\n# assets =")})
-    for words in (("tool", "list"), ("train", tmp_path / "own.toml")):
+    for words in (("tool", "list"), ("train", tmp_path / "own.toml"), ("patch", "revert", "sd-scripts")):
         ran = lora(*words, cwd=no_upstream)
         assert ran.code == 4, ran.err
         assert "run `lora upstream sync`" in ran.err

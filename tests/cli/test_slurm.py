@@ -70,12 +70,20 @@ def is_still(pid: int) -> bool:
         return False
 
 
+def has_made_a_step(events: Path, starts: int) -> bool:
+    """Whether the training of this start has made one."""
+    begun = events.read_bytes().split(b'"event": "start"')[1:] if events.exists() else []
+    return len(begun) >= starts and b'"event": "step"' in begun[-1]
+
+
 @contextmanager
 def held(run: Path, starts: int = 1) -> Iterator[None]:
-    """Have the training stand still from its first steps until it is asked to stop, so that it is not over before."""
-    events = run / "events.jsonl"
+    """Have the training stand still from its first steps until it is asked to stop, so that it is not over before.
+
+    One that is asked before its first step saves no state.
+    """
     deadline = time.monotonic() + TIMEOUT_S
-    while not (events.exists() and events.read_bytes().count(b'"event": "start"') >= starts):
+    while not has_made_a_step(run / "events.jsonl", starts):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     training = descendants(json.loads((run / "run.json").read_text(encoding="utf-8"))["pid"])

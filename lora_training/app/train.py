@@ -17,6 +17,7 @@ from lora_training.config.argv import dataset_text
 from lora_training.config.checks import machine
 from lora_training.errors import LoraError, TrainingError
 from lora_training.patching import transaction
+from lora_training.runtime import registry
 from lora_training.runtime.patches import graceful_stop
 from lora_training.supervise import backup, record, run_index, states
 from lora_training.supervise import run as supervising
@@ -27,6 +28,7 @@ from lora_training.supervise.states import State
 from lora_training.workspace import Workspace
 
 _POLL_S = 0.05
+_FOR_A_STOP = (graceful_stop.NAME, "progress")
 
 
 class Detached(Exception):
@@ -161,7 +163,12 @@ def _supervised_run(plan: Plan) -> supervising.SupervisedRun:
         sees_stop_file=graceful_stop.NAME in plan.runtime,
         machine=plan.started.machine_rank,
         machines=plan.started.machines,
+        lacks=tuple(name for name in _off(plan) if name in _FOR_A_STOP),
     )
+
+
+def _off(plan: Plan) -> list[str]:
+    return [] if plan.tree.is_miniature else registry.switched_off(plan.runtime, plan.config.script)
 
 
 def _write(plan: Plan) -> None:
@@ -174,6 +181,9 @@ def _write(plan: Plan) -> None:
 def _warn_of_left_out(plan: Plan, watcher: Watcher) -> None:
     for key in plan.left_out:
         watcher.note(f"warning: {machine.sentence(key)}")
+    if off := _off(plan):
+        patches = f"runtime patch{'es' if off[1:] else ''} {', '.join(off)}"
+        watcher.note(f"warning: it trains without the {patches}; `lora patch show runtime/{off[0]}` says what it is for")
 
 
 def _warn_of_miniature(watcher: Watcher) -> None:

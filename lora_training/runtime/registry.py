@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -46,6 +46,11 @@ def chosen(table: Mapping[str, bool | Mapping[str, Any]], script: str | None = N
     by_default: dict[str, Any] = {patch.name: {} for patch in there if patch.is_default(script)}
     merged = by_default | {name: {} if value is True else value for name, value in table.items()}
     return {name: dict(value) for name, value in merged.items() if value is not False}
+
+
+def switched_off(runtime: Container[str], script: str) -> list[str]:
+    """Return the default patches for a script that are not among those chosen."""
+    return [name for name, patch in available().items() if patch.is_default(script) and name not in runtime]
 
 
 def problems(table: Mapping[str, bool | Mapping[str, Any]]) -> dict[str, list[Problem]]:

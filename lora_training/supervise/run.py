@@ -59,7 +59,8 @@ class SupervisedRun:
 
     `sees_stop_file`: once it trains, the child saves its state and exits when the file `record.STOP` exists. `machine`
     is the number of this one of `machines`, which share the folder of the LoRA; number 0 has the run's main folder.
-    `starts_anew`: the same command would start the run again from the beginning.
+    `starts_anew`: the same command would start the run again from the beginning. `lacks` names the runtime patches that
+    a stop needs to save the state, and that the training does without.
     """
 
     spec: LaunchSpec
@@ -73,6 +74,7 @@ class SupervisedRun:
     machine: int = 0
     machines: int = 1
     starts_anew: bool = False
+    lacks: tuple[str, ...] = ()
     # initial fields of the `record.Record`
     began: Mapping[str, Any] = field(default_factory=dict)
 
@@ -208,7 +210,11 @@ class Supervisor:
     def _wanted(self) -> int:
         if self._asked.count == 1 and not self._told:
             self._told = True
-            if self._began:
+            if self.run.lacks:
+                self._note(
+                    f"leaving; without {' and '.join(self.run.lacks)}, the work since the last state may be lost"
+                )
+            elif self._began:
                 wait = f"{self.run.patience.grace / 60:.0f} minutes"
                 self._note(f"saving the state after this step (at most {wait}), then leaving; ask again to end at once")
             else:

@@ -193,7 +193,9 @@ def test_an_edit_that_is_no_patch_of_ours_stops_the_start(
     monkeypatch.setenv("LORA_HOME", str(checkout))
     monkeypatch.setenv("LORA_CACHE", str(workspace.Workspace(ROOT).state / "cache"))
     dry = ["train", SMOKE, "--set", f"output_dir={tmp_path / 'out'}", "--dry-run"]
-    assert lora(*dry, cwd=ROOT).code == 0
+    assert "warning" not in lora(*dry, cwd=ROOT).err
+    without = lora(*dry, "--set", "runtime.progress=false", cwd=ROOT)
+    assert (without.code, "warning: it trains without the runtime patch progress; " in without.err) == (0, True)
     with (checkout / "third_party" / "sd-scripts" / "library" / "utils.py").open("a") as edited:
         edited.write("# an edit\n")
     ran = lora(*dry, cwd=ROOT)

@@ -235,6 +235,19 @@ def test_asked_to_stop_from_elsewhere_it_stops(bench: Bench, sees_stop_file: boo
     assert bench.record.state == "stopped"
 
 
+def test_asked_to_stop_without_the_patches_for_it_it_promises_no_state(bench: Bench) -> None:
+    order = bench.order({"3": {"hang": "nothing"}}, sees_stop_file=False, lacks=("graceful-stop",))
+
+    def stop(event: dict[str, Any]) -> None:
+        if event.get("step") == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    bench.notes.event = stop  # type: ignore[method-assign] - the one thing that differs
+    with record.alone(order.folder), pytest.raises(Interrupted):
+        Supervisor(order, bench.notes).go(None)
+    assert bench.notes.said == ["leaving; without graceful-stop, the work since the last state may be lost"]
+
+
 @pytest.mark.parametrize(("start", "place"), [(None, "the beginning"), ({"path": "/x", "step": 7}, "step 7")])
 def test_stopped_before_a_state_was_saved_it_says_where_the_command_starts_again(
     bench: Bench, start: dict[str, Any] | None, place: str

@@ -6,11 +6,14 @@ script without a record is checked by its flags alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 _SUFFIX = "train_network"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+GIVE_FILE = "give the file"
 # options of a data set whose default is given by a flag of another name
 OPTION_FLAGS = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 _FP8 = ("fp8_base", "fp8_base_unet")
@@ -223,3 +226,10 @@ def script_of(name: str) -> str:
 def is_known(script: str) -> bool:
     """Return whether there is a record of a script."""
     return script in _BY_SCRIPT
+
+
+def refused_hub_id(script: str, key: str, value: str) -> str | None:
+    """Return why a flag that takes a file refuses a value, if it is a hub id; None for any other value."""
+    if not is_known(script) or not HUB_ID.fullmatch(value):
+        return None
+    return f"`{key}`: {script} takes a file, and {value} is none"

@@ -11,7 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
-from lora_training import files, proc
+from lora_training import families, files, proc
 from lora_training.app import start_checks
 from lora_training.app.checkout import Checkout
 from lora_training.errors import ConfigError, LoraError, UpstreamError
@@ -78,9 +78,14 @@ def fetch(file: Path, sets: tuple[str, ...], progress: Progress) -> list[Fetched
         except UpstreamError as exc:
             failed.append(exc)
     progress("")
-    gone = [ConfigError(f"`{key}`: {value} does not exist", hint=_HERE) for key, value in hub.missing(job)]
-    _raise_first([*failed, *gone])
+    _raise_first([*failed, *(_gone(job.script, key, value) for key, value in hub.missing(job))])
     return done
+
+
+def _gone(script: str, key: str, value: str) -> ConfigError:
+    if refused := families.refused_hub_id(script, key, value):
+        return ConfigError(refused, hint=families.GIVE_FILE)
+    return ConfigError(f"`{key}`: {value} does not exist", hint=_HERE)
 
 
 def _raise_first(errors: Sequence[LoraError]) -> None:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from lora_training import nearest
+from lora_training import families, nearest
 from lora_training.config.schema import Flag
 
 _ENDINGS = ("_dir", "_path", "_file", "_json", "_weights", "_prompts", "_config")
@@ -43,6 +43,11 @@ def is_path(flag: Flag) -> bool:
     if flag.is_switch or flag.choices or flag.type not in ("str", "Path", None) or flag.dest.endswith(_ELSEWHERE):
         return False
     return flag.type == "Path" or flag.dest.endswith(_ENDINGS) or bool(_HELP.match(flag.help or ""))
+
+
+def is_named_path(key: str, script: str) -> bool:
+    """Whether a key names a file or folder, by its name alone, as is known without upstream."""
+    return key.endswith(_ENDINGS) or key in families.of(script).parts
 
 
 def is_written(flag: Flag) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePath
 
-from lora_training import git_process, nearest
+from lora_training import families, git_process, nearest
 from lora_training.config import document, editing, loading, paths
 from lora_training.errors import ConfigError
 from lora_training.proc import ProcError
@@ -81,41 +81,59 @@ def write(
     """Write a configuration from a preset and return its path, whose name ends in `.toml` and is the LoRA's, too.
 
     Paths that are not `given` are asked for by `ask` (question, default), or those of the preset. All of them are as
-    seen from the current folder, but for a preset's that lead out of its own.
+    seen from the current folder, but for a preset's that lead out of its own. Raises ConfigError for a model that is a
+    hub id where the script takes a file.
     """
     target = name if name.suffix == ".toml" else name.with_name(f"{name.name}.toml")
     # so that two configurations of one preset are two runs
     answers = {"output_name": os.fsencode(target.stem).decode("utf-8", "replace")}
     for key, (question, default) in questions(preset).items():
-        usual = os.path.relpath(preset.parent / default) if default.startswith("../") else default
+        usual = _from_here(preset, default)
         answer = given.get(key) or (ask(question, default=usual) if ask else usual)
-        answers[key] = _from_folder(target.parent, answer, is_folder=key in ("images", "output_dir"))
-    document.write(target, fill(preset, answers, sets), force=force)
+        answers[key] = _from_folder(target.parent, answer, _ASKED[key][1])
+    _check_model(preset, answers.get("model", ""), target.parent)
+    document.write(target, fill(preset, answers, sets, target.parent), force=force)
     return target
 
 
-def _from_folder(folder: Path, answer: str, *, is_folder: bool) -> str:
-    """Return a path typed in the current folder as a path relative to `folder`; a hub id is returned unchanged.
+def _check_model(preset: Path, model: str, folder: Path) -> None:
+    """Refuse a hub id where the script takes a file."""
+    script = str(document.read(preset).data.get("script"))
+    if families.of(script).pipeline or paths.looks_like_path(model) or paths.exists(folder / model):
+        return
+    if refused := families.refused_hub_id(script, _ASKED["model"][1], model):
+        raise ConfigError(refused, hint=families.GIVE_FILE)
 
-    `is_folder` says that it is a path, also where nothing exists there yet.
-    """
-    is_path = (answer and paths.exists(answer)) or is_folder or paths.looks_like_path(answer)
+
+def _from_here(preset: Path, path: str) -> str:
+    """Return a preset's path as seen from the current folder."""
+    return os.path.relpath(preset.parent / path) if path.startswith("../") else path
+
+
+def _from_folder(folder: Path, answer: str, key: str) -> str:
+    """Return a path typed in the current folder as a path relative to `folder`; a hub id is returned unchanged."""
+    is_path = (answer and paths.exists(answer)) or paths.is_path_key(key) or paths.looks_like_path(answer)
     if not is_path or answer.startswith(("~", "${")) or PurePath(answer).is_absolute():
         return answer
     return os.path.relpath(answer, folder)
 
 
-def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str]) -> str:
+def fill(preset: Path, answers: Mapping[str, str], sets: Sequence[str], folder: Path | None = None) -> str:
     """Return the preset's text, comments included, with the answers and `--set` items filled in.
 
-    Raises ConfigError for a `--set` key that the preset does not have, since its place in the text is unknown.
+    The preset's other paths are written as seen from `folder`, if it is given. Raises ConfigError for a `--set` key
+    that the preset does not have, since its place in the text is unknown.
     """
     doc = document.read(preset)
+    script = str(doc.data.get("script"))
     edited = editing.ConfigText(str(preset), document.text_of(preset))
     filled = {_ASKED[key][1] if key in _ASKED else key: answer for key, answer in answers.items()}
-    for path, _ in document.texts(doc.data):
+    for path, text in document.texts(doc.data):
+        key = next(part for part in reversed(path) if isinstance(part, str))
         if path[-1] in filled:
-            edited.set(path, filled[str(path[-1])], is_text=True)
+            edited.set(path, filled[key], is_text=True)
+        elif folder and paths.is_named_path(key, script):
+            edited.set(path, _from_folder(folder, _from_here(preset, text), key), is_text=True)
     overridden = loading.override(doc, loading.from_sets(sets))
     for path in overridden.origins:
         if path not in doc.positions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from lora_training.preflight import weights
 from lora_training.preflight.job import Job
 from lora_training.problems import Problem, Severity
 
-_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _WAIT_S = 10
@@ -65,7 +63,7 @@ def needed(job: Job) -> Iterator[Repository]:
     family, cache = families.of(job.script), _cache(job.environ)
     for key, loader in ((weights.MODEL, family.pipeline), ("vae", family.pipeline and _VAE)):
         value = job.value(key)
-        if loader and value and _NAME.fullmatch(value) and not Path(job.cwd, value).exists():
+        if loader and value and families.HUB_ID.fullmatch(value) and not Path(job.cwd, value).exists():
             yield Repository(value, cache, loader, key)
     folder = job.value("tokenizer_cache_dir")
     for tokenizer in family.tokenizers_v2 if job.on("v2") else family.tokenizers:
@@ -89,8 +87,8 @@ def problems(job: Job, command: str) -> Iterator[Problem]:
     Without a training to start, the hub is not asked.
     """
     for key, value in missing(job):
-        if families.is_known(job.script) and _NAME.fullmatch(value):
-            yield Problem(f"`{key}`: {job.script} takes a file, and {value} is none", "give the file", key=key)
+        if refused := families.refused_hub_id(job.script, key, value):
+            yield Problem(refused, families.GIVE_FILE, key=key)
     offline = next((name for name in _OFFLINE if job.environ.get(name, "").upper() in _TRUE), None)
     down = f"{offline} is set" if offline else None
     for each in (each for each in needed(job) if not each.is_here):

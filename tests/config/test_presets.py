@@ -6,7 +6,7 @@ import pytest
 
 from lora_training.config import presets
 from lora_training.config.checks import Machine, check
-from lora_training.config.document import read
+from lora_training.config.document import read, texts, value_at
 from lora_training.config.loading import load
 from lora_training.errors import ConfigError
 from tests.config.helpers import images
@@ -91,6 +91,27 @@ def test_the_paths_of_a_preset_are_seen_from_the_current_folder_and_a_path_out_o
     smoke = load(tmp_path / "sub/smoke.toml", environ={})
     assert smoke.absolute(smoke.values["output_dir"]) == str(FOLDER.parent / "output" / "smoke")
     assert "${LORA_CACHE}" in smoke.datasets[0]["subsets"][0]["image_dir"]
+
+
+@pytest.mark.parametrize("preset", NAMES)
+def test_every_path_of_a_preset_moves_with_the_configuration(preset, tmp_path):
+    (tmp_path / "sub").mkdir()
+    assert lora("config", "new", f"sub/{preset}", "--preset", preset, cwd=tmp_path).code == 0
+    before, after = (read(each / f"{preset}.toml").data for each in (FOLDER, tmp_path / "sub"))
+    moved = {path: text for path, text in texts(before) if text.startswith(("models/", "data/")) or text == "output"}
+    assert len(moved) >= 3
+    assert {path: value_at(after, path) for path in moved} == {path: f"../{text}" for path, text in moved.items()}
+    # a name that is no path stays, whatever it looks like
+    kept = {path: text for path, text in texts(before) if path not in moved and path[-1] != "output_name"}
+    assert {path: value_at(after, path) for path in kept} == kept
+
+
+def test_a_hub_id_is_refused_for_a_script_that_takes_a_file(tmp_path):
+    given = ("--model", "black-forest-labs/FLUX.1-dev")
+    ran = lora("config", "new", "own", "--preset", "flux", *given, cwd=tmp_path)
+    assert (ran.code, (tmp_path / "own.toml").exists()) == (3, False)
+    assert "flux_train_network takes a file, and black-forest-labs/FLUX.1-dev is none\nhint: give the file" in ran.err
+    assert lora("config", "new", "own", "--preset", "sdxl", *given, cwd=tmp_path).code == 0
 
 
 def test_a_name_that_is_not_utf_8_gives_a_file_that_can_be_read(tmp_path):

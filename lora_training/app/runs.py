@@ -38,11 +38,13 @@ def find(
 ) -> tuple[Path, Record]:
     """Return the run with that name, folder or LoRA: of several, a running one if `alive` is set, else not a rerun.
 
+    A rerun is also found by the name of its output folder, such as `cats.rerun`.
     If there are several still, the newest is chosen and `note` is told; without `note` this raises LoraError.
     """
     found = run_index.runs(here)
     path = Path(name).absolute()
     matching = [(folder, run) for folder, run in found if name == run.name or path in (folder, Path(run.output))]
+    matching = matching or [pair for pair in found if pair[1].rerun_of and name == pair[0].parent.name]
     matching = matching or _found_again(here, path, note)
     if not matching:
         raise _unknown(here, name, dict.fromkeys(run.name for _, run in found))

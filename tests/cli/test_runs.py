@@ -241,6 +241,14 @@ def test_a_run_that_has_ended_is_not_running_whether_or_not_it_was_rerun(
     assert [(folder / record.STOP).exists() for folder in (first, again)] == [False, True]
 
 
+def test_a_rerun_is_named_by_its_output_folder(here: workspace.Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    again = keep(here, "a.rerun", rerun_of=str(keep(here, "first")))
+    keep(here, "other")
+    assert cli.run(["runs", "show", "a.rerun", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == str(again)
+    assert cli.run(["runs", "show", "other"]) == 1
+
+
 @pytest.mark.parametrize("variable", [workspace.HOME_VARIABLE, workspace.CACHE_VARIABLE])
 def test_a_home_folder_that_nobody_knows(
     here: workspace.Workspace, variable: str, monkeypatch: pytest.MonkeyPatch

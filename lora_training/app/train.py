@@ -183,7 +183,8 @@ def _warn_of_left_out(plan: Plan, watcher: Watcher) -> None:
         watcher.note(f"warning: {machine.sentence(key)}")
     if off := _off(plan):
         patches = f"runtime patch{'es' if off[1:] else ''} {', '.join(off)}"
-        watcher.note(f"warning: it trains without the {patches}; `lora patch show runtime/{off[0]}` says what it is for")
+        hint = f"`lora patch show runtime/{off[0]}` says what it is for"
+        watcher.note(f"warning: it trains without the {patches}; {hint}")
 
 
 def _warn_of_miniature(watcher: Watcher) -> None:

@@ -12,7 +12,7 @@ from lora_training import nearest, workspace
 from lora_training.cli import patch_formatting
 from lora_training.cli.app import Group
 from lora_training.cli.output import answer, json_option, print_file, print_json
-from lora_training.errors import PatchError
+from lora_training.errors import PatchError, UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,22 @@ def _checkout(names: Sequence[str] = ()) -> tuple[Workspace, list[Target]]:
     return here, targets(here, names)
 
 
+def _whole(verb: str, names: Sequence[str]) -> Sequence[str]:
+    """Return the names of the upstreams. Raises UpstreamError for a patch of one."""
+    from lora_training.patching import series
+
+    here = workspace.find()
+    for name in names:
+        upstream = name.partition("/")[0]
+        folder = here.patches / upstream
+        if upstream in here.upstreams and any(name in _names(upstream, full) for full in series.names(folder)):
+            raise UpstreamError(
+                f"{name} is one patch of a series, and a series goes in and out as a whole",
+                hint=f"`lora patch {verb} {upstream}` is for all of it; `lora patch remove {name}` takes that one out",
+            )
+    return names
+
+
 def _upstreams(_context: click.Context, _argument: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of the upstreams for the shell's completion."""
     return [name for name in workspace.find().upstreams if name.startswith(incomplete)]
@@ -96,7 +112,7 @@ def apply(
         return
     from lora_training.patching import engine
 
-    patch_formatting.report(engine.apply(*_checkout(upstreams)), as_json=as_json)
+    patch_formatting.report(engine.apply(*_checkout(_whole("apply", upstreams))), as_json=as_json)
 
 
 @patch.command()
@@ -124,7 +140,7 @@ def revert(
         return
     from lora_training.patching import engine, series
 
-    here, wanted = _checkout(upstreams)
+    here, wanted = _checkout(_whole("revert", upstreams))
     # a missing tree has nothing to revert, and must not keep the others from it
     existing = [target for target in wanted if upstreams or series.is_there(target)]
     patch_formatting.report(engine.revert(here, existing or wanted, keep_edits), as_json=as_json)

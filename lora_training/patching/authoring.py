@@ -100,12 +100,13 @@ def refresh(workspace: Workspace, target: Target, name: str | None = None, files
         if not work.edited:
             raise PatchError(f"{target.name} has no edits to take in", hint="edit its files first")
         paths = list(dict.fromkeys([*draft.patch.paths, *work.edited]))
-        for later in work.drafts[at + 1 :]:
+        for later in reversed(work.drafts[at + 1 :]):
             if shared := set(later.patch.paths).intersection(paths):
                 raise PatchError(
                     f"{draft.name} cannot take the edits: "
                     f"{later.name} comes later and touches {shown(min(shared))} too",
-                    hint=f"refresh {later.name} instead, or take it out of the series for the time being",
+                    hint=f"add them to that one: `lora patch refresh {target.name} {later.name}`, "
+                    f"or make a patch of their own: `lora patch new {target.name} TITLE`",
                 )
         path = target.patches / draft.name
         fields = {**draft.fields, "Last-Update": today()}
@@ -119,16 +120,31 @@ def _work(workspace: Workspace, target: Target, files: Iterable[str]) -> _Work:
     drafts = series.read_drafts(target.patches)
     changed = (path for path in (*target.changed(), *files) if not path.endswith(COPY))
     paths = list(dict.fromkeys([*(path for draft in drafts for path in draft.patch.paths), *changed]))
-    base = relock.pristine(target, lockfile.read(workspace.patches).get(target.name), paths)
+    stack = lockfile.read(workspace.patches).get(target.name)
+    base = relock.pristine(target, stack, paths)
     steps = planning.steps([draft.patch for draft in drafts], base)
     now = fs.snapshot(target.root, paths)
+    edited = [path for path in paths if state_of(now[path]) != state_of(steps[-1].get(path))]
+    if stack:
+        _check_applied(tree_state.read(target, stack), edited)
     for path in (path for draft in drafts for path in draft.patch.paths):
         if state_of(now[path]) == state_of(base.get(path)) != state_of(steps[-1].get(path)):
             raise PatchError(
                 f"{target.name}: {shown(path)} is pristine, so the edits cannot be told from the patches",
                 hint="run `lora patch apply` first",
             )
-    return _Work(drafts, steps, now, [path for path in paths if state_of(now[path]) != state_of(steps[-1].get(path))])
+    return _Work(drafts, steps, now, edited)
+
+
+def _check_applied(state: TreeState, edited: Sequence[str]) -> None:
+    """Raise PatchError when an edited file lacks patches of the series: the edits would take those back."""
+    for path in tree_state.unpatched(state):
+        if path in edited:
+            raise PatchError(
+                f"{state.target.name}: the series is not applied to {shown(path)}, "
+                "so a patch of the edits would take it back",
+                hint=f"apply it first; the edits are kept: {tree_state.apply_below(state)}",
+            )
 
 
 def _position(target: Target, drafts: Sequence[SeriesPatch], name: str | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -213,20 +214,57 @@ def edits_hint(state: TreeState, edited: Sequence[str]) -> str:
     drop = f"`lora upstream sync {name} --discard-edits`, then `lora patch apply`"
     # of a tree without a repository, only patched files can be had as they were
     manifest = {} if state.target.manifest is None else state.target.manifest()
-    if any(path in manifest for path in outside_series(state, edited)):
+    lacking = unpatched(state)
+    if any(path in manifest for path in (*outside_series(state, edited), *lacking) if path in edited):
         return f"throw them away: {drop}"
     if unlocked := [each for each in series.names(state.target.patches) if each not in known]:
         fill = f"if they are in {unlocked[-1]}, fill in its header, then `lora patch lock`, `lora patch apply`"
         return f"{fill}\nthrow them away: {drop}"
     if not any(os.path.lexists(state.target.root / path) for path in edited):
         return f"bring back what was deleted: {drop}"
-    ways = (
+    ways = [
         "keep them in FILE as a patch: `lora patch revert --keep-edits FILE`, then `lora patch apply`",
         f"make them a patch of the series of {name}: `lora patch new {name} TITLE`",
         f"add them to its last patch: `lora patch refresh {name}`",
-        f"throw them away: {drop}",
+    ]
+    if lacking:
+        ways[1:] = [f"apply the patches below them, before a patch is made of them: {apply_below(state)}"]
+    return "\n".join((*ways, f"throw them away: {drop}"))
+
+
+def unpatched(state: TreeState) -> tuple[str, ...]:
+    """Return the files that lack patches of the series: those edited without it, and those at an earlier step."""
+    if state.target.commit != state.target.pin:
+        return ()
+    behind = [path for path, steps in state.steps.items() if steps and state.stack.last not in steps]
+    # another tool than `lora` keeps no pristine copy of a file that it patches
+    bare = [path for path in state.drifted if state.stack.is_kept(path) and state.image.get(path + COPY) is None]
+    return (*(bare if bare and not _are_in(state) else ()), *behind)
+
+
+def _are_in(state: TreeState) -> bool:
+    """Return whether the patches can be taken out of the edited files."""
+    image: Image = dict(state.image)
+    try:
+        for patch in reversed(_patches(state)):
+            image = planning.unapply(patch, image).image
+    except PatchError:
+        return False
+    return True
+
+
+def apply_below(state: TreeState) -> str:
+    """Return the command that applies the series to a tree with edits, and keeps those."""
+    if not state.drifted:
+        return "`lora patch apply`"
+    checkout, name = state.target.patches.parents[1], state.target.name
+    kept, tree = checkout / f"{name}-edits.patch", os.path.relpath(state.target.root, checkout)
+    commands = (
+        ("lora", "patch", "revert", name, "--keep-edits", str(kept)),
+        ("lora", "patch", "apply"),
+        ("git", "-C", str(checkout), "apply", f"--directory={tree}", kept.name),
     )
-    return "\n".join(ways)
+    return f"`{' && '.join(map(shlex.join, commands))}`"
 
 
 def refuse_edits(state: TreeState, edited: Sequence[str]) -> None:

@@ -154,7 +154,7 @@ def test_refresh_of_a_patch_under_a_later_one_is_refused(checkout: Checkout) -> 
 
 
 def test_a_patch_is_not_made_of_a_tree_without_the_series(checkout: Checkout) -> None:
-    with pytest.raises(PatchError, match="is pristine, so the edits cannot be told"):
+    with pytest.raises(PatchError, match=r"the series is not applied to a\.py, so"):
         authoring.new(checkout.here, _target(checkout, "alpha"), "x", ["lib/b.py"])
 
 

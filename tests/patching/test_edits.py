@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from tests.patching.conftest import Checkout, tree_of
+from tests.helpers import git
+from tests.patching.conftest import LINES, Checkout, tree_of
 
 EDITED = "# by hand\n"
 
@@ -170,3 +172,75 @@ def test_an_edit_is_found_by_the_very_next_verify(site: Checkout) -> None:
         assert site.lora("patch", "verify").code == 0
     _edit_outside_the_set(site)
     assert site.lora("patch", "verify").code == 1
+
+
+def test_an_edit_of_a_tree_without_its_series_becomes_no_patch_until_the_hint_has_put_it_on_top(site: Checkout) -> None:
+    """Or the new patch would take back the ones before it."""
+    assert site.lora("patch", "revert").code == 0
+    (site.root("alpha") / "a.py").write_text(LINES.replace("15\n", "mine\n"))
+    before = site.trees(), tree_of(site.here.patches)
+    refused = [site.lora("patch", "new", "alpha", "Mine"), site.lora("patch", "refresh", "alpha")]
+    assert [ran.code for ran in refused] == [5, 5]
+    assert "alpha: the series is not applied to a.py" in refused[0].err
+    assert (site.trees(), tree_of(site.here.patches)) == before
+    command = re.findall("`(.*)`", refused[0].err)[0]
+    for said in (refused[1].err, site.lora("patch", "status").out, site.lora("patch", "verify").out):
+        assert command in said
+        assert "`lora patch new" not in said
+    for part in command.split(" && "):
+        program, *words = shlex.split(part)
+        assert program == "git" or site.lora(*words).code == 0
+        if program == "git":
+            git(*words, cwd=site.here.root)
+    assert site.lora("patch", "new", "alpha", "Mine").code == 0
+    made = (site.here.patches / "alpha/0003-mine.patch").read_text()
+    assert re.findall("^[-+](?![-+]).*", made, re.MULTILINE) == ["-15", "+mine"]
+
+
+def test_an_edit_of_an_archives_tree_without_its_series_has_one_way_out(site: Checkout) -> None:
+    """Its pristine files are nowhere."""
+    assert site.lora("patch", "revert").code == 0
+    (site.root("beta") / "c.py").write_text(EDITED)
+    assert site.lora("patch", "new", "beta", "Mine").code == 5
+    ran = site.lora("patch", "status")
+    assert re.findall("`(.*?)`", ran.out) == ["lora upstream sync beta --discard-edits", "lora patch apply"]
+
+
+def test_an_edit_elsewhere_in_a_tree_without_its_series_stays_while_the_series_is_applied(site: Checkout) -> None:
+    assert site.lora("patch", "revert").code == 0
+    path = _edit_outside_the_set(site)
+    ran = site.lora("patch", "new", "alpha", "Mine")
+    assert ran.code == 5
+    assert "the edits are kept: `lora patch apply`" in ran.err
+    assert site.lora("patch", "apply").code == 0
+    assert path.read_text() == EDITED
+    assert "-mine.patch: lib/b.py\n" in site.lora("patch", "new", "alpha", "Mine").out
+
+
+def test_a_patch_is_made_in_a_tree_that_another_tool_patched(site: Checkout) -> None:
+    """It keeps no pristine copies, by which a patched file could be told."""
+    path = site.root("alpha") / "a.py"
+    path.with_name("a.py.orig").unlink()
+    path.write_text(path.read_text().replace("15\n", "mine\n"))
+    assert "-mine.patch: a.py\n" in site.lora("patch", "new", "alpha", "Mine").out
+
+
+def test_one_patch_is_not_reverted_by_itself_and_the_hint_says_what_takes_it_out(site: Checkout) -> None:
+    before = site.trees()
+    for command in ("revert", "apply"):
+        ran = site.lora("patch", command, "alpha/2")
+        assert ran.code == 4
+        assert re.findall("`(.*?)`", ran.err) == [f"lora patch {command} alpha", "lora patch remove alpha/2"]
+    assert site.trees() == before
+    assert "known upstreams: alpha, beta" in site.lora("patch", "revert", "alpha/7").err
+    assert site.lora("patch", "remove", "alpha/2").code == 0
+
+
+def test_a_refresh_under_a_later_patch_names_two_commands_that_take_the_edits(site: Checkout) -> None:
+    path = site.root("alpha") / "a.py"
+    path.write_text(path.read_text() + "more\n")
+    ran = site.lora("patch", "refresh", "alpha", "1")
+    assert ran.code == 5
+    commands = [command.split()[1:] for command in re.findall("`(.*?)`", ran.err)]
+    assert commands == [["patch", "refresh", "alpha", "0002-second.patch"], ["patch", "new", "alpha", "TITLE"]]
+    assert [site.lora(*command).code for command in commands] == [0, 0]

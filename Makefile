@@ -68,8 +68,12 @@ patch-apply: setup   ## apply every patch
 patch-revert: setup  ## take every patch out
 	@$(LORA) patch revert
 
-patch-verify: setup  ## check that every patch is applied and no file drifted
+# without `setup`, which would apply them first
+patch-verify: $(LORA)  ## check that every patch is applied and no file drifted
 	@$(LORA) patch verify
+
+$(LORA):
+	@$(MAKE) setup
 
 bench: setup-dev     ## measure: patching, the first step, the cost of a step, hostile files
 	@LORA_RUNS=$(CURDIR)/.lora/runs-of-benchmarks $(DEV)/python -m benchmarks.patching

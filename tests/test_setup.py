@@ -141,6 +141,19 @@ def test_the_trees_are_fetched_and_patched_only_if_they_are_not_yet(clone: Path)
     assert set_up(clone)[2] == [*SYNC, "patch verify", "patch apply"]
 
 
+def test_a_check_of_the_patches_applies_none(clone: Path) -> None:
+    set_up(clone)
+    answer(clone, "patch-verify", 1)
+    script = f'#!/bin/sh\nLORA_HOME={clone} exec {clone}/.venv/bin/python -m lora_training "$@"\n'
+    write(clone, {".venv/bin/lora": script})
+    (clone / ".venv/bin/lora").chmod(0o755)
+    asked = clone / ".lora/uv/bin/lora-asked"
+    asked.unlink()
+    argv = ["make", "patch-verify", f"PYTHON={sys.executable}"]
+    assert subprocess.run(argv, cwd=clone, capture_output=True, check=False).returncode == 2
+    assert asked.read_text(encoding="utf-8") == "patch verify\n"
+
+
 def test_a_new_environment_beside_a_training_has_transformers_before_the_patches_are_verified(clone: Path) -> None:
     set_up(clone)
     next((clone / ".venv").rglob("__editable__.transformers-*.pth")).unlink()

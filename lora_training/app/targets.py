@@ -56,6 +56,17 @@ def runtime_problems(here: Workspace) -> list[Problem]:
     return [Problem(each.message, hint, where=_UPSTREAM) for each in found]
 
 
+def fit_again(here: Workspace) -> str:
+    """Return which runtime patches were taken out though they fit the tree, and what brings them back; or nothing."""
+    from lora_training.runtime import registry
+
+    if not registry.taken_out() or not are_checked(here):
+        return ""
+    unfit = {each.where for each in registry.check(_sd_scripts(here), registry.taken_out(), here.cache / "checked")}
+    fit = ", ".join(sorted(registry.taken_out() - unfit))
+    return fit and f"taken out, but they fit: {fit}; `lora upstream bump {_UPSTREAM} HEAD --accept` brings them back"
+
+
 def cure(names: Iterable[str]) -> str:
     """Return a hint for runtime patches that do not fit."""
     unfit = sorted(names)

@@ -168,15 +168,17 @@ def verify(tree: Path | None, files: tuple[Path, ...], strip: int | None, *, as_
         problems, recovered = adhoc.verify(tree, files, strip)
         patch_formatting.report_verified_ad_hoc(problems, recovered, as_json=as_json)
         return 1 if problems else 0
-    from lora_training.app.targets import runtime_problems
+    from lora_training.app.targets import fit_again, runtime_problems
     from lora_training.patching import verify as checks
 
     here, wanted = _checkout()
     found = checks.verify(here, wanted)
     # runtime patches are for patched trees: where those are not in order, theirs is the cure to name
+    again = ""
     if not any(problem.where for problem in found.problems):
         found = replace(found, problems=(*found.problems, *runtime_problems(here)))
-    patch_formatting.report_verified(found, as_json=as_json)
+        again = fit_again(here)
+    patch_formatting.report_verified(found, again, as_json=as_json)
     return 1 if found.problems else 0
 
 

@@ -68,7 +68,7 @@ def report_locked(found: Locked, *, as_json: bool) -> None:
     _print(document, [*found.changes, *_moved_lines(found.moved), done, *held], found.recovered, as_json=as_json)
 
 
-def report_verified(found: Verified, *, as_json: bool) -> None:
+def report_verified(found: Verified, note: str, *, as_json: bool) -> None:
     """Print the result of verify on the upstreams."""
     from lora_training.patching.verify import lines
 
@@ -76,6 +76,7 @@ def report_verified(found: Verified, *, as_json: bool) -> None:
     document = {"ok": not problems, "steps": dict(found.steps), "problems": problems, "unlisted": list(found.unlisted)}
     last = "verification failed" if problems else _VERIFIED
     notes = [f"note: {path} is not in its series, so it is never applied" for path in found.unlisted]
+    notes += [f"note: runtime patches {note}"] if note else []
     _print(document, [*lines(found.problems), *notes, last], found.recovered, as_json=as_json)
 
 

@@ -134,7 +134,8 @@ def test_it_trains_after_the_move_and_after_the_way_back(clone: Clone) -> None:
     ran = clone.lora("upstream", "bump", "sd-scripts", clone.later, "--accept", *_all_out())
     assert ran.code == 0, ran.err
     assert git("rev-parse", "HEAD", cwd=clone.tree) == clone.later
-    assert clone.lora("patch", "verify").code == 0
+    verified = clone.lora("patch", "verify")
+    assert (verified.code, "they fit" in verified.out) == (0, False)
     document = (clone.root / "PATCHES.md").read_text(encoding="utf-8")
     assert document.count("- Taken out by `lora upstream bump`") == len(DEFAULT | OPTIONAL)
     dry = clone.lora("train", "configs/smoke.toml", "--dry-run")
@@ -146,6 +147,16 @@ def test_it_trains_after_the_move_and_after_the_way_back(clone: Clone) -> None:
     assert git("status", "--porcelain", cwd=clone.root) == ""
     assert clone.lora("patch", "verify").code == 0
     assert "nan-guard" in clone.lora("train", "configs/smoke.toml", "--dry-run").out
+
+
+def test_a_patch_that_was_taken_out_and_fits_is_named_with_what_brings_it_back(clone: Clone) -> None:
+    """As after the patch file was removed that it did not fit."""
+    out = clone.root / "patches/runtime.without"
+    out.write_text("dataset-loss\n", encoding="utf-8")
+    said = "taken out, but they fit: dataset-loss; `lora upstream bump sd-scripts HEAD --accept` brings them back\n"
+    for command in (["patch", "verify"], ["doctor"]):
+        assert said in clone.lora(*command).out
+    out.unlink()
 
 
 def _go_back(clone: Clone, ran: Ran) -> None:

@@ -98,7 +98,7 @@ def _patches(here: Workspace) -> Iterator[Problem]:
 
 def _runtime(here: Workspace) -> Iterator[Problem]:
     """Check that the runtime patches fit their targets."""
-    from lora_training.app.targets import are_checked, runtime_problems
+    from lora_training.app.targets import are_checked, fit_again, runtime_problems
     from lora_training.runtime import registry
 
     problems = runtime_problems(here)
@@ -111,3 +111,5 @@ def _runtime(here: Workspace) -> Iterator[Problem]:
     elif are_checked(here):
         out = f"; taken out: {', '.join(sorted(registry.taken_out()))}" if registry.taken_out() else ""
         yield ok("runtime", f"all {len(registry.available()) - len(registry.taken_out())} runtime patches fit{out}")
+        if again := fit_again(here):
+            yield warn("runtime", again)

@@ -52,7 +52,9 @@ def runtime_problems(here: Workspace) -> list[Problem]:
     if not are_checked(here):
         return []
     found = registry.check(_sd_scripts(here), cache=here.cache / "checked")
-    hint = cure({each.where for each in found})
+    # in a tree without drift, which the callers see to, only a patch can have changed a file
+    is_patched = any(f"{_sd_scripts(here)}/" in each.message for each in found)
+    hint = cure({each.where for each in found}, is_patched=is_patched)
     return [Problem(each.message, hint, where=_UPSTREAM) for each in found]
 
 
@@ -67,15 +69,16 @@ def fit_again(here: Workspace) -> str:
     return fit and f"taken out, but they fit: {fit}; `lora upstream bump {_UPSTREAM} HEAD --accept` brings them back"
 
 
-def cure(names: Iterable[str]) -> str:
-    """Return a hint for runtime patches that do not fit."""
+def cure(names: Iterable[str], *, is_patched: bool = False) -> str:
+    """Return a hint for runtime patches that do not fit; `is_patched` when a patch file is the likely cause."""
     unfit = sorted(names)
-    return (
-        "restore the pinned packages and trees: `make setup`, `lora patch verify`\n"
-        f"or train without: `{' '.join(f'--set runtime.{name}=false' for name in unfit)}`\n"
-        f"or take out: `lora upstream bump {_UPSTREAM} HEAD --accept {' '.join(map(_without, unfit))}`\n"
-        "or, where a patch of your own changed it, adapt the code and the digests in lora_training/runtime/patches"
-    )
+    ways = [
+        "restore the pinned packages and trees: `make setup`, `lora patch verify`",
+        f"train without: `{' '.join(f'--set runtime.{name}=false' for name in unfit)}`",
+        f"take out: `lora upstream bump {_UPSTREAM} HEAD --accept {' '.join(map(_without, unfit))}`",
+    ]
+    own = "where a patch of your own changed it, adapt the code and the digests in lora_training/runtime/patches"
+    return "\nor ".join([own, *ways] if is_patched else [*ways, own])
 
 
 def refuse_unfit(tree: Path, names: Iterable[str], cache: Path | None) -> None:

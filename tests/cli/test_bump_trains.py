@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +158,29 @@ def test_a_patch_that_was_taken_out_and_fits_is_named_with_what_brings_it_back(c
     for command in (["patch", "verify"], ["doctor"]):
         assert said in clone.lora(*command).out
     out.unlink()
+
+
+def test_a_patch_of_ones_own_is_the_first_cause_named_where_it_changes_a_target(clone: Clone) -> None:
+    before = clone.state()
+    script = clone.tree / "train_network.py"
+    script.write_text(script.read_text(encoding="utf-8").replace(_TRAIN, f"{_TRAIN}        mine = 1\n", 1), "utf-8")
+    assert clone.lora("patch", "new", "sd-scripts", "Mine").code == 0
+    made = clone.root / "patches/sd-scripts/0002-mine.patch"
+    text = made.read_text(encoding="utf-8")
+    for field, value in (("Origin", "vendor"), ("Forwarded", "no"), ("Removal-Condition", "version >= 99")):
+        text = re.sub(f"^{field}: TODO.*$", f"{field}: {value}", text, flags=re.MULTILINE)
+    made.write_text(
+        re.sub("^(Author|Bug|Reason|Verification): TODO.*$", r"\1: none", text, flags=re.MULTILINE), "utf-8"
+    )
+    for verb in ("lock", "docs", "apply"):
+        ran = clone.lora("patch", verb)
+        assert ran.code == 0, ran.err
+    verified = clone.lora("patch", "verify")
+    assert verified.code == 1
+    assert "NetworkTrainer.train in " in verified.out
+    assert "  mend: where a patch of your own changed it, adapt the code and the digests" in verified.out
+    assert clone.lora("patch", "remove", "sd-scripts/2").code == 0
+    assert clone.state() == before
 
 
 def _go_back(clone: Clone, ran: Ran) -> None:

@@ -9,6 +9,7 @@ import datetime as dt
 import os
 import re
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -180,7 +181,8 @@ def _tree(repo: Repo, image: Image) -> str:
 
 
 def _slug(title: str) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    plain = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", title))
+    slug = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
     if not slug:
         raise PatchError(f"{title!r} gives no file name", hint="a title has letters or digits")
     return slug[:60].rstrip("-")

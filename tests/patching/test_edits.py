@@ -86,7 +86,9 @@ def test_a_new_patch_names_the_fields_to_fill_in_and_a_complete_one_does_not(sit
     _edit_patched(site)
     assert "to fill in" not in site.lora("patch", "refresh", "alpha").out
     _edit_outside_the_set(site)
-    assert "to fill in, in its header: Author, " in site.lora("patch", "new", "alpha", "Mine").out
+    said = site.lora("patch", "new", "alpha", "Läuft").out
+    assert "to fill in, in its header: Author, " in said
+    assert "-lauft.patch" in said
 
 
 def _cure(text: str, name: str) -> list[str]:

@@ -18,6 +18,7 @@ from lora_training.supervise.states import State
 from lora_training.workspace import Workspace
 
 _SHOWN, _OFFERED = 5, 3
+_OTHER = {"config": "another configuration", "upstream": "another commit of sd-scripts", "patches": "other patches"}
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # torch stores the learning rate and settings of each parameter group in the state
 _FROM_STATE = re.compile(r"learning_rate|unet_lr|text_encoder_lr\w*|optimizer_\w+|.*loraplus\w*")
@@ -111,9 +112,9 @@ def _refuse_anothers(plan: Plan, named: State | None) -> None:
         return
     changed = [name for name in plan.made_by if maker.get(name) != plan.made_by[name]]
     keys = compare.changes(plan, plan.folder, maker) or {}
-    by = f"by another {' and '.join(changed)}" if maker else "by something that it does not name"
+    made = f"with {' and '.join(_OTHER[name] for name in changed)}" if maker else "by something that it does not name"
     raise ConfigError(
-        f"{plan.output.stem} in {plan.output.parent} was made {by}",
+        f"{plan.output.stem} in {plan.output.parent} was made {made}",
         hint="\n".join([*_what_differs(plan, maker, changed, keys), *_ways_out(plan, keys)]),
     )
 

@@ -227,7 +227,7 @@ def _confirmed(planned: Sequence[Removal], gone: Sequence[Path], *, yes: bool) -
         say(*(f"to remove: {path}" for path in each.paths), err=True)
         say(*(f"stays:     {path} ({why})" for path, why in each.stays), err=True)
     if not sys.stdin.isatty():
-        raise click.UsageError("nothing is removed without being asked for: give --yes")
+        raise click.UsageError("without a terminal there is nobody to ask: give --yes to remove all this")
     if not click.confirm(f"Remove this, {disk.shown(freed)}?", err=True):
         raise LoraError("nothing was removed")
     return freed

@@ -79,7 +79,7 @@ def test_a_complete_run_of_another_configuration_is_an_error_with_what_differs(t
     before = (trained.cats.out / "cats.safetensors").stat()
     ran = trained.cats.train(*trained.sets, "learning_rate=0.5")
     assert ran.code == 3
-    assert "was made by another config" in ran.err
+    assert "was made with another configuration" in ran.err
     assert "learning_rate: 0.001 -> 0.5" in ran.err
     assert "`--resume never` starts anew and keeps the present files as cats.2" in ran.err
     assert f"`--set network_weights={trained.cats.out / 'cats.safetensors'} --set output_name=NEW`" in ran.err

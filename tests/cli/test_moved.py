@@ -66,7 +66,7 @@ def test_it_goes_on_where_it_was_after_each_move(
         assert run
         run.save(place / "out" / "cats.run")
     assert cli.run(["train", "--dry-run", str(before / "cats.toml"), "--set", "learning_rate=1e-4"]) == 3
-    assert "was made by another config" in capsys.readouterr().err
+    assert "was made with another configuration" in capsys.readouterr().err
 
 
 def test_a_state_to_resume_from_is_named_by_its_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +95,7 @@ def test_with_another_data_set_it_is_another_run(
     (moved / "images").rename(tmp_path / "pictures")
     write(moved, {"cats.toml": CONFIG.replace('"images"', '"../pictures"')})
     assert cli.run(["train", "--dry-run", str(moved / "cats.toml")]) == 3
-    assert "was made by another config" in capsys.readouterr().err
+    assert "was made with another configuration" in capsys.readouterr().err
 
 
 def test_the_digest_of_a_run_in_its_place_is_that_of_earlier_versions(tmp_path: Path) -> None:

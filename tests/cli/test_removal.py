@@ -140,10 +140,13 @@ def test_on_a_terminal_it_shows_what_goes_and_asks(
     assert (output / "a.run").exists() == (code == 1)
 
 
-def test_where_nobody_can_be_asked_nothing_is_removed(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nobody_can_be_asked_nothing_is_removed(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = left(output)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert cli.run(["runs", "rm", "a"]) == 2
+    assert "error: without a terminal there is nobody to ask: give --yes to remove all this" in capsys.readouterr().err
     assert cli.run(["runs", "prune", "--states"]) == 2
     assert left(output) == before
 

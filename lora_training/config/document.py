@@ -100,7 +100,8 @@ def _invalid(path: Path, text: str, message: str) -> Unreadable:
         place = Position(int(found[1]), int(found[2]))
         if what == "Cannot overwrite a value" and (pair := _PAIR.match(lines[place.line - 1])):
             what = f"`{pair[1]}` is given twice in one table"
-    return _unreadable(path, f"not valid TOML: {what[:1].lower()}{what[1:]}", place=place)
+    hint = "mend that place: a line of TOML is `key = value`, with texts in quotes"
+    return _unreadable(path, f"not valid TOML: {what[:1].lower()}{what[1:]}", hint, place)
 
 
 def texts(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:

@@ -63,6 +63,17 @@ def test_a_fault_of_the_dataset_hides_none_of_the_model(folder: Path) -> None:
     assert any("m.safetensors is a web page" in message for message in said), said
 
 
+@pytest.mark.parametrize(
+    ("key", "name"), [("train_data_dir", "gone"), ("dataset_config", "gone.toml"), ("in_json", "gone.json")]
+)
+def test_data_that_is_not_there_is_reported_once(folder: Path, key: str, name: str) -> None:
+    text = TEXT.partition("[[datasets]]")[0].format('resolution = "64"\n[images]')
+    (folder / "c.toml").write_text(f'{text}{key} = "{name}"\n')
+    said = [str(each["message"]) for each in problems(folder)]
+    assert [each for each in said if "gone" in each] == [f"`{key}`: {folder / name} does not exist"]
+    assert not any("there are no images" in each for each in said)
+
+
 def test_an_image_of_another_size_is_named_where_nothing_would_fit_it(folder: Path) -> None:
     large = picture(folder / "images" / "large.png", (200, 140))
     (folder / "images" / "large.txt").write_text("a photo")

@@ -58,8 +58,9 @@ def test_a_flag_in_two_tables_is_a_problem_with_both_lines(config):
 
 
 def test_toml_that_is_none_is_named_with_line_and_column(config):
-    with pytest.raises(ConfigError, match=r"config\.toml:2:8: not valid TOML"):
+    with pytest.raises(ConfigError, match=r"config\.toml:2:8: not valid TOML") as caught:
         config(BASE + "seed = ]\n")
+    assert caught.value.hint == "mend that place: a line of TOML is `key = value`, with texts in quotes"
 
 
 def test_a_path_is_shown_without_going_back_unless_a_link_makes_that_another_file(config, tmp_path):

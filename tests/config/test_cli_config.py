@@ -235,6 +235,16 @@ def test_new_names_the_lora(run, tmp_path):
     assert 'output_name = "7"' in (tmp_path / "mine.toml").read_text()
 
 
+def test_import_names_the_shell_variables_without_a_value_and_the_flag_nearest_to_an_unknown_one(run, here):
+    text = "accelerate launch train_network.py $FIRST --seed 3 $X --lerning_rate 5 --network_args a=1 ${MORE}"
+    ran = run("import", "-", *here, stdin=f'{text} --cache_latents "$@"')
+    assert ran.code == 0, ran.err
+    assert "lost      $FIRST, $X, ${MORE}, $@ (a shell variable without a value)\n" in ran.err
+    assert "--lerning_rate (train_network has no flag `lerning_rate`; the nearest is `learning_rate`)\n" in ran.err
+    assert "mapped    --seed, --network_args, --cache_latents\n" in ran.err
+    assert ("$" in ran.out.partition("script =")[2], "a = 1" in ran.out) == (False, True)
+
+
 def test_import_reads_a_command_line_from_stdin(run, here):
     text = "accelerate launch --num_processes 2 train_network.py --learning_rate=1e-3 \\\n --cache_latents --gone 1"
     ran = run("import", "-", "--json", *here, stdin=text)

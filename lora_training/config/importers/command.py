@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import PureWindowsPath
 from typing import Any
@@ -26,6 +26,7 @@ _ASSIGNED = re.compile(
 )
 _VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|\S*")
 _USED = re.compile(r"\$(?P<sh>[A-Za-z_]\w*)|\$\{(?P<braced>[A-Za-z_]\w*)\}|%(?P<bat>[A-Za-z_]\w*)%")
+_UNSET = re.compile(r"\$(?:\w+|\{[^}]*\}|[@*])|%\w+%")
 _ENDS = ("&&", "||", ";", "|", "&", ">", ">>")
 _SWITCHES = ("multi_gpu", "cpu", "quiet", "debug", "same_network", "no_python", "module", "tpu", "use_deepspeed")
 _SEARCHES = 100
@@ -119,7 +120,7 @@ def _options(words: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Return each option with the arguments that follow it."""
     found: list[tuple[str, list[str]]] = []
     for word in words:
-        if word.startswith("-") and not is_negative_number(word) and len(word) > 1:
+        if _is_option(word):
             name, equals, value = word.lstrip("-").partition("=")
             found.append((name, [value] if equals else []))
         elif found:
@@ -127,15 +128,29 @@ def _options(words: Sequence[str]) -> list[tuple[str, list[str]]]:
     return found
 
 
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and not is_negative_number(word) and len(word) > 1
+
+
 def flags(words: Sequence[str], draft: Draft, prefix: str = "") -> None:
     """Import the script's arguments into `draft` as upstream's parser would: the last of repeated flags counts."""
+    _unset(takewhile(lambda word: not _is_option(word), words), draft)
     for name, values in _options(words):
         flag = _named(draft, name)
         key = f"{prefix}--{name}"
         if flag is None:
-            draft.lost(key, f"{draft.schema.script} has no flag of that name")
-        else:
-            draft.flag(key, _value(flag, values), to=flag.dest)
+            draft.no_flag(key, name)
+            continue
+        taken = 0 if flag.is_switch or flag.is_list else 1
+        given = [word for word in values if not _UNSET.fullmatch(word)] if flag.is_list else values[:taken]
+        if given or not values or flag.is_switch:
+            draft.flag(key, _value(flag, given), to=flag.dest)
+        _unset(values[taken:], draft)
+
+
+def _unset(words: Iterable[str], draft: Draft) -> None:
+    for word in filter(_UNSET.fullmatch, words):
+        draft.lost(word, "a shell variable without a value")
 
 
 def _named(draft: Draft, name: str) -> Flag | None:

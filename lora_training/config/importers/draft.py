@@ -82,11 +82,7 @@ class Draft:
         """Set the flag `to` (by default the one named `key`); return whether the value was accepted."""
         flag = self.schema.flag(to or key)
         if flag is None:
-            self.unknown += 1
-            # the search is slow
-            near = nearest.name(to or key, self.schema.keys) if self.unknown <= _SEARCHES else None
-            hint = f"; the nearest is `{near}`" if near else ""
-            return self.lost(key, f"{self.schema.script} has no flag `{to or key}`{hint}")
+            return self.no_flag(key, to or key)
         try:
             taken = typed(flag, value)
         except NotTaken as exc:
@@ -115,6 +111,15 @@ class Draft:
     def left_out(self, key: str, note: str) -> None:
         """Report that a key is not needed: it has no effect, or upstream's default means the same."""
         self.rows.append(Row(key, "defaulted", None, note))
+
+    def no_flag(self, key: str, name: str) -> Literal[False]:
+        """Report that the script has no flag of a name, with the nearest one."""
+        self.unknown += 1
+        # the search is slow
+        near = nearest.name(name, self.schema.keys) if self.unknown <= _SEARCHES else None
+        return self.lost(
+            key, f"{self.schema.script} has no flag `{name}`" + (f"; the nearest is `{near}`" if near else "")
+        )
 
     def lost(self, key: str, note: str) -> Literal[False]:
         """Report that a key could not be imported, and why."""

@@ -63,9 +63,8 @@ class Tree:
 class Plan:
     """One run. `dataset` is the content of `folder/dataset.json`; `made_by` has digests of the run's inputs, by name.
 
-    `started` are its processes; `tensorboard` is the run's own folder in
-    upstream's `logging_dir`; `left_out` are the keys that are not passed on, since this machine cannot use them.
-    `warnings` are those of the configuration's check.
+    `started` are its processes; `tensorboard` is the run's own folder in upstream's `logging_dir`; `left_out` are the
+    keys that are not passed on, since this machine cannot use them. `warnings` are those of the configuration's check.
     """
 
     config: Config
@@ -128,14 +127,19 @@ def make(  # noqa: PLR0913 - two callers have a line for the progress, one an ea
         flags += ["--log_prefix", f"{logs.name}/{values.get('log_prefix', '')}"]
     environment = bootstrap.environment(runtime) | _channels(target, started.machine_rank, made_by)
     launched = _launched(config, tree, flags, started, environment)
-    if not elsewhere and installed_here() is None:
-        hint = "`make setup` installs them; `lora train --docker` trains in a container, without them"
-        raise PackageError("this environment has no training packages", hint=hint)
+    if not elsewhere:
+        _require_packages()
     if runtime:
         # before an earlier run's files are renamed
         start = Start(tuple(flags), launched.environment(os.environ))
         refuse_unfit(tree.path, registry.needed(runtime, start), here.cache / "checked" if write else None)
     return Plan(config, schema, tree, launched, runtime, target, dataset, made_by, started, logs, left_out, warnings)
+
+
+def _require_packages() -> None:
+    if installed_here() is None:
+        hint = "`make setup` installs them; `lora train --docker` trains in a container, without them"
+        raise PackageError("this environment has no training packages", hint=hint)
 
 
 def _launched(

@@ -89,7 +89,10 @@ def test_a_drifted_file_is_refused_and_nothing_changes_in_any_tree(checkout: Che
     for command in (engine.apply, engine.revert):
         with pytest.raises(PatchError, match=r"beta: c\.py has drifted: it is .* expected .* \(pristine\)") as caught:
             command(checkout.here, checkout.targets)
-        assert "--keep-edits" in (caught.value.hint or "")
+        # nothing that is at hand tells the edits of an archive's file from its pristine lines
+        assert str(caught.value.hint).startswith("throw them away: `lora upstream sync beta --discard-edits`")
+    with pytest.raises(PatchError, match="its pristine content is not at hand"):
+        engine.revert(checkout.here, checkout.targets, checkout.here.root / "kept.patch")
     assert checkout.trees() == before
     assert any("c.py has drifted" in what for what in _problems(checkout))
 

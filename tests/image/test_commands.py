@@ -120,4 +120,4 @@ def test_what_the_build_copies_first_is_enough_to_bring_the_trees(tmp_path: Path
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(modules) > 10
+    assert len(modules) > 5

@@ -70,9 +70,8 @@ def test_machines_meet_at_accelerates_port_unless_another_is_named() -> None:
 
 
 def test_more_gpus_than_any_machine_has_end_the_command_before_anything_is_looked_at(tmp_path: Path) -> None:
-    file = tmp_path / "c.toml"
-    file.write_text('script = "train_network"\n[launch]\ngpu_ids = [1000]\n', encoding="utf-8")
-    ran = lora("train", file, cwd=ROOT)
+    sets = ("--set", "launch.gpu_ids=[1000]", "--set", f"output_dir={tmp_path / 'out'}")
+    ran = lora("train", ROOT / "configs" / "smoke.toml", *sets, cwd=ROOT)
     assert ran.code == 3
     assert "error: [launch] gpu_ids: there is no GPU 1000" in ran.err
-    assert list(tmp_path.iterdir()) == [file]
+    assert list(tmp_path.iterdir()) == []

@@ -62,7 +62,7 @@ def _of_files(
         return check(replace(view.config, entries=right), view.schema)
     right = {key: entry for key, entry in right.items() if key not in DATA}
     models = replace(view.config, entries=right, datasets=(), general={})
-    return (problem for problem in check(models, view.schema) if problem.key in right)
+    return (problem for problem in check(models, view.schema) if problem.key in {*right, "launch"})
 
 
 def _first(config: Config, problems: Iterable[Problem]) -> Iterator[Problem]:

@@ -38,7 +38,7 @@ def _presence(view: View) -> Iterator[Problem]:
     if not config.datasets:
         hint = "add [[datasets]] with [[datasets.subsets]] and an image_dir"
         if not elsewhere:
-            yield config.problem("there is nothing to train on: no [[datasets]]", (), hint=hint)
+            yield config.problem("there is nothing to train on: no [[datasets]]", ("datasets",), hint=hint)
         return
     for key in elsewhere:
         message = f"`{key}` has no effect beside [[datasets]]"

@@ -43,7 +43,7 @@ class Request:
 
 @dataclass
 class Captions:
-    """A use in a folder: the captions written, the images that had one, and those that cannot be read, with reasons."""
+    """The captioning of a folder: captions written, images that had one, and unreadable ones, each with a reason."""
 
     here: Workspace
     request: Request
@@ -144,7 +144,7 @@ def take_back(here: Workspace, folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _place(here: Workspace, folder: Path) -> Path:
-    """Return the folder of what is needed to undo, made if it is not there. Who writes captions holds its lock."""
+    """Return the folder of a data set's sessions, made if it does not exist. Its lock is held while captions change."""
     place = here.state / "captions" / hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     place.mkdir(parents=True, exist_ok=True)
     return place

@@ -184,7 +184,7 @@ def _download(address: str, path: Path, progress: Progress) -> None:
                     f"bringing {path.name}: {done // 10**6} of {size // 10**6} MB ({100 * done // max(1, size)} %)"
                 )
     except (OSError, ValueError, HTTPException) as exc:
-        # a ValueError for what is no address
+        # ValueError: not an address
         raise UpstreamError(f"cannot bring {address}: {exc}", hint="`--model FILE` takes one on this machine") from exc
     if size and done != size:
         raise UpstreamError(f"{address} ended after {done} of {size} bytes", hint="give the command again")

@@ -205,7 +205,7 @@ def _digest(inputs: Any) -> str:
 
 
 def _moves(now: Path, then: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the folders that may have been moved, each with its earlier path, if `then` is `now` by now."""
+    """Yield each folder that may have been moved, `now` or one around it, with the path that it had before."""
     while now != then:
         yield now, then
         if now.name != then.name:

@@ -60,12 +60,12 @@ def _files(path: str, extension: str) -> tuple[str, str]:
     return base + extension, face + extension
 
 
-def alone(subset: Subset) -> dict[str, str]:
+def alone(subset: Subset) -> list[str]:
     """Return the caption files in a subset's folder that belong to none of its images."""
     extension = str(subset.options.get("caption_extension") or DEFAULT)
     used = {file for path in subset.images for file in _files(path, extension)}
     found = (os.path.join(subset.name, name) for name in files.names(subset.name) if name.endswith(extension))
-    return {} if subset.is_finetuning else {path: "" for path in found if path not in used}
+    return [] if subset.is_finetuning else [path for path in found if path not in used]
 
 
 def _parsed(file: str, *, many: bool) -> Caption:

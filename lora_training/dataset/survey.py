@@ -43,7 +43,7 @@ class Sample:
 
 
 class Dataset(NamedTuple):
-    """The samples that share buckets, and these."""
+    """A data set's buckets, and its samples."""
 
     filled: Filled
     samples: tuple[Sample, ...]
@@ -117,8 +117,9 @@ def _left_out(subsets: Sequence[Subset], found: Mapping[str, Picture]) -> Iterat
         kinds = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
         text = f"files that upstream does not read ({kinds}): save pictures as .png, give folders a data set"
         yield Fault("unread", "warning", text, unread)
-    if alone := {file: "" for subset in subsets if subset.images for file in captions.alone(subset)}:
-        yield Fault("caption-alone", "warning", "caption files without an image of that name", alone)
+    if alone := [file for subset in subsets if subset.images for file in captions.alone(subset)]:
+        text = "caption files without an image of that name"
+        yield Fault("caption-alone", "warning", text, dict.fromkeys(alone, ""))
     skipped = {path: "" for subset in subsets for path in subset.images if _is_skipped(subset, found[path])}
     if skipped:
         yield Fault("skipped", "warning", "images left out by skip_image_resolution", skipped)
@@ -155,7 +156,7 @@ def _of_file(sample: Sample) -> Iterator[tuple[str, str | None]]:
 
 
 def _of_size(sample: Sample) -> Iterator[tuple[str, str | None]]:
-    """Yield those of its size."""
+    """Yield the codes of the faults that an image's size may have, each with a detail if it has it."""
     if place := sample.place:
         short, long = sorted((sample.picture.width, sample.picture.height))
         scale, is_extreme = place.resized[0] / sample.picture.width, long > _MOST_RATIO * short
@@ -167,7 +168,7 @@ def _of_size(sample: Sample) -> Iterator[tuple[str, str | None]]:
 
 
 def _of_caption(sample: Sample, limit: int | None, trigger: str | None) -> Iterator[tuple[str, str | None]]:
-    """Yield those of its caption."""
+    """Yield the codes of the faults that a caption may have, each with a detail if it has it."""
     text, length = sample.caption.text.lower(), sample.tokens or 0
     if sample.caption.fault:
         yield f"caption-{sample.caption.fault}", sample.caption.detail

@@ -48,7 +48,7 @@ def newest(place: Path) -> Path | None:
 
 
 def undo(session: Path) -> tuple[list[Path], list[Path]]:
-    """Bring back what was there before a session. Return the files restored, and those left since they were edited."""
+    """Restore the files of a session to their former content. Return those restored, and those left as edited since."""
     restored, edited = [], []
     for note in (notes := _notes(session)):
         path, old, now = Path(note["path"]), note["old"], _content(Path(note["path"]))

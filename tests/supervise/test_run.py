@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,32 +221,31 @@ def test_one_that_stops_short_is_no_success(bench: Bench) -> None:
         bench.go({"steps": 4})
 
 
+def stopped_at(bench: Bench, order: SupervisedRun, step: int, ask: Callable[[], object]) -> Interrupted:
+    """Run it, ask for a stop at a step, and return the error with which it ends."""
+
+    def event(told: dict[str, Any]) -> None:
+        if told.get("step") == step:
+            ask()
+
+    bench.notes.event = event  # type: ignore[method-assign] - the one thing that differs
+    with record.alone(order.folder), pytest.raises(Interrupted) as caught:
+        Supervisor(order, bench.notes).go(None)
+    return caught.value
+
+
 @pytest.mark.parametrize("sees_stop_file", [True, False])
 def test_asked_to_stop_from_elsewhere_it_stops(bench: Bench, sees_stop_file: bool) -> None:
     order = bench.order({"3": {"hang": "stop" if sees_stop_file else "nothing"}}, sees_stop_file=sees_stop_file)
-
-    def stop(event: dict[str, Any]) -> None:
-        if event.get("step") == 3:
-            (order.folder / record.STOP).touch()
-
-    bench.notes.event = stop  # type: ignore[method-assign] - the one thing that differs
-    with record.alone(order.folder), pytest.raises(Interrupted) as caught:
-        Supervisor(order, bench.notes).go(None)
-    assert caught.value.exit_code == 143
-    assert "step 2" in str(caught.value)
+    interrupted = stopped_at(bench, order, 3, (order.folder / record.STOP).touch)
+    assert interrupted.exit_code == 143
+    assert "step 2" in str(interrupted)
     assert bench.record.state == "stopped"
 
 
 def test_asked_to_stop_without_the_patches_for_it_it_promises_no_state(bench: Bench) -> None:
     order = bench.order({"3": {"hang": "nothing"}}, sees_stop_file=False, lacks=("graceful-stop",))
-
-    def stop(event: dict[str, Any]) -> None:
-        if event.get("step") == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    bench.notes.event = stop  # type: ignore[method-assign] - the one thing that differs
-    with record.alone(order.folder), pytest.raises(Interrupted):
-        Supervisor(order, bench.notes).go(None)
+    stopped_at(bench, order, 3, partial(signal.raise_signal, signal.SIGINT))
     assert bench.notes.said == ["leaving; without graceful-stop, the work since the last state may be lost"]
 
 
@@ -253,15 +254,8 @@ def test_stopped_before_a_state_was_saved_it_says_where_the_command_starts_again
     bench: Bench, start: dict[str, Any] | None, place: str
 ) -> None:
     order = bench.order({"1": {"hang": "stop"}}, began={"start": start})
-
-    def stop(event: dict[str, Any]) -> None:
-        if event.get("step") == 1:
-            (order.folder / record.STOP).touch()
-
-    bench.notes.event = stop  # type: ignore[method-assign] - the one thing that differs
-    with record.alone(order.folder), pytest.raises(Interrupted) as caught:
-        Supervisor(order, bench.notes).go(None)
-    assert caught.value.message == f"stopped before a state was saved; the same command starts again from {place}"
+    interrupted = stopped_at(bench, order, 1, (order.folder / record.STOP).touch)
+    assert interrupted.message == f"stopped before a state was saved; the same command starts again from {place}"
 
 
 def test_a_run_whose_folder_is_moved_away_says_so(bench: Bench) -> None:

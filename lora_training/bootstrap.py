@@ -140,11 +140,11 @@ class Setup:
         quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
         flags = ["install", *quiet, "--require-hashes", "-r", str(pinned)]
         if _succeeds([sys.executable, "-m", "venv", folder]):
-            self._call([folder / "bin" / "python", "-m", "pip", *flags])
+            self._call([folder / "bin" / "python", "-m", "pip", *flags], alone=True)
         elif _succeeds([sys.executable, "-m", "pip", "--version"]):
             # Debian's python3 has no ensurepip without the package python3-venv
             shutil.rmtree(folder, ignore_errors=True)
-            self._call([sys.executable, "-m", "pip", *flags, "--target", str(folder)])
+            self._call([sys.executable, "-m", "pip", *flags, "--target", str(folder)], alone=True)
         else:
             raise SetupError(f"{sys.executable} has neither venv nor pip\nhint: on Debian: apt install python3-venv")
 
@@ -176,10 +176,18 @@ class Setup:
         """Run `lora` on this checkout, also when the shell sets LORA_HOME."""
         return self._call([self._python, "-m", "lora_training", *args], allowed=allowed, quiet=True)
 
-    def _call(self, argv: Sequence[str | Path], *, allowed: Sequence[int] = (0,), quiet: bool = False) -> int:
+    def _call(
+        self, argv: Sequence[str | Path], *, allowed: Sequence[int] = (0,), quiet: bool = False, alone: bool = False
+    ) -> int:
+        """Run a command and return its exit code. Raises SetupError for any but those allowed.
+
+        With `alone`, it is killed by Ctrl-C, where pip would print a traceback of its own.
+        """
         env = _environment() | {"LORA_HOME": str(self.root)}
         out = subprocess.DEVNULL if quiet else None
-        code = subprocess.run([str(arg) for arg in argv], cwd=self.root, env=env, check=False, stdout=out).returncode
+        words = [str(arg) for arg in argv]
+        done = subprocess.run(words, cwd=self.root, env=env, check=False, stdout=out, start_new_session=alone)
+        code = done.returncode
         if code not in allowed:
             raise SetupError(f"set-up stopped: `{' '.join(map(str, argv))}` ended with code {code}")
         return code

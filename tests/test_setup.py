@@ -7,6 +7,8 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,8 @@ import pytest
 
 from lora_training import bootstrap
 from lora_training.workspace import RUNS_VARIABLE
-from tests.helpers import ROOT, lora, write
+from tests.helpers import ROOT, descendants, lora, write
+from tests.supervise.test_child import gone
 
 # a uv that makes an environment with the Python below, logs its arguments, and fails if `answers` says so
 UV = """#!/bin/sh
@@ -218,6 +221,25 @@ def test_a_second_set_up_waits_for_the_first(clone: Path) -> None:
         assert not (clone / ".venv").exists()
     assert "setup: ready\n" in second.communicate()[1]
     assert second.returncode == 0
+
+
+def test_interrupted_while_pip_works_it_says_one_sentence_and_leaves_no_process(clone: Path) -> None:
+    shutil.rmtree(clone / ".lora/uv")
+    write(clone, {"requirements/uv.txt": f"uv==1.0 --hash=sha256:{'0' * 64}\n"})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        index = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        env = os.environ | {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": index, "NO_PROXY": "127.0.0.1"}
+        argv = [sys.executable, "-m", "lora_training.bootstrap"]
+        begun = subprocess.Popen(argv, cwd=clone, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        asking, _ = silent.accept()
+        with asking:
+            working = descendants(begun.pid)
+            os.killpg(begun.pid, signal.SIGINT)
+            said = begun.communicate()[1]
+    assert begun.returncode == 130
+    assert said.splitlines() == ["setup: bringing uv", "setup: interrupted; run it again and it goes on"]
+    assert working
+    assert all(map(gone, working))
 
 
 def test_a_file_that_cannot_be_used_is_one_sentence(clone: Path) -> None:
